@@ -1,0 +1,287 @@
+"""Every configuration key with its default, and the checks that need no jax."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference, placeholder
+
+from rdrop_jax.errors import InputError
+
+# Fields that hold a number of steps, or "20 epochs", or "5%" of total_steps.
+DURATIONS = (
+    "total_steps",
+    "rdrop.alpha_warmup",
+    "optimizer.warmup",
+    "optimizer.period",
+    "eval.every",
+    "checkpoint.every",
+    "log.every",
+)
+# Fields that may differ from those a workdir was begun with.
+FREE_ON_RESUME = (
+    "total_steps",
+    "log.",
+    "eval.",
+    "checkpoint.",
+    "mesh.",
+    "data.dir",
+    "data.prefetch",
+)
+_UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)?")
+
+
+def duration(value: int | str) -> FieldReference:
+    """A field for a number of steps that also takes "20 epochs" or "5%"."""
+    return FieldReference(value, field_type=object)
+
+
+def base_config() -> ConfigDict:
+    """All keys that every family shares. A family's file adds its own and locks it."""
+    c = ConfigDict()
+    c.task = ""  # builder in rdrop_jax.tasks
+    c.seed = 0  # parameters, dropout and data order
+    c.total_steps = duration(1000)  # updates
+    c.batch_size = 64  # rows per update, over all devices
+    c.accum_steps = 1  # microbatches per update; divides batch_size
+    c.init_from = ""  # start from these weights: a workdir, or WORKDIR:STEP
+
+    c.rdrop = ConfigDict()
+    c.rdrop.alpha = 1.0  # weight of the consistency term; 0 trains plainly
+    c.rdrop.alpha_warmup = duration(0)  # alpha rises linearly over these steps
+    c.rdrop.num_passes = placeholder(int)  # none: 1 for alpha 0, else 2
+    c.rdrop.label_smoothing = 0.0  # epsilon in [0, 1)
+    c.rdrop.smoothing = "uniform"  # epsilon / V, or "fairseq": epsilon / (V - 1)
+    c.rdrop.divergence = "symmetric_kl"  # or forward_kl, reverse_kl, js, squared
+    c.rdrop.stop_gradient = "none"  # or "targets": second argument of each KL
+    c.rdrop.objective_scale = "sum"  # the paper's; "mean" divides by the passes
+    c.rdrop.how = "auto"  # unroll on CPU, vmap elsewhere
+
+    c.model = ConfigDict()
+    c.model.name = ""  # architecture of the family
+    c.model.dtype = "float32"  # of activations; parameters and losses stay float32
+    c.model.remat = False  # recompute activations in the backward pass
+
+    c.data = ConfigDict()
+    c.data.name = ""  # dataset of the family
+    c.data.dir = ""  # where prepared data lies; else $RDROP_DATA_DIR
+    c.data.split_seed = 0  # of splits made here; apart from seed
+    c.data.prefetch = 2  # batches made ahead, each in its own thread
+
+    c.optimizer = ConfigDict()
+    c.optimizer.name = "adam"  # adam (decoupled weight decay), sgd, nag
+    c.optimizer.lr = 1e-3  # peak learning rate
+    c.optimizer.schedule = "constant"  # see rdrop_jax.optim.SCHEDULES
+    c.optimizer.warmup = duration(0)  # linear warmup
+    c.optimizer.warmup_init = 0.0  # learning rate at step 0 of the warmup
+    c.optimizer.end_lr = 0.0  # where decaying schedules end
+    c.optimizer.power = 1.0  # of the polynomial schedule
+    c.optimizer.period = duration(0)  # first period of cosine_restarts
+    c.optimizer.period_mult = 1.0  # each period is this much longer than the last
+    c.optimizer.shrink = 1.0  # and its learning rates this much smaller
+    c.optimizer.b1 = 0.9  # adam
+    c.optimizer.b2 = 0.999  # adam
+    c.optimizer.eps = 1e-8  # adam
+    c.optimizer.momentum = 0.9  # sgd, nag
+    c.optimizer.weight_decay = 0.0  # decoupled
+    c.optimizer.decay = "all"  # or "matrices": no biases, no norm scales
+    c.optimizer.clip = 0.0  # largest global gradient norm; 0 is off
+    c.optimizer.ema = 0.0  # decay of a parameter average that is evaluated; 0 is off
+
+    c.eval = ConfigDict()
+    c.eval.every = duration("1 epochs")  # validation
+    c.eval.batch_size = 256
+    c.eval.metric = ""  # chooses the best checkpoint
+    c.eval.mode = "max"  # or "min"
+    c.eval.patience = 0  # stop after so many validations without a gain; 0 never
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every = duration("1 epochs")  # besides every validation that gains
+    c.checkpoint.keep = 2  # newest checkpoints kept, besides the best
+
+    c.log = ConfigDict()
+    c.log.every = duration(50)
+    c.log.tensorboard = True
+
+    c.mesh = ConfigDict()  # devices per axis; -1 takes what is left
+    c.mesh.data = -1  # splits the batch
+    c.mesh.fsdp = 1  # splits batch and parameters
+    c.mesh.tensor = 1  # splits matrices
+    return c
+
+
+def finish(config: ConfigDict) -> ConfigDict:
+    """Locks a config that a family's file has completed, so that typos raise."""
+    return config.lock()
+
+
+def pick(presets: Mapping[str, Callable[[], ConfigDict]], name: str) -> ConfigDict:
+    """The preset of that name, or an `InputError` that lists them."""
+    if name not in presets:
+        hint = suggest(name, presets)
+        raise InputError(
+            f"preset {name!r}: no such preset.{hint} There are: {', '.join(presets)}"
+        )
+    return finish(presets[name]())
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """`` Did you mean a or b?`` or nothing."""
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
+    last = word.rsplit(".", 1)[-1]
+    same_leaf = [k for k in known if k.rsplit(".", 1)[-1] == last]
+    leaves = {k.rsplit(".", 1)[-1]: k for k in known}
+    near = [
+        leaves[x] for x in difflib.get_close_matches(last, leaves, n=1, cutoff=0.75)
+    ]
+    found = list(dict.fromkeys([*same_leaf, *close, *near]))[:2]
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"rdrop.alpha": 1.0, ...}``; tuples as lists, as json returns them."""
+    flat: dict[str, Any] = {}
+    for name in config:
+        value = config[name]
+        if isinstance(value, Mapping | ConfigDict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def differences(stored: Mapping[str, Any], config: ConfigDict) -> list[str]:
+    """Fields in which a workdir's config differs and may not, a line each."""
+    old, new = flatten(stored), flatten(config)
+    missing = object()
+    return [
+        f"{name}: workdir {old.get(name, '(absent)')!r}, now "
+        f"{new.get(name, '(absent)')!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name, missing) != new.get(name, missing)
+        and not name.startswith(FREE_ON_RESUME)
+    ]
+
+
+def to_steps(
+    name: str, value: int | str, steps_per_epoch: float, total_steps: int | None = None
+) -> int:
+    """Converts a duration to steps.
+
+    Args:
+      name: the field, for messages.
+      value: steps, or "20 epochs", or "5%".
+      steps_per_epoch: of the training data.
+      total_steps: what a percentage refers to.
+
+    Returns:
+      Whole steps; at least 1 where the duration is not 0.
+
+    Raises:
+      InputError: not a duration.
+    """
+    match = _UNIT.fullmatch(str(value).strip())
+    percent = match is not None and match[2] == "%"
+    if match is None or (percent and total_steps is None) or isinstance(value, bool):
+        allowed = "steps or 'N epochs'" + ("" if total_steps is None else " or 'N%'")
+        raise InputError(f"{name}: expected {allowed}, found {value!r}")
+    number, unit = float(match[1]), match[2] or "steps"
+    if unit.startswith("epoch"):
+        number *= steps_per_epoch
+    elif percent:
+        number *= (total_steps or 0) / 100
+    elif number != int(number):
+        raise InputError(f"{name}: expected whole steps, found {value!r}")
+    return max(1, round(number)) if number else 0
+
+
+def resolve(config: ConfigDict, steps_per_epoch: float) -> ConfigDict:
+    """A copy with every duration in steps, frozen."""
+    resolved = config.copy_and_resolve_references().unlock()
+    flat = flatten(resolved)
+    total = to_steps("total_steps", flat["total_steps"], steps_per_epoch)
+    others = [name for name in DURATIONS if name != "total_steps"]
+    steps = {n: to_steps(n, flat[n], steps_per_epoch, total) for n in others}
+    with resolved.ignore_type():
+        resolved.update_from_flattened_dict({"total_steps": total} | steps)
+    return resolved.lock()
+
+
+def _one_of(*allowed: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: v in allowed, f"one of {', '.join(allowed)}"
+
+
+_POSITIVE = (lambda v: v >= 1, "at least 1")
+_NOT_NEGATIVE = (lambda v: v >= 0, "at least 0")
+_FRACTION = (lambda v: 0 <= v < 1, "in [0, 1)")
+_AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for what is left")
+
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "batch_size": _POSITIVE,
+    "accum_steps": _POSITIVE,
+    "rdrop.alpha": _NOT_NEGATIVE,
+    "rdrop.num_passes": (lambda v: v is None or v >= 1, "none, or at least 1"),
+    "rdrop.label_smoothing": _FRACTION,
+    "rdrop.smoothing": _one_of("uniform", "fairseq"),
+    "rdrop.divergence": _one_of(
+        "symmetric_kl", "forward_kl", "reverse_kl", "js", "squared"
+    ),
+    "rdrop.stop_gradient": _one_of("none", "targets"),
+    "rdrop.objective_scale": _one_of("sum", "mean"),
+    "rdrop.how": _one_of("auto", "unroll", "vmap"),
+    "model.dtype": _one_of("float32", "bfloat16", "float16"),
+    "data.prefetch": _NOT_NEGATIVE,
+    "optimizer.name": _one_of("adam", "sgd", "nag"),
+    "optimizer.schedule": _one_of(
+        "constant",
+        "linear",
+        "cosine",
+        "polynomial",
+        "inverse_sqrt",
+        "cosine_restarts",
+    ),
+    "optimizer.lr": _NOT_NEGATIVE,
+    "optimizer.decay": _one_of("all", "matrices"),
+    "optimizer.clip": _NOT_NEGATIVE,
+    "optimizer.ema": _FRACTION,
+    "eval.batch_size": _POSITIVE,
+    "eval.mode": _one_of("max", "min"),
+    "eval.patience": _NOT_NEGATIVE,
+    "checkpoint.keep": (lambda v: v >= 2, "at least 2"),
+    "mesh.data": _AXIS,
+    "mesh.fsdp": _AXIS,
+    "mesh.tensor": _AXIS,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Checks every value that can be judged without data or devices.
+
+    Raises:
+      InputError: names the field, what was expected and what was found.
+    """
+    flat = flatten(config)
+    for name, (accepts, expected) in CHECKS.items():
+        if not accepts(flat[name]):
+            raise InputError(f"{name}: expected {expected}, found {flat[name]!r}")
+    if config.batch_size % config.accum_steps:
+        raise InputError(
+            f"accum_steps: expected a divisor of batch_size={config.batch_size}, found "
+            f"{config.accum_steps}"
+        )
+    dropouts = {k: v for k, v in flat.items() if k.startswith("model.") and "drop" in k}
+    passes = config.rdrop.num_passes
+    if config.rdrop.alpha > 0 and passes != 1 and not any(dropouts.values()):
+        raise InputError(
+            f"rdrop.alpha={config.rdrop.alpha} needs dropout: expected one of "
+            f"{', '.join(dropouts)} above 0, found all 0. Without dropout both passes "
+            "agree and the term is 0; set rdrop.alpha=0 to train plainly"
+        )
+    if config.rdrop.stop_gradient == "targets" and config.rdrop.divergence == "squared":
+        raise InputError(
+            "rdrop.stop_gradient: expected none with rdrop.divergence=squared, which "
+            "has no target, found targets"
+        )

@@ -1,0 +1,200 @@
+"""Per-position losses and divergences. Nothing here reduces over positions.
+
+All functions compute in at least float32. ``where`` is a boolean mask over positions
+(True keeps): a masked position gives 0 with zero gradient, whatever it holds, NaN
+included. A class whose logit is -inf has probability 0: where both passes agree on it,
+values stay finite and its gradient is 0; where they differ, a divergence that is
+truly infinite is +inf and never NaN.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+Logits = Float[Array, "*positions classes"]
+Positions = Float[Array, "*positions"]
+Mask = Bool[Array, "*positions"]
+
+SMOOTHINGS = ("uniform", "fairseq")
+
+
+def at_least_float32(x: Num[Array, "..."]) -> Float[Array, "..."]:
+    """Raises half precision and integers to float32; float64 stays."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def clear(where: Mask | None, x: Num[Array, "..."]) -> Num[Array, "..."]:
+    """Zeros what is masked, over the leading axes that ``where`` has.
+
+    Inputs are cleared as well as results: masking the result alone would still let NaN
+    through the gradient (0 * NaN).
+    """
+    if where is None:
+        return x
+    where = where.reshape(where.shape + (1,) * (x.ndim - where.ndim))
+    return jnp.where(where, x, jnp.zeros((), x.dtype))
+
+
+def check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
+    if a.shape != b.shape:
+        raise ValueError(
+            f"{name_a} and {name_b} must have the same shape: found {a.shape} and "
+            f"{b.shape}"
+        )
+
+
+def log_probs(
+    logits: Logits, where: Mask | None
+) -> tuple[Logits, Bool[Array, "*positions classes"]]:
+    """Log-probabilities, 0 in place of -inf, and the mask of possible classes."""
+    logits = at_least_float32(clear(where, logits))
+    possible = logits != -jnp.inf
+    safe = jnp.where(possible, logits, 0.0)
+    peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    exp = jnp.where(possible, jnp.exp(safe - peak), 0.0)
+    log_z = jnp.log(jnp.sum(exp, axis=-1, keepdims=True)) + peak
+    return jnp.where(possible, safe - log_z, 0.0), possible
+
+
+def softmax_cross_entropy(
+    logits: Logits,
+    labels: Int[Array, "*positions"] | Float[Array, "*positions classes"],
+    *,
+    label_smoothing: float = 0.0,
+    smoothing: str = "uniform",
+    where: Mask | None = None,
+) -> Positions:
+    r"""Cross entropy :math:`-\sum_v t_v \log p_v` with optional label smoothing.
+
+    ``"uniform"``: :math:`t = (1 - \epsilon)\,y + \epsilon / V`, the form of the R-Drop
+    code; ``"fairseq"``: :math:`t = (1 - \epsilon)\,y + \epsilon / (V - 1)` on the
+    other classes only, the form of today's fairseq. V counts the classes whose logit
+    is not -inf.
+
+    Args:
+      logits: unnormalised scores [..., classes].
+      labels: class ids [...], or probabilities [..., classes].
+      label_smoothing: epsilon in [0, 1).
+      smoothing: "uniform" or "fairseq".
+      where: positions that count.
+
+    Returns:
+      Nats per position [...]. NaN where an unmasked class id is out of range.
+
+    Raises:
+      ValueError: shapes do not fit, or a smoothing that does not exist.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = softmax_cross_entropy(jnp.zeros((2, 4)), jnp.array([0, 3]))
+      >>> [round(float(x), 4) for x in loss]
+      [1.3863, 1.3863]
+    """
+    if smoothing not in SMOOTHINGS:
+        raise ValueError(f"smoothing must be one of {SMOOTHINGS}: found {smoothing!r}")
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing must be in [0, 1): found {label_smoothing}")
+    log_p, possible = log_probs(logits, where)
+    if jnp.issubdtype(labels.dtype, jnp.integer):
+        hit = _nll(log_p, possible, clear(where, labels))
+    else:
+        check_same_shape("labels (probabilities)", labels, "logits", logits)
+        target = clear(where, labels).astype(log_p.dtype)
+        missed = jnp.where((target > 0) & ~possible, jnp.inf, 0.0)
+        hit = jnp.sum(missed - target * log_p, axis=-1)
+    if label_smoothing:
+        num = jnp.sum(possible, axis=-1).astype(log_p.dtype)
+        everywhere = -jnp.sum(log_p, axis=-1)
+        if smoothing == "uniform":
+            each = label_smoothing / num
+            hit = (1.0 - label_smoothing) * hit + each * everywhere
+        else:
+            each = label_smoothing / jnp.maximum(num - 1.0, 1.0)
+            hit = (1.0 - label_smoothing - each) * hit + each * everywhere
+    return clear(where, hit)
+
+
+def _nll(
+    log_p: Logits,
+    possible: Bool[Array, "*positions classes"],
+    labels: Int[Array, "*positions"],
+) -> Positions:
+    if labels.shape != log_p.shape[:-1]:
+        raise ValueError(
+            "labels (class ids) must have the shape of logits without the class axis: "
+            f"found labels {labels.shape}, logits {log_p.shape}"
+        )
+    num_classes = log_p.shape[-1]
+    valid = (labels >= 0) & (labels < num_classes)
+    index = jnp.clip(labels, 0, num_classes - 1)[..., None]
+    picked = jnp.take_along_axis(log_p, index, axis=-1)[..., 0]
+    reachable = jnp.take_along_axis(possible, index, axis=-1)[..., 0]
+    # A product, not a select: the gradient of an invalid row must be NaN as well.
+    return jnp.where(reachable, -picked, jnp.inf) * jnp.where(valid, 1.0, jnp.nan)
+
+
+def squared_error(
+    predictions: Float[Array, "batch *outputs"],
+    targets: Num[Array, "batch *outputs"],
+    *,
+    where: Bool[Array, " batch"] | None = None,
+) -> Float[Array, " batch"]:
+    """Squared error per example, summed over output dimensions.
+
+    Args:
+      predictions: [batch] or [batch, outputs...].
+      targets: the same shape exactly; [batch, 1] against [batch] is refused, because
+        broadcasting would compare every example with every other.
+      where: examples that count.
+
+    Returns:
+      One number per example [batch].
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> squared_error(jnp.array([1.0, 2.0]), jnp.array([0.0, 2.0])).tolist()
+      [1.0, 0.0]
+    """
+    check_same_shape("predictions", predictions, "targets", targets)
+    a = at_least_float32(clear(where, predictions))
+    b = at_least_float32(clear(where, targets))
+    return jnp.sum((a - b) ** 2, axis=tuple(range(1, a.ndim)))
+
+
+def bernoulli_cross_entropy(
+    logits: Float[Array, "*positions labels"],
+    labels: Num[Array, "*positions labels"] | Bool[Array, "*positions labels"],
+    *,
+    where: Mask | None = None,
+) -> Positions:
+    r"""Multi-label cross entropy, summed over labels.
+
+    :math:`-\sum_l y_l \log \sigma(z_l) + (1 - y_l) \log \sigma(-z_l)`.
+
+    Args:
+      logits: one score per label [..., labels].
+      labels: 0/1 or probabilities [..., labels].
+      where: positions that count.
+
+    Returns:
+      Nats per position [...]; NaN where an unmasked label is outside [0, 1].
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> loss = bernoulli_cross_entropy(jnp.zeros((1, 3)), jnp.array([[1, 0, 1]]))
+      >>> round(float(loss[0]), 4)
+      2.0794
+    """
+    check_same_shape("logits", logits, "labels", labels)
+    z = at_least_float32(clear(where, logits))
+    y = clear(where, labels).astype(z.dtype)
+    on = jnp.where(y > 0, -y * jax.nn.log_sigmoid(z), 0.0)
+    off = jnp.where(y < 1, -(1.0 - y) * jax.nn.log_sigmoid(-z), 0.0)
+    valid = jnp.where((y >= 0) & (y <= 1), 1.0, jnp.nan)
+    return clear(where, jnp.sum((on + off) * valid, axis=-1))

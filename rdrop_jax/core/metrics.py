@@ -1,0 +1,77 @@
+"""Exact weighted means that stay on the device until somebody reads them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Mean:
+    """A weighted mean kept as its numerator and denominator.
+
+    Totals and weights add up over steps, microbatches and hosts, so the mean is
+    exact where an average of averages would not be.
+
+    Attributes:
+      total: scalar, ``sum(weight * value)``.
+      weight: scalar, ``sum(weight)``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> a = mean(jnp.array([1.0, 2.0]))
+      >>> b = mean(jnp.array([6.0, 9.0]), weight=jnp.array([1.0, 0.0]))
+      >>> float(a.merge(b).compute())
+      3.0
+    """
+
+    total: Float[Array, ""]
+    weight: Float[Array, ""]
+
+    def merge(self, other: "Mean") -> "Mean":
+        """The mean over the positions of both."""
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+    def compute(self) -> Float[Array, ""]:
+        """``total / weight``; 0 where no position counts."""
+        empty = self.weight == 0
+        return jnp.where(empty, 0.0, self.total / jnp.where(empty, 1.0, self.weight))
+
+
+def mean(
+    values: Float[Array, "..."],
+    *,
+    where: Bool[Array, "..."] | None = None,
+    weight: Float[Array, "..."] | None = None,
+) -> Mean:
+    """Weighted mean of per-position values.
+
+    Args:
+      values: one number per position; may be NaN where it does not count.
+      where: positions that count (True keeps).
+      weight: float weight per position.
+
+    Returns:
+      ``Mean(sum(w * values), sum(w))`` with ``w = where * weight``.
+    """
+    w = jnp.ones_like(values) if weight is None else weight.astype(values.dtype)
+    if where is not None:
+        w = jnp.where(where, w, 0.0)
+    return Mean(jnp.sum(jnp.where(w == 0, 0.0, values) * w), jnp.sum(w))
+
+
+def merge(a: Mapping[str, Mean], b: Mapping[str, Mean]) -> dict[str, Mean]:
+    """Merges two sets of metrics with the same names."""
+    return {name: a[name].merge(b[name]) for name in a}
+
+
+def compute(metrics: Mapping[str, Mean]) -> dict[str, float]:
+    """Fetches metrics from the device and divides on the host in float64."""
+    return {
+        name: float(np.float64(m.total) / np.float64(m.weight)) if m.weight else 0.0
+        for name, m in jax.device_get(dict(metrics)).items()
+    }

@@ -1,0 +1,166 @@
+"""Several stochastic passes over one batch, and the guard that they differ."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+Params = Any  # pytree of arrays
+Batch = Any  # pytree of arrays, batch axis first
+Key = Array
+# forward(params, batch, key | None) -> outputs; None means evaluation.
+Forward = Callable[[Params, Batch, Key | None], Any]
+
+HOW = ("auto", "unroll", "vmap")
+
+
+def pass_keys(key: Key, num_passes: int) -> Key:
+    """Splits one key into one per pass; checks keys that are split already.
+
+    Args:
+      key: a PRNG key, typed or raw, or ``num_passes`` of them stacked on axis 0.
+      num_passes: k.
+
+    Returns:
+      Keys stacked on axis 0.
+
+    Raises:
+      ValueError: another number of keys, or one key twice.
+    """
+    if num_passes < 1:
+        raise ValueError(f"num_passes must be at least 1: found {num_passes}")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if key.ndim == (0 if typed else 1):
+        return jax.random.split(key, num_passes)
+    if key.shape[0] != num_passes:
+        raise ValueError(
+            f"key must be one PRNG key or num_passes={num_passes} of them: found "
+            f"{key.shape[0]}"
+        )
+    if not isinstance(key, jax.core.Tracer):
+        words = jax.device_get(jax.random.key_data(key) if typed else key)
+        if len({tuple(w.ravel().tolist()) for w in words}) < num_passes:
+            raise ValueError(
+                "one key twice: every pass needs a PRNG key of its own, else all "
+                "passes draw the same dropout masks and the divergence is 0; give one "
+                "key, or jax.random.split(key, num_passes)"
+            )
+    return key
+
+
+def forward_passes(
+    forward: Forward,
+    params: Params,
+    batch: Batch,
+    key: Key,
+    *,
+    num_passes: int = 2,
+    how: str = "auto",
+    out_axes: Any = 0,
+    has_aux: bool = False,
+) -> Any:
+    """Runs the model ``num_passes`` times over one batch, each with its own key.
+
+    Both ways give the same masks bit for bit. ``"unroll"`` calls the model k times,
+    which is fastest on CPU; ``"vmap"`` maps one call over the keys, half the program.
+    The batch is never concatenated with itself, which would move rows between devices.
+
+    Args:
+      forward: ``(params, batch, key) -> outputs``.
+      params: model parameters.
+      batch: any pytree.
+      key: one PRNG key, split here, or ``num_passes`` different keys on axis 0.
+      num_passes: k.
+      how: "unroll", "vmap", or "auto" (unroll on CPU, vmap elsewhere).
+      out_axes: where passes are stacked, a prefix of the outputs as in `jax.vmap`;
+        None keeps one copy of what all passes share.
+      has_aux: forward returns ``(outputs, aux)``; aux is stacked on axis 0.
+
+    Returns:
+      Outputs stacked over passes, [passes, ...] by default; ``(outputs, aux)`` for
+      ``has_aux``.
+
+    Raises:
+      ValueError: ``num_passes`` below 1, an unknown ``how``, one key given twice.
+
+    Example:
+      >>> import jax
+      >>> def forward(params, batch, key):
+      ...     return params * batch + jax.random.normal(key, batch.shape)
+      >>> forward_passes(forward, 2.0, jax.numpy.ones(3), jax.random.key(0)).shape
+      (2, 3)
+    """
+    if how not in HOW:
+        raise ValueError(f"how must be one of {HOW}: found {how!r}")
+    keys = pass_keys(key, num_passes)
+    axes = (out_axes, 0) if has_aux else out_axes
+    if how == "auto":
+        how = "unroll" if jax.default_backend() == "cpu" else "vmap"
+    if how == "vmap":
+        return jax.vmap(forward, (None, None, 0), out_axes=axes)(params, batch, keys)
+    outputs = [forward(params, batch, keys[i]) for i in range(num_passes)]
+    axes = jax.tree.broadcast(axes, outputs[0], is_leaf=lambda axis: axis is None)
+    return jax.tree.map(
+        lambda axis, *leaves: leaves[0] if axis is None else jnp.stack(leaves, axis),
+        axes,
+        *outputs,
+        is_leaf=lambda axis: axis is None,
+    )
+
+
+def check_stochastic(
+    forward: Forward,
+    params: Params,
+    batch: Batch,
+    key: Key,
+    *,
+    rows: int = 2,
+    noise: float = 0.02,
+) -> None:
+    """Raises where two dropout keys give equal outputs: R-Drop would do nothing.
+
+    Dropout that is off, a key that never arrives, masks shared between passes: all give
+    s = 0 and train on in silence. Compares two passes on a few rows, on parameters with
+    a little noise added, because a head that starts at zero hides every mask.
+
+    Args:
+      forward: ``(params, batch, key) -> outputs``.
+      params: model parameters.
+      batch: pytree of arrays with a leading batch axis.
+      key: a PRNG key.
+      rows: how many rows to look at.
+      noise: standard deviation of the noise.
+
+    Raises:
+      ValueError: the two passes are equal.
+    """
+    few = jax.tree.map(lambda x: x[:rows], batch)
+
+    @jax.jit
+    def differ(params: Params, few: Batch, key: Key) -> Array:
+        leaves, treedef = jax.tree.flatten(params)
+        keys = jax.random.split(key, len(leaves) + 2)
+        moved = [
+            x + noise * jax.random.normal(k, x.shape, x.dtype)
+            if jnp.issubdtype(x.dtype, jnp.floating)
+            else x
+            for x, k in zip(leaves, keys[2:], strict=True)
+        ]
+        noisy = jax.tree.unflatten(treedef, moved)
+        a, b = (jax.tree.leaves(forward(noisy, few, k)) for k in (keys[0], keys[1]))
+        close = [
+            jnp.allclose(
+                x.astype(jnp.float32), y.astype(jnp.float32), rtol=1e-5, equal_nan=True
+            )
+            for x, y in zip(a, b, strict=True)
+        ]
+        return ~jnp.all(jnp.array(close))
+
+    if not bool(differ(params, few, key)):
+        raise ValueError(
+            "two dropout keys give the same outputs, so the consistency term is 0 and "
+            "R-Drop does nothing: is a dropout rate above 0, is dropout on in "
+            "training, and does the key reach it?"
+        )

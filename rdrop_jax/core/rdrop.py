@@ -1,0 +1,256 @@
+r"""The R-Drop objective over stacked passes (Liang et al., 2021, Eq. 2-4 and 7-8).
+
+For logits :math:`z_1 .. z_k` of k stochastic passes over one batch, per position
+
+.. math::
+   CE = \sum_i CE(z_i, y), \qquad
+   s = \mathrm{mean}_{i<j} \tfrac12 (KL(p_i \| p_j) + KL(p_j \| p_i))
+
+and over the whole batch, with :math:`w` = where * weight and :math:`l` = label_weight,
+
+.. math::
+   loss = \sum w l\,CE / \sum w l + \alpha \sum w s / \sum w .
+
+For k = 2 and l = 1 this is the paper's objective averaged over positions. With k > 2
+the weight of CE grows with k and that of s does not.
+"""
+
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.terms import (
+    Divergence,
+    multilabel_terms,
+    rdrop_terms,
+    regression_terms,
+)
+
+OBJECTIVE_SCALES = ("sum", "mean")
+
+
+def is_zero(alpha: object) -> bool:
+    """Whether alpha is the constant 0, which needs no second pass."""
+    return isinstance(alpha, (int, float)) and alpha == 0
+
+
+def resolve_num_passes(alpha: object, num_passes: int | None) -> int:
+    """``num_passes`` where given; else 1 if alpha is the constant 0, else 2."""
+    if num_passes is None:
+        return 1 if is_zero(alpha) else 2
+    if num_passes < 1:
+        raise ValueError(f"num_passes must be at least 1: found {num_passes}")
+    return num_passes
+
+
+def check_alpha(alpha: object) -> None:
+    """Refuses a negative or NaN constant; schedules and tracers pass."""
+    if isinstance(alpha, (int, float)) and not alpha >= 0:
+        raise ValueError(f"alpha must be >= 0: found {alpha}")
+
+
+def objective(
+    ce: Mean,
+    s: Mean,
+    *,
+    alpha: float | Float[Array, ""],
+    num_passes: int,
+    objective_scale: str = "sum",
+) -> Float[Array, ""]:
+    """Puts the two halves together: ``ce + alpha * s``, divided by k for "mean".
+
+    Args:
+      ce: cross entropy summed over passes.
+      s: consistency term.
+      alpha: its weight, a number >= 0 or a traced scalar.
+      num_passes: k.
+      objective_scale: "sum" (the paper) or "mean" (the whole objective / k, so that
+        all k share the learning rate of plain training).
+
+    Returns:
+      The scalar loss.
+
+    Raises:
+      ValueError: a negative alpha or an unknown scale.
+    """
+    if objective_scale not in OBJECTIVE_SCALES:
+        raise ValueError(
+            f"objective_scale must be one of {OBJECTIVE_SCALES}: found "
+            f"{objective_scale!r}"
+        )
+    check_alpha(alpha)
+    loss = ce.compute()
+    if not is_zero(alpha):  # 0 * inf would be NaN
+        loss = loss + alpha * s.compute()
+    if objective_scale == "mean":
+        loss = loss / num_passes
+    return loss
+
+
+def objective_metrics(ce: Mean, s: Mean, *, num_passes: int) -> dict[str, Mean]:
+    """What is logged of the two halves: ``ce`` per pass, and ``kl``."""
+    return {"ce": Mean(ce.total / num_passes, ce.weight), "kl": s}
+
+
+def _loss_and_metrics(
+    terms: tuple[Mean, Mean],
+    alpha: float | Float[Array, ""],
+    num_passes: int,
+    objective_scale: str,
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    ce, s = terms
+    loss = objective(
+        ce, s, alpha=alpha, num_passes=num_passes, objective_scale=objective_scale
+    )
+    return loss, objective_metrics(ce, s, num_passes=num_passes)
+
+
+def rdrop_loss(
+    logits: Float[Array, "passes *positions classes"],
+    labels: Int[Array, "*positions"] | Float[Array, "*positions classes"],
+    *,
+    alpha: float | Float[Array, ""],
+    label_smoothing: float = 0.0,
+    smoothing: str = "uniform",
+    where: Bool[Array, "*positions"] | None = None,
+    weight: Float[Array, "*positions"] | None = None,
+    label_weight: Float[Array, "*positions"] | None = None,
+    divergence: Divergence = "symmetric_kl",
+    stop_gradient: str = "none",
+    objective_scale: str = "sum",
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    r"""R-Drop for classification and token prediction.
+
+    :math:`\sum w l \sum_i CE_i / \sum w l + \alpha \sum w s / \sum w`, s the half
+    Jeffreys divergence, averaged over pairs of passes (0 for one pass). For two passes
+    this is Eq. 2-4 of arXiv 2106.14448. In at least float32 whatever comes in.
+
+    Args:
+      logits: [passes, ..., classes], as `forward_passes` returns them. Rows stacked as
+        ``[x; x]``: ``logits.reshape(2, -1, classes)``; interleaved as ``repeat(x, 2)``:
+        ``logits.reshape(-1, 2, classes).swapaxes(0, 1)``.
+      labels: class ids [...] or probabilities [..., classes].
+      alpha: weight of the consistency term; 1 to 5 is usual.
+      label_smoothing: epsilon in [0, 1).
+      smoothing: "uniform" (epsilon / V) or "fairseq" (epsilon / (V - 1)).
+      where: positions that count [...]; the others may hold anything.
+      weight: float weight per position [...].
+      label_weight: weight of the cross entropy alone [...]; 0 marks an unlabelled
+        position, which still enters the consistency term.
+      divergence: "symmetric_kl", "forward_kl" (KL(p_i || p_j), i < j), "reverse_kl",
+        "js", "squared" (of probabilities), or a function of two logits arrays.
+      stop_gradient: "none", or "targets" (the second argument of each KL).
+      objective_scale: "sum", or "mean" to divide the whole objective by the passes.
+
+    Returns:
+      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`.
+
+    Raises:
+      ValueError: shapes that do not fit, a negative alpha, an unknown option.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.array([[[2.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 2.0]]])
+      >>> loss, metrics = rdrop_loss(logits, jnp.array([0, 1]), alpha=5.0)
+      >>> round(float(loss), 4)
+      0.8145
+      >>> round(float(metrics["kl"].compute()), 4)
+      0.0749
+    """
+    terms = rdrop_terms(
+        logits,
+        labels,
+        label_smoothing=label_smoothing,
+        smoothing=smoothing,
+        where=where,
+        weight=weight,
+        label_weight=label_weight,
+        divergence=divergence,
+        stop_gradient=stop_gradient,
+    )
+    return _loss_and_metrics(terms, alpha, logits.shape[0], objective_scale)
+
+
+def rdrop_regression_loss(
+    predictions: Float[Array, "passes batch *outputs"],
+    targets: Num[Array, "batch *outputs"],
+    *,
+    alpha: float | Float[Array, ""],
+    where: Bool[Array, " batch"] | None = None,
+    weight: Float[Array, " batch"] | None = None,
+    label_weight: Float[Array, " batch"] | None = None,
+    objective_scale: str = "sum",
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    r"""R-Drop for regression: :math:`\sum_i (y_i - y)^2 + \alpha (y_1 - y_2)^2`.
+
+    Squared errors are summed over output dimensions and averaged over examples.
+    Source: Eq. 7-8 of arXiv 2106.14448.
+
+    Args:
+      predictions: [passes, batch] or [passes, batch, outputs...].
+      targets: [batch] or [batch, outputs...], the shape of one pass exactly.
+      alpha: weight of the consistency term.
+      where: examples that count [batch].
+      weight: float weight per example [batch].
+      label_weight: weight of the label term alone [batch].
+      objective_scale: "sum" or "mean" over passes.
+
+    Returns:
+      Scalar loss, and metrics: ``ce`` (the squared error per pass) and ``kl`` (the
+      squared difference between passes) as `Mean`.
+
+    Raises:
+      ValueError: shapes that do not fit, [batch, 1] against [batch] included.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> y = jnp.array([[1.0, 2.0], [2.0, 2.0]])
+      >>> loss, _ = rdrop_regression_loss(y, jnp.array([1.0, 2.0]), alpha=1.0)
+      >>> float(loss)
+      1.0
+    """
+    terms = regression_terms(
+        predictions, targets, where=where, weight=weight, label_weight=label_weight
+    )
+    return _loss_and_metrics(terms, alpha, predictions.shape[0], objective_scale)
+
+
+def rdrop_multilabel_loss(
+    logits: Float[Array, "passes *positions labels"],
+    labels: Num[Array, "*positions labels"] | Bool[Array, "*positions labels"],
+    *,
+    alpha: float | Float[Array, ""],
+    where: Bool[Array, "*positions"] | None = None,
+    weight: Float[Array, "*positions"] | None = None,
+    label_weight: Float[Array, "*positions"] | None = None,
+    objective_scale: str = "sum",
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    r"""R-Drop for independent labels: Bernoulli cross entropy and symmetric KL.
+
+    Both are summed over labels, averaged over positions.
+
+    Args:
+      logits: [passes, ..., labels].
+      labels: 0/1 or probabilities [..., labels].
+      alpha: weight of the consistency term.
+      where: positions that count [...].
+      weight: float weight per position [...].
+      label_weight: weight of the cross entropy alone [...].
+      objective_scale: "sum" or "mean" over passes.
+
+    Returns:
+      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`.
+
+    Raises:
+      ValueError: shapes that do not fit, a negative alpha.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.zeros((2, 4, 3))
+      >>> loss, _ = rdrop_multilabel_loss(logits, jnp.ones((4, 3)), alpha=1.0)
+      >>> round(float(loss), 4)
+      4.1589
+    """
+    terms = multilabel_terms(
+        logits, labels, where=where, weight=weight, label_weight=label_weight
+    )
+    return _loss_and_metrics(terms, alpha, logits.shape[0], objective_scale)

@@ -1,0 +1,276 @@
+"""The pure train step: passes, objective, gradient, update."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.passes import (
+    Batch,
+    Forward,
+    Key,
+    Params,
+    forward_passes,
+    pass_keys,
+)
+from rdrop_jax.core.rdrop import (
+    check_alpha,
+    objective,
+    objective_metrics,
+    resolve_num_passes,
+)
+
+# losses(outputs stacked over passes, batch) -> (ce, s), as `rdrop_terms` gives them.
+Losses = Callable[[Any, Batch], tuple[Mean, Mean]]
+Alpha = float | Callable[[Int[Array, ""]], Float[Array, ""]]
+Weights = tuple[Float[Array, ""], Float[Array, ""]]
+Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, Mean]]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class TrainState:
+    """All that training carries from step to step.
+
+    Attributes:
+      step: number of updates done, the one clock.
+      params: model parameters.
+      opt_state: optimizer state.
+      key: constant root PRNG key; step t draws from ``fold_in(key, t)``.
+      first_bad_step: first step whose loss or gradient was not finite; -1 for none.
+      ema_params: moving average of params, or None.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+    key: Key
+    first_bad_step: Int[Array, ""]
+    ema_params: Params | None = None
+
+
+def init_state(
+    params: Params, tx: optax.GradientTransformation, key: Key, *, ema: bool = False
+) -> TrainState:
+    """A state at step 0.
+
+    Args:
+      params: initial parameters.
+      tx: optimizer.
+      key: root PRNG key of the dropout masks.
+      ema: whether to keep a moving average of the parameters.
+
+    Returns:
+      The state; its average starts at ``params``.
+    """
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=tx.init(params),
+        key=key,
+        first_bad_step=jnp.full((), -1, jnp.int32),
+        # Copied: two leaves that share a buffer cannot both be donated.
+        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def make_train_step(
+    forward: Forward,
+    tx: optax.GradientTransformation,
+    losses: Losses,
+    *,
+    alpha: Alpha,
+    num_passes: int | None = None,
+    objective_scale: str = "sum",
+    accum_steps: int = 1,
+    ema: float = 0.0,
+    how: str = "auto",
+    out_axes: Any = 0,
+) -> Step:
+    """Makes ``step(state, batch) -> (state, metrics)``, pure and ready for `jax.jit`.
+
+    Step t folds t into the root key, splits it into one key per pass, and runs the
+    passes, the objective and one optimizer update. Nothing random is stored.
+
+    Args:
+      forward: ``(params, batch, key) -> outputs``.
+      tx: optimizer.
+      losses: ``(stacked outputs, batch) -> (ce, s)``, for instance
+        ``lambda z, batch: rdrop_terms(z, batch["label"])``. The weights of both must
+        depend on the batch alone.
+      alpha: weight of the consistency term, or a schedule ``step -> alpha``.
+      num_passes: None runs 1 pass for the constant alpha 0, else 2; a number is obeyed.
+      objective_scale: "sum" or "mean" over passes.
+      accum_steps: microbatches per update, each ``batch / accum_steps`` rows; divides
+        by the weights of the whole batch, so that the update is the full batch's.
+      ema: decay of the parameter average; 0 keeps none.
+      how: as `forward_passes`.
+      out_axes: as `forward_passes`.
+
+    Returns:
+      The step. Its metrics: ``loss, ce, kl, grad_norm`` as `Mean`.
+
+    Raises:
+      ValueError: an option out of range; at trace time a batch that does not divide.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from rdrop_jax import forward_passes, init_state, rdrop_terms
+      >>> def forward(w, batch, key):
+      ...     keep = jax.random.bernoulli(key, 0.9, batch["x"].shape)
+      ...     return (batch["x"] * keep) @ w
+      >>> def losses(logits, batch):
+      ...     return rdrop_terms(logits, batch["label"])
+      >>> tx = optax.sgd(0.1)
+      >>> step = jax.jit(make_train_step(forward, tx, losses, alpha=1.0))
+      >>> state = init_state(jnp.ones((4, 3)), tx, jax.random.key(0))
+      >>> batch = {"x": jnp.ones((2, 4)), "label": jnp.array([0, 1])}
+      >>> state, metrics = step(state, batch)
+      >>> int(state.step)
+      1
+    """
+    check_alpha(alpha)
+    k = resolve_num_passes(alpha, num_passes)
+    if accum_steps < 1:
+        raise ValueError(f"accum_steps must be at least 1: found {accum_steps}")
+    if not 0.0 <= ema < 1.0:
+        raise ValueError(f"ema must be in [0, 1): found {ema}")
+
+    def passes(params: Params, batch: Batch, keys: Key) -> Any:
+        return forward_passes(
+            forward, params, batch, keys, num_passes=k, how=how, out_axes=out_axes
+        )
+
+    def loss_fn(
+        params: Params, batch: Batch, keys: Key, step: Array, weights: Weights | None
+    ) -> tuple[Array, tuple[Mean, Mean]]:
+        ce, s = losses(passes(params, batch, keys), batch)
+        if weights is not None:
+            ce, s = Mean(ce.total, weights[0]), Mean(s.total, weights[1])
+        alpha_t = alpha(step) if callable(alpha) else alpha
+        loss = objective(
+            ce, s, alpha=alpha_t, num_passes=k, objective_scale=objective_scale
+        )
+        return loss, (ce, s)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def loss_and_grad(state: TrainState, batch: Batch, keys: Key) -> Any:
+        if accum_steps == 1:
+            return grad_fn(state.params, batch, keys, state.step, None)
+        outputs = jax.eval_shape(passes, state.params, batch, keys)
+        weights = _batch_weights(losses, outputs, batch)
+
+        def part(micro: Batch, index: Array) -> Any:
+            micro_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+            (loss, (ce, s)), grads = grad_fn(
+                state.params, micro, micro_keys, state.step, weights
+            )
+            return loss, ce.total, s.total, grads
+
+        loss, ce, s, grads = _sum_over(part, _microbatches(batch, accum_steps))
+        return (loss, (Mean(ce, weights[0]), Mean(s, weights[1]))), grads
+
+    def train_step(
+        state: TrainState, batch: Batch
+    ) -> tuple[TrainState, dict[str, Mean]]:
+        keys = pass_keys(jax.random.fold_in(state.key, state.step), k)
+        (loss, (ce, s)), grads = loss_and_grad(state, batch, keys)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        grad_norm = optax.tree.norm(grads)
+        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        first_bad = jnp.where(
+            good | (state.first_bad_step >= 0), state.first_bad_step, state.step
+        )
+        new_state = replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            first_bad_step=first_bad,
+            ema_params=_averaged(state.ema_params, params, ema),
+        )
+        metrics = objective_metrics(ce, s, num_passes=k)
+        one = jnp.ones_like(loss)
+        return new_state, metrics | {
+            "loss": Mean(loss, one),
+            "grad_norm": Mean(grad_norm, one),
+        }
+
+    return train_step
+
+
+def make_eval_step(
+    forward: Forward, metrics: Callable[[Any, Batch], Mapping[str, Mean]]
+) -> Callable[[Params, Batch], dict[str, Mean]]:
+    """Makes ``step(params, batch) -> metrics``: one pass, dropout off.
+
+    Args:
+      forward: ``(params, batch, None) -> outputs``.
+      metrics: ``(outputs of one pass, batch) -> {name: Mean}``; mask what pads a batch.
+
+    Returns:
+      The step, pure and ready for `jax.jit`. Merge its results over batches with
+      `rdrop_jax.core.metrics.merge`.
+    """
+
+    def eval_step(params: Params, batch: Batch) -> dict[str, Mean]:
+        return dict(metrics(forward(params, batch, None), batch))
+
+    return eval_step
+
+
+def _averaged(average: Params | None, params: Params, decay: float) -> Params | None:
+    if average is None:
+        return None
+    return optax.incremental_update(params, average, 1.0 - decay)
+
+
+def _batch_weights(losses: Losses, outputs: Any, batch: Batch) -> Weights:
+    """The denominators of a whole batch, before any of its microbatches is run.
+
+    They depend on the batch alone, so the losses of zeros give them, and the compiler
+    drops what the zeros would have cost.
+    """
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outputs)
+    ce, s = losses(zeros, batch)
+    return ce.weight, s.weight
+
+
+def _microbatches(batch: Batch, accum_steps: int) -> Batch:
+    """Rows i, i + n, i + 2n, ... form microbatch i.
+
+    Strided, so that every device splits its own rows and none moves.
+    """
+
+    def split(x: Array) -> Array:
+        if x.shape[0] % accum_steps:
+            raise ValueError(
+                f"accum_steps={accum_steps} must divide the batch: found "
+                f"{x.shape[0]} rows"
+            )
+        parts = x.reshape(x.shape[0] // accum_steps, accum_steps, *x.shape[1:])
+        return jnp.swapaxes(parts, 0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def _sum_over(part: Callable[[Batch, Array], Any], micro: Batch) -> Any:
+    """``sum_i part(micro[i], i)``, one at a time."""
+    count = jax.tree.leaves(micro)[0].shape[0]
+    first = jax.tree.map(lambda x: x[0], micro)
+    index = jnp.arange(count)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, first, index[0])
+    )
+
+    def body(total: Any, item: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, part(*item)), None
+
+    return jax.lax.scan(body, zeros, (micro, index))[0]

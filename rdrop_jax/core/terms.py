@@ -1,0 +1,187 @@
+"""The two halves of the R-Drop objective, each a total and its weight."""
+
+import functools
+from collections.abc import Callable
+from itertools import combinations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from rdrop_jax.core import divergences, losses
+from rdrop_jax.core.metrics import Mean, mean
+
+Divergence = str | Callable[[Array, Array], Array]
+
+_DIVERGENCES: dict[str, Callable[..., Array]] = {
+    "symmetric_kl": divergences.symmetric_kl,
+    "forward_kl": divergences.kl_divergence,
+    "reverse_kl": lambda a, b, where: divergences.kl_divergence(b, a, where=where),
+    "js": divergences.js_divergence,
+    "squared": divergences.squared_difference,
+}
+
+
+def _kl_to_fixed(p: Array, q: Array, where: Array) -> Array:
+    return divergences.kl_divergence(p, jax.lax.stop_gradient(q), where=where)
+
+
+_TARGETS_FIXED: dict[str, Callable[..., Array]] = {
+    "symmetric_kl": lambda a, b, where: (
+        0.5 * (_kl_to_fixed(a, b, where) + _kl_to_fixed(b, a, where))
+    ),
+    "forward_kl": _kl_to_fixed,
+    "reverse_kl": lambda a, b, where: _kl_to_fixed(b, a, where),
+    "js": functools.partial(divergences.js_divergence, fix_target=True),
+}
+
+
+def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Array]:
+    if stop_gradient not in ("none", "targets"):
+        raise ValueError(
+            f"stop_gradient must be 'none' or 'targets': found {stop_gradient!r}"
+        )
+    if callable(divergence):
+        if stop_gradient == "targets":
+            raise ValueError(
+                "stop_gradient='targets' needs a named divergence; a callable applies "
+                "jax.lax.stop_gradient itself"
+            )
+        chosen = divergence
+        # What is masked is zeroed before the call and dropped after it.
+        return lambda a, b, where: losses.clear(
+            where, chosen(losses.clear(where, a), losses.clear(where, b))
+        )
+    table = _DIVERGENCES if stop_gradient == "none" else _TARGETS_FIXED
+    if divergence not in table:
+        raise ValueError(
+            f"divergence must be one of {tuple(table)} (with stop_gradient="
+            f"{stop_gradient!r}) or a callable: found {divergence!r}"
+        )
+    return table[divergence]
+
+
+def _stacked(name: str, outputs: Array, min_ndim: int) -> None:
+    if outputs.ndim < min_ndim or outputs.shape[0] < 1:
+        raise ValueError(
+            f"{name} must be stacked over passes on axis 0, [passes, ...] with at least"
+            f" {min_ndim} axes: found shape {outputs.shape}"
+        )
+
+
+def _weights(
+    shape: tuple[int, ...],
+    where: Array | None,
+    weight: Array | None,
+    label_weight: Array | None,
+) -> tuple[Array, Array]:
+    """``w`` of the consistency term and ``w * l`` of the cross entropy."""
+    given = {"where": where, "weight": weight, "label_weight": label_weight}
+    for name, value in given.items():
+        if value is not None and value.shape != shape:
+            raise ValueError(
+                f"{name} must have one entry per position, shape {shape}: found "
+                f"{value.shape}"
+            )
+    if where is not None and where.dtype != jnp.bool_:
+        raise ValueError(
+            f"where must be boolean (True keeps): found {where.dtype}; float weights "
+            "go in weight="
+        )
+    one = jnp.ones(shape, jnp.float32)
+    w = one if weight is None else losses.at_least_float32(weight)
+    label_w = one if label_weight is None else losses.at_least_float32(label_weight)
+    w = losses.clear(where, w)
+    return w, w * losses.clear(w != 0, label_w)
+
+
+def _terms(
+    outputs: Array,
+    shape: tuple[int, ...],
+    weights: tuple[Array, Array],
+    cross_entropy: Callable[[Array, Array], Array],
+    consistency: Callable[[Array, Array, Array], Array],
+) -> tuple[Mean, Mean]:
+    w, label_w = weights
+    counts, labelled = w != 0, label_w != 0
+    ce = sum(cross_entropy(z, labelled) for z in outputs)
+    pairs = [consistency(a, b, counts) for a, b in combinations(outputs, 2)]
+    s = sum(pairs) / len(pairs) if pairs else jnp.zeros(shape, w.dtype)
+    return mean(jnp.asarray(ce), weight=label_w), mean(jnp.asarray(s), weight=w)
+
+
+def rdrop_terms(
+    logits: Float[Array, "passes *positions classes"],
+    labels: Int[Array, "*positions"] | Float[Array, "*positions classes"],
+    *,
+    label_smoothing: float = 0.0,
+    smoothing: str = "uniform",
+    where: Bool[Array, "*positions"] | None = None,
+    weight: Float[Array, "*positions"] | None = None,
+    label_weight: Float[Array, "*positions"] | None = None,
+    divergence: Divergence = "symmetric_kl",
+    stop_gradient: str = "none",
+) -> tuple[Mean, Mean]:
+    """The two halves of the objective before alpha: what `make_train_step` takes.
+
+    Args: as `rdrop_jax.rdrop_loss`.
+
+    Returns:
+      ``(ce, s)``: cross entropy summed over passes with its weight ``sum(w l)``, and
+      the consistency term with ``sum(w)``. The weights depend on the masks alone.
+
+    Raises:
+      ValueError: as `rdrop_jax.rdrop_loss`.
+    """
+    _stacked("logits", logits, 2)
+    positions = logits.shape[1:-1]
+    distance = _divergence(divergence, stop_gradient)
+    return _terms(
+        logits,
+        positions,
+        _weights(positions, where, weight, label_weight),
+        lambda z, keep: losses.softmax_cross_entropy(
+            z, labels, label_smoothing=label_smoothing, smoothing=smoothing, where=keep
+        ),
+        lambda a, b, keep: distance(a, b, where=keep),
+    )
+
+
+def regression_terms(
+    predictions: Float[Array, "passes batch *outputs"],
+    targets: Num[Array, "batch *outputs"],
+    *,
+    where: Bool[Array, " batch"] | None = None,
+    weight: Float[Array, " batch"] | None = None,
+    label_weight: Float[Array, " batch"] | None = None,
+) -> tuple[Mean, Mean]:
+    """As `rdrop_terms` for regression; arguments as `rdrop_regression_loss`."""
+    _stacked("predictions", predictions, 2)
+    positions = predictions.shape[1:2]
+    return _terms(
+        predictions,
+        positions,
+        _weights(positions, where, weight, label_weight),
+        lambda y, keep: losses.squared_error(y, targets, where=keep),
+        lambda a, b, keep: losses.squared_error(a, b, where=keep),
+    )
+
+
+def multilabel_terms(
+    logits: Float[Array, "passes *positions labels"],
+    labels: Num[Array, "*positions labels"] | Bool[Array, "*positions labels"],
+    *,
+    where: Bool[Array, "*positions"] | None = None,
+    weight: Float[Array, "*positions"] | None = None,
+    label_weight: Float[Array, "*positions"] | None = None,
+) -> tuple[Mean, Mean]:
+    """As `rdrop_terms` for multi-label; arguments as `rdrop_multilabel_loss`."""
+    _stacked("logits", logits, 2)
+    positions = logits.shape[1:-1]
+    return _terms(
+        logits,
+        positions,
+        _weights(positions, where, weight, label_weight),
+        lambda z, keep: losses.bernoulli_cross_entropy(z, labels, where=keep),
+        lambda a, b, keep: divergences.bernoulli_symmetric_kl(a, b, where=keep),
+    )

@@ -1,0 +1,52 @@
+"""python -m rdrop_jax.evaluate --workdir runs/vit [--split test]"""
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdrop_jax import flags
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import workdir as workdir_lib
+
+
+def evaluate(workdir: Path, split: str, checkpoint: str) -> dict[str, float]:
+    """Scores of one checkpoint on one split.
+
+    Args:
+      workdir: folder of the run.
+      split: name of a split of its dataset.
+      checkpoint: "best", "last" or a step.
+
+    Returns:
+      The step and the task's scores.
+
+    Raises:
+      InputError: no such run, checkpoint or split.
+    """
+    workdir_lib.read(workdir)
+    from rdrop_jax.run import open_run  # jax starts here
+
+    run = open_run(workdir, checkpoint)
+    if split not in run.task.evaluators:
+        known = ", ".join(run.task.evaluators)
+        raise InputError(f"--split: expected one of {known}, found {split!r}")
+    scores = run.task.evaluators[split](run.mesh)(run.params)
+    return {"step": run.step, **scores}
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line, prints scores as one JSON line."""
+    parser = flags.Parser(prog="rdrop_jax.evaluate", description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument(
+        "--checkpoint", default="best", metavar="best|last|STEP", help="default: best"
+    )
+    args = flags.parse_plain(parser, argv)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    print(json.dumps(evaluate(args.workdir, args.split, args.checkpoint)))
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,204 @@
+"""The command line that all programs share: --config FILE[:PRESET] and overrides."""
+
+import argparse
+import ast
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ml_collections import ConfigDict
+
+from rdrop_jax import config as config_lib
+from rdrop_jax.errors import InputError, TrainingError
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser whose complaints are `InputError`s."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Runs a program's main: errors with a message print it alone."""
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except TrainingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except BrokenPipeError:  # the reader of our output has left
+        sys.stderr.close()
+        raise SystemExit(1) from None
+    raise SystemExit(0)
+
+
+def parse(
+    parser: Parser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Splits a command line into a program's own flags and config overrides.
+
+    Args:
+      parser: with the program's own flags.
+      argv: without the program's name.
+
+    Returns:
+      The flags, and ``{"rdrop.alpha": "0"}`` from ``--config.rdrop.alpha=0``.
+
+    Raises:
+      InputError: anything that is neither.
+    """
+    args, rest = parser.parse_known_args(argv)
+    overrides: dict[str, str] = {}
+    rest = list(rest)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if not name.startswith("--config."):
+            known = [o for a in parser._actions for o in a.option_strings]
+            hint = config_lib.suggest(name, known) if name.startswith("-") else ""
+            raise InputError(f"unexpected argument {word!r}.{hint}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise InputError(f"{name}: expected a value, found none")
+            value = rest.pop(0)
+        overrides[name.removeprefix("--config.")] = value
+    return args, overrides
+
+
+def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """As `parse`, for programs whose config lies in the workdir."""
+    args, overrides = parse(parser, argv)
+    for name in overrides:
+        raise InputError(f"--config.{name}: the config of a run is in its workdir")
+    return args
+
+
+def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
+    """Reads ``FILE[:PRESET]`` and applies overrides.
+
+    Args:
+      spec: path of a file with ``get_config(preset)``; relative to the current folder,
+        else to the files that come with the package.
+      overrides: field name to text.
+
+    Returns:
+      The checked, locked config.
+
+    Raises:
+      InputError: a missing file, unknown preset or field, or a value of another type.
+    """
+    path, _, preset = spec.partition(":")
+    file = find_file(path)
+    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise InputError(f"--config: expected a Python file, found {path!r}")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config: {path} has no function get_config(preset)")
+    config = module.get_config(preset) if preset else module.get_config()
+    override(config, overrides)
+    config_lib.check(config)
+    return config
+
+
+def find_file(path: str) -> Path:
+    """A config file as given, or the one of that name that the package ships."""
+    here = Path(__file__).resolve().parent
+    shipped = [here / "configs", here.parent / "configs"]
+    tried = [Path(path), *(folder / Path(path).name for folder in shipped)]
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    names = sorted({f.name for d in shipped if d.is_dir() for f in d.glob("[a-z]*.py")})
+    raise InputError(
+        f"--config: no file {path!r}.{config_lib.suggest(Path(path).name, names)} "
+        f"Shipped: {', '.join(names)}"
+    )
+
+
+def override(config: ConfigDict, overrides: dict[str, str]) -> None:
+    """Sets fields from text, keeping each field's type.
+
+    Raises:
+      InputError: no such field, a whole group, or a value of another type.
+    """
+    known = config_lib.flatten(config)
+    groups = {
+        ".".join(parts[:i])
+        for parts in (name.split(".") for name in known)
+        for i in range(1, len(parts))
+    }
+    for name, text in overrides.items():
+        if name in groups:
+            inside = [k for k in known if k.startswith(name + ".")]
+            raise InputError(
+                f"--config.{name} is a group: expected one of its fields, "
+                f"{', '.join(inside)}"
+            )
+        if name not in known:
+            raise InputError(
+                f"--config.{name}: no such field.{config_lib.suggest(name, known)}"
+            )
+        value = parse_value(name, text, _type_of(config, name))
+        config.update_from_flattened_dict({name: value})
+
+
+def _type_of(config: ConfigDict, name: str) -> type:
+    *parents, leaf = name.split(".")
+    group = config
+    for parent in parents:
+        group = group[parent]
+    return group.get_type(leaf)
+
+
+def parse_value(name: str, text: str, kind: type) -> Any:
+    """Reads text as a value of a field's type.
+
+    Args:
+      name: the field, for messages.
+      text: what the user wrote.
+      kind: bool, int, float, str, tuple; object for a duration.
+
+    Returns:
+      The value.
+
+    Raises:
+      InputError: text that is not of that type.
+    """
+    if kind is str:
+        return text
+    if name in config_lib.DURATIONS:
+        return int(text) if text.isdigit() else text
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise InputError(f"--config.{name}: expected true or false, found {text!r}")
+        return text.lower() in ("true", "1")
+    if kind in (int, float) and text.lower() != "none":
+        try:
+            return kind(text)
+        except ValueError:
+            wanted = "an integer" if kind is int else "a number"
+            raise InputError(
+                f"--config.{name}: expected {wanted}, found {text!r}"
+            ) from None
+    try:
+        value = ast.literal_eval(text) if text.lower() != "none" else None
+    except (ValueError, SyntaxError):
+        value = text
+    if value is not None and not isinstance(value, kind):
+        raise InputError(f"--config.{name}: expected a {kind.__name__}, found {text!r}")
+    return value
+
+
+def show(config: ConfigDict) -> str:
+    """One ``name = value`` line per field."""
+    return "\n".join(f"  {k} = {v!r}" for k, v in config_lib.flatten(config).items())

@@ -1,0 +1,267 @@
+"""fit: the only training loop."""
+
+import contextlib
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rdrop_jax.core.metrics import Mean, compute, merge
+from rdrop_jax.core.passes import Params, check_stochastic
+from rdrop_jax.core.rdrop import resolve_num_passes
+from rdrop_jax.core.step import TrainState
+from rdrop_jax.data.batches import prefetch
+from rdrop_jax.errors import InputError, TrainingError
+from rdrop_jax.optim import make_schedule
+from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
+from rdrop_jax.runtime.disk import check_space, write_json
+from rdrop_jax.runtime.mesh import make_mesh, put
+from rdrop_jax.runtime.writers import Writers, parameter_table
+from rdrop_jax.state import abstract_state, begin, evaluated, make_step
+from rdrop_jax.tasks.base import Task
+
+
+def fit(
+    task: Task,
+    tx: optax.GradientTransformation,
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    init_params: Params | None = None,
+) -> dict[str, Any]:
+    """Trains until ``total_steps``, going on from what the workdir holds.
+
+    Args:
+      task: what to train.
+      tx: optimizer.
+      config: resolved config.
+      workdir: folder of the run; checkpoints and logs go there.
+      init_params: parameters to start from in place of random ones.
+
+    Returns:
+      What result.json holds: scores of the checkpoint that is best on validation.
+
+    Raises:
+      InputError: the disk is full, or masks do not differ between passes.
+      TrainingError: a loss that is not finite; names the step.
+    """
+    mesh = make_mesh(config.mesh)
+    abstract = abstract_state(task, tx, config, mesh)
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
+    check_space(workdir, size * (config.checkpoint.keep + 1))
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
+        stack.enter_context(contextlib.closing(checkpoints))
+        writers = Writers(
+            workdir, tensorboard=config.log.tensorboard, active=jax.process_index() == 0
+        )
+        stack.enter_context(contextlib.closing(writers))
+        state, progress = begin(task, tx, config, abstract, checkpoints, init_params)
+        writers.cut(int(state.step))
+        writers.say(parameter_table(state.params))
+        state, progress = train(
+            task, tx, config, mesh, state, progress, checkpoints, writers
+        )
+        checkpoints.wait()
+        return finish(
+            task, config, mesh, workdir, state, progress, checkpoints, writers
+        )
+
+
+def train(
+    task: Task,
+    tx: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+    state: TrainState,
+    progress: Progress,
+    checkpoints: Checkpoints,
+    writers: Writers,
+) -> tuple[TrainState, Progress]:
+    """Per step, in this order: batch, update; then where due log, validate, save.
+
+    A save follows the validation of its step, so that what it stores knows that score.
+    Between those nothing reads the device.
+    """
+    start, total = int(state.step), config.total_steps
+    if start >= total or worn_out(config, progress):
+        return state, progress
+    if start:
+        writers.say(f"going on from step {start}")
+    data = task.train_data()
+    validate = task.evaluators["validation"](mesh)
+    schedule = make_schedule(config.optimizer, total)
+    update = jax.jit(make_step(task, tx, config), donate_argnums=0)
+    check_passes(task, config, state, put(mesh, data[start]))
+    window = Window(start, progress.seconds)
+    batches = prefetch(
+        lambda t: put(mesh, data[t]), start, total, ahead=config.data.prefetch
+    )
+    for step, batch in enumerate(batches, start + 1):
+        with jax.transfer_guard("disallow"):
+            state, metrics = update(state, batch)
+        window.add(metrics)
+        if step == start + 1:
+            jax.block_until_ready(state)
+            writers.say(f"compiled in {window.compiled(step):.1f} s")
+        last = step == total
+        if due(step, config.log.every) or last:
+            check_finite(state, checkpoints)
+            values = window.read(step) | {"lr": float(schedule(step - 1))}
+            writers.record(step, "train", values)
+            writers.say(train_line(config, values, step, window), live=True)
+        score = None
+        if due(step, config.eval.every) or last:
+            check_finite(state, checkpoints)
+            scores = validate(evaluated(state))
+            score = scores[config.eval.metric]
+            score = score if config.eval.mode == "max" else -score
+            progress = judge(progress, step, score)
+            writers.record(step, "validation", scores)
+            writers.say(scores_line(f"step {step}  validation", scores))
+        stop = last or worn_out(config, progress)
+        progress = replace(progress, seconds=window.seconds())
+        if due(step, config.checkpoint.every) or progress.best_step == step or stop:
+            check_finite(state, checkpoints)
+            checkpoints.save(step, state, progress, score)
+        if stop:
+            break
+    return state, progress
+
+
+def finish(
+    task: Task,
+    config: ConfigDict,
+    mesh: Mesh,
+    workdir: Path,
+    state: TrainState,
+    progress: Progress,
+    checkpoints: Checkpoints,
+    writers: Writers,
+) -> dict[str, Any]:
+    """Scores the best checkpoint, on test data for the first time, and writes it."""
+    path, step = workdir / "result.json", int(state.step)
+    if path.exists():
+        result = json.loads(path.read_text())
+        if result["step"] == step:
+            writers.say(f"complete: {path} holds the result of step {step}")
+            return result
+    best, params = progress.best_step, evaluated(state)
+    if best != step:
+        params = checkpoints.restore_params(best, params, ema=config.optimizer.ema > 0)
+    result = {
+        "step": step,
+        "checkpoint_step": best,
+        "validation": task.evaluators["validation"](mesh)(params),
+        "test": task.evaluators["test"](mesh)(params),
+        "seconds": round(progress.seconds, 2),
+        "data": task.provenance(),
+    }
+    if jax.process_index() == 0:
+        write_json(path, result)
+    writers.say(scores_line(f"best step {best}  validation", result["validation"]))
+    writers.say(scores_line(f"best step {best}  test", result["test"]))
+    writers.say(f"trained in {result['seconds']} s; result in {path}")
+    return result
+
+
+class Window:
+    """Metrics and time since the last log line; read from the device only to log."""
+
+    def __init__(self, step: int, seconds: float) -> None:
+        self._began = self._clock = time.perf_counter()
+        self._before = seconds
+        self._step = self._first = step
+        self._metrics: dict[str, Mean] | None = None
+
+    def add(self, metrics: dict[str, Mean]) -> None:
+        """Merges the metrics of one step."""
+        old = self._metrics
+        self._metrics = metrics if old is None else merge(old, metrics)
+
+    def compiled(self, step: int) -> float:
+        """Starts to measure speed after the step that compiled; returns its seconds."""
+        self._clock, self._step, self._first = time.perf_counter(), step, step
+        return self._clock - self._began
+
+    def read(self, step: int) -> dict[str, float]:
+        """Means over the window and steps per second, and begins the next window."""
+        values = compute(self._metrics or {})
+        now = time.perf_counter()
+        if step > self._step:
+            values["steps_per_second"] = (step - self._step) / (now - self._clock)
+        self._metrics, self._step, self._clock = None, step, now
+        return values
+
+    def seconds(self) -> float:
+        """Training time, earlier starts included."""
+        return self._before + time.perf_counter() - self._began
+
+    def eta(self, step: int, total: int) -> str:
+        """Minutes and seconds to go at the pace so far."""
+        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
+        minutes, seconds = divmod(round(pace * (total - step)), 60)
+        return f"{minutes}:{seconds:02d}"
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something with this period falls on this step; period 0 never does."""
+    return every > 0 and step % every == 0
+
+
+def worn_out(config: ConfigDict, progress: Progress) -> bool:
+    """Whether validation has not gained for ``eval.patience`` times."""
+    return 0 < config.eval.patience <= progress.stale
+
+
+def judge(progress: Progress, step: int, score: float) -> Progress:
+    """The record after a validation; only a higher score is a gain."""
+    if progress.best_step < 0 or score > progress.best_score:
+        return replace(progress, best_step=step, best_score=score, stale=0)
+    return replace(progress, stale=progress.stale + 1)
+
+
+def check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
+    """Raises where any step so far had a loss or gradient that is not finite."""
+    bad = int(state.first_bad_step)
+    if bad >= 0:
+        saved = checkpoints.steps()
+        raise TrainingError(
+            f"step {bad}: expected a finite loss and gradient, found NaN or infinity; "
+            f"the last checkpoint is of step {saved[-1] if saved else 'none'} and good."
+            " A lower optimizer.lr, a warmup or optimizer.clip are what usually helps"
+        )
+
+
+def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) -> None:
+    """Runs `check_stochastic` where the step has more than one pass."""
+    r = config.rdrop
+    if resolve_num_passes(r.alpha, r.num_passes) == 1:
+        return
+    try:
+        check_stochastic(task.forward, state.params, batch, state.key)
+    except ValueError as error:
+        raise InputError(f"rdrop.alpha={r.alpha}: {error}") from error
+
+
+def train_line(
+    config: ConfigDict, values: dict[str, float], step: int, window: Window
+) -> str:
+    """One line for the terminal."""
+    speed = values.get("steps_per_second", 0.0) * config.batch_size
+    return (
+        f"step {step}/{config.total_steps}  ce {values['ce']:.4f}  "
+        f"kl {values['kl']:.4f}  lr {values['lr']:.2e}  {speed:.0f} examples/s  "
+        f"ETA {window.eta(step, config.total_steps)}"
+    )
+
+
+def scores_line(title: str, scores: dict[str, float]) -> str:
+    """Scores on one line for the terminal."""
+    return title + "".join(f"  {name} {value:.5g}" for name, value in scores.items())

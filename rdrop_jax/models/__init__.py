@@ -1,0 +1,1 @@
+"""Modules that every task builds on, in Linen, each dropout site explicit."""

@@ -1,0 +1,121 @@
+"""Vision Transformer (Dosovitskiy et al., 2021) with the dropout sites of R-Drop.
+
+Dropout stands after the embedding and twice in each MLP; the rate on attention weights
+is also the rate after the attention output, and 0 by default, as in the R-Drop code.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rdrop_jax.models.layers import Attention, Dropout, Dtype, Mlp
+
+
+class Size(NamedTuple):
+    """Depth and widths of an encoder."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp_width: int
+
+
+SIZES = {
+    "mini": Size(4, 64, 4, 128),
+    "Ti": Size(12, 192, 3, 768),
+    "S": Size(12, 384, 6, 1536),
+    "B": Size(12, 768, 12, 3072),
+    "L": Size(24, 1024, 16, 4096),
+}
+_EPS = 1e-6
+
+
+class Block(nn.Module):
+    """Pre-norm encoder block."""
+
+    size: Size
+    dropout: float
+    attention_dropout: float
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch time width"], train: bool
+    ) -> Float[Array, "batch time width"]:
+        h = nn.LayerNorm(_EPS, dtype=self.dtype, name="attention_norm")(x)
+        rate = self.attention_dropout
+        x = x + Attention(self.size.heads, rate, rate, self.dtype, name="attention")(
+            h, h, train=train
+        )
+        h = nn.LayerNorm(_EPS, dtype=self.dtype, name="mlp_norm")(x)
+        mlp = Mlp(self.size.mlp_width, self.dropout, self.dtype, name="mlp")
+        return x + mlp(h, train=train)
+
+
+class ViT(nn.Module):
+    """Image classifier over patches and a class token.
+
+    Attributes:
+      size: depth and widths.
+      num_classes: outputs of the head, which starts at zero.
+      patch_size: pixels per patch side; divides the image.
+      dropout: rate after the embedding and in the MLPs.
+      attention_dropout: rate on attention weights and attention output.
+      dtype: of the activations.
+      remat: recompute each block in the backward pass.
+    """
+
+    size: Size
+    num_classes: int
+    patch_size: int
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], *, train: bool
+    ) -> Float[Array, "batch classes"]:
+        width = self.size.width
+        patches = _patches(images.astype(self.dtype), self.patch_size)
+        x = nn.Dense(width, dtype=self.dtype, name="embedding")(patches)
+        start = self.param("class_token", nn.initializers.zeros, (1, 1, width))
+        start = jnp.broadcast_to(start.astype(self.dtype), (x.shape[0], 1, width))
+        x = jnp.concatenate([start, x], axis=1)
+        positions = self.param(
+            "positions", nn.initializers.normal(0.02), (1, x.shape[1], width)
+        )
+        x = Dropout(self.dropout)(x + positions.astype(self.dtype), train=train)
+        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        for i in range(self.size.layers):
+            x = block(
+                self.size,
+                self.dropout,
+                self.attention_dropout,
+                self.dtype,
+                name=f"block_{i}",
+            )(x, train)
+        x = nn.LayerNorm(_EPS, dtype=self.dtype, name="norm")(x)
+        head = nn.Dense(
+            self.num_classes,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros,
+            name="head",
+        )
+        return head(x[:, 0])
+
+
+def _patches(
+    images: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch patches pixels"]:
+    batch, height, width, channels = images.shape
+    if height % size or width % size:
+        raise ValueError(
+            f"patch_size must divide the image: found {size}, {height}x{width}"
+        )
+    rows, columns = height // size, width // size
+    x = images.reshape(batch, rows, size, columns, size, channels)
+    return x.swapaxes(2, 3).reshape(batch, rows * columns, size * size * channels)

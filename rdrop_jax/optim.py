@@ -1,0 +1,115 @@
+"""Optimizers and schedules from a config, all of them optax."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
+
+Schedule = Callable[[Array | int], Array | float]
+
+
+def make_schedule(optimizer: ConfigDict, total_steps: int) -> Schedule:
+    """Learning rate by step: linear warmup, then the named decay.
+
+    Schedules, with t counted from the end of the warmup over the remaining steps:
+      constant: the peak.
+      linear, polynomial: to ``end_lr`` with power 1 or ``power``.
+      cosine: half a cosine to ``end_lr``.
+      inverse_sqrt: ``lr * sqrt(warmup / step)`` (fairseq, NMT).
+      cosine_restarts: cosines from ``lr`` to ``end_lr`` over ``period`` steps, each
+        ``period_mult`` times longer and ``shrink`` times lower than the last (fairseq).
+
+    Args:
+      optimizer: the config's ``optimizer``, durations in steps.
+      total_steps: length of the run.
+
+    Returns:
+      ``step -> learning rate``, for use inside jit and on the host.
+    """
+    o = optimizer
+    rest = max(total_steps - o.warmup, 1)
+    if o.schedule == "constant":
+        decay = optax.constant_schedule(o.lr)
+    elif o.schedule == "linear":
+        decay = optax.linear_schedule(o.lr, o.end_lr, rest)
+    elif o.schedule == "polynomial":
+        decay = optax.polynomial_schedule(o.lr, o.end_lr, o.power, rest)
+    elif o.schedule == "cosine":
+        decay = optax.cosine_decay_schedule(o.lr, rest, _ratio(o.end_lr, o.lr))
+    elif o.schedule == "inverse_sqrt":
+        decay = _inverse_sqrt(o.lr, max(o.warmup, 1))
+    elif o.schedule == "cosine_restarts":
+        decay = _cosine_restarts(o, rest)
+    else:
+        raise ValueError(f"optimizer.schedule: no schedule {o.schedule!r}")
+    if o.warmup == 0:
+        return decay
+    warmup = optax.linear_schedule(o.warmup_init, o.lr, o.warmup)
+    return optax.join_schedules([warmup, decay], [o.warmup])
+
+
+def _ratio(end: float, start: float) -> float:
+    return end / start if start else 0.0
+
+
+def _inverse_sqrt(lr: float, warmup: int) -> Schedule:
+    return lambda t: lr * jnp.sqrt(warmup / (warmup + t))
+
+
+def _cosine_restarts(o: ConfigDict, rest: int) -> Schedule:
+    pieces, boundaries, begun, number = [], [], 0, 0
+    length = float(o.period or rest)
+    while begun < rest:
+        scale = o.shrink**number
+        steps = max(round(length), 1)
+        pieces.append(
+            optax.cosine_decay_schedule(o.lr * scale, steps, _ratio(o.end_lr, o.lr))
+        )
+        begun += steps
+        boundaries.append(begun)
+        length, number = length * o.period_mult, number + 1
+    return optax.join_schedules(pieces, boundaries[:-1])
+
+
+def make_alpha(alpha: float, warmup: int) -> float | Schedule:
+    """The weight of the consistency term, rising linearly over ``warmup`` steps."""
+    if warmup == 0 or alpha == 0:
+        return alpha
+    return optax.linear_schedule(0.0, alpha, warmup)
+
+
+def _matrices(params: PyTree) -> PyTree:
+    """True where weight decay applies: neither biases nor norm scales."""
+    return jax.tree.map(lambda p: p.ndim > 1, params)
+
+
+def make_optimizer(
+    optimizer: ConfigDict, schedule: Schedule
+) -> optax.GradientTransformation:
+    """Clip by global norm, the named optimizer, decoupled weight decay, schedule.
+
+    Args:
+      optimizer: the config's ``optimizer``.
+      schedule: learning rate by step.
+
+    Returns:
+      An optax chain.
+    """
+    o = optimizer
+    if o.name == "adam":
+        core = optax.scale_by_adam(o.b1, o.b2, o.eps)
+    elif o.name in ("sgd", "nag"):
+        core = optax.trace(o.momentum, nesterov=o.name == "nag")
+    else:
+        raise ValueError(f"optimizer.name: no optimizer {o.name!r}")
+    mask = _matrices if o.decay == "matrices" else None
+    parts = [
+        optax.clip_by_global_norm(o.clip) if o.clip else None,
+        core,
+        optax.add_decayed_weights(o.weight_decay, mask) if o.weight_decay else None,
+        optax.scale_by_learning_rate(schedule),
+    ]
+    return optax.chain(*(part for part in parts if part is not None))

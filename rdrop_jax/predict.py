@@ -1,0 +1,77 @@
+"""python -m rdrop_jax.predict --workdir runs/vit --input images.jsonl
+
+One JSON line per input: for images the label, its probability and all probabilities.
+"""
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rdrop_jax import flags
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import workdir as workdir_lib
+from rdrop_jax.runtime.disk import explained
+
+
+def load(
+    workdir: str | Path, checkpoint: str = "best"
+) -> Callable[[Iterable[Any]], list[dict[str, Any]]]:
+    """A trained model as a function, compiled once per shape.
+
+    Args:
+      workdir: folder of the run.
+      checkpoint: "best", "last" or a step.
+
+    Returns:
+      Inputs of the task to answers: for images, arrays [height, width, channels] of
+      pixels from 0 to 255 to ``{"label", "probability", "probabilities"}``.
+
+    Raises:
+      InputError: no such run or checkpoint.
+    """
+    from rdrop_jax.run import open_run  # jax starts here
+
+    run = open_run(Path(workdir), checkpoint)
+    predictor = run.task.predictor(run.mesh)
+    return lambda inputs: list(predictor.run(run.params, inputs))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and streams answers."""
+    parser = flags.Parser(prog="rdrop_jax.predict", description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--input", default="-", help="file, or - for standard input")
+    parser.add_argument("--split", help="answer for the dataset's own rows instead")
+    parser.add_argument("--output", default="-", help="file, or - for standard output")
+    parser.add_argument(
+        "--checkpoint", default="best", metavar="best|last|STEP", help="default: best"
+    )
+    args = flags.parse_plain(parser, argv)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    workdir_lib.read(args.workdir)
+    from rdrop_jax.run import open_run
+
+    run = open_run(args.workdir, args.checkpoint)
+    predictor = run.task.predictor(run.mesh)
+    if args.split is None:
+        inputs = predictor.read(args.input)
+    elif args.split in run.task.evaluators:
+        inputs = predictor.rows(args.split)
+    else:
+        known = ", ".join(run.task.evaluators)
+        raise InputError(f"--split: expected one of {known}, found {args.split!r}")
+    with contextlib.ExitStack() as stack:
+        out = sys.stdout
+        if args.output != "-":
+            stack.enter_context(explained(Path(args.output).parent))
+            out = stack.enter_context(open(args.output, "w"))
+        for answer in predictor.run(run.params, inputs):
+            print(json.dumps(answer), file=out, flush=True)
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,1 @@
+"""Devices, checkpoints and logs. Knows nothing of tasks."""

@@ -1,0 +1,122 @@
+"""The device mesh and where arrays lie on it."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rdrop_jax.errors import InputError
+
+AXES = ("data", "fsdp", "tensor")
+# Smaller arrays are not worth a gather on every use.
+_FSDP_MIN_SIZE = 2**16
+Rules = Sequence[tuple[str, PartitionSpec]]
+
+
+def make_mesh(shape: Mapping[str, int]) -> Mesh:
+    """A mesh over all devices with the axes data, fsdp and tensor.
+
+    Args:
+      shape: devices per axis; one may be -1 for what is left.
+
+    Returns:
+      The mesh; its axis types are Auto, so that the compiler places what is between.
+
+    Raises:
+      InputError: the axes do not multiply to the number of devices.
+    """
+    sizes = [shape[axis] for axis in AXES]
+    count = jax.device_count()
+    fixed = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) > 1 or count % fixed or (-1 not in sizes and fixed != count):
+        raise InputError(
+            f"mesh: expected axes that multiply to {count} devices, one of them at "
+            f"most -1, found {dict(zip(AXES, sizes, strict=True))}"
+        )
+    sizes = [count // fixed if size == -1 else size for size in sizes]
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows over the data and fsdp axes."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def put(mesh: Mesh, batch: Any, *, whole: bool = False) -> Any:
+    """Places a host batch on the mesh, its rows over data and fsdp.
+
+    Args:
+      mesh: the mesh.
+      batch: pytree of numpy arrays with this process's rows.
+      whole: every process holds all rows and places its own, as in evaluation.
+
+    Returns:
+      The global batch.
+
+    Raises:
+      InputError: rows that do not divide over the devices.
+    """
+    sharding = batch_sharding(mesh)
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def place(x: np.ndarray) -> jax.Array:
+        rows = len(x) if whole else len(x) * jax.process_count()
+        if rows % ways:
+            raise InputError(
+                f"batch_size, eval.batch_size: expected a multiple of the {ways} "
+                f"devices that rows are split over, found {rows}"
+            )
+        shape = (rows, *x.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, x, shape)
+
+    return jax.tree.map(place, batch)
+
+
+def state_shardings(mesh: Mesh, abstract: Any, rules: Rules = ()) -> Any:
+    """A sharding for every leaf of a state.
+
+    A leaf whose path ends as a rule says is cut as the rule says, over the tensor axis;
+    then its largest free dimension is cut over fsdp, where it divides and the array is
+    large enough to be worth it. The rest is replicated.
+
+    Args:
+      mesh: the mesh.
+      abstract: pytree of shapes, as `jax.eval_shape` returns it.
+      rules: ``(regular expression, spec)``; the first that matches a path's end holds.
+
+    Returns:
+      The same tree of `NamedSharding`.
+    """
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        name = "/".join(_entry(entry) for entry in path)
+        spec = next((s for rule, s in rules if re.search(f"({rule})$", name)), ())
+        axes = [*spec, *[None] * (len(leaf.shape) - len(spec))][: len(leaf.shape)]
+        axes = [
+            a if a and leaf.shape[i] % mesh.shape[a] == 0 else None
+            for i, a in enumerate(axes)
+        ]
+        if math.prod(leaf.shape) >= _FSDP_MIN_SIZE and mesh.shape["fsdp"] > 1:
+            by_size = sorted(range(len(axes)), key=lambda i: -leaf.shape[i])
+            free = (
+                i
+                for i in by_size
+                if axes[i] is None and leaf.shape[i] % mesh.shape["fsdp"] == 0
+            )
+            cut = next(free, None)
+            if cut is not None:
+                axes[cut] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*axes))
+
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def _entry(entry: Any) -> str:
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)

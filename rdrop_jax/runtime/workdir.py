@@ -1,0 +1,44 @@
+"""The config that a workdir was begun with. Needs no jax."""
+
+import json
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rdrop_jax import config as config_lib
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime.disk import explained, write_json
+
+
+def claim(config: ConfigDict, workdir: Path) -> None:
+    """Makes the workdir, or checks that it was begun with this config.
+
+    Raises:
+      InputError: lists the fields that differ, or says why nothing can be written.
+    """
+    with explained(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "config.json"
+    if path.exists():
+        lines = config_lib.differences(read(workdir), config)
+        if lines:
+            raise InputError(
+                f"--workdir: {workdir} was begun with another config; take another "
+                "workdir, or the same values:\n  " + "\n  ".join(lines)
+            )
+    write_json(path, config.to_dict())
+
+
+def read(workdir: Path) -> ConfigDict:
+    """The stored config, locked.
+
+    Raises:
+      InputError: there is none, or it is not readable.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise InputError(f"--workdir: no run in {workdir}: {path} does not exist")
+    try:
+        return ConfigDict(json.loads(path.read_text())).lock()
+    except json.JSONDecodeError as error:
+        raise InputError(f"--workdir: {path} is not JSON: {error}") from error

@@ -1,0 +1,95 @@
+"""Where a run writes what it measures: terminal, metrics.jsonl, TensorBoard."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+from rdrop_jax.runtime.disk import explained, write_text
+
+
+class Writers:
+    """Writes on process 0 and is silent on the others.
+
+    Args:
+      workdir: folder of the run.
+      tensorboard: whether to write events.
+      active: False on all processes but the first.
+    """
+
+    def __init__(self, workdir: Path, *, tensorboard: bool, active: bool) -> None:
+        self._active = active
+        self._live = active and sys.stdout.isatty()
+        self._open_line = False
+        if not active:
+            return
+        self._path = workdir / "metrics.jsonl"
+        self._board = SummaryWriter(str(workdir / "events")) if tensorboard else None
+
+    def cut(self, step: int) -> None:
+        """Drops records after ``step``, which a resumed run will make again."""
+        if not self._active or not self._path.exists():
+            return
+        kept = [
+            line
+            for line in self._path.read_text().splitlines(keepends=True)
+            if line.endswith("\n") and json.loads(line)["step"] <= step
+        ]
+        write_text(self._path, "".join(kept))
+
+    def say(self, line: str, *, live: bool = False) -> None:
+        """Prints a line; a live one is overwritten by the next on a terminal."""
+        if not self._active:
+            return
+        if self._live:
+            width = os.get_terminal_size().columns
+            print(f"\r{line[: width - 1]:<{width - 1}}", end="", flush=True)
+            self._open_line = live
+            if not live:
+                print(flush=True)
+        else:
+            print(line, flush=True)
+
+    def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        """Appends one line to metrics.jsonl and scalars to TensorBoard."""
+        if not self._active:
+            return
+        record = {"step": step, "kind": kind, **values}
+        with explained(self._path.parent):
+            with self._path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            if self._board is not None:
+                for name, value in values.items():
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes; a live line stays on the screen."""
+        if not self._active:
+            return
+        if self._open_line:
+            print()
+        if self._board is not None:
+            self._board.close()
+
+
+def parameter_table(params: Any) -> str:
+    """One line per parameter; repeated blocks share one."""
+    rows: dict[tuple[str, str], int] = {}
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        row = (re.sub(r"_\d+", "_*", name), f"{shape} {leaf.dtype}")
+        rows[row] = rows.get(row, 0) + 1
+        total += leaf.size
+    lines = [
+        f"  {name:<44} {shape:<20}" + (f" x {n}" if n > 1 else "")
+        for (name, shape), n in rows.items()
+    ]
+    return "\n".join([*(line.rstrip() for line in lines), f"  {total:,} parameters"])

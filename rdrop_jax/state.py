@@ -1,0 +1,124 @@
+"""A run's optimizer, step and state from its config."""
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rdrop_jax.core.passes import Params
+from rdrop_jax.core.step import Step, TrainState, init_state, make_train_step
+from rdrop_jax.errors import InputError
+from rdrop_jax.optim import make_alpha, make_optimizer, make_schedule
+from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
+from rdrop_jax.runtime.mesh import state_shardings
+from rdrop_jax.tasks.base import Task
+
+
+def make_tx(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimizer of a resolved config."""
+    schedule = make_schedule(config.optimizer, config.total_steps)
+    return make_optimizer(config.optimizer, schedule)
+
+
+def make_state(
+    task: Task, tx: optax.GradientTransformation, config: ConfigDict
+) -> TrainState:
+    """A new state; parameters and the dropout root key come from ``config.seed``."""
+    params_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+    params = task.init(params_key)
+    return init_state(params, tx, dropout_key, ema=config.optimizer.ema > 0)
+
+
+def abstract_state(
+    task: Task, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh
+) -> TrainState:
+    """Shapes and shardings of the state, nothing computed."""
+    return _placed(jax.eval_shape(lambda: make_state(task, tx, config)), task, mesh)
+
+
+def abstract_params(task: Task, mesh: Mesh) -> Params:
+    """Shapes and shardings of the parameters alone."""
+    return _placed(jax.eval_shape(task.init, jax.random.key(0)), task, mesh)
+
+
+def _placed(shapes: Any, task: Task, mesh: Mesh) -> Any:
+    shardings = state_shardings(mesh, shapes, task.partition_rules)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        shardings,
+    )
+
+
+def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) -> Step:
+    """The train step of a resolved config, not yet jitted."""
+    r = config.rdrop
+    return make_train_step(
+        task.forward,
+        tx,
+        task.losses,
+        alpha=make_alpha(r.alpha, r.alpha_warmup),
+        num_passes=r.num_passes,
+        objective_scale=r.objective_scale,
+        accum_steps=config.accum_steps,
+        ema=config.optimizer.ema,
+        how=r.how,
+        out_axes=task.out_axes,
+    )
+
+
+def evaluated(state: TrainState) -> Params:
+    """The parameters to score: their moving average where there is one."""
+    return state.params if state.ema_params is None else state.ema_params
+
+
+def begin(
+    task: Task,
+    tx: optax.GradientTransformation,
+    config: ConfigDict,
+    abstract: TrainState,
+    checkpoints: Checkpoints,
+    init_params: Params | None,
+) -> tuple[TrainState, Progress]:
+    """The state to go on from, sharded from birth.
+
+    In this order: (1) the newest checkpoint of the workdir, (2) ``init_params``, (3)
+    random parameters.
+    """
+    steps = checkpoints.steps()
+    if steps:
+        return checkpoints.restore(steps[-1], abstract)
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    state = jax.jit(lambda: make_state(task, tx, config), out_shardings=shardings)()
+    if init_params is None:
+        return state, Progress()
+    check_same_params(init_params, state.params)
+    params = jax.device_put(init_params, shardings.params)
+    ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
+    return replace(state, params=params, ema_params=ema), Progress()
+
+
+def check_same_params(found: Params, expected: Params) -> None:
+    """Refuses parameters of another model.
+
+    Raises:
+      InputError: lists every name that is missing, unexpected or of another shape.
+    """
+    old, new = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (found, expected)
+    )
+    lines = [
+        f"  {name}: expected {new.get(name, 'none')}, found {old.get(name, 'none')}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    if lines:
+        raise InputError("init_from: weights of another model\n" + "\n".join(lines))

@@ -1,0 +1,67 @@
+"""What the loop sees of a task, and nothing else."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from jax.sharding import Mesh
+
+from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.data.batches import HostBatch
+from rdrop_jax.runtime.mesh import Rules
+
+# Scores of some parameters on one split, as finished numbers.
+Evaluator = Callable[[Params], dict[str, float]]
+
+
+class RandomAccess(Protocol):
+    """Batch t for every step t, a pure function of (seed, t)."""
+
+    steps_per_epoch: float
+
+    def __getitem__(self, step: int) -> HostBatch: ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """How a task answers for inputs that nobody has labelled.
+
+    Attributes:
+      read: file with inputs ("-" for standard input) to inputs.
+      rows: inputs of one of the dataset's own splits.
+      run: ``(params, inputs) -> answers`` in order, as JSON-ready dicts.
+    """
+
+    read: Callable[[str], Iterable[Any]]
+    rows: Callable[[str], Iterable[Any]]
+    run: Callable[[Params, Iterable[Any]], Iterator[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Pure callables and data.
+
+    Attributes:
+      init: ``key -> params``.
+      forward: ``(params, batch, key | None) -> outputs``.
+      losses: ``(outputs stacked over passes, batch) -> (ce, s)``; weights depend on the
+        batch alone.
+      out_axes: where `forward_passes` stacks the passes.
+      train_data: the training batches; called only to train, read once.
+      evaluators: ``split -> mesh -> evaluator``; data is read when one is made.
+      predictor: ``mesh -> predictor``.
+      partition_rules: how the tensor axis cuts the parameters.
+      provenance: what result.json says of the data, checksums of embedded data above
+        all.
+    """
+
+    init: Callable[[Key], Params]
+    forward: Forward
+    losses: Callable[[Any, Batch], tuple[Mean, Mean]]
+    train_data: Callable[[], RandomAccess]
+    evaluators: Mapping[str, Callable[[Mesh], Evaluator]]
+    predictor: Callable[[Mesh], Predictor]
+    out_axes: Any = 0
+    partition_rules: Rules = ()
+    provenance: Callable[[], dict[str, str]] = field(default=dict)

@@ -1,0 +1,65 @@
+"""python -m rdrop_jax.train --config configs/vit.py [--config.rdrop.alpha=0]"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rdrop_jax import config as config_lib
+from rdrop_jax import flags
+from rdrop_jax.data import ready
+from rdrop_jax.runtime import workdir as workdir_lib
+
+
+def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+    """Trains a config in a workdir, from where the workdir stands.
+
+    Args:
+      config: as `rdrop_jax.flags.load` returns it.
+      workdir: folder of the run; made if it is not there.
+
+    Returns:
+      What result.json holds.
+
+    Raises:
+      InputError: data that is missing, a workdir of another config, no space.
+      TrainingError: a loss that is not finite.
+    """
+    ready.check(config.data.name)
+    workdir_lib.claim(config, workdir)
+    # Imported here: what can be checked without jax has been checked by now.
+    from rdrop_jax import loop, run, state, tasks
+
+    task = tasks.build(config)
+    resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
+    init_params = None
+    if config.init_from:
+        path, _, checkpoint = config.init_from.partition(":")
+        init_params = run.open_run(Path(path), checkpoint or "best").params
+    tx = state.make_tx(resolved)
+    return loop.fit(task, tx, resolved, workdir, init_params=init_params)
+
+
+def default_workdir(spec: str) -> Path:
+    """``configs/vit.py:cifar100`` trains in ``runs/vit-cifar100``."""
+    path, _, preset = spec.partition(":")
+    return Path("runs", "-".join(filter(None, [Path(path).stem, preset])))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and trains."""
+    parser = flags.Parser(prog="rdrop_jax.train", description=__doc__)
+    parser.add_argument("--config", metavar="FILE[:PRESET]", required=True)
+    parser.add_argument("--workdir", type=Path, help="default: runs/FILE[-PRESET]")
+    args, overrides = flags.parse(parser, argv)
+    config = flags.load(args.config, overrides)
+    workdir = args.workdir or default_workdir(args.config)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    print(f"config {args.config}, workdir {workdir}\n{flags.show(config)}", flush=True)
+    train(config, workdir)
+
+
+if __name__ == "__main__":
+    flags.run(main)
