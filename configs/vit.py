@@ -31,7 +31,7 @@ def vit() -> ConfigDict:
     c.data.num_classes = 1000
     c.data.mean = 0.5  # of pixels scaled to [0, 1]
     c.data.std = 0.5
-    c.data.shift = 0  # pixels that training images move at most
+    c.data.shift = 0.0  # training images move by up to so many pixels
 
     c.optimizer.clip = 1.0
     c.eval.metric = "accuracy"
@@ -41,21 +41,21 @@ def vit() -> ConfigDict:
 def demo() -> ConfigDict:
     """Digits from scratch in under two minutes on two cores."""
     c = vit()
-    c.total_steps = "60 epochs"
-    c.batch_size = 64
+    c.total_steps = "40 epochs"
+    c.batch_size = 32
     c.rdrop.alpha = 1.0
 
     c.data.name = "digits"
     c.data.image_size = 8
     c.data.channels = 1
     c.data.num_classes = 10
-    c.data.shift = 1
+    c.data.shift = 0.5
 
     c.model.variant = "mini"
     c.model.patch_size = 2
 
     c.optimizer.name = "adam"
-    c.optimizer.lr = 1e-3
+    c.optimizer.lr = 3e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup = "5%"
     c.optimizer.weight_decay = 1e-2

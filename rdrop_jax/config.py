@@ -55,7 +55,7 @@ def base_config() -> ConfigDict:
     c.rdrop.label_smoothing = 0.0  # epsilon in [0, 1)
     c.rdrop.smoothing = "uniform"  # epsilon / V, or "fairseq": epsilon / (V - 1)
     c.rdrop.divergence = "symmetric_kl"  # or forward_kl, reverse_kl, js, squared
-    c.rdrop.stop_gradient = "none"  # or "targets": second argument of each KL
+    c.rdrop.stop_gradient = "none"  # or "targets": p is fixed in each KL(p || q)
     c.rdrop.objective_scale = "sum"  # the paper's; "mean" divides by the passes
     c.rdrop.how = "auto"  # unroll on CPU, vmap elsewhere
 
@@ -141,7 +141,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(found)}?" if found else ""
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
     """``{"rdrop.alpha": 1.0, ...}``; tuples as lists, as json returns them."""
     flat: dict[str, Any] = {}
     for name in config:
@@ -153,7 +153,9 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def differences(stored: Mapping[str, Any], config: ConfigDict) -> list[str]:
+def differences(
+    stored: Mapping[str, Any] | ConfigDict, config: ConfigDict
+) -> list[str]:
     """Fields in which a workdir's config differs and may not, a line each."""
     old, new = flatten(stored), flatten(config)
     missing = object()
@@ -280,8 +282,9 @@ def check(config: ConfigDict) -> None:
             f"{', '.join(dropouts)} above 0, found all 0. Without dropout both passes "
             "agree and the term is 0; set rdrop.alpha=0 to train plainly"
         )
-    if config.rdrop.stop_gradient == "targets" and config.rdrop.divergence == "squared":
+    kl = config.rdrop.divergence.endswith("_kl")
+    if config.rdrop.stop_gradient == "targets" and not kl:
         raise InputError(
-            "rdrop.stop_gradient: expected none with rdrop.divergence=squared, which "
-            "has no target, found targets"
+            "rdrop.stop_gradient: expected none where rdrop.divergence="
+            f"{config.rdrop.divergence}, which has no target, found targets"
         )

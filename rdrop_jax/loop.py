@@ -51,7 +51,7 @@ def fit(
       InputError: the disk is full, or masks do not differ between passes.
       TrainingError: a loss that is not finite; names the step.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(**config.mesh)
     abstract = abstract_state(task, tx, config, mesh)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
     check_space(workdir, size * (config.checkpoint.keep + 1))
@@ -98,7 +98,7 @@ def train(
     validate = task.evaluators["validation"](mesh)
     schedule = make_schedule(config.optimizer, total)
     update = jax.jit(make_step(task, tx, config), donate_argnums=0)
-    check_passes(task, config, state, put(mesh, data[start]))
+    check_passes(task, config, state, data[start])
     window = Window(start, progress.seconds)
     batches = prefetch(
         lambda t: put(mesh, data[t]), start, total, ahead=config.data.prefetch

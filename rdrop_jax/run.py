@@ -49,7 +49,7 @@ def open_run(workdir: Path, checkpoint: str = "best") -> Run:
     """
     config = workdir_lib.read(workdir)
     task = tasks.build(config)
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(**config.mesh)
     checkpoints = Checkpoints(workdir, read_only=True)
     step = checkpoints.pick(checkpoint)
     abstract = abstract_params(task, mesh)

@@ -84,11 +84,7 @@ def symmetric_kl(
 
 
 def js_divergence(
-    logits_a: Logits,
-    logits_b: Logits,
-    *,
-    where: Mask | None = None,
-    fix_target: bool = False,
+    logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
 ) -> Positions:
     r"""Jensen-Shannon divergence :math:`\tfrac12 KL(p\|m) + \tfrac12 KL(q\|m)`,
     :math:`m = (p + q)/2`; at most log 2, finite whatever the two passes exclude.
@@ -97,7 +93,6 @@ def js_divergence(
       logits_a: scores of one pass [..., classes].
       logits_b: scores of the other [..., classes].
       where: positions that count.
-      fix_target: whether the mixture m is held constant in the gradient.
 
     Returns:
       Nats per position [...].
@@ -116,8 +111,6 @@ def js_divergence(
     log_b, in_b = log_probs(logits_b, where)
     log_m = jnp.logaddexp(log_a, log_b)
     log_m = jnp.where(in_a, jnp.where(in_b, log_m, log_a), log_b) - jnp.log(2.0)
-    if fix_target:
-        log_m = jax.lax.stop_gradient(log_m)
     a = jnp.where(in_a, jnp.exp(log_a), 0.0)
     b = jnp.where(in_b, jnp.exp(log_b), 0.0)
     terms = a * (log_a - log_m) + b * (log_b - log_m)

@@ -9,7 +9,7 @@ truly infinite is +inf and never NaN.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 Logits = Float[Array, "*positions classes"]
 Positions = Float[Array, "*positions"]
@@ -23,7 +23,7 @@ def at_least_float32(x: Num[Array, "..."]) -> Float[Array, "..."]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def clear(where: Mask | None, x: Num[Array, "..."]) -> Num[Array, "..."]:
+def clear(where: Mask | None, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Zeros what is masked, over the leading axes that ``where`` has.
 
     Inputs are cleared as well as results: masking the result alone would still let NaN
@@ -94,11 +94,18 @@ def softmax_cross_entropy(
         raise ValueError(f"smoothing must be one of {SMOOTHINGS}: found {smoothing!r}")
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1): found {label_smoothing}")
+    ids = jnp.issubdtype(labels.dtype, jnp.integer)
+    if ids and labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            "labels (class ids) must have the shape of logits without the class axis: "
+            f"found labels {labels.shape}, logits {logits.shape}"
+        )
+    if not ids:
+        check_same_shape("labels (probabilities)", labels, "logits", logits)
     log_p, possible = log_probs(logits, where)
-    if jnp.issubdtype(labels.dtype, jnp.integer):
+    if ids:
         hit = _nll(log_p, possible, clear(where, labels))
     else:
-        check_same_shape("labels (probabilities)", labels, "logits", logits)
         target = clear(where, labels).astype(log_p.dtype)
         missed = jnp.where((target > 0) & ~possible, jnp.inf, 0.0)
         hit = jnp.sum(missed - target * log_p, axis=-1)
@@ -119,11 +126,6 @@ def _nll(
     possible: Bool[Array, "*positions classes"],
     labels: Int[Array, "*positions"],
 ) -> Positions:
-    if labels.shape != log_p.shape[:-1]:
-        raise ValueError(
-            "labels (class ids) must have the shape of logits without the class axis: "
-            f"found labels {labels.shape}, logits {log_p.shape}"
-        )
     num_classes = log_p.shape[-1]
     valid = (labels >= 0) & (labels < num_classes)
     index = jnp.clip(labels, 0, num_classes - 1)[..., None]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +30,8 @@ class Mean:
       3.0
     """
 
-    total: Float[Array, ""]
-    weight: Float[Array, ""]
+    total: Any  # no shape type here: pytrees are rebuilt with leaves of any kind
+    weight: Any
 
     def merge(self, other: "Mean") -> "Mean":
         """The mean over the positions of both."""

@@ -138,7 +138,8 @@ def rdrop_loss(
         position, which still enters the consistency term.
       divergence: "symmetric_kl", "forward_kl" (KL(p_i || p_j), i < j), "reverse_kl",
         "js", "squared" (of probabilities), or a function of two logits arrays.
-      stop_gradient: "none", or "targets" (the second argument of each KL).
+      stop_gradient: "none", or "targets": p is held constant in each KL(p || q), the
+        target that q is drawn to.
       objective_scale: "sum", or "mean" to divide the whole objective by the passes.
 
     Returns:

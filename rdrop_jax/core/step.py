@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import (
@@ -27,7 +27,7 @@ from rdrop_jax.core.rdrop import (
 
 # losses(outputs stacked over passes, batch) -> (ce, s), as `rdrop_terms` gives them.
 Losses = Callable[[Any, Batch], tuple[Mean, Mean]]
-Alpha = float | Callable[[Int[Array, ""]], Float[Array, ""]]
+Alpha = float | Callable[[Any], Any]  # a schedule maps the step to a scalar
 Weights = tuple[Float[Array, ""], Float[Array, ""]]
 Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, Mean]]]
 
@@ -38,19 +38,20 @@ class TrainState:
     """All that training carries from step to step.
 
     Attributes:
-      step: number of updates done, the one clock.
+      step: int32 scalar, number of updates done, the one clock.
       params: model parameters.
       opt_state: optimizer state.
       key: constant root PRNG key; step t draws from ``fold_in(key, t)``.
-      first_bad_step: first step whose loss or gradient was not finite; -1 for none.
+      first_bad_step: int32 scalar, first step whose loss or gradient was not finite;
+        -1 for none.
       ema_params: moving average of params, or None.
     """
 
-    step: Int[Array, ""]
+    step: Any  # no shape types here: pytrees are rebuilt with leaves of any kind
     params: Params
     opt_state: Any
     key: Key
-    first_bad_step: Int[Array, ""]
+    first_bad_step: Any
     ema_params: Params | None = None
 
 

@@ -1,6 +1,5 @@
 """The two halves of the R-Drop objective, each a total and its weight."""
 
-import functools
 from collections.abc import Callable
 from itertools import combinations
 
@@ -22,17 +21,18 @@ _DIVERGENCES: dict[str, Callable[..., Array]] = {
 }
 
 
-def _kl_to_fixed(p: Array, q: Array, where: Array) -> Array:
-    return divergences.kl_divergence(p, jax.lax.stop_gradient(q), where=where)
+def _kl_from_fixed(p: Array, q: Array, where: Array) -> Array:
+    return divergences.kl_divergence(jax.lax.stop_gradient(p), q, where=where)
 
 
+# The target of KL(p || q) is p, as in distillation. The other divergences have none:
+# with p and q fixed, the gradient of JS through its mixture is 0.
 _TARGETS_FIXED: dict[str, Callable[..., Array]] = {
     "symmetric_kl": lambda a, b, where: (
-        0.5 * (_kl_to_fixed(a, b, where) + _kl_to_fixed(b, a, where))
+        0.5 * (_kl_from_fixed(a, b, where) + _kl_from_fixed(b, a, where))
     ),
-    "forward_kl": _kl_to_fixed,
-    "reverse_kl": lambda a, b, where: _kl_to_fixed(b, a, where),
-    "js": functools.partial(divergences.js_divergence, fix_target=True),
+    "forward_kl": _kl_from_fixed,
+    "reverse_kl": lambda a, b, where: _kl_from_fixed(b, a, where),
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -11,6 +11,7 @@ Row = dict[str, Any]
 HostBatch = dict[str, np.ndarray]
 
 
+@runtime_checkable
 class Rows(Protocol):
     """A random-access source of rows."""
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,11 +17,13 @@ _FSDP_MIN_SIZE = 2**16
 Rules = Sequence[tuple[str, PartitionSpec]]
 
 
-def make_mesh(shape: Mapping[str, int]) -> Mesh:
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     """A mesh over all devices with the axes data, fsdp and tensor.
 
     Args:
-      shape: devices per axis; one may be -1 for what is left.
+      data: devices on the axis that splits the batch alone; -1 for what is left.
+      fsdp: that splits batch and parameters.
+      tensor: that splits matrices.
 
     Returns:
       The mesh; its axis types are Auto, so that the compiler places what is between.
@@ -29,7 +31,7 @@ def make_mesh(shape: Mapping[str, int]) -> Mesh:
     Raises:
       InputError: the axes do not multiply to the number of devices.
     """
-    sizes = [shape[axis] for axis in AXES]
+    sizes = [data, fsdp, tensor]
     count = jax.device_count()
     fixed = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) > 1 or count % fixed or (-1 not in sizes and fixed != count):

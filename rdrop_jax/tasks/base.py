@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 
@@ -15,6 +15,7 @@ from rdrop_jax.runtime.mesh import Rules
 Evaluator = Callable[[Params], dict[str, float]]
 
 
+@runtime_checkable
 class RandomAccess(Protocol):
     """Batch t for every step t, a pure function of (seed, t)."""
 

@@ -62,9 +62,7 @@ def build(config: ConfigDict) -> Task:
         losses=losses,
         train_data=functools.cache(lambda: make_train_data(config, split("train"))),
         evaluators={
-            name: lambda mesh, name=name: make_evaluator(
-                config, forward, split(name), mesh
-            )
+            name: functools.partial(make_evaluator, config, forward, split, name)
             for name in sources.SPLITS
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
@@ -145,9 +143,10 @@ def make_train_data(config: ConfigDict, rows: sources.Images) -> TrainBatches:
 
 
 def make_evaluator(
-    config: ConfigDict, forward: Forward, rows: sources.Images, mesh: Mesh
+    config: ConfigDict, forward: Forward, split: Split, name: str, mesh: Mesh
 ) -> Evaluator:
     """Accuracy and cross entropy over a whole split, every image once."""
+    rows = split(name)
 
     @jax.jit
     def score(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:

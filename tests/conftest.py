@@ -1,0 +1,33 @@
+"""Strict JAX for every test: 8 simulated CPU devices, no rank promotion."""
+
+import os
+from pathlib import Path
+
+import jax
+import jaxtyping
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# Tests train the same tiny models over and over: compile each of them once, also in
+# the processes that tests start.
+CACHE = {
+    "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "jax"),
+    "jax_persistent_cache_min_compile_time_secs": 0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+for name, value in CACHE.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def no_shape_types():
+    """Lets wrong shapes reach the library's own checks, as they do for a user."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

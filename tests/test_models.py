@@ -1,0 +1,166 @@
+"""ViT and its layers: shapes, dropout sites, precision options."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdrop_jax.models.layers import Attention, Dropout, Mlp
+from rdrop_jax.models.vit import SIZES, Size, ViT
+
+TINY = Size(layers=2, width=16, heads=2, mlp_width=32)
+IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 1)), jnp.float32)
+
+
+def vit(**options):
+    return ViT(**{"size": TINY, "num_classes": 5, "patch_size": 4} | options)
+
+
+def init(module):
+    params = module.init(jax.random.key(0), IMAGES, train=False)["params"]
+    # The head starts at zero and would hide everything before it.
+    noise = jax.random.normal(jax.random.key(1), params["head"]["kernel"].shape)
+    return params | {"head": params["head"] | {"kernel": noise}}
+
+
+def apply(module, params, key=None):
+    if key is None:
+        return module.apply({"params": params}, IMAGES, train=False)
+    return module.apply({"params": params}, IMAGES, train=True, rngs={"dropout": key})
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("Ti", 5.7), ("S", 22.1), ("B", 86.6), ("L", 304.3)]
+)
+def test_sizes_are_the_published_ones(name, millions):
+    module = ViT(SIZES[name], num_classes=1000, patch_size=16)
+    blank = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    shapes = jax.eval_shape(
+        lambda k, x: module.init(k, x, train=False), jax.random.key(0), blank
+    )
+    count = sum(x.size for x in jax.tree.leaves(shapes))
+    assert round(count / 1e6, 1) == millions
+
+
+def test_head_starts_at_zero():
+    params = vit().init(jax.random.key(0), IMAGES, train=False)["params"]
+    assert not np.any(apply(vit(), params))
+
+
+def test_evaluation_is_deterministic_and_training_is_not():
+    params = init(vit())
+    np.testing.assert_array_equal(apply(vit(), params), apply(vit(), params))
+    a, b = (apply(vit(), params, jax.random.key(i)) for i in (0, 1))
+    assert np.abs(a - b).max() > 1e-3
+    np.testing.assert_array_equal(a, apply(vit(), params, jax.random.key(0)))
+
+
+@pytest.mark.parametrize("site", ["dropout", "attention_dropout"])
+def test_each_rate_alone_makes_passes_differ(site):
+    module = vit(**{"dropout": 0.0, "attention_dropout": 0.0} | {site: 0.3})
+    params = init(module)
+    a, b = (apply(module, params, jax.random.key(i)) for i in (0, 1))
+    assert np.abs(a - b).max() > 1e-3
+
+
+def test_rates_of_zero_need_no_key():
+    module = vit(dropout=0.0, attention_dropout=0.0)
+    params = init(module)
+    trained = module.apply({"params": params}, IMAGES, train=True)
+    np.testing.assert_array_equal(trained, apply(module, params))
+
+
+@pytest.mark.parametrize(("attention_dropout", "per_block"), [(0.0, 2), (0.1, 4)])
+def test_dropout_sites_are_those_of_the_paper(
+    monkeypatch, attention_dropout, per_block
+):
+    """One after the embedding, two per MLP; two at attention where its rate is set."""
+    drawn = []
+    bernoulli = jax.random.bernoulli
+
+    def counted(key, p, shape):
+        drawn.append(shape)
+        return bernoulli(key, p, shape)
+
+    module = vit(attention_dropout=attention_dropout)
+    params = init(module)
+    monkeypatch.setattr(jax.random, "bernoulli", counted)
+    apply(module, params, jax.random.key(0))
+    assert len(drawn) == 1 + per_block * TINY.layers
+    assert all(shape[0] == len(IMAGES) for shape in drawn)  # no mask is shared
+
+
+def test_remat_changes_nothing_but_memory():
+    params = init(vit())
+    key = jax.random.key(2)
+
+    def loss(module):
+        return jax.value_and_grad(lambda p: jnp.mean(apply(module, p, key) ** 2))(
+            params
+        )
+
+    plain, remat = loss(vit()), loss(vit(remat=True))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        plain,
+        remat,
+    )
+    text = str(
+        jax.make_jaxpr(jax.grad(lambda p: jnp.sum(apply(vit(remat=True), p, key))))(
+            params
+        )
+    )
+    assert "remat" in text or "checkpoint" in text
+
+
+def test_bfloat16_activations_keep_float32_parameters():
+    module = vit(dtype=jnp.bfloat16)
+    params = init(module)
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    logits = apply(module, params)
+    assert logits.dtype == jnp.bfloat16
+    np.testing.assert_allclose(
+        logits.astype(jnp.float32), apply(vit(), params), atol=0.15, rtol=0.1
+    )
+
+
+def test_dropout_rate_scale_and_independence():
+    x = jnp.ones((64, 16, 32))
+    y = Dropout(0.25).apply({}, x, train=True, rngs={"dropout": jax.random.key(0)})
+    kept = np.asarray(y) > 0
+    assert abs(kept.mean() - 0.75) < 4 * np.sqrt(0.75 * 0.25 / kept.size)
+    np.testing.assert_allclose(np.unique(np.asarray(y)), [0.0, 1 / 0.75], rtol=1e-6)
+    rows = kept.reshape(64, -1)
+    assert len({row.tobytes() for row in rows}) == 64  # a mask per example
+
+
+def test_attention_dropout_draws_a_mask_per_example():
+    module = Attention(heads=2, weights_dropout=0.5)
+    same = jnp.broadcast_to(IMAGES[:1, :, :, 0], (4, 8, 8))
+    params = module.init(jax.random.key(0), same, same, train=False)
+    rngs = {"dropout": jax.random.key(1)}
+    out = np.asarray(module.apply(params, same, same, train=True, rngs=rngs))
+    assert all(np.abs(out[0] - out[i]).max() > 1e-3 for i in range(1, 4))
+
+
+def test_attention_mask_hides_positions():
+    module = Attention(heads=2)
+    x = IMAGES[..., 0]
+    params = module.init(jax.random.key(0), x, x, train=False)
+    where = jnp.ones((3, 1, 8, 8), bool).at[:, :, :, 5:].set(False)
+    masked = module.apply(params, x, x, where=where, train=False)
+    cut = module.apply(params, x, x[:, :5], train=False)
+    np.testing.assert_allclose(masked, cut, rtol=1e-5, atol=1e-6)
+
+
+def test_bad_shapes_and_rates_are_named():
+    with pytest.raises(
+        ValueError, match="patch_size must divide the image: found 3, 8x8"
+    ):
+        init(vit(patch_size=3))
+    with pytest.raises(ValueError, match="heads must divide the width: found 3, 16"):
+        init(vit(size=TINY._replace(heads=3)))
+    with pytest.raises(
+        ValueError, match=r"dropout rate must be in \[0, 1\): found 1.0"
+    ):
+        Mlp(8, 1.0).init(jax.random.key(0), jnp.ones((1, 2, 4)), train=False)

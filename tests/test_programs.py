@@ -1,0 +1,188 @@
+"""The programs as a user starts them."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from rdrop_jax.data.sources import digits
+from rdrop_jax.errors import InputError
+from rdrop_jax.predict import load
+from rdrop_jax.run import open_run
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "--config.total_steps=60",
+    "--config.eval.every=20",
+    "--config.checkpoint.every=10",
+    "--config.log.every=5",
+    "--config.model.layers=1",
+    "--config.model.width=32",
+    "--config.model.mlp_width=32",
+]
+
+
+def start(name, *argv, **options):
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", f"rdrop_jax.{name}", *map(str, argv)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        **options,
+    )
+
+
+def run(name, *argv, text=None):
+    process = start(name, *argv, stdin=subprocess.PIPE)
+    out, err = process.communicate(text)
+    return process.returncode, out, err
+
+
+def train_argv(workdir):
+    return ["--config", "configs/vit.py", "--workdir", workdir, *TINY]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    code, out, err = run("train", *train_argv(workdir))
+    assert code == 0, err
+    return workdir, out, err
+
+
+def test_a_run_shows_what_it_does(trained):
+    workdir, out, err = trained
+    for words in (
+        "rdrop.alpha = 1.0",
+        "block_*/attention/query/kernel",
+        "parameters",
+        "compiled in",
+        "step 20  validation",
+        "ETA 0:",
+        "test  accuracy",
+        f"result in {workdir}/result.json",
+    ):
+        assert words in out, words
+    assert err == ""
+    assert list((workdir / "events").glob("events.*"))
+
+
+def test_evaluate_repeats_the_result(trained):
+    workdir = trained[0]
+    code, out, _ = run("evaluate", "--workdir", workdir)
+    result = json.loads((workdir / "result.json").read_text())
+    assert code == 0
+    scores = json.loads(out)
+    assert scores.pop("step") == result["checkpoint_step"]
+    assert scores == result["test"]
+
+
+def test_predict_answers_on_every_way_in(trained, tmp_path):
+    workdir = trained[0]
+    images = digits("test", 0).images[:5]
+    code, out, err = run("predict", "--workdir", workdir, "--split", "test")
+    assert code == 0, err
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert len(answers) == 360
+    assert sum(answers[0]["probabilities"]) == pytest.approx(1.0, abs=1e-4)
+    assert answers[0]["probability"] == max(answers[0]["probabilities"])
+
+    lines = "".join(json.dumps(image[..., 0].tolist()) + "\n" for image in images)
+    code, out, err = run("predict", "--workdir", workdir, text=lines)
+    assert code == 0, err
+    assert [json.loads(line) for line in out.splitlines()] == answers[:5]
+
+    np.save(tmp_path / "images.npy", images)
+    to = tmp_path / "out.jsonl"
+    argv = ["--workdir", workdir, "--input", tmp_path / "images.npy", "--output", to]
+    assert run("predict", *argv)[0] == 0
+    assert [json.loads(line) for line in to.read_text().splitlines()] == answers[:5]
+
+    model = load(workdir)
+    np.testing.assert_allclose(
+        [a["probabilities"] for a in model(images)],
+        [a["probabilities"] for a in answers[:5]],
+        atol=2e-6,
+    )
+    assert model([]) == []
+    with pytest.raises(InputError, match=r"found int64 \(3, 3\) in image 1"):
+        model([images[0], np.ones((3, 3), int)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "text", "message"),
+    [
+        (["--split", "tst"], "", "--split: expected one of train, validation, test"),
+        (["--checkpoint", "7"], "", "--checkpoint: expected best, last or one of ["),
+        (["--input", "none.npy"], "", "--input: no file 'none.npy'"),
+        ([], "[[1, 2\n", "--input: expected JSON in line 1"),
+        (["--config.seed=1"], "", "--config.seed: the config of a run is in its"),
+        (["more"], "", "unexpected argument 'more'"),
+    ],
+)
+def test_predict_names_bad_input(trained, argv, text, message):
+    code, _, err = run("predict", "--workdir", trained[0], *argv, text=text)
+    assert code == 2
+    assert err.startswith(f"error: {message}")
+    assert "Traceback" not in err
+
+
+def test_no_run_is_said_at_once(tmp_path):
+    for name in ("evaluate", "predict"):
+        code, _, err = run(name, "--workdir", tmp_path / "nowhere")
+        assert code == 2
+        assert err.startswith(f"error: --workdir: no run in {tmp_path}/nowhere")
+
+
+def test_killed_three_times_ends_with_the_same_bits(trained, tmp_path):
+    chance = random.Random(time.time_ns())
+    kills = 0
+    while kills < 3:
+        process = start("train", *train_argv(tmp_path), start_new_session=True)
+        enough = chance.randrange(2, 10)
+        lines = 0
+        for line in process.stdout:
+            lines += line.startswith("step ")
+            if lines == enough:
+                break
+        time.sleep(chance.random() * 0.2)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        if (tmp_path / "result.json").exists():
+            break
+    code, _, err = run("train", *train_argv(tmp_path))
+    assert code == 0, err
+    assert kills >= 1
+    ours, theirs = open_run(tmp_path, "last"), open_run(trained[0], "last")
+    assert ours.step == theirs.step == 60
+    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
+    results = [
+        json.loads((w / "result.json").read_text()) for w in (tmp_path, trained[0])
+    ]
+    assert results[0]["test"] == results[1]["test"]
+
+
+def test_training_loads_no_tensorflow_and_no_torch(tmp_path):
+    program = (
+        "import sys; from pathlib import Path;"
+        "from rdrop_jax import flags, train;"
+        "names = [a.removeprefix('--config.').split('=') for a in sys.argv[2:]];"
+        "config = flags.load('configs/vit.py', dict(names));"
+        "train.train(config, Path(sys.argv[1]));"
+        "assert not {'tensorflow', 'torch', 'sklearn'} & set(sys.modules)"
+    )
+    options = [*TINY, "--config.total_steps=2"]
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), *options], cwd=ROOT, check=True
+    )
