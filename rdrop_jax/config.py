@@ -27,7 +27,6 @@ FREE_ON_RESUME = (
     "eval.",
     "checkpoint.",
     "mesh.",
-    "data.dir",
     "data.prefetch",
 )
 _UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)?")
@@ -66,7 +65,6 @@ def base_config() -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.name = ""  # dataset of the family
-    c.data.dir = ""  # where prepared data lies; else $RDROP_DATA_DIR
     c.data.split_seed = 0  # of splits made here; apart from seed
     c.data.prefetch = 2  # batches made ahead, each in its own thread
 

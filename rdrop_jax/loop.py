@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -51,9 +52,15 @@ def fit(
       InputError: the disk is full, or masks do not differ between passes.
       TrainingError: a loss that is not finite; names the step.
     """
+    if config.eval.metric not in task.scores:
+        raise InputError(
+            f"eval.metric: expected one of {', '.join(task.scores)}, found "
+            f"{config.eval.metric!r}"
+        )
     mesh = make_mesh(**config.mesh)
     abstract = abstract_state(task, tx, config, mesh)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
+    workdir.mkdir(parents=True, exist_ok=True)
     check_space(workdir, size * (config.checkpoint.keep + 1))
     with contextlib.ExitStack() as stack:
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
@@ -120,8 +127,7 @@ def train(
         if due(step, config.eval.every) or last:
             check_finite(state, checkpoints)
             scores = validate(evaluated(state))
-            score = scores[config.eval.metric]
-            score = score if config.eval.mode == "max" else -score
+            score = higher_is_better(config, scores)
             progress = judge(progress, step, score)
             writers.record(step, "validation", scores)
             writers.say(scores_line(f"step {step}  validation", scores))
@@ -218,6 +224,14 @@ def due(step: int, every: int) -> bool:
 def worn_out(config: ConfigDict, progress: Progress) -> bool:
     """Whether validation has not gained for ``eval.patience`` times."""
     return 0 < config.eval.patience <= progress.stale
+
+
+def higher_is_better(config: ConfigDict, scores: dict[str, float]) -> float:
+    """The score that chooses the best checkpoint; NaN is the worst there is."""
+    score = scores[config.eval.metric]
+    if math.isnan(score):
+        return -math.inf
+    return score if config.eval.mode == "max" else -score
 
 
 def judge(progress: Progress, step: int, score: float) -> Progress:

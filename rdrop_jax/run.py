@@ -57,3 +57,11 @@ def open_run(workdir: Path, checkpoint: str = "best") -> Run:
     params = checkpoints.restore_params(step, abstract, ema=ema)
     checkpoints.close()
     return Run(config, task, mesh, params, step)
+
+
+def split_checkpoint(name: str) -> tuple[Path, str]:
+    """``WORKDIR`` or ``WORKDIR:CHECKPOINT`` to both; the best where none is named."""
+    path, colon, checkpoint = name.rpartition(":")
+    if colon and (checkpoint.isdigit() or checkpoint in ("best", "last")):
+        return Path(path), checkpoint
+    return Path(name), "best"

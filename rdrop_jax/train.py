@@ -36,8 +36,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     init_params = None
     if config.init_from:
-        path, _, checkpoint = config.init_from.partition(":")
-        init_params = run.open_run(Path(path), checkpoint or "best").params
+        init_params = run.open_run(*run.split_checkpoint(config.init_from)).params
     tx = state.make_tx(resolved)
     return loop.fit(task, tx, resolved, workdir, init_params=init_params)
 

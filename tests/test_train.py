@@ -13,7 +13,7 @@ from rdrop_jax import flags, loop, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.config import resolve
 from rdrop_jax.errors import InputError, TrainingError
-from rdrop_jax.run import open_run
+from rdrop_jax.run import open_run, split_checkpoint
 from rdrop_jax.state import make_state, make_step, make_tx
 
 VIT = str(Path(__file__).parent.parent / "configs" / "vit.py")
@@ -219,6 +219,19 @@ def test_init_from_starts_with_the_weights_of_another_run(reference, tmp_path):
     assert_equal(params(tmp_path), params(reference[0], "best"))
 
 
+def test_checkpoints_are_named_after_a_colon(tmp_path):
+    assert split_checkpoint(f"{tmp_path}:7") == (tmp_path, "7")
+    assert split_checkpoint(f"{tmp_path}:last") == (tmp_path, "last")
+    assert split_checkpoint("C:/runs/a") == (Path("C:/runs/a"), "best")
+
+
+def test_a_score_that_is_nan_is_the_worst():
+    scores = {"accuracy": float("nan"), "loss": 2.0}
+    assert loop.higher_is_better(config(), scores) == -np.inf
+    by_loss = config(eval__metric="loss", eval__mode="min")
+    assert loop.higher_is_better(by_loss, scores) == -2.0
+
+
 def test_init_from_another_model_lists_the_difference(reference, tmp_path):
     with pytest.raises(InputError) as error:
         train(tmp_path, init_from=reference[0], model__mlp_width=32, model__layers=2)
@@ -267,6 +280,10 @@ def test_bad_models_and_data_are_named(tmp_path):
         ({"data__name": "cifar"}, "data.name: expected digits, found 'cifar'"),
         ({"model__name": "cnn"}, "model.name: expected vit, found 'cnn'"),
         ({"task": "translation"}, "task: expected one of image_classification"),
+        (
+            {"eval__metric": "bleu"},
+            "eval.metric: expected one of accuracy, loss, found",
+        ),
         ({"batch_size": 12}, "expected a multiple of the 8 devices"),
     ]:
         with pytest.raises(InputError) as error:

@@ -50,6 +50,7 @@ class Task:
         batch alone.
       out_axes: where `forward_passes` stacks the passes.
       train_data: the training batches; called only to train, read once.
+      scores: names that evaluators return and ``eval.metric`` may choose.
       evaluators: ``split -> mesh -> evaluator``; data is read when one is made.
       predictor: ``mesh -> predictor``.
       partition_rules: how the tensor axis cuts the parameters.
@@ -61,6 +62,7 @@ class Task:
     forward: Forward
     losses: Callable[[Any, Batch], tuple[Mean, Mean]]
     train_data: Callable[[], RandomAccess]
+    scores: tuple[str, ...]
     evaluators: Mapping[str, Callable[[Mesh], Evaluator]]
     predictor: Callable[[Mesh], Predictor]
     out_axes: Any = 0

@@ -61,6 +61,7 @@ def build(config: ConfigDict) -> Task:
         forward=forward,
         losses=losses,
         train_data=functools.cache(lambda: make_train_data(config, split("train"))),
+        scores=("accuracy", "loss"),
         evaluators={
             name: functools.partial(make_evaluator, config, forward, split, name)
             for name in sources.SPLITS
