@@ -41,7 +41,7 @@ def vit() -> ConfigDict:
 def demo() -> ConfigDict:
     """Digits from scratch in under two minutes on two cores."""
     c = vit()
-    c.total_steps = "40 epochs"
+    c.total_steps = "60 epochs"
     c.batch_size = 32
     c.rdrop.alpha = 1.0
 
@@ -63,8 +63,8 @@ def demo() -> ConfigDict:
     # 180 images tie in accuracy too often to choose by it.
     c.eval.metric = "loss"
     c.eval.mode = "min"
-    c.eval.every = "2 epochs"
-    c.checkpoint.every = "2 epochs"
+    c.eval.every = "5 epochs"
+    c.checkpoint.every = "5 epochs"
     return c
 
 
