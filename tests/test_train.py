@@ -227,7 +227,8 @@ def test_checkpoints_are_named_after_a_colon(tmp_path):
 
 def test_a_score_that_is_nan_is_the_worst():
     scores = {"accuracy": float("nan"), "loss": 2.0}
-    assert loop.higher_is_better(config(), scores) == -np.inf
+    by_accuracy = config(eval__metric="accuracy", eval__mode="max")
+    assert loop.higher_is_better(by_accuracy, scores) == -np.inf
     by_loss = config(eval__metric="loss", eval__mode="min")
     assert loop.higher_is_better(by_loss, scores) == -2.0
 
