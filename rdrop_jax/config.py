@@ -24,7 +24,9 @@ DURATIONS = (
 FREE_ON_RESUME = (
     "total_steps",
     "log.",
-    "eval.",
+    "eval.every",
+    "eval.batch_size",
+    "eval.patience",
     "checkpoint.",
     "mesh.",
     "data.prefetch",
@@ -71,7 +73,7 @@ def base_config() -> ConfigDict:
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam (decoupled weight decay), sgd, nag
     c.optimizer.lr = 1e-3  # peak learning rate
-    c.optimizer.schedule = "constant"  # see rdrop_jax.optim.SCHEDULES
+    c.optimizer.schedule = "constant"  # see rdrop_jax.optim.make_schedule
     c.optimizer.warmup = duration(0)  # linear warmup
     c.optimizer.warmup_init = 0.0  # learning rate at step 0 of the warmup
     c.optimizer.end_lr = 0.0  # where decaying schedules end
@@ -203,6 +205,8 @@ def resolve(config: ConfigDict, steps_per_epoch: float) -> ConfigDict:
     resolved = config.copy_and_resolve_references().unlock()
     flat = flatten(resolved)
     total = to_steps("total_steps", flat["total_steps"], steps_per_epoch)
+    if total < 1:
+        raise InputError(f"total_steps: expected at least 1, found {total}")
     others = [name for name in DURATIONS if name != "total_steps"]
     steps = {n: to_steps(n, flat[n], steps_per_epoch, total) for n in others}
     with resolved.ignore_type():
@@ -220,6 +224,8 @@ _FRACTION = (lambda v: 0 <= v < 1, "in [0, 1)")
 _AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for what is left")
 
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _NOT_NEGATIVE,
+    "data.split_seed": _NOT_NEGATIVE,
     "batch_size": _POSITIVE,
     "accum_steps": _POSITIVE,
     "rdrop.alpha": _NOT_NEGATIVE,
@@ -273,6 +279,9 @@ def check(config: ConfigDict) -> None:
             f"{config.accum_steps}"
         )
     dropouts = {k: v for k, v in flat.items() if k.startswith("model.") and "drop" in k}
+    for name, rate in dropouts.items():
+        if not 0 <= rate < 1:
+            raise InputError(f"{name}: expected in [0, 1), found {rate}")
     passes = config.rdrop.num_passes
     if config.rdrop.alpha > 0 and passes != 1 and not any(dropouts.values()):
         raise InputError(

@@ -34,6 +34,9 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("\ninterrupted; start again to go on", file=sys.stderr)
+        raise SystemExit(130) from None
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
         raise SystemExit(1) from None
@@ -114,7 +117,9 @@ def find_file(path: str) -> Path:
     """A config file as given, or the one of that name that the package ships."""
     here = Path(__file__).resolve().parent
     shipped = [here / "configs", here.parent / "configs"]
-    tried = [Path(path), *(folder / Path(path).name for folder in shipped)]
+    tried = [Path(path)]
+    if Path(path).parent in (Path(), Path("configs")):
+        tried += [folder / Path(path).name for folder in shipped]
     for candidate in tried:
         if candidate.is_file():
             return candidate
@@ -148,7 +153,8 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
             raise InputError(
                 f"--config.{name}: no such field.{config_lib.suggest(name, known)}"
             )
-        value = parse_value(name, text, _type_of(config, name))
+        optional = known[name] is None
+        value = parse_value(name, text, _type_of(config, name), optional=optional)
         config.update_from_flattened_dict({name: value})
 
 
@@ -160,13 +166,14 @@ def _type_of(config: ConfigDict, name: str) -> type:
     return group.get_type(leaf)
 
 
-def parse_value(name: str, text: str, kind: type) -> Any:
+def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> Any:
     """Reads text as a value of a field's type.
 
     Args:
       name: the field, for messages.
       text: what the user wrote.
       kind: bool, int, float, str, tuple; object for a duration.
+      optional: whether "none" is a value.
 
     Returns:
       The value.
@@ -182,7 +189,9 @@ def parse_value(name: str, text: str, kind: type) -> Any:
         if text.lower() not in ("true", "false", "1", "0"):
             raise InputError(f"--config.{name}: expected true or false, found {text!r}")
         return text.lower() in ("true", "1")
-    if kind in (int, float) and text.lower() != "none":
+    if optional and text.lower() == "none":
+        return None
+    if kind in (int, float):
         try:
             return kind(text)
         except ValueError:
@@ -191,10 +200,10 @@ def parse_value(name: str, text: str, kind: type) -> Any:
                 f"--config.{name}: expected {wanted}, found {text!r}"
             ) from None
     try:
-        value = ast.literal_eval(text) if text.lower() != "none" else None
+        value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
-    if value is not None and not isinstance(value, kind):
+    if not isinstance(value, kind):
         raise InputError(f"--config.{name}: expected a {kind.__name__}, found {text!r}")
     return value
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.metrics import Mean, compute, merge
-from rdrop_jax.core.passes import Params, check_stochastic
+from rdrop_jax.core.passes import EqualPassesError, Params, check_stochastic
 from rdrop_jax.core.rdrop import resolve_num_passes
 from rdrop_jax.core.step import TrainState
 from rdrop_jax.data.batches import prefetch
@@ -242,14 +242,14 @@ def judge(progress: Progress, step: int, score: float) -> Progress:
 
 
 def check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
-    """Raises where any step so far had a loss or gradient that is not finite."""
+    """Raises where any step so far was not finite in loss, gradient or update."""
     bad = int(state.first_bad_step)
     if bad >= 0:
         saved = checkpoints.steps()
         raise TrainingError(
-            f"step {bad}: expected a finite loss and gradient, found NaN or infinity; "
-            f"the last checkpoint is of step {saved[-1] if saved else 'none'} and good."
-            " A lower optimizer.lr, a warmup or optimizer.clip are what usually helps"
+            f"step {bad}: expected a finite loss, gradient and update, found NaN or "
+            f"infinity; last checkpoint: step {saved[-1] if saved else 'none'}. "
+            "A lower optimizer.lr, a warmup or optimizer.clip are what usually helps"
         )
 
 
@@ -260,7 +260,7 @@ def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) 
         return
     try:
         check_stochastic(task.forward, state.params, batch, state.key)
-    except ValueError as error:
+    except EqualPassesError as error:
         raise InputError(f"rdrop.alpha={r.alpha}: {error}") from error
 
 

@@ -3,7 +3,7 @@
 One JSON line per input: for images the label, its probability and all probabilities.
 """
 
-import contextlib
+import itertools
 import json
 import logging
 import sys
@@ -14,7 +14,6 @@ from typing import Any
 from rdrop_jax import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import workdir as workdir_lib
-from rdrop_jax.runtime.disk import explained
 
 
 def load(
@@ -64,13 +63,18 @@ def main(argv: Sequence[str]) -> None:
     else:
         known = ", ".join(run.task.evaluators)
         raise InputError(f"--split: expected one of {known}, found {args.split!r}")
-    with contextlib.ExitStack() as stack:
-        out = sys.stdout
-        if args.output != "-":
-            stack.enter_context(explained(Path(args.output).parent))
-            out = stack.enter_context(open(args.output, "w"))
-        for answer in predictor.run(run.params, inputs):
-            print(json.dumps(answer), file=out, flush=True)
+    answers = predictor.run(run.params, inputs)
+    first = list(itertools.islice(answers, 1))  # input that fails leaves no output
+    try:
+        with open(args.output, "w") if args.output != "-" else sys.stdout as out:
+            for answer in itertools.chain(first, answers):
+                print(json.dumps(answer), file=out, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise InputError(
+            f"--output: cannot write {args.output!r}: {error.strerror}"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     task = tasks.build(config)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     init_params = None
-    if config.init_from:
+    if config.init_from and not workdir_lib.begun(workdir):
         init_params = run.open_run(*run.split_checkpoint(config.init_from)).params
     tx = state.make_tx(resolved)
     return loop.fit(task, tx, resolved, workdir, init_params=init_params)

@@ -57,6 +57,10 @@ MESSAGES = {
     "model.dtype: expected one of float32": ("model.dtype", "int8"),
     "optimizer.name: expected one of adam": ("optimizer.name", "adan"),
     "rdrop.divergence: expected one of symmetric_kl": ("rdrop.divergence", "kl"),
+    "--config.rdrop.alpha: expected a number, found 'none'": ("rdrop.alpha", "none"),
+    "--config.batch_size: expected an integer, found 'none'": ("batch_size", "none"),
+    "seed: expected at least 0, found -1": ("seed", "-1"),
+    "model.dropout: expected in [0, 1), found 1.0": ("model.dropout", "1"),
     "accum_steps: expected a divisor of batch_size=32, found 3": ("accum_steps", "3"),
     "checkpoint.keep: expected at least 2, found 1": ("checkpoint.keep", "1"),
     "rdrop.label_smoothing: expected in [0, 1), found 1.0": (
@@ -82,6 +86,7 @@ def test_dropout_zero_is_fine_without_alpha():
     ("spec", "message"),
     [
         (f"{VIT}:dmo", "preset 'dmo': no such preset. Did you mean demo?"),
+        ("nowhere/vit.py", "no file 'nowhere/vit.py'"),
         ("configs/vt.py", "no file 'configs/vt.py'. Did you mean vit.py?"),
     ],
 )

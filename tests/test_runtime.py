@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -147,6 +148,19 @@ def test_tensorboard_events_are_written(tmp_path):
     out.record(1, "train", {"ce": 1.0, "kl": float("nan")})
     out.close()
     assert list((tmp_path / "events").glob("events.*"))
+
+
+def test_a_terminal_shows_whole_lines_and_cuts_live_ones(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    out = writers.Writers(tmp_path, tensorboard=False, active=True)
+    out.say("a" * 300 + "\n" + "b" * 300)
+    out.say("c" * 300, live=True)
+    out.say("done")
+    out.close()
+    text = capsys.readouterr().out
+    assert "a" * 300 + "\n" + "b" * 300 + "\n" in text
+    assert 0 < text.count("c") < 300
+    assert text.endswith("\033[Kdone\n")
 
 
 def test_other_processes_write_nothing(tmp_path, capsys):

@@ -10,7 +10,14 @@ import pytest
 import toy
 from jax.sharding import PartitionSpec
 
-from rdrop_jax import init_state, make_eval_step, make_train_step, rdrop_loss
+from rdrop_jax import (
+    forward_passes,
+    init_state,
+    make_eval_step,
+    make_train_step,
+    rdrop_loss,
+    rdrop_terms,
+)
 from rdrop_jax.core.metrics import compute, mean, merge
 from rdrop_jax.runtime.mesh import make_mesh, put, state_shardings
 
@@ -80,6 +87,66 @@ def test_accumulation_weighs_microbatches_by_what_they_hold():
     full, _ = run(**options)
     parts, _ = run(**options, accum_steps=2)
     assert_trees_close(full.params, parts.params, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulation_weighs_both_terms_by_the_whole_batch():
+    """A divergence without chance, and uneven masks and label weights."""
+
+    def losses(z, batch):
+        pair = jnp.concatenate([z, 2.0 * z])  # s > 0 although the passes agree
+        return rdrop_terms(
+            pair,
+            batch["label"],
+            where=batch["where"],
+            weight=batch["weight"],
+            label_weight=batch["labelled"],
+        )
+
+    rng = np.random.default_rng(0)
+    batch = toy.batch() | {
+        "weight": jnp.asarray(rng.random(8), jnp.float32),
+        "labelled": jnp.asarray(rng.random(8), jnp.float32),
+    }
+    tx = optax.sgd(0.1)
+    results = []
+    for accum_steps in (1, 2, 4):
+        step = make_train_step(
+            toy.plain_forward,
+            tx,
+            losses,
+            alpha=2.0,
+            num_passes=1,
+            accum_steps=accum_steps,
+        )
+        state = init_state(toy.params(), tx, jax.random.key(0))
+        state, metrics = jax.jit(step)(state, batch)
+        results.append((state.params, compute(metrics)))
+    assert results[0][1]["kl"] > 0.01
+    for params, metrics in results[1:]:
+        assert_trees_close(params, results[0][0], rtol=1e-5, atol=1e-6)
+        for name, value in results[0][1].items():
+            assert metrics[name] == pytest.approx(value, rel=1e-5)
+
+
+def test_swapping_keys_changes_nothing():
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def loss(keys):
+        def run(params):
+            z = forward_passes(toy.forward, params, toy.batch(), keys)
+            return rdrop_loss(z, toy.batch()["label"], alpha=2.0)[0]
+
+        return jax.value_and_grad(run)(toy.params())
+
+    (a, a_grad), (b, b_grad) = loss(keys), loss(keys[::-1])
+    np.testing.assert_allclose(a, b, rtol=1e-6)
+    assert_trees_close(a_grad, b_grad, rtol=1e-5, atol=1e-6)
+
+
+def test_ema_and_state_must_agree():
+    for ema, kept in ((0.9, False), (0.0, True)):
+        with pytest.raises(ValueError, match="but the state keeps"):
+            run(ema=ema, state=start(ema=kept))
 
 
 def test_microbatches_draw_their_own_masks():

@@ -1,6 +1,7 @@
 """Training in this process: options, resumption, errors. Tiny ViTs on real digits."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from rdrop_jax import flags, loop, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.config import resolve
+from rdrop_jax.data import sources
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.run import open_run, split_checkpoint
 from rdrop_jax.state import make_state, make_step, make_tx
@@ -137,6 +139,48 @@ def test_a_run_may_be_made_longer(tmp_path):
     assert longer["step"] == 8
 
 
+def test_before_the_first_checkpoint_the_config_may_be_mended(tmp_path):
+    with pytest.raises(InputError, match=r"model\.heads"):
+        train(tmp_path, model__heads=3)
+    assert train(tmp_path, total_steps=1)["step"] == 1
+
+
+def test_resuming_cuts_what_came_after_the_checkpoint(reference, tmp_path):
+    """Records of steps after the newest checkpoint are made again, once."""
+    train(tmp_path, total_steps=4, optimizer__schedule="constant")
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 6, "kind": "train", "ce": 99.0}) + "\n")
+    train(tmp_path, total_steps=6, optimizer__schedule="constant")
+    text = (tmp_path / "metrics.jsonl").read_text()
+    records = [json.loads(line) for line in text.splitlines()]
+    assert [r["step"] for r in records if r["kind"] == "train"] == [2, 4, 6]
+    assert records[-1].get("ce") != 99.0
+
+
+def test_init_from_is_not_needed_to_go_on(reference, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(reference[0], source)
+    options = {"init_from": source, "optimizer__schedule": "constant"}
+    train(tmp_path / "run", total_steps=2, **options)
+    shutil.rmtree(source)
+    assert train(tmp_path / "run", total_steps=3, **options)["step"] == 3
+
+
+def test_scores_equal_plain_numpy(reference):
+    run = open_run(reference[0])
+    rows = sources.digits("validation", 0)
+    pixels = (rows.images.astype(np.float32) / 255 - 0.5) / 0.5
+    logits = np.asarray(
+        run.task.forward(run.params, {"image": jnp.asarray(pixels)}, None)
+    )
+    z = logits.astype(np.float64)
+    log_p = z - np.log(np.exp(z).sum(-1, keepdims=True))
+    found = run.task.evaluators["validation"](run.mesh)(run.params)
+    assert found["accuracy"] == (z.argmax(-1) == rows.labels).mean()
+    nll = -log_p[np.arange(len(rows)), rows.labels].mean()
+    assert found["loss"] == pytest.approx(nll, rel=1e-5)
+
+
 def test_another_config_is_refused_with_its_differences(reference):
     with pytest.raises(InputError) as error:
         train(reference[0], rdrop__alpha=0.5, optimizer__lr=1e-4)
@@ -246,9 +290,12 @@ def test_init_from_another_model_lists_the_difference(reference, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
-    with pytest.raises(TrainingError, match="step 1: expected a finite loss") as error:
-        train(tmp_path, optimizer__lr=1e30, optimizer__clip=0, log__every=6)
-    assert "the last checkpoint is of step none" in str(error.value)
+    bad = {"optimizer__lr": 1e38, "optimizer__clip": 0, "log__every": 6}
+    with pytest.raises(TrainingError, match="step 0: expected a finite loss") as error:
+        train(tmp_path, checkpoint__every=1, **bad)
+    assert "last checkpoint: step none" in str(error.value)
+    with pytest.raises(TrainingError, match="step 0: expected a finite loss"):
+        train(tmp_path, total_steps=1, **bad)
     assert not list((tmp_path / "checkpoints").iterdir())
     assert not (tmp_path / "result.json").exists()
 
@@ -275,6 +322,10 @@ def test_labels_out_of_range_stop_the_run(tmp_path):
 def test_bad_models_and_data_are_named(tmp_path):
     for overrides, message in [
         ({"model__variant": "XL"}, "model.variant: expected one of mini, Ti, S, B, L"),
+        ({"model__heads": 0}, "model.heads: expected at least 1, found 0"),
+        ({"model__patch_size": 0}, "model.patch_size: expected at least 1, found 0"),
+        ({"data__shift": -1}, "data.shift, data.std: expected at least 0"),
+        ({"total_steps": 0}, "total_steps: expected at least 1, found 0"),
         ({"model__heads": 3}, "model.heads: expected a divisor of width 16, found 3"),
         ({"model__patch_size": 3}, "model.patch_size: expected a divisor of"),
         ({"data__image_size": 16}, "data.image_size, data.channels: expected the"),

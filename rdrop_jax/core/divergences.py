@@ -178,7 +178,7 @@ def bernoulli_symmetric_kl(
     check_same_shape("logits_a", logits_a, "logits_b", logits_b)
     a = at_least_float32(clear(where, logits_a))
     b = at_least_float32(clear(where, logits_b))
-    same = a == b  # inf - inf
+    same = jnp.isinf(a) & (a == b)  # inf - inf
     safe_a, safe_b = jnp.where(same, 0.0, a), jnp.where(same, 0.0, b)
     terms = (jax.nn.sigmoid(safe_a) - jax.nn.sigmoid(safe_b)) * (safe_a - safe_b)
     return clear(where, 0.5 * jnp.sum(terms, axis=-1))

@@ -9,7 +9,7 @@ truly infinite is +inf and never NaN.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num, Shaped
+from jaxtyping import Array, Bool, Float, Integer, Num, Shaped
 
 Logits = Float[Array, "*positions classes"]
 Positions = Float[Array, "*positions"]
@@ -29,6 +29,7 @@ def clear(where: Mask | None, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     Inputs are cleared as well as results: masking the result alone would still let NaN
     through the gradient (0 * NaN).
     """
+    x = jnp.asarray(x)
     if where is None:
         return x
     where = where.reshape(where.shape + (1,) * (x.ndim - where.ndim))
@@ -58,7 +59,7 @@ def log_probs(
 
 def softmax_cross_entropy(
     logits: Logits,
-    labels: Int[Array, "*positions"] | Float[Array, "*positions classes"],
+    labels: Integer[Array, "*positions"] | Float[Array, "*positions classes"],
     *,
     label_smoothing: float = 0.0,
     smoothing: str = "uniform",
@@ -94,6 +95,7 @@ def softmax_cross_entropy(
         raise ValueError(f"smoothing must be one of {SMOOTHINGS}: found {smoothing!r}")
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1): found {label_smoothing}")
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     ids = jnp.issubdtype(labels.dtype, jnp.integer)
     if ids and labels.shape != logits.shape[:-1]:
         raise ValueError(
@@ -124,9 +126,11 @@ def softmax_cross_entropy(
 def _nll(
     log_p: Logits,
     possible: Bool[Array, "*positions classes"],
-    labels: Int[Array, "*positions"],
+    labels: Integer[Array, "*positions"],
 ) -> Positions:
     num_classes = log_p.shape[-1]
+    # In 8 bits the number of classes itself may not fit.
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
     valid = (labels >= 0) & (labels < num_classes)
     index = jnp.clip(labels, 0, num_classes - 1)[..., None]
     picked = jnp.take_along_axis(log_p, index, axis=-1)[..., 0]

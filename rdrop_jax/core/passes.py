@@ -13,6 +13,11 @@ Key = Any  # PRNG key, typed or raw
 # forward(params, batch, key | None) -> outputs; None means evaluation.
 Forward = Callable[[Params, Batch, Key | None], Any]
 
+
+class EqualPassesError(ValueError):
+    """Two dropout keys gave equal outputs."""
+
+
 HOW = ("auto", "unroll", "vmap")
 
 
@@ -31,6 +36,8 @@ def pass_keys(key: Key, num_passes: int) -> Key:
     """
     if num_passes < 1:
         raise ValueError(f"num_passes must be at least 1: found {num_passes}")
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"key must be a PRNG key, jax.random.key(0): found {key!r}")
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if key.ndim == (0 if typed else 1):
         return jax.random.split(key, num_passes)
@@ -134,7 +141,7 @@ def check_stochastic(
       noise: its size.
 
     Raises:
-      ValueError: the two passes are equal.
+      EqualPassesError: the two passes are equal.
     """
     few = jax.tree.map(lambda x: x[:rows], batch)
 
@@ -152,7 +159,7 @@ def check_stochastic(
         return ~jnp.all(jnp.array(close))
 
     if not bool(differ(params, few, key)):
-        raise ValueError(
+        raise EqualPassesError(
             "two dropout keys give the same outputs, so the consistency term is 0 and "
             "R-Drop does nothing: is a dropout rate above 0, is dropout on in "
             "training, and does the key reach it?"

@@ -15,7 +15,9 @@ For k = 2 and l = 1 this is the paper's objective averaged over positions. With 
 the weight of CE grows with k and that of s does not.
 """
 
-from jaxtyping import Array, Bool, Float, Int, Num
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Integer, Num
 
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.terms import (
@@ -44,7 +46,10 @@ def resolve_num_passes(alpha: object, num_passes: int | None) -> int:
 
 def check_alpha(alpha: object) -> None:
     """Refuses a negative or NaN constant; schedules and tracers pass."""
-    if isinstance(alpha, (int, float)) and not alpha >= 0:
+    if isinstance(alpha, jax.core.Tracer):
+        return
+    number = isinstance(alpha, (int, float, np.generic, np.ndarray, jax.Array))
+    if number and not np.all(np.asarray(alpha) >= 0):
         raise ValueError(f"alpha must be >= 0: found {alpha}")
 
 
@@ -106,7 +111,7 @@ def _loss_and_metrics(
 
 def rdrop_loss(
     logits: Float[Array, "passes *positions classes"],
-    labels: Int[Array, "*positions"] | Float[Array, "*positions classes"],
+    labels: Integer[Array, "*positions"] | Float[Array, "*positions classes"],
     *,
     alpha: float | Float[Array, ""],
     label_smoothing: float = 0.0,
@@ -168,7 +173,7 @@ def rdrop_loss(
         divergence=divergence,
         stop_gradient=stop_gradient,
     )
-    return _loss_and_metrics(terms, alpha, logits.shape[0], objective_scale)
+    return _loss_and_metrics(terms, alpha, len(logits), objective_scale)
 
 
 def rdrop_regression_loss(
@@ -212,7 +217,7 @@ def rdrop_regression_loss(
     terms = regression_terms(
         predictions, targets, where=where, weight=weight, label_weight=label_weight
     )
-    return _loss_and_metrics(terms, alpha, predictions.shape[0], objective_scale)
+    return _loss_and_metrics(terms, alpha, len(predictions), objective_scale)
 
 
 def rdrop_multilabel_loss(
@@ -254,4 +259,4 @@ def rdrop_multilabel_loss(
     terms = multilabel_terms(
         logits, labels, where=where, weight=weight, label_weight=label_weight
     )
-    return _loss_and_metrics(terms, alpha, logits.shape[0], objective_scale)
+    return _loss_and_metrics(terms, alpha, len(logits), objective_scale)

@@ -42,8 +42,8 @@ class TrainState:
       params: model parameters.
       opt_state: optimizer state.
       key: constant root PRNG key; step t draws from ``fold_in(key, t)``.
-      first_bad_step: int32 scalar, first step whose loss or gradient was not finite;
-        -1 for none.
+      first_bad_step: int32 scalar, first step whose loss, gradient or update was not
+        finite; -1 for none.
       ema_params: moving average of params, or None.
     """
 
@@ -180,12 +180,17 @@ def make_train_step(
     def train_step(
         state: TrainState, batch: Batch
     ) -> tuple[TrainState, dict[str, Mean]]:
+        if (state.ema_params is None) != (ema == 0.0):
+            kept = "none" if state.ema_params is None else "one"
+            raise ValueError(f"ema={ema}, but the state keeps {kept}: see init_state")
         keys = pass_keys(jax.random.fold_in(state.key, state.step), k)
         (loss, (ce, s)), grads = loss_and_grad(state, batch, keys)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
-        good = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        # The update too: a finite gradient times a huge rate is no longer finite.
+        norms = (loss, grad_norm, optax.tree.norm(updates))
+        good = jnp.all(jnp.isfinite(jnp.stack(norms)))
         first_bad = jnp.where(
             good | (state.first_bad_step >= 0), state.first_bad_step, state.step
         )

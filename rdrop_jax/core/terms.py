@@ -5,7 +5,7 @@ from itertools import combinations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Integer, Num
 
 from rdrop_jax.core import divergences, losses
 from rdrop_jax.core.metrics import Mean, mean
@@ -61,12 +61,14 @@ def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Arr
     return table[divergence]
 
 
-def _stacked(name: str, outputs: Array, min_ndim: int) -> None:
+def _stacked(name: str, outputs: Array, min_ndim: int) -> Array:
+    outputs = jnp.asarray(outputs)
     if outputs.ndim < min_ndim or outputs.shape[0] < 1:
         raise ValueError(
             f"{name} must be stacked over passes on axis 0, [passes, ...] with at least"
             f" {min_ndim} axes: found shape {outputs.shape}"
         )
+    return outputs
 
 
 def _weights(
@@ -112,7 +114,7 @@ def _terms(
 
 def rdrop_terms(
     logits: Float[Array, "passes *positions classes"],
-    labels: Int[Array, "*positions"] | Float[Array, "*positions classes"],
+    labels: Integer[Array, "*positions"] | Float[Array, "*positions classes"],
     *,
     label_smoothing: float = 0.0,
     smoothing: str = "uniform",
@@ -133,7 +135,7 @@ def rdrop_terms(
     Raises:
       ValueError: as `rdrop_jax.rdrop_loss`.
     """
-    _stacked("logits", logits, 2)
+    logits = _stacked("logits", logits, 2)
     positions = logits.shape[1:-1]
     distance = _divergence(divergence, stop_gradient)
     return _terms(
@@ -156,7 +158,7 @@ def regression_terms(
     label_weight: Float[Array, " batch"] | None = None,
 ) -> tuple[Mean, Mean]:
     """As `rdrop_terms` for regression; arguments as `rdrop_regression_loss`."""
-    _stacked("predictions", predictions, 2)
+    predictions = _stacked("predictions", predictions, 2)
     positions = predictions.shape[1:2]
     return _terms(
         predictions,
@@ -176,7 +178,7 @@ def multilabel_terms(
     label_weight: Float[Array, "*positions"] | None = None,
 ) -> tuple[Mean, Mean]:
     """As `rdrop_terms` for multi-label; arguments as `rdrop_multilabel_loss`."""
-    _stacked("logits", logits, 2)
+    logits = _stacked("logits", logits, 2)
     positions = logits.shape[1:-1]
     return _terms(
         logits,

@@ -13,13 +13,15 @@ from rdrop_jax.runtime.disk import explained, write_json
 def claim(config: ConfigDict, workdir: Path) -> None:
     """Makes the workdir, or checks that it was begun with this config.
 
+    As long as nothing is saved there, another config may take the place of the first.
+
     Raises:
       InputError: lists the fields that differ, or says why nothing can be written.
     """
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "config.json"
-    if path.exists():
+    if path.exists() and begun(workdir):
         lines = config_lib.differences(read(workdir), config)
         if lines:
             raise InputError(
@@ -27,6 +29,11 @@ def claim(config: ConfigDict, workdir: Path) -> None:
                 "workdir, or the same values:\n  " + "\n  ".join(lines)
             )
     write_json(path, config.to_dict())
+
+
+def begun(workdir: Path) -> bool:
+    """Whether a checkpoint lies in the workdir."""
+    return any(workdir.glob("checkpoints/step_*"))
 
 
 def read(workdir: Path) -> ConfigDict:

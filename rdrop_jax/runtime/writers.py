@@ -1,8 +1,8 @@
 """Where a run writes what it measures: terminal, metrics.jsonl, TensorBoard."""
 
 import json
-import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -47,14 +47,13 @@ class Writers:
         """Prints a line; a live one is overwritten by the next on a terminal."""
         if not self._active:
             return
-        if self._live:
-            width = os.get_terminal_size().columns
-            print(f"\r{line[: width - 1]:<{width - 1}}", end="", flush=True)
-            self._open_line = live
-            if not live:
-                print(flush=True)
-        else:
+        if not self._live:
             print(line, flush=True)
+            return
+        if live:  # what does not fit would wrap and stay
+            line = line[: shutil.get_terminal_size().columns - 1]
+        print(f"\r\033[K{line}", end="" if live else "\n", flush=True)
+        self._open_line = live
 
     def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Appends one line to metrics.jsonl and scalars to TensorBoard."""

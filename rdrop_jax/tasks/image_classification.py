@@ -81,6 +81,16 @@ def make_model(config: ConfigDict) -> ViT:
         raise InputError(
             f"model.variant: expected one of {', '.join(SIZES)}, found {m.variant!r}"
         )
+    counts = {f"model.{k}": m[k] for k in (*Size._fields, "patch_size")}
+    counts |= {f"data.{k}": config.data[k] for k in ("image_size", "num_classes")}
+    for field, value in counts.items():
+        if value is not None and value < 1:
+            raise InputError(f"{field}: expected at least 1, found {value}")
+    if config.data.shift < 0 or config.data.std <= 0:
+        raise InputError(
+            "data.shift, data.std: expected at least 0 and above 0, found "
+            f"{config.data.shift} and {config.data.std}"
+        )
     chosen = {k: m[k] for k in Size._fields if m[k] is not None}
     size = SIZES[m.variant]._replace(**chosen)
     if size.width % size.heads:
@@ -186,7 +196,12 @@ def make_predictor(
         return jax.nn.softmax(logits, axis=-1)
 
     def prepared(number: int, image: Any) -> Row:
-        pixels = np.asarray(image)
+        try:
+            pixels = np.asarray(image)
+        except ValueError as error:
+            raise InputError(
+                f"--input: expected rows of one length in image {number}, found others"
+            ) from error
         if pixels.shape == shape[:2] and data.channels == 1:
             pixels = pixels[..., None]
         if pixels.shape != shape or not np.issubdtype(pixels.dtype, np.number):
@@ -230,13 +245,17 @@ def read_images(path: str) -> Iterator[Any]:
     if path != "-" and not Path(path).is_file():
         raise InputError(f"--input: no file {path!r}")
     if path.endswith(".npy"):
-        yield from np.load(path, allow_pickle=False)
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(f"--input: expected an array in {path!r}") from error
+        yield from array
         return
-    with sys.stdin if path == "-" else open(path) as lines:
+    with sys.stdin.buffer if path == "-" else open(path, "rb") as lines:
         for number, line in enumerate(lines):
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
+            except ValueError as error:  # neither JSON nor UTF-8
                 raise InputError(
                     f"--input: expected JSON in line {number + 1}, found {line[:40]!r}"
                 ) from error
