@@ -1,7 +1,6 @@
 """python -m rdrop_jax.evaluate --workdir runs/vit [--split test]"""
 
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +43,6 @@ def main(argv: Sequence[str]) -> None:
         "--checkpoint", default="best", metavar="best|last|STEP", help="default: best"
     )
     args = flags.parse_plain(parser, argv)
-    logging.getLogger("absl").setLevel(logging.ERROR)
     print(json.dumps(evaluate(args.workdir, args.split, args.checkpoint)))
 
 

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import importlib.util
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs a program's main: errors with a message print it alone."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         main(sys.argv[1:])
     except InputError as error:

@@ -118,14 +118,18 @@ def train(
             jax.block_until_ready(state)
             writers.say(f"compiled in {window.compiled(step):.1f} s")
         last = step == total
-        if due(step, config.log.every) or last:
+        logs, validates, saves = (
+            due(step, part.every) or last
+            for part in (config.log, config.eval, config.checkpoint)
+        )
+        if logs or validates or saves:
             check_finite(state, checkpoints)
+        if logs:
             values = window.read(step) | {"lr": float(schedule(step - 1))}
             writers.record(step, "train", values)
             writers.say(train_line(config, values, step, window), live=True)
         score = None
-        if due(step, config.eval.every) or last:
-            check_finite(state, checkpoints)
+        if validates:
             scores = validate(evaluated(state))
             score = higher_is_better(config, scores)
             progress = judge(progress, step, score)
@@ -133,8 +137,7 @@ def train(
             writers.say(scores_line(f"step {step}  validation", scores))
         stop = last or worn_out(config, progress)
         progress = replace(progress, seconds=window.seconds())
-        if due(step, config.checkpoint.every) or progress.best_step == step or stop:
-            check_finite(state, checkpoints)
+        if saves or stop or progress.best_step == step:
             checkpoints.save(step, state, progress, score)
         if stop:
             break

@@ -5,7 +5,6 @@ One JSON line per input: for images the label, its probability and all probabili
 
 import itertools
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -50,7 +49,6 @@ def main(argv: Sequence[str]) -> None:
         "--checkpoint", default="best", metavar="best|last|STEP", help="default: best"
     )
     args = flags.parse_plain(parser, argv)
-    logging.getLogger("absl").setLevel(logging.ERROR)
     workdir_lib.read(args.workdir)
     from rdrop_jax.run import open_run
 

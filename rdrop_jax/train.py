@@ -1,6 +1,5 @@
 """python -m rdrop_jax.train --config configs/vit.py [--config.rdrop.alpha=0]"""
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +54,6 @@ def main(argv: Sequence[str]) -> None:
     args, overrides = flags.parse(parser, argv)
     config = flags.load(args.config, overrides)
     workdir = args.workdir or default_workdir(args.config)
-    logging.getLogger("absl").setLevel(logging.ERROR)
     print(f"config {args.config}, workdir {workdir}\n{flags.show(config)}", flush=True)
     train(config, workdir)
 

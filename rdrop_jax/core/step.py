@@ -147,35 +147,13 @@ def make_train_step(
             forward, params, batch, keys, num_passes=k, how=how, out_axes=out_axes
         )
 
-    def loss_fn(
-        params: Params, batch: Batch, keys: Key, step: Array, weights: Weights | None
-    ) -> tuple[Array, tuple[Mean, Mean]]:
-        ce, s = losses(passes(params, batch, keys), batch)
-        if weights is not None:
-            ce, s = Mean(ce.total, weights[0]), Mean(s.total, weights[1])
+    def scalar(ce: Mean, s: Mean, step: Array) -> Array:
         alpha_t = alpha(step) if callable(alpha) else alpha
-        loss = objective(
+        return objective(
             ce, s, alpha=alpha_t, num_passes=k, objective_scale=objective_scale
         )
-        return loss, (ce, s)
 
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-
-    def loss_and_grad(state: TrainState, batch: Batch, keys: Key) -> Any:
-        if accum_steps == 1:
-            return grad_fn(state.params, batch, keys, state.step, None)
-        outputs = jax.eval_shape(passes, state.params, batch, keys)
-        weights = _batch_weights(losses, outputs, batch)
-
-        def part(micro: Batch, index: Array) -> Any:
-            micro_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-            (loss, (ce, s)), grads = grad_fn(
-                state.params, micro, micro_keys, state.step, weights
-            )
-            return loss, ce.total, s.total, grads
-
-        loss, ce, s, grads = _sum_over(part, _microbatches(batch, accum_steps))
-        return (loss, (Mean(ce, weights[0]), Mean(s, weights[1]))), grads
+    loss_and_grad = _make_loss_and_grad(passes, losses, scalar, accum_steps)
 
     def train_step(
         state: TrainState, batch: Batch
@@ -230,6 +208,43 @@ def make_eval_step(
         return dict(metrics(forward(params, batch, None), batch))
 
     return eval_step
+
+
+def _make_loss_and_grad(
+    passes: Callable[[Params, Batch, Key], Any],
+    losses: Losses,
+    scalar: Callable[[Mean, Mean, Array], Array],
+    accum_steps: int,
+) -> Callable[[TrainState, Batch, Key], Any]:
+    """``(state, batch, keys) -> ((loss, (ce, s)), grads)``, over all microbatches."""
+
+    def loss_fn(
+        params: Params, batch: Batch, keys: Key, step: Array, weights: Weights | None
+    ) -> tuple[Array, tuple[Mean, Mean]]:
+        ce, s = losses(passes(params, batch, keys), batch)
+        if weights is not None:
+            ce, s = Mean(ce.total, weights[0]), Mean(s.total, weights[1])
+        return scalar(ce, s, step), (ce, s)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def loss_and_grad(state: TrainState, batch: Batch, keys: Key) -> Any:
+        if accum_steps == 1:
+            return grad_fn(state.params, batch, keys, state.step, None)
+        outputs = jax.eval_shape(passes, state.params, batch, keys)
+        weights = _batch_weights(losses, outputs, batch)
+
+        def part(micro: Batch, index: Array) -> Any:
+            micro_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+            (loss, (ce, s)), grads = grad_fn(
+                state.params, micro, micro_keys, state.step, weights
+            )
+            return loss, ce.total, s.total, grads
+
+        loss, ce, s, grads = _sum_over(part, _microbatches(batch, accum_steps))
+        return (loss, (Mean(ce, weights[0]), Mean(s, weights[1]))), grads
+
+    return loss_and_grad
 
 
 def _averaged(average: Params | None, params: Params, decay: float) -> Params | None:

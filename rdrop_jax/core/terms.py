@@ -61,12 +61,12 @@ def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Arr
     return table[divergence]
 
 
-def _stacked(name: str, outputs: Array, min_ndim: int) -> Array:
+def _stacked(name: str, outputs: Array) -> Array:
     outputs = jnp.asarray(outputs)
-    if outputs.ndim < min_ndim or outputs.shape[0] < 1:
+    if outputs.ndim < 2 or outputs.shape[0] < 1:
         raise ValueError(
             f"{name} must be stacked over passes on axis 0, [passes, ...] with at least"
-            f" {min_ndim} axes: found shape {outputs.shape}"
+            f" 2 axes: found shape {outputs.shape}"
         )
     return outputs
 
@@ -135,7 +135,7 @@ def rdrop_terms(
     Raises:
       ValueError: as `rdrop_jax.rdrop_loss`.
     """
-    logits = _stacked("logits", logits, 2)
+    logits = _stacked("logits", logits)
     positions = logits.shape[1:-1]
     distance = _divergence(divergence, stop_gradient)
     return _terms(
@@ -158,7 +158,7 @@ def regression_terms(
     label_weight: Float[Array, " batch"] | None = None,
 ) -> tuple[Mean, Mean]:
     """As `rdrop_terms` for regression; arguments as `rdrop_regression_loss`."""
-    predictions = _stacked("predictions", predictions, 2)
+    predictions = _stacked("predictions", predictions)
     positions = predictions.shape[1:2]
     return _terms(
         predictions,
@@ -178,7 +178,7 @@ def multilabel_terms(
     label_weight: Float[Array, "*positions"] | None = None,
 ) -> tuple[Mean, Mean]:
     """As `rdrop_terms` for multi-label; arguments as `rdrop_multilabel_loss`."""
-    logits = _stacked("logits", logits, 2)
+    logits = _stacked("logits", logits)
     positions = logits.shape[1:-1]
     return _terms(
         logits,
