@@ -64,6 +64,7 @@ def base_config() -> ConfigDict:
     c.model.name = ""  # architecture of the family
     c.model.dtype = "float32"  # of activations; parameters and losses stay float32
     c.model.remat = False  # recompute activations in the backward pass
+    c.model.masks = "hash"  # of dropout; or "bernoulli": jax.random's, far slower
 
     c.data = ConfigDict()
     c.data.name = ""  # dataset of the family
@@ -239,6 +240,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rdrop.objective_scale": _one_of("sum", "mean"),
     "rdrop.how": _one_of("auto", "unroll", "vmap"),
     "model.dtype": _one_of("float32", "bfloat16", "float16"),
+    "model.masks": _one_of("hash", "bernoulli"),
     "data.prefetch": _NOT_NEGATIVE,
     "optimizer.name": _one_of("adam", "sgd", "nag"),
     "optimizer.schedule": _one_of(

@@ -1,11 +1,16 @@
 """ViT and its layers: shapes, dropout sites, precision options."""
 
+import re
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdrop_jax.models.layers import Attention, Dropout, Mlp
+from rdrop_jax import dropout
+from rdrop_jax.models import layers
+from rdrop_jax.models.layers import Attention, Dense, Dropout, Mlp, gelu
 from rdrop_jax.models.vit import SIZES, Size, ViT
 
 TINY = Size(layers=2, width=16, heads=2, mlp_width=32)
@@ -76,15 +81,14 @@ def test_dropout_sites_are_those_of_the_paper(
 ):
     """One after the embedding, two per MLP; two at attention where its rate is set."""
     drawn = []
-    bernoulli = jax.random.bernoulli
 
-    def counted(key, p, shape):
-        drawn.append(shape)
-        return bernoulli(key, p, shape)
+    def counted(key, x, rate, *, masks):
+        drawn.append(x.shape)
+        return dropout(key, x, rate, masks=masks)
 
     module = vit(attention_dropout=attention_dropout)
     params = init(module)
-    monkeypatch.setattr(jax.random, "bernoulli", counted)
+    monkeypatch.setattr(layers, "dropout", counted)
     apply(module, params, jax.random.key(0))
     assert len(drawn) == 1 + per_block * TINY.layers
     assert all(shape[0] == len(IMAGES) for shape in drawn)  # no mask is shared
@@ -105,12 +109,15 @@ def test_remat_changes_nothing_but_memory():
         plain,
         remat,
     )
-    text = str(
-        jax.make_jaxpr(jax.grad(lambda p: jnp.sum(apply(vit(remat=True), p, key))))(
-            params
-        )
-    )
-    assert "remat" in text or "checkpoint" in text
+
+    def program(remat):  # without dropout, which has a checkpoint of its own
+        module = vit(dropout=0.0, remat=remat)
+        grad = jax.grad(lambda p: jnp.sum(apply(module, p, key)))
+        return str(jax.make_jaxpr(grad)(params))
+
+    recomputes = re.compile("remat|checkpoint")
+    assert recomputes.search(program(remat=True))
+    assert not recomputes.search(program(remat=False))
 
 
 def test_bfloat16_activations_keep_float32_parameters():
@@ -164,3 +171,42 @@ def test_bad_shapes_and_rates_are_named():
         ValueError, match=r"dropout rate must be in \[0, 1\): found 1.0"
     ):
         Mlp(8, 1.0).init(jax.random.key(0), jnp.ones((1, 2, 4)), train=False)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_dense_over_rows_is_dense(dtype):
+    x = jax.random.normal(jax.random.key(0), (4, 5, 6))
+    ours, theirs = Dense(7, dtype), nn.Dense(7, dtype=dtype)
+    params = theirs.init(jax.random.key(1), x)
+    jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(1), x), params)
+
+    def run(module):
+        return jax.value_and_grad(
+            lambda p, x: jnp.sum(module.apply(p, x).astype(jnp.float32) ** 2), (0, 1)
+        )(params, x)
+
+    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
+        run(ours),
+        run(theirs),
+    )
+
+
+def test_gelu_and_its_slope_are_exact():
+    x = jnp.linspace(-9.0, 9.0, 2001)
+    with jax.enable_x64(True):
+        x64 = jnp.asarray(np.asarray(x), jnp.float64)
+
+        def exact(x):
+            return jax.nn.gelu(x, approximate=False)
+
+        slope = jax.vmap(jax.grad(exact))(x64)
+        curve = jax.vmap(jax.grad(jax.grad(exact)))(x64)
+        np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x64), slope, atol=1e-14)
+        np.testing.assert_allclose(
+            jax.vmap(jax.grad(jax.grad(gelu)))(x64), curve, atol=1e-12
+        )
+        np.testing.assert_allclose(gelu(x), exact(x64), atol=1e-6)
+    np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), slope, atol=1e-6)
+    assert gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdrop_jax.models.layers import Attention, Dropout, Dtype, Mlp
+from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, Mlp
 
 
 class Size(NamedTuple):
@@ -39,6 +39,7 @@ class Block(nn.Module):
     dropout: float
     attention_dropout: float
     dtype: Dtype
+    masks: str
 
     @nn.compact
     def __call__(
@@ -46,11 +47,12 @@ class Block(nn.Module):
     ) -> Float[Array, "batch time width"]:
         h = nn.LayerNorm(_EPS, dtype=self.dtype, name="attention_norm")(x)
         rate = self.attention_dropout
-        x = x + Attention(self.size.heads, rate, rate, self.dtype, name="attention")(
-            h, h, train=train
+        attention = Attention(
+            self.size.heads, rate, rate, self.dtype, self.masks, name="attention"
         )
+        x = x + attention(h, h, train=train)
         h = nn.LayerNorm(_EPS, dtype=self.dtype, name="mlp_norm")(x)
-        mlp = Mlp(self.size.mlp_width, self.dropout, self.dtype, name="mlp")
+        mlp = Mlp(self.size.mlp_width, self.dropout, self.dtype, self.masks, name="mlp")
         return x + mlp(h, train=train)
 
 
@@ -65,6 +67,7 @@ class ViT(nn.Module):
       attention_dropout: rate on attention weights and attention output.
       dtype: of the activations.
       remat: recompute each block in the backward pass.
+      masks: of dropout, "hash" or "bernoulli" as `rdrop_jax.dropout`.
     """
 
     size: Size
@@ -74,6 +77,7 @@ class ViT(nn.Module):
     attention_dropout: float = 0.0
     dtype: Dtype = jnp.float32
     remat: bool = False
+    masks: str = "hash"
 
     @nn.compact
     def __call__(
@@ -81,14 +85,16 @@ class ViT(nn.Module):
     ) -> Float[Array, "batch classes"]:
         width = self.size.width
         patches = _patches(images.astype(self.dtype), self.patch_size)
-        x = nn.Dense(width, dtype=self.dtype, name="embedding")(patches)
+        x = Dense(width, dtype=self.dtype, name="embedding")(patches)
         start = self.param("class_token", nn.initializers.zeros, (1, 1, width))
         start = jnp.broadcast_to(start.astype(self.dtype), (x.shape[0], 1, width))
         x = jnp.concatenate([start, x], axis=1)
         positions = self.param(
             "positions", nn.initializers.normal(0.02), (1, x.shape[1], width)
         )
-        x = Dropout(self.dropout)(x + positions.astype(self.dtype), train=train)
+        x = Dropout(self.dropout, self.masks)(
+            x + positions.astype(self.dtype), train=train
+        )
         block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
         for i in range(self.size.layers):
             x = block(
@@ -96,15 +102,11 @@ class ViT(nn.Module):
                 self.dropout,
                 self.attention_dropout,
                 self.dtype,
+                self.masks,
                 name=f"block_{i}",
             )(x, train)
         x = nn.LayerNorm(_EPS, dtype=self.dtype, name="norm")(x)
-        head = nn.Dense(
-            self.num_classes,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.zeros,
-            name="head",
-        )
+        head = Dense(self.num_classes, self.dtype, nn.initializers.zeros, name="head")
         return head(x[:, 0])
 
 
