@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError, TrainingError
+from rdrop_jax.runtime import process
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,6 +28,7 @@ class Parser(argparse.ArgumentParser):
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs a program's main: errors with a message print it alone."""
+    process.tune()
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         main(sys.argv[1:])
