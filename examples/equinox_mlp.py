@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from rdrop_jax import init_state, make_train_step, rdrop_terms
+from rdrop_jax import init_state, make_train_step, rdrop_loss
 
 
 class Mlp(eqx.Module):
@@ -31,6 +31,10 @@ class Mlp(eqx.Module):
         return self.out(self.dropout(h, key=key, inference=key is None))
 
 
+def loss(logits, batch, **objective):
+    return rdrop_loss(logits, batch["y"], **objective)
+
+
 def main(steps: int = 300) -> float:
     """Trains and returns test accuracy."""
     images, labels = load_digits(return_X_y=True)
@@ -45,12 +49,7 @@ def main(steps: int = 300) -> float:
         return jax.vmap(model)(batch["x"], keys)
 
     tx = optax.adam(1e-3)
-    step = jax.jit(
-        make_train_step(
-            forward, tx, lambda z, batch: rdrop_terms(z, batch["y"]), alpha=1.0
-        ),
-        donate_argnums=0,
-    )
+    step = jax.jit(make_train_step(forward, tx, loss, alpha=1.0), donate_argnums=0)
     state = init_state(params, tx, jax.random.key(1))
     for t in range(steps):
         rows = np.random.default_rng(t).integers(0, 1400, 64)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_terms
+from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
 
 
 class Mlp(nn.Module):
@@ -20,6 +20,10 @@ class Mlp(nn.Module):
         return nn.Dense(10)(h)
 
 
+def loss(logits, batch, **objective):
+    return rdrop_loss(logits, batch["y"], **objective)
+
+
 def main(steps: int = 300) -> float:
     """Trains and returns test accuracy."""
     images, labels = load_digits(return_X_y=True)
@@ -29,12 +33,7 @@ def main(steps: int = 300) -> float:
     forward = linen_forward(
         model, "x", train={"train": True}, evaluate={"train": False}
     )
-    step = jax.jit(
-        make_train_step(
-            forward, tx, lambda z, batch: rdrop_terms(z, batch["y"]), alpha=1.0
-        ),
-        donate_argnums=0,
-    )
+    step = jax.jit(make_train_step(forward, tx, loss, alpha=1.0), donate_argnums=0)
     state = init_state(params, tx, jax.random.key(1))
     for t in range(steps):
         rows = np.random.default_rng(t).integers(0, 1400, 64)

@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 from sklearn.datasets import load_digits
 
-from rdrop_jax import init_state, make_train_step, nnx_forward, rdrop_terms
+from rdrop_jax import init_state, make_train_step, nnx_forward, rdrop_loss
 
 
 class Mlp(nnx.Module):
@@ -27,18 +27,17 @@ class Mlp(nnx.Module):
         return self.out(self.dropout(h, rngs=rngs))
 
 
+def loss(logits, batch, **objective):
+    return rdrop_loss(logits, batch["y"], **objective)
+
+
 def main(steps: int = 300) -> float:
     """Trains and returns test accuracy."""
     images, labels = load_digits(return_X_y=True)
     images = np.asarray(images / 16, np.float32)
     forward, params = nnx_forward(Mlp(rngs=nnx.Rngs(0)), "x")
     tx = optax.adam(1e-3)
-    step = jax.jit(
-        make_train_step(
-            forward, tx, lambda z, batch: rdrop_terms(z, batch["y"]), alpha=1.0
-        ),
-        donate_argnums=0,
-    )
+    step = jax.jit(make_train_step(forward, tx, loss, alpha=1.0), donate_argnums=0)
     state = init_state(params, tx, jax.random.key(1))
     for t in range(steps):
         rows = np.random.default_rng(t).integers(0, 1400, 64)

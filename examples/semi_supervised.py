@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_terms
+from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
 
 NUM_LABELLED = 50
 
@@ -26,8 +26,9 @@ class Mlp(nn.Module):
         return nn.Dense(10)(nn.Dropout(0.2)(x, deterministic=not train))
 
 
-def losses(logits, batch):
-    return rdrop_terms(logits, batch["y"], label_weight=batch["labelled"])
+def loss(logits, batch, **objective):
+    labelled = batch["labelled"]
+    return rdrop_loss(logits, batch["y"], label_weight=labelled, **objective)
 
 
 def main(steps: int = 2000, alpha: float = 1.0, seed: int = 0) -> float:
@@ -42,7 +43,7 @@ def main(steps: int = 2000, alpha: float = 1.0, seed: int = 0) -> float:
         model, "x", train={"train": True}, evaluate={"train": False}
     )
     ramp = optax.linear_schedule(0.0, alpha, steps // 2)  # labels first
-    step = jax.jit(make_train_step(forward, tx, losses, alpha=ramp), donate_argnums=0)
+    step = jax.jit(make_train_step(forward, tx, loss, alpha=ramp), donate_argnums=0)
     state = init_state(params, tx, jax.random.key(1))
     for t in range(steps):
         rng = np.random.default_rng(t)

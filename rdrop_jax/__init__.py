@@ -15,6 +15,7 @@ _HOME = {
         "squared_difference",
         "symmetric_kl",
     ),
+    "core.dropout": ("dropout", "dropout_mask", "layer_drop"),
     "core.losses": (
         "bernoulli_cross_entropy",
         "softmax_cross_entropy",
@@ -23,7 +24,6 @@ _HOME = {
     "core.metrics": ("Mean",),
     "core.passes": ("check_stochastic", "forward_passes"),
     "core.rdrop": (
-        "objective",
         "rdrop_loss",
         "rdrop_multilabel_loss",
         "rdrop_regression_loss",

@@ -7,13 +7,15 @@ from rdrop_jax.core.divergences import js_divergence as js_divergence
 from rdrop_jax.core.divergences import kl_divergence as kl_divergence
 from rdrop_jax.core.divergences import squared_difference as squared_difference
 from rdrop_jax.core.divergences import symmetric_kl as symmetric_kl
+from rdrop_jax.core.dropout import dropout as dropout
+from rdrop_jax.core.dropout import dropout_mask as dropout_mask
+from rdrop_jax.core.dropout import layer_drop as layer_drop
 from rdrop_jax.core.losses import bernoulli_cross_entropy as bernoulli_cross_entropy
 from rdrop_jax.core.losses import softmax_cross_entropy as softmax_cross_entropy
 from rdrop_jax.core.losses import squared_error as squared_error
 from rdrop_jax.core.metrics import Mean as Mean
 from rdrop_jax.core.passes import check_stochastic as check_stochastic
 from rdrop_jax.core.passes import forward_passes as forward_passes
-from rdrop_jax.core.rdrop import objective as objective
 from rdrop_jax.core.rdrop import rdrop_loss as rdrop_loss
 from rdrop_jax.core.rdrop import rdrop_multilabel_loss as rdrop_multilabel_loss
 from rdrop_jax.core.rdrop import rdrop_regression_loss as rdrop_regression_loss

@@ -60,7 +60,7 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
     return make_train_step(
         task.forward,
         tx,
-        task.losses,
+        task.loss,
         alpha=make_alpha(r.alpha, r.alpha_warmup),
         num_passes=r.num_passes,
         objective_scale=r.objective_scale,

@@ -16,7 +16,6 @@ from rdrop_jax import (
     make_eval_step,
     make_train_step,
     rdrop_loss,
-    rdrop_terms,
 )
 from rdrop_jax.core.metrics import compute, mean, merge
 from rdrop_jax.runtime.mesh import make_mesh, put, state_shardings
@@ -30,7 +29,7 @@ def start(**options):
 
 def run(forward=toy.forward, steps=3, rows=8, batch=None, state=None, **options):
     options = {"alpha": 2.0} | options
-    step = jax.jit(make_train_step(forward, TX, toy.losses, **options))
+    step = jax.jit(make_train_step(forward, TX, toy.loss, **options))
     state = start() if state is None else state
     for t in range(steps):
         state, metrics = step(
@@ -92,14 +91,15 @@ def test_accumulation_weighs_microbatches_by_what_they_hold():
 def test_accumulation_weighs_both_terms_by_the_whole_batch():
     """A divergence without chance, and uneven masks and label weights."""
 
-    def losses(z, batch):
+    def loss(z, batch, **objective):
         pair = jnp.concatenate([z, 2.0 * z])  # s > 0 although the passes agree
-        return rdrop_terms(
+        return rdrop_loss(
             pair,
             batch["label"],
             where=batch["where"],
             weight=batch["weight"],
             label_weight=batch["labelled"],
+            **objective,
         )
 
     rng = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def test_accumulation_weighs_both_terms_by_the_whole_batch():
         step = make_train_step(
             toy.plain_forward,
             tx,
-            losses,
+            loss,
             alpha=2.0,
             num_passes=1,
             accum_steps=accum_steps,
@@ -192,7 +192,7 @@ def test_alpha_zero_runs_one_pass_unless_told():
     ]:
         calls.clear()
         step = make_train_step(
-            forward, TX, toy.losses, alpha=alpha, num_passes=num_passes, how="unroll"
+            forward, TX, toy.loss, alpha=alpha, num_passes=num_passes, how="unroll"
         )
         jax.eval_shape(step, start(), toy.batch())
         assert len(calls) == expected
@@ -219,7 +219,7 @@ def test_mean_scale_divides_the_whole_objective():
 def test_randomness_is_a_function_of_seed_and_step():
     straight, _ = run(steps=4)
     half, _ = run(steps=2)
-    step = jax.jit(make_train_step(toy.forward, TX, toy.losses, alpha=2.0))
+    step = jax.jit(make_train_step(toy.forward, TX, toy.loss, alpha=2.0))
     for t in (2, 3):
         half, _ = step(half, toy.batch(seed=t))
     jax.tree.map(np.testing.assert_array_equal, straight.params, half.params)
@@ -257,7 +257,7 @@ def test_eight_devices_equal_one(accum_steps):
         placed = jax.device_put(state, state_shardings(mesh, state, rules))
         step = jax.jit(
             make_train_step(
-                toy.forward, TX, toy.losses, alpha=2.0, accum_steps=accum_steps
+                toy.forward, TX, toy.loss, alpha=2.0, accum_steps=accum_steps
             )
         )
         for t in range(3):
@@ -273,7 +273,7 @@ def test_one_all_reduce_without_accumulation():
     mesh = make_mesh()
     state = jax.device_put(start(), state_shardings(mesh, start()))
     batch = put(mesh, jax.tree.map(np.asarray, toy.batch(16)))
-    step = jax.jit(make_train_step(toy.forward, TX, toy.losses, alpha=2.0))
+    step = jax.jit(make_train_step(toy.forward, TX, toy.loss, alpha=2.0))
     text = step.lower(state, batch).compile().as_text()
     ops = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
     counts = {op: text.count(f" {op}(") for op in ops}
@@ -309,7 +309,7 @@ def test_bad_options_are_named():
         ({"ema": 1.0}, r"ema must be in \[0, 1\): found 1.0"),
     ]:
         with pytest.raises(ValueError, match=message):
-            make_train_step(toy.forward, TX, toy.losses, **{"alpha": 1.0} | options)
+            make_train_step(toy.forward, TX, toy.loss, **{"alpha": 1.0} | options)
     with pytest.raises(
         ValueError, match="accum_steps=3 must divide the batch: found 8"
     ):

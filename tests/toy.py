@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rdrop_jax import rdrop_terms
+from rdrop_jax import rdrop_loss
 
 
 def forward(params, batch, key):
@@ -21,8 +21,8 @@ def plain_forward(params, batch, key):
     return forward(params, batch, None)
 
 
-def losses(logits, batch):
-    return rdrop_terms(logits, batch["label"], where=batch["where"])
+def loss(logits, batch, **objective):
+    return rdrop_loss(logits, batch["label"], where=batch["where"], **objective)
 
 
 def params(seed=0):

@@ -57,6 +57,26 @@ def log_probs(
     return jnp.where(possible, safe - log_z, 0.0), possible
 
 
+def check_smoothing(label_smoothing: float, smoothing: str) -> None:
+    if smoothing not in SMOOTHINGS:
+        raise ValueError(f"smoothing must be one of {SMOOTHINGS}: found {smoothing!r}")
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing must be in [0, 1): found {label_smoothing}")
+
+
+def are_class_ids(labels: Array, logits: Array) -> bool:
+    """Whether labels are class ids; if not, they are probabilities. Checks shapes."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        check_same_shape("labels (probabilities)", labels, "logits", logits)
+        return False
+    if labels.shape != logits.shape[:-1]:
+        raise ValueError(
+            "labels (class ids) must have the shape of logits without the class axis: "
+            f"found labels {labels.shape}, logits {logits.shape}"
+        )
+    return True
+
+
 def softmax_cross_entropy(
     logits: Logits,
     labels: Integer[Array, "*positions"] | Float[Array, "*positions classes"],
@@ -91,19 +111,9 @@ def softmax_cross_entropy(
       >>> [round(float(x), 4) for x in loss]
       [1.3863, 1.3863]
     """
-    if smoothing not in SMOOTHINGS:
-        raise ValueError(f"smoothing must be one of {SMOOTHINGS}: found {smoothing!r}")
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing must be in [0, 1): found {label_smoothing}")
+    check_smoothing(label_smoothing, smoothing)
     logits, labels = jnp.asarray(logits), jnp.asarray(labels)
-    ids = jnp.issubdtype(labels.dtype, jnp.integer)
-    if ids and labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            "labels (class ids) must have the shape of logits without the class axis: "
-            f"found labels {labels.shape}, logits {logits.shape}"
-        )
-    if not ids:
-        check_same_shape("labels (probabilities)", labels, "logits", logits)
+    ids = are_class_ids(labels, logits)
     log_p, possible = log_probs(logits, where)
     if ids:
         hit = _nll(log_p, possible, clear(where, labels))

@@ -16,18 +16,25 @@ the weight of CE grows with k and that of s does not.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, Num
 
+from rdrop_jax.core import losses
+from rdrop_jax.core.closed_form import Weights, softmax_objective
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.terms import (
     Divergence,
     multilabel_terms,
+    position_weights,
     rdrop_terms,
     regression_terms,
+    stacked,
 )
 
 OBJECTIVE_SCALES = ("sum", "mean")
+# W of the cross entropy and W of the divergence.
+Denominators = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 def is_zero(alpha: object) -> bool:
@@ -53,60 +60,47 @@ def check_alpha(alpha: object) -> None:
         raise ValueError(f"alpha must be >= 0: found {alpha}")
 
 
-def objective(
-    ce: Mean,
-    s: Mean,
-    *,
+def _scales(
+    denominators: Denominators,
     alpha: float | Float[Array, ""],
     num_passes: int,
-    objective_scale: str = "sum",
-) -> Float[Array, ""]:
-    """Puts the two halves together: ``ce + alpha * s``, divided by k for "mean".
-
-    Args:
-      ce: cross entropy summed over passes.
-      s: consistency term.
-      alpha: its weight, a number >= 0 or a traced scalar.
-      num_passes: k.
-      objective_scale: "sum" (the paper) or "mean" (the whole objective / k, so that
-        all k share the learning rate of plain training).
-
-    Returns:
-      The scalar loss.
-
-    Raises:
-      ValueError: a negative alpha or an unknown scale.
-    """
+    objective_scale: str,
+) -> tuple[Array, Array]:
+    """What multiplies the sums of divergence and cross entropy in the loss."""
     if objective_scale not in OBJECTIVE_SCALES:
         raise ValueError(
             f"objective_scale must be one of {OBJECTIVE_SCALES}: found "
             f"{objective_scale!r}"
         )
     check_alpha(alpha)
-    loss = ce.compute()
-    if not is_zero(alpha):  # 0 * inf would be NaN
-        loss = loss + alpha * s.compute()
+    ce, s = (
+        jnp.where(w == 0, 0.0, 1.0 / jnp.where(w == 0, 1.0, w)) for w in denominators
+    )
     if objective_scale == "mean":
-        loss = loss / num_passes
-    return loss
-
-
-def objective_metrics(ce: Mean, s: Mean, *, num_passes: int) -> dict[str, Mean]:
-    """What is logged of the two halves: ``ce`` per pass, and ``kl``."""
-    return {"ce": Mean(ce.total / num_passes, ce.weight), "kl": s}
+        ce, s = ce / num_passes, s / num_passes
+    return alpha * s, ce
 
 
 def _loss_and_metrics(
     terms: tuple[Mean, Mean],
-    alpha: float | Float[Array, ""],
     num_passes: int,
+    alpha: float | Float[Array, ""],
     objective_scale: str,
+    denominators: Denominators | None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     ce, s = terms
-    loss = objective(
-        ce, s, alpha=alpha, num_passes=num_passes, objective_scale=objective_scale
-    )
-    return loss, objective_metrics(ce, s, num_passes=num_passes)
+    given = (ce.weight, s.weight) if denominators is None else denominators
+    s_scale, ce_scale = _scales(given, alpha, num_passes, objective_scale)
+    loss = ce_scale * ce.total
+    if not is_zero(alpha):  # 0 * inf would be NaN
+        loss = loss + s_scale * s.total
+    return loss, _metrics(ce, s, num_passes)
+
+
+def _metrics(ce: Mean, s: Mean, num_passes: int) -> dict[str, Mean]:
+    """What is logged of the two halves: ``ce`` per pass, and ``kl``."""
+    found = {"ce": Mean(ce.total / num_passes, ce.weight), "kl": s}
+    return jax.lax.stop_gradient(found)
 
 
 def rdrop_loss(
@@ -122,12 +116,15 @@ def rdrop_loss(
     divergence: Divergence = "symmetric_kl",
     stop_gradient: str = "none",
     objective_scale: str = "sum",
+    denominators: Denominators | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     r"""R-Drop for classification and token prediction.
 
     :math:`\sum w l \sum_i CE_i / \sum w l + \alpha \sum w s / \sum w`, s the half
     Jeffreys divergence, averaged over pairs of passes (0 for one pass). For two passes
-    this is Eq. 2-4 of arXiv 2106.14448. In at least float32 whatever comes in.
+    this is Eq. 2-4 of arXiv 2106.14448. In at least float32 whatever comes in. For
+    class ids, one or two passes and the default divergence the gradient is computed in
+    closed form together with the loss, in chunks of rows; else by autodiff.
 
     Args:
       logits: [passes, ..., classes], as `forward_passes` returns them. Rows stacked as
@@ -146,9 +143,13 @@ def rdrop_loss(
       stop_gradient: "none", or "targets": p is held constant in each KL(p || q), the
         target that q is drawn to.
       objective_scale: "sum", or "mean" to divide the whole objective by the passes.
+      denominators: ``(W_ce, W_s)`` to divide by in place of this batch's own
+        ``sum(w l)`` and ``sum(w)``: those of the whole batch, where this is a part of
+        it. The losses of the parts then add up to the loss of the whole.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`.
+      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`. Metrics
+      carry no gradient; the halves that `rdrop_terms` returns do.
 
     Raises:
       ValueError: shapes that do not fit, a negative alpha, an unknown option.
@@ -162,6 +163,16 @@ def rdrop_loss(
       >>> round(float(metrics["kl"].compute()), 4)
       0.0749
     """
+    logits, labels = stacked("logits", logits), jnp.asarray(labels)
+    options = (len(logits), alpha, objective_scale, denominators)
+    closed = divergence == "symmetric_kl" and stop_gradient == "none"
+    if closed and len(logits) <= 2 and losses.are_class_ids(labels, logits[0]):
+        losses.check_smoothing(label_smoothing, smoothing)
+        positions = logits.shape[1:-1]
+        weights = position_weights(positions, where, weight, label_weight)
+        return _closed_form(
+            logits, labels, weights, label_smoothing, smoothing, options
+        )
     terms = rdrop_terms(
         logits,
         labels,
@@ -173,7 +184,35 @@ def rdrop_loss(
         divergence=divergence,
         stop_gradient=stop_gradient,
     )
-    return _loss_and_metrics(terms, alpha, len(logits), objective_scale)
+    return _loss_and_metrics(terms, *options)
+
+
+def _closed_form(
+    logits: Array,
+    labels: Array,
+    weights: tuple[Array, Array],
+    label_smoothing: float,
+    smoothing: str,
+    options: tuple[int, float | Array, str, Denominators | None],
+) -> tuple[Array, dict[str, Mean]]:
+    num_passes, alpha, objective_scale, denominators = options
+    dtype = jnp.promote_types(logits.dtype, jnp.float32)
+    w, label_w = (x.astype(dtype) for x in weights)
+    own = (jnp.sum(label_w), jnp.sum(w))
+    s_scale, ce_scale = _scales(
+        own if denominators is None else denominators,
+        alpha,
+        num_passes,
+        objective_scale,
+    )
+    loss, ce, s = softmax_objective(
+        logits.reshape(num_passes, -1, logits.shape[-1]),
+        labels.reshape(-1),
+        Weights(w.reshape(-1), label_w.reshape(-1), s_scale, ce_scale),
+        label_smoothing,
+        smoothing,
+    )
+    return loss, _metrics(Mean(ce, own[0]), Mean(s, own[1]), num_passes)
 
 
 def rdrop_regression_loss(
@@ -185,6 +224,7 @@ def rdrop_regression_loss(
     weight: Float[Array, " batch"] | None = None,
     label_weight: Float[Array, " batch"] | None = None,
     objective_scale: str = "sum",
+    denominators: Denominators | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     r"""R-Drop for regression: :math:`\sum_i (y_i - y)^2 + \alpha (y_1 - y_2)^2`.
 
@@ -199,6 +239,7 @@ def rdrop_regression_loss(
       weight: float weight per example [batch].
       label_weight: weight of the label term alone [batch].
       objective_scale: "sum" or "mean" over passes.
+      denominators: as `rdrop_loss`.
 
     Returns:
       Scalar loss, and metrics: ``ce`` (the squared error per pass) and ``kl`` (the
@@ -217,7 +258,9 @@ def rdrop_regression_loss(
     terms = regression_terms(
         predictions, targets, where=where, weight=weight, label_weight=label_weight
     )
-    return _loss_and_metrics(terms, alpha, len(predictions), objective_scale)
+    return _loss_and_metrics(
+        terms, len(predictions), alpha, objective_scale, denominators
+    )
 
 
 def rdrop_multilabel_loss(
@@ -229,6 +272,7 @@ def rdrop_multilabel_loss(
     weight: Float[Array, "*positions"] | None = None,
     label_weight: Float[Array, "*positions"] | None = None,
     objective_scale: str = "sum",
+    denominators: Denominators | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     r"""R-Drop for independent labels: Bernoulli cross entropy and symmetric KL.
 
@@ -242,6 +286,7 @@ def rdrop_multilabel_loss(
       weight: float weight per position [...].
       label_weight: weight of the cross entropy alone [...].
       objective_scale: "sum" or "mean" over passes.
+      denominators: as `rdrop_loss`.
 
     Returns:
       Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`.
@@ -259,4 +304,4 @@ def rdrop_multilabel_loss(
     terms = multilabel_terms(
         logits, labels, where=where, weight=weight, label_weight=label_weight
     )
-    return _loss_and_metrics(terms, alpha, len(logits), objective_scale)
+    return _loss_and_metrics(terms, len(logits), alpha, objective_scale, denominators)

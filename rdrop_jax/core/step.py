@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import (
@@ -18,17 +18,12 @@ from rdrop_jax.core.passes import (
     forward_passes,
     pass_keys,
 )
-from rdrop_jax.core.rdrop import (
-    check_alpha,
-    objective,
-    objective_metrics,
-    resolve_num_passes,
-)
+from rdrop_jax.core.rdrop import Denominators, check_alpha, resolve_num_passes
 
-# losses(outputs stacked over passes, batch) -> (ce, s), as `rdrop_terms` gives them.
-Losses = Callable[[Any, Batch], tuple[Mean, Mean]]
+# loss(outputs stacked over passes, batch, **objective) -> (scalar, {"ce", "kl"}), as
+# `rdrop_loss` does; objective holds alpha, objective_scale and denominators.
+Loss = Callable[..., tuple[Array, dict[str, Mean]]]
 Alpha = float | Callable[[Any], Any]  # a schedule maps the step to a scalar
-Weights = tuple[Float[Array, ""], Float[Array, ""]]
 Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, Mean]]]
 
 
@@ -83,7 +78,7 @@ def init_state(
 def make_train_step(
     forward: Forward,
     tx: optax.GradientTransformation,
-    losses: Losses,
+    loss: Loss,
     *,
     alpha: Alpha,
     num_passes: int | None = None,
@@ -101,9 +96,11 @@ def make_train_step(
     Args:
       forward: ``(params, batch, key) -> outputs``.
       tx: optimizer.
-      losses: ``(stacked outputs, batch) -> (ce, s)``, for instance
-        ``lambda z, batch: rdrop_terms(z, batch["label"])``. The weights of both must
-        depend on the batch alone.
+      loss: ``(stacked outputs, batch, **objective) -> (scalar, metrics)``, for instance
+        ``lambda z, batch, **objective: rdrop_loss(z, batch["label"], **objective)``.
+        The step says what the objective is: ``alpha`` at this step,
+        ``objective_scale``, and ``denominators`` where it accumulates. Weights of the
+        metrics must depend on the batch alone.
       alpha: weight of the consistency term, or a schedule ``step -> alpha``.
       num_passes: None runs 1 pass for the constant alpha 0, else 2; a number is obeyed.
       objective_scale: "sum" or "mean" over passes.
@@ -121,14 +118,14 @@ def make_train_step(
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
-      >>> from rdrop_jax import forward_passes, init_state, rdrop_terms
+      >>> from rdrop_jax import init_state, rdrop_loss
       >>> def forward(w, batch, key):
       ...     keep = jax.random.bernoulli(key, 0.9, batch["x"].shape)
       ...     return (batch["x"] * keep) @ w
-      >>> def losses(logits, batch):
-      ...     return rdrop_terms(logits, batch["label"])
+      >>> def loss(logits, batch, **objective):
+      ...     return rdrop_loss(logits, batch["label"], **objective)
       >>> tx = optax.sgd(0.1)
-      >>> step = jax.jit(make_train_step(forward, tx, losses, alpha=1.0))
+      >>> step = jax.jit(make_train_step(forward, tx, loss, alpha=1.0))
       >>> state = init_state(jnp.ones((4, 3)), tx, jax.random.key(0))
       >>> batch = {"x": jnp.ones((2, 4)), "label": jnp.array([0, 1])}
       >>> state, metrics = step(state, batch)
@@ -147,13 +144,8 @@ def make_train_step(
             forward, params, batch, keys, num_passes=k, how=how, out_axes=out_axes
         )
 
-    def scalar(ce: Mean, s: Mean, step: Array) -> Array:
-        alpha_t = alpha(step) if callable(alpha) else alpha
-        return objective(
-            ce, s, alpha=alpha_t, num_passes=k, objective_scale=objective_scale
-        )
-
-    loss_and_grad = _make_loss_and_grad(passes, losses, scalar, accum_steps)
+    loss_at = _loss_at(loss, alpha, objective_scale)
+    loss_and_grad = _make_loss_and_grad(passes, loss_at, accum_steps)
 
     def train_step(
         state: TrainState, batch: Batch
@@ -162,12 +154,12 @@ def make_train_step(
             kept = "none" if state.ema_params is None else "one"
             raise ValueError(f"ema={ema}, but the state keeps {kept}: see init_state")
         keys = pass_keys(jax.random.fold_in(state.key, state.step), k)
-        (loss, (ce, s)), grads = loss_and_grad(state, batch, keys)
+        (total, metrics), grads = loss_and_grad(state, batch, keys)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         grad_norm = optax.tree.norm(grads)
         # The update too: a finite gradient times a huge rate is no longer finite.
-        norms = (loss, grad_norm, optax.tree.norm(updates))
+        norms = (total, grad_norm, optax.tree.norm(updates))
         good = jnp.all(jnp.isfinite(jnp.stack(norms)))
         first_bad = jnp.where(
             good | (state.first_bad_step >= 0), state.first_bad_step, state.step
@@ -180,10 +172,9 @@ def make_train_step(
             first_bad_step=first_bad,
             ema_params=_averaged(state.ema_params, params, ema),
         )
-        metrics = objective_metrics(ce, s, num_passes=k)
-        one = jnp.ones_like(loss)
+        one = jnp.ones_like(total)
         return new_state, metrics | {
-            "loss": Mean(loss, one),
+            "loss": Mean(total, one),
             "grad_norm": Mean(grad_norm, one),
         }
 
@@ -210,21 +201,36 @@ def make_eval_step(
     return eval_step
 
 
+def _loss_at(loss: Loss, alpha: Alpha, objective_scale: str) -> Loss:
+    """``(outputs, batch, step, denominators) -> (scalar, metrics)``."""
+
+    def loss_at(
+        outputs: Any, batch: Batch, step: Array, denominators: Denominators | None
+    ) -> tuple[Array, dict[str, Mean]]:
+        return loss(
+            outputs,
+            batch,
+            alpha=alpha(step) if callable(alpha) else alpha,
+            objective_scale=objective_scale,
+            denominators=denominators,
+        )
+
+    return loss_at
+
+
 def _make_loss_and_grad(
-    passes: Callable[[Params, Batch, Key], Any],
-    losses: Losses,
-    scalar: Callable[[Mean, Mean, Array], Array],
-    accum_steps: int,
+    passes: Callable[[Params, Batch, Key], Any], loss_at: Loss, accum_steps: int
 ) -> Callable[[TrainState, Batch, Key], Any]:
-    """``(state, batch, keys) -> ((loss, (ce, s)), grads)``, over all microbatches."""
+    """``(state, batch, keys) -> ((loss, metrics), grads)``, over all microbatches."""
 
     def loss_fn(
-        params: Params, batch: Batch, keys: Key, step: Array, weights: Weights | None
-    ) -> tuple[Array, tuple[Mean, Mean]]:
-        ce, s = losses(passes(params, batch, keys), batch)
-        if weights is not None:
-            ce, s = Mean(ce.total, weights[0]), Mean(s.total, weights[1])
-        return scalar(ce, s, step), (ce, s)
+        params: Params,
+        batch: Batch,
+        keys: Key,
+        step: Array,
+        denominators: Denominators | None,
+    ) -> tuple[Array, dict[str, Mean]]:
+        return loss_at(passes(params, batch, keys), batch, step, denominators)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
@@ -232,17 +238,13 @@ def _make_loss_and_grad(
         if accum_steps == 1:
             return grad_fn(state.params, batch, keys, state.step, None)
         outputs = jax.eval_shape(passes, state.params, batch, keys)
-        weights = _batch_weights(losses, outputs, batch)
+        whole = _denominators(loss_at, outputs, batch, state.step)
 
         def part(micro: Batch, index: Array) -> Any:
             micro_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-            (loss, (ce, s)), grads = grad_fn(
-                state.params, micro, micro_keys, state.step, weights
-            )
-            return loss, ce.total, s.total, grads
+            return grad_fn(state.params, micro, micro_keys, state.step, whole)
 
-        loss, ce, s, grads = _sum_over(part, _microbatches(batch, accum_steps))
-        return (loss, (Mean(ce, weights[0]), Mean(s, weights[1]))), grads
+        return _sum_over(part, _microbatches(batch, accum_steps))
 
     return loss_and_grad
 
@@ -253,15 +255,17 @@ def _averaged(average: Params | None, params: Params, decay: float) -> Params | 
     return optax.incremental_update(params, average, 1.0 - decay)
 
 
-def _batch_weights(losses: Losses, outputs: Any, batch: Batch) -> Weights:
-    """The denominators of a whole batch, before any of its microbatches is run.
+def _denominators(
+    loss_at: Loss, outputs: Any, batch: Batch, step: Array
+) -> Denominators:
+    """Those of a whole batch, before any of its microbatches is run.
 
-    They depend on the batch alone, so the losses of zeros give them, and the compiler
+    They depend on the batch alone, so the loss of zeros gives them, and the compiler
     drops what the zeros would have cost.
     """
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outputs)
-    ce, s = losses(zeros, batch)
-    return ce.weight, s.weight
+    _, metrics = loss_at(zeros, batch, step, None)
+    return metrics["ce"].weight, metrics["kl"].weight
 
 
 def _microbatches(batch: Batch, accum_steps: int) -> Batch:

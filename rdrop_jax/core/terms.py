@@ -61,7 +61,8 @@ def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Arr
     return table[divergence]
 
 
-def _stacked(name: str, outputs: Array) -> Array:
+def stacked(name: str, outputs: Array) -> Array:
+    """Checks that outputs are stacked over passes."""
     outputs = jnp.asarray(outputs)
     if outputs.ndim < 2 or outputs.shape[0] < 1:
         raise ValueError(
@@ -71,7 +72,7 @@ def _stacked(name: str, outputs: Array) -> Array:
     return outputs
 
 
-def _weights(
+def position_weights(
     shape: tuple[int, ...],
     where: Array | None,
     weight: Array | None,
@@ -124,7 +125,7 @@ def rdrop_terms(
     divergence: Divergence = "symmetric_kl",
     stop_gradient: str = "none",
 ) -> tuple[Mean, Mean]:
-    """The two halves of the objective before alpha: what `make_train_step` takes.
+    """The two halves of the objective before alpha, each differentiable by itself.
 
     Args: as `rdrop_jax.rdrop_loss`.
 
@@ -135,13 +136,13 @@ def rdrop_terms(
     Raises:
       ValueError: as `rdrop_jax.rdrop_loss`.
     """
-    logits = _stacked("logits", logits)
+    logits = stacked("logits", logits)
     positions = logits.shape[1:-1]
     distance = _divergence(divergence, stop_gradient)
     return _terms(
         logits,
         positions,
-        _weights(positions, where, weight, label_weight),
+        position_weights(positions, where, weight, label_weight),
         lambda z, keep: losses.softmax_cross_entropy(
             z, labels, label_smoothing=label_smoothing, smoothing=smoothing, where=keep
         ),
@@ -158,12 +159,12 @@ def regression_terms(
     label_weight: Float[Array, " batch"] | None = None,
 ) -> tuple[Mean, Mean]:
     """As `rdrop_terms` for regression; arguments as `rdrop_regression_loss`."""
-    predictions = _stacked("predictions", predictions)
+    predictions = stacked("predictions", predictions)
     positions = predictions.shape[1:2]
     return _terms(
         predictions,
         positions,
-        _weights(positions, where, weight, label_weight),
+        position_weights(positions, where, weight, label_weight),
         lambda y, keep: losses.squared_error(y, targets, where=keep),
         lambda a, b, keep: losses.squared_error(a, b, where=keep),
     )
@@ -178,12 +179,12 @@ def multilabel_terms(
     label_weight: Float[Array, "*positions"] | None = None,
 ) -> tuple[Mean, Mean]:
     """As `rdrop_terms` for multi-label; arguments as `rdrop_multilabel_loss`."""
-    logits = _stacked("logits", logits)
+    logits = stacked("logits", logits)
     positions = logits.shape[1:-1]
     return _terms(
         logits,
         positions,
-        _weights(positions, where, weight, label_weight),
+        position_weights(positions, where, weight, label_weight),
         lambda z, keep: losses.bernoulli_cross_entropy(z, labels, where=keep),
         lambda a, b, keep: divergences.bernoulli_symmetric_kl(a, b, where=keep),
     )

@@ -6,8 +6,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 
-from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.core.passes import Forward, Key, Params
+from rdrop_jax.core.step import Loss
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.runtime.mesh import Rules
 
@@ -46,8 +46,8 @@ class Task:
     Attributes:
       init: ``key -> params``.
       forward: ``(params, batch, key | None) -> outputs``.
-      losses: ``(outputs stacked over passes, batch) -> (ce, s)``; weights depend on the
-        batch alone.
+      loss: ``(outputs stacked over passes, batch, **objective) -> (scalar, metrics)``,
+        as `rdrop_jax.make_train_step` takes it.
       out_axes: where `forward_passes` stacks the passes.
       train_data: the training batches; called only to train, read once.
       scores: names that evaluators return and ``eval.metric`` may choose.
@@ -60,7 +60,7 @@ class Task:
 
     init: Callable[[Key], Params]
     forward: Forward
-    losses: Callable[[Any, Batch], tuple[Mean, Mean]]
+    loss: Loss
     train_data: Callable[[], RandomAccess]
     scores: tuple[str, ...]
     evaluators: Mapping[str, Callable[[Mesh], Evaluator]]

@@ -18,7 +18,7 @@ from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.losses import softmax_cross_entropy
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import Batch, Forward, Params
-from rdrop_jax.core.terms import rdrop_terms
+from rdrop_jax.core.rdrop import rdrop_loss
 from rdrop_jax.data import images, sources
 from rdrop_jax.data.batches import Row, TrainBatches, eval_batches, pad, stack
 from rdrop_jax.errors import InputError
@@ -42,10 +42,13 @@ def build(config: ConfigDict) -> Task:
         blank = jnp.zeros((1, size, size, channels), jnp.float32)
         return module.init(key, blank, train=False)["params"]
 
-    def losses(logits: jax.Array, batch: Batch) -> tuple[Mean, Mean]:
-        return rdrop_terms(
+    def loss(
+        logits: jax.Array, batch: Batch, **objective: Any
+    ) -> tuple[jax.Array, dict[str, Mean]]:
+        return rdrop_loss(
             logits,
             batch["label"],
+            **objective,
             label_smoothing=config.rdrop.label_smoothing,
             smoothing=config.rdrop.smoothing,
             divergence=config.rdrop.divergence,
@@ -59,7 +62,7 @@ def build(config: ConfigDict) -> Task:
     return Task(
         init=init,
         forward=forward,
-        losses=losses,
+        loss=loss,
         train_data=functools.cache(lambda: make_train_data(config, split("train"))),
         scores=("accuracy", "loss"),
         evaluators={
@@ -110,6 +113,7 @@ def make_model(config: ConfigDict) -> ViT:
         attention_dropout=m.attention_dropout,
         dtype=jnp.dtype(m.dtype),
         remat=m.remat,
+        masks=m.masks,
     )
 
 
