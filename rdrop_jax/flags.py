@@ -5,6 +5,7 @@ import ast
 import importlib.util
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +31,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     # orbax logs the traceback of what it then raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         main(sys.argv[1:])
     except Stopped as stopped:
@@ -50,7 +52,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 
 
 def _unraisable(found: "sys.UnraisableHookArgs") -> None:
-    """Leaves out what tensorstore's threads print after a save that failed."""
+    """Leaves out what tensorstore's threads say after a save that failed."""
     if str(found.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(found)
 

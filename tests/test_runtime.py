@@ -201,7 +201,9 @@ def test_storage_errors_of_every_kind_are_explained(tmp_path):
 
 def test_too_little_space_is_refused_before_the_first_step(tmp_path):
     disk.check_space(tmp_path, 1)
-    with pytest.raises(InputError, match=r"MiB free for checkpoints, found \d+ MiB in"):
+    with pytest.raises(
+        InputError, match=r"MiB free for checkpoints, found [\d.]+ MiB in"
+    ):
         disk.check_space(tmp_path, 2**60)
 
 

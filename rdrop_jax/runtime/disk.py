@@ -43,7 +43,7 @@ def no_space(folder: Path, error: Exception) -> InputError:
     there = next(path for path in [folder, *folder.parents] if path.exists())
     free = shutil.disk_usage(there).free
     return InputError(
-        f"--workdir: no space left to write in {folder} ({free / 2**20:.0f} MiB free, "
+        f"--workdir: no space left to write in {folder} ({free / 2**20:.1f} MiB free, "
         f"{_cause(error)}); finished checkpoints are whole: free some space and start "
         "again to go on"
     )
@@ -65,8 +65,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"--workdir: expected {needed / 2**20:.0f} MiB free for checkpoints, found "
-            f"{free / 2**20:.0f} MiB in {folder}"
+            f"--workdir: expected {needed / 2**20:.1f} MiB free for checkpoints, found "
+            f"{free / 2**20:.1f} MiB in {folder}"
         )
 
 
