@@ -153,8 +153,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(three, damage, reason):
         with pytest.raises(InputError, match=f"step 3 is damaged: .*{reason}"):
             checkpoints.pick("3")
     assert folder(three, 3).is_dir()  # readers move nothing
-    assert len(said) in (1, 2)
-    np.testing.assert_equal(len([x for x in said if "taking step 2" in x]) >= 1, True)
+    assert said[0].endswith("; taking step 2")
     with opened(three) as (checkpoints, said):
         assert checkpoints.latest() == 2
         (line, moved) = said
@@ -297,7 +296,7 @@ def test_evaluation_says_which_checkpoint_it_took(finished, workdir, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "; taking step 4" in captured.err
-    with pytest.raises(InputError, match="step 6 is damaged: .*expected sha256"):
+    with pytest.raises(InputError, match=r"step 6 is damaged: .*expected sha256"):
         evaluate.evaluate(workdir, "test", "6")
 
 
@@ -361,7 +360,7 @@ def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys
 
 def test_events_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "events").write_text("a file")
-    with pytest.raises(InputError, match="--workdir: cannot write in .*events"):
+    with pytest.raises(InputError, match=r"--workdir: cannot write in .*events"):
         writers.Writers(tmp_path, tensorboard=True, active=True)
 
 
@@ -379,6 +378,15 @@ def file_size_limit(size):
 FULL = r"--workdir: no space left to write in .*\(.* MiB free, File too large\)"
 
 
+# Buffers that could not be flushed are dropped, and orbax's threads complain.
+after_a_full_disk = pytest.mark.filterwarnings(
+    "ignore::ResourceWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore:coroutine .* was never awaited:RuntimeWarning",
+)
+
+
+@after_a_full_disk
 def test_every_file_that_does_not_fit_is_explained(three, tmp_path):
     with file_size_limit(64):
         with pytest.raises(InputError, match=FULL):
@@ -396,11 +404,15 @@ def test_every_file_that_does_not_fit_is_explained(three, tmp_path):
     assert not seal.flaw(folder(three, 3))  # the old checksums are still there
 
 
+@after_a_full_disk
 def test_a_checkpoint_that_does_not_fit_leaves_the_others(three):
-    with pytest.raises(InputError, match=FULL), opened(three) as (checkpoints, _):
-        with file_size_limit(200):
+    def save_4():
+        with opened(three) as (checkpoints, _), file_size_limit(200):
             checkpoints.save(4, make_state(4), Progress(best_step=4))
             checkpoints.wait()
+
+    with pytest.raises(InputError, match=FULL):
+        save_4()
     with opened(three) as (checkpoints, said):
         assert checkpoints.latest() == 3
         checkpoints.save(4, make_state(4), Progress(best_step=4))
