@@ -51,7 +51,8 @@ def test_killed_at_any_moment_ends_with_the_same_bits(kills, steps, trained, tmp
     resumed, caught = 0, {saving: 0, unsealed: 0}
     for kill in range(kills):
         process = start("train", *train_argv(workdir, longer), start_new_session=True)
-        enough = random.randrange(3) if kill else 3  # the first leaves a checkpoint
+        # 6 lines leave a checkpoint: step 25 comes after step 10 was sealed.
+        enough = random.randrange(kills // 5 + 1) if kill else 6
         lines = -1  # counted from the compilation on: leftovers are cleared by then
         for line in process.stdout:
             resumed += line.startswith("going on from step")
@@ -73,8 +74,8 @@ def test_killed_at_any_moment_ends_with_the_same_bits(kills, steps, trained, tmp
     code, _, err = run("train", *train_argv(workdir, longer))
     assert code == 0, err
     assert resumed >= kills // 2
-    assert caught[saving] and (kills < 30 or caught[unsealed]), caught
-    print(caught, resumed)
+    assert caught[saving] >= kills // 3
+    assert caught[unsealed] or kills < 30
     assert_same_run(workdir, reference)
 
 
