@@ -91,6 +91,10 @@ def empty_seal(step_folder):
     (step_folder / seal.NAME).write_text("{}")
 
 
+def break_metadata(step_folder):
+    (step_folder / "_CHECKPOINT_METADATA").write_bytes(b"\xff{")
+
+
 def lose_all(step_folder):
     shutil.rmtree(step_folder)
     step_folder.mkdir()
@@ -103,6 +107,7 @@ DAMAGE = {
     lose_seal: r"expected checksums.json, found none: it was not finished",
     break_seal: r"checksums.json: expected JSON",
     empty_seal: r"checksums.json: expected files in step_3, found none",
+    break_metadata: r"_CHECKPOINT_METADATA: expected \d+ bytes, found 2",
     lose_all: r"expected checksums.json, found none",
 }
 damages = pytest.mark.parametrize(
@@ -300,18 +305,27 @@ def test_evaluation_says_which_checkpoint_it_took(finished, workdir, capsys):
         evaluate.evaluate(workdir, "test", "6")
 
 
-def test_a_best_that_is_lost_at_the_end_is_said(finished, workdir, capsys):
-    best = finished[1]["checkpoint_step"]
-    other = {3: 6, 6: 6}[best]
-    (workdir / "result.json").write_bytes(b'{"step": 6, "te')
-    if best != 6:
-        flip(folder(workdir, best))
-    result = train(workdir)
-    out = capsys.readouterr().out
-    assert result["checkpoint_step"] == other
-    assert "result.json: expected JSON with a step, found none; making it" in out
-    assert json.loads((workdir / "result.json").read_text()) == result
-    assert best == 6 or f"checkpoint step {best}: " in out
+def test_a_best_that_is_lost_at_the_end_is_said(tmp_path, capsys):
+    worst = {"eval__metric": "loss", "eval__mode": "max"}
+    assert train(tmp_path, **worst)["checkpoint_step"] == 3
+    flip(folder(tmp_path, 3))
+    (tmp_path / "result.json").unlink()
+    result = train(tmp_path, **worst)
+    assert result["checkpoint_step"] == 6
+    scores = evaluate.evaluate(tmp_path, "test", "6")
+    assert scores == {"step": 6, **result["test"]}
+    assert "checkpoint step 3: " in capsys.readouterr().out
+
+
+def test_a_half_result_is_made_again(finished, workdir, capsys):
+    path = workdir / "result.json"
+    for content in (b'{"step": 6, "te', b"\xff\x00", b"[6]"):
+        path.write_bytes(content)
+        assert train(workdir)["test"] == finished[1]["test"]
+        assert (
+            f"{path}: expected JSON with a step, found none" in capsys.readouterr().out
+        )
+        assert json.loads(path.read_bytes())["test"] == finished[1]["test"]
 
 
 @pytest.mark.parametrize(

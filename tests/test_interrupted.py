@@ -165,6 +165,7 @@ def test_a_bad_state_is_not_saved_on_a_signal(monkeypatch, tmp_path):
     monkeypatch.setitem(OPTIONS, "optimizer.lr", "1e38")
     monkeypatch.setitem(OPTIONS, "optimizer.clip", "0")
     monkeypatch.setitem(OPTIONS, "optimizer.warmup", "0")
+    monkeypatch.setitem(OPTIONS, "eval.every", "0")
     signalled(monkeypatch, "merge")  # step 2
     with pytest.raises(loop.TrainingError, match="expected a finite loss"):
         train(tmp_path)
@@ -198,7 +199,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
     assert run("train", *argv, "--config.total_steps=20")[0] == 0
     limited = (
         "import resource, runpy;"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (12000, 12000));"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000));"
         "runpy.run_module('rdrop_jax.train', run_name='__main__')"
     )
     # Without the compilation cache: what the limit cuts off there would stay.
