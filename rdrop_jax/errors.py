@@ -11,3 +11,7 @@ class InputError(ValueError):
 
 class TrainingError(RuntimeError):
     """A run that cannot go on; programs print the message and exit with 1."""
+
+
+class Stopped(Exception):
+    """A run that was asked to end and has saved; programs exit with 0."""

@@ -9,7 +9,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import workdir as workdir_lib
 
 
-def evaluate(workdir: Path, split: str, checkpoint: str) -> dict[str, float]:
+def evaluate(workdir: Path, split: str, checkpoint: str) -> dict[str, int | float]:
     """Scores of one checkpoint on one split.
 
     Args:

@@ -5,6 +5,7 @@ import ast
 import importlib.util
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.errors import InputError, TrainingError
+from rdrop_jax.errors import InputError, Stopped, TrainingError
 from rdrop_jax.runtime import process
 
 
@@ -29,9 +30,14 @@ class Parser(argparse.ArgumentParser):
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     """Runs a program's main: errors with a message print it alone."""
     process.tune()
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # orbax logs the traceback of what it then raises.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     try:
         main(sys.argv[1:])
+    except Stopped as stopped:
+        print(stopped, flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -45,6 +51,12 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         sys.stderr.close()
         raise SystemExit(1) from None
     raise SystemExit(0)
+
+
+def _unraisable(found: "sys.UnraisableHookArgs") -> None:
+    """Leaves out what tensorstore's threads say after a save that failed."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def parse(

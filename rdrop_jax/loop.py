@@ -23,6 +23,7 @@ from rdrop_jax.optim import make_schedule
 from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
 from rdrop_jax.runtime.disk import check_space, write_json
 from rdrop_jax.runtime.mesh import make_mesh, put
+from rdrop_jax.runtime.preemption import Stop
 from rdrop_jax.runtime.writers import Writers, parameter_table
 from rdrop_jax.state import abstract_state, begin, evaluated, make_step
 from rdrop_jax.tasks.base import Task
@@ -35,6 +36,7 @@ def fit(
     workdir: Path,
     *,
     init_params: Params | None = None,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Trains until ``total_steps``, going on from what the workdir holds.
 
@@ -44,12 +46,14 @@ def fit(
       config: resolved config.
       workdir: folder of the run; checkpoints and logs go there.
       init_params: parameters to start from in place of random ones.
+      stop: looked at between steps; once set, the run saves and ends.
 
     Returns:
       What result.json holds: scores of the checkpoint that is best on validation.
 
     Raises:
       InputError: the disk is full, or masks do not differ between passes.
+      Stopped: ``stop`` was set.
       TrainingError: a loss that is not finite; names the step.
     """
     if config.eval.metric not in task.scores:
@@ -61,21 +65,24 @@ def fit(
     abstract = abstract_state(task, tx, config, mesh)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
     workdir.mkdir(parents=True, exist_ok=True)
-    check_space(workdir, size * (config.checkpoint.keep + 1))
+    # Besides those that stay: the best, the one under way.
+    check_space(workdir, size * (config.checkpoint.keep + 2))
+    stop = stop or Stop()
     with contextlib.ExitStack() as stack:
-        checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep)
-        stack.enter_context(contextlib.closing(checkpoints))
         writers = Writers(
             workdir, tensorboard=config.log.tensorboard, active=jax.process_index() == 0
         )
         stack.enter_context(contextlib.closing(writers))
+        checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, say=writers.say)
+        stack.enter_context(contextlib.closing(checkpoints))
         state, progress = begin(task, tx, config, abstract, checkpoints, init_params)
         writers.cut(int(state.step))
         writers.say(parameter_table(state.params))
         state, progress = train(
-            task, tx, config, mesh, state, progress, checkpoints, writers
+            task, tx, config, mesh, state, progress, checkpoints, writers, stop
         )
         checkpoints.wait()
+        stop.check(f"at step {int(state.step)}: saved")
         return finish(
             task, config, mesh, workdir, state, progress, checkpoints, writers
         )
@@ -90,11 +97,12 @@ def train(
     progress: Progress,
     checkpoints: Checkpoints,
     writers: Writers,
+    stop: Stop,
 ) -> tuple[TrainState, Progress]:
     """Per step, in this order: batch, update; then where due log, validate, save.
 
     A save follows the validation of its step, so that what it stores knows that score.
-    Between those nothing reads the device.
+    Between those nothing reads the device. Ends early, and saved, once ``stop`` is set.
     """
     start, total = int(state.step), config.total_steps
     if start >= total or worn_out(config, progress):
@@ -110,6 +118,7 @@ def train(
     batches = prefetch(
         lambda t: put(mesh, data[t]), start, total, ahead=config.data.prefetch
     )
+    stop.check(f"before step {start + 1}")
     for step, batch in enumerate(batches, start + 1):
         with jax.transfer_guard("disallow"):
             state, metrics = update(state, batch)
@@ -117,29 +126,27 @@ def train(
         if step == start + 1:
             jax.block_until_ready(state)
             writers.say(f"compiled in {window.compiled(step):.1f} s")
-        last = step == total
+        last, stopping = step == total, bool(stop.signal)
         logs, validates, saves = (
             due(step, part.every) or last
             for part in (config.log, config.eval, config.checkpoint)
         )
-        if logs or validates or saves:
+        if logs or validates or saves or stopping:
             check_finite(state, checkpoints)
         if logs:
             values = window.read(step) | {"lr": float(schedule(step - 1))}
             writers.record(step, "train", values)
             writers.say(train_line(config, values, step, window), live=True)
-        score = None
         if validates:
             scores = validate(evaluated(state))
-            score = higher_is_better(config, scores)
-            progress = judge(progress, step, score)
+            progress = judge(progress, step, higher_is_better(config, scores))
             writers.record(step, "validation", scores)
             writers.say(scores_line(f"step {step}  validation", scores))
-        stop = last or worn_out(config, progress)
+        ends = last or stopping or worn_out(config, progress)
         progress = replace(progress, seconds=window.seconds())
-        if saves or stop or progress.best_step == step:
-            checkpoints.save(step, state, progress, score)
-        if stop:
+        if saves or ends or progress.best_step == step:
+            checkpoints.save(step, state, progress)
+        if ends:
             break
     return state, progress
 
@@ -156,12 +163,12 @@ def finish(
 ) -> dict[str, Any]:
     """Scores the best checkpoint, on test data for the first time, and writes it."""
     path, step = workdir / "result.json", int(state.step)
-    if path.exists():
-        result = json.loads(path.read_text())
-        if result["step"] == step:
-            writers.say(f"complete: {path} holds the result of step {step}")
-            return result
+    if (result := stored_result(path, writers)) and result["step"] == step:
+        writers.say(f"complete: {path} holds the result of step {step}")
+        return result
     best, params = progress.best_step, evaluated(state)
+    if best != step:
+        best = checkpoints.pick("best")
     if best != step:
         params = checkpoints.restore_params(best, params, ema=config.optimizer.ema > 0)
     result = {
@@ -177,6 +184,20 @@ def finish(
     writers.say(scores_line(f"best step {best}  validation", result["validation"]))
     writers.say(scores_line(f"best step {best}  test", result["test"]))
     writers.say(f"trained in {result['seconds']} s; result in {path}")
+    return result
+
+
+def stored_result(path: Path, writers: Writers) -> dict[str, Any] | None:
+    """What an earlier start wrote; none where there is nothing of use."""
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_bytes())
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or "step" not in result:
+        writers.say(f"{path}: expected JSON with a step, found none; making it again")
+        return None
     return result
 
 
@@ -248,6 +269,7 @@ def check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
     """Raises where any step so far was not finite in loss, gradient or update."""
     bad = int(state.first_bad_step)
     if bad >= 0:
+        checkpoints.wait()
         saved = checkpoints.steps()
         raise TrainingError(
             f"step {bad}: expected a finite loss, gradient and update, found NaN or "

@@ -1,5 +1,6 @@
 """A finished or running run, opened to be used."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +51,12 @@ def open_run(workdir: Path, checkpoint: str = "best") -> Run:
     config = workdir_lib.read(workdir)
     task = tasks.build(config)
     mesh = make_mesh(**config.mesh)
-    checkpoints = Checkpoints(workdir, read_only=True)
-    step = checkpoints.pick(checkpoint)
     abstract = abstract_params(task, mesh)
     ema = config.optimizer.ema > 0
-    params = checkpoints.restore_params(step, abstract, ema=ema)
-    checkpoints.close()
+    with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
+        step, params = checkpoints.read(
+            checkpoint, lambda step: checkpoints.restore_params(step, abstract, ema=ema)
+        )
     return Run(config, task, mesh, params, step)
 
 

@@ -86,12 +86,12 @@ def begin(
 ) -> tuple[TrainState, Progress]:
     """The state to go on from, sharded from birth.
 
-    In this order: (1) the newest checkpoint of the workdir, (2) ``init_params``, (3)
-    random parameters.
+    In this order: (1) the newest whole checkpoint of the workdir, (2) ``init_params``,
+    (3) random parameters.
     """
-    steps = checkpoints.steps()
-    if steps:
-        return checkpoints.restore(steps[-1], abstract)
+    step = checkpoints.latest()
+    if step is not None:
+        return checkpoints.restore(step, abstract)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     state = jax.jit(lambda: make_state(task, tx, config), out_shardings=shardings)()
     if init_params is None:

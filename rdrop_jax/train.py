@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags
 from rdrop_jax.data import ready
+from rdrop_jax.runtime import lock, preemption
 from rdrop_jax.runtime import workdir as workdir_lib
 
 
@@ -23,11 +24,17 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       What result.json holds.
 
     Raises:
-      InputError: data that is missing, a workdir of another config, no space.
+      InputError: data that is missing, a workdir of another config or in use, no space.
+      Stopped: SIGTERM or SIGINT asked for it; what was done is saved.
       TrainingError: a loss that is not finite.
     """
     ready.check(config.data.name)
-    workdir_lib.claim(config, workdir)
+    with preemption.stoppable() as stop, lock.held(workdir):
+        workdir_lib.claim(config, workdir)
+        return _train(config, workdir, stop)
+
+
+def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str, Any]:
     # Imported here: what can be checked without jax has been checked by now.
     from rdrop_jax import loop, run, state, tasks
 
@@ -37,7 +44,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     if config.init_from and not workdir_lib.begun(workdir):
         init_params = run.open_run(*run.split_checkpoint(config.init_from)).params
     tx = state.make_tx(resolved)
-    return loop.fit(task, tx, resolved, workdir, init_params=init_params)
+    return loop.fit(task, tx, resolved, workdir, init_params=init_params, stop=stop)
 
 
 def default_workdir(spec: str) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 import jaxtyping
 import pytest
+from programs import run, train_argv
 
 ROOT = Path(__file__).parent.parent
 
@@ -31,3 +32,12 @@ def no_shape_types():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """Workdir and output of a finished run of tests/programs.py."""
+    workdir = tmp_path_factory.mktemp("run")
+    code, out, err = run("train", *train_argv(workdir))
+    assert code == 0, err
+    return workdir, out, err

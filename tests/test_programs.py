@@ -1,62 +1,16 @@
 """The programs as a user starts them."""
 
 import json
-import os
-import random
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
+from programs import ROOT, TINY, run
 
 from rdrop_jax.data.sources import digits
 from rdrop_jax.errors import InputError
 from rdrop_jax.predict import load
-from rdrop_jax.run import open_run
-
-ROOT = Path(__file__).parent.parent
-TINY = [
-    "--config.total_steps=60",
-    "--config.eval.every=20",
-    "--config.checkpoint.every=10",
-    "--config.log.every=5",
-    "--config.model.layers=1",
-    "--config.model.width=32",
-    "--config.model.mlp_width=32",
-]
-
-
-def start(name, *argv, **options):
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", f"rdrop_jax.{name}", *map(str, argv)],
-        cwd=ROOT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        **options,
-    )
-
-
-def run(name, *argv, text=None):
-    process = start(name, *argv, stdin=subprocess.PIPE)
-    out, err = process.communicate(text)
-    return process.returncode, out, err
-
-
-def train_argv(workdir):
-    return ["--config", "configs/vit.py", "--workdir", workdir, *TINY]
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    code, out, err = run("train", *train_argv(workdir))
-    assert code == 0, err
-    return workdir, out, err
 
 
 def test_a_run_shows_what_it_does(trained):
@@ -143,34 +97,6 @@ def test_no_run_is_said_at_once(tmp_path):
         code, _, err = run(name, "--workdir", tmp_path / "nowhere")
         assert code == 2
         assert err.startswith(f"error: --workdir: no run in {tmp_path}/nowhere")
-
-
-def test_killed_three_times_ends_with_the_same_bits(trained, tmp_path):
-    chance = random.Random(time.time_ns())
-    kills = 0
-    while kills < 3:
-        process = start("train", *train_argv(tmp_path), start_new_session=True)
-        enough = chance.randrange(0, 4)  # 15 lines in all, fewer each time
-        lines = 0
-        for line in process.stdout:
-            lines += line.startswith("step ")
-            if lines >= enough:
-                break
-        time.sleep(chance.random() * 0.2)
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            kills += 1
-        process.communicate()
-    code, _, err = run("train", *train_argv(tmp_path))
-    assert code == 0, err
-    assert kills == 3
-    ours, theirs = open_run(tmp_path, "last"), open_run(trained[0], "last")
-    assert ours.step == theirs.step == 60
-    jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
-    results = [
-        json.loads((w / "result.json").read_text()) for w in (tmp_path, trained[0])
-    ]
-    assert results[0]["test"] == results[1]["test"]
 
 
 def test_training_loads_no_tensorflow_and_no_torch(tmp_path):

@@ -1,18 +1,27 @@
 """Checkpoints of a train state, by orbax: async, the newest few and the best.
 
 Each checkpoint holds the state and a small record of the run's progress. The step is
-the data position; nothing else is stored.
+the data position; nothing else is stored. A checkpoint is finished when it is sealed
+(`rdrop_jax.runtime.seal`), and is read only after its checksums were found to hold.
 """
 
+import contextlib
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import seal
 from rdrop_jax.runtime.disk import explained
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -39,53 +48,64 @@ class Checkpoints:
       workdir: folder of the run.
       keep: newest checkpoints that stay, besides the best.
       read_only: for programs that look at a run that may still be going on.
+      say: takes a line for the user; the default prints it on standard error.
     """
 
     def __init__(
-        self, workdir: Path, *, keep: int = 2, read_only: bool = False
+        self,
+        workdir: Path,
+        *,
+        keep: int = 2,
+        read_only: bool = False,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self._folder = (workdir / "checkpoints").resolve()
         if read_only and not self._folder.is_dir():
             raise InputError(f"--workdir: no checkpoints in {workdir}")
-        best = policies.BestN(
-            # Of equal scores the first is the best.
-            get_metric_fn=lambda metrics: (metrics["score"], -metrics["step"]),
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        policy = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
-        self._manager = ocp.CheckpointManager(
-            self._folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policy,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-                step_prefix="step",
-            ),
-        )
+        self._say = say or (lambda line: print(line, file=sys.stderr))
+        self._kept = Kept(keep)
+        with explained(self._folder):
+            self._manager = ocp.CheckpointManager(
+                self._folder,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=self._kept,
+                    cleanup_tmp_directories=not read_only,
+                    lightweight_initialize=True,  # reads no file that may be damaged
+                    read_only=read_only,
+                    step_prefix="step",
+                ),
+            )
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealing: Future[None] | None = None
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, oldest first."""
-        return sorted(self._manager.all_steps())
+        folders = seal.step_folders(self._folder)
+        return [step for step, folder in folders.items() if seal.sealed(folder)]
 
-    def save(
-        self, step: int, state: Any, progress: Progress, score: float | None
-    ) -> None:
+    def save(self, step: int, state: Any, progress: Progress) -> None:
         """Begins to save; returns once the arrays are copied off the devices.
 
         Args:
           step: number of updates done.
           state: the train state.
           progress: stored beside it.
-          score: validation score at this step, the higher the better, if there is one.
         """
+        self.wait()
+        self._kept.follow(progress.best_step)
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             progress=ocp.args.JsonSave(asdict(progress)),
         )
-        metrics = None if score is None else {"score": score, "step": step}
         with explained(self._folder):
-            self._manager.save(step, args=args, metrics=metrics, force=True)
+            self._manager.save(step, args=args, force=True)
+        self._sealing = self._sealer.submit(self._seal, step)
+
+    def _seal(self, step: int) -> None:
+        with explained(self._folder):
+            self._manager.wait_until_finished()
+        if jax.process_index() == 0:
+            seal.seal(self._path(step))
 
     def restore(self, step: int, abstract: Any) -> tuple[Any, Progress]:
         """The state at a step, placed as ``abstract`` says, and its progress."""
@@ -93,7 +113,9 @@ class Checkpoints:
             state=_restore_args(abstract), progress=ocp.args.JsonRestore()
         )
         found = self._manager.restore(step, args=args)
-        return found["state"], Progress(**found["progress"])
+        progress = Progress(**found["progress"])
+        self._kept.follow(progress.best_step)
+        return found["state"], progress
 
     def restore_params(self, step: int, abstract: Any, *, ema: bool) -> Any:
         """The parameters alone, or their moving average."""
@@ -108,35 +130,129 @@ class Checkpoints:
         args = ocp.args.Composite(progress=ocp.args.JsonRestore())
         return Progress(**self._manager.restore(step, args=args)["progress"])
 
+    def read(self, which: str, load: Callable[[int], T]) -> tuple[int, T]:
+        """Loads what `pick` finds, again where a running training pruned it meanwhile.
+
+        Args:
+          which: "best", "last" or a number.
+          load: reads a step.
+
+        Returns:
+          The step, and what ``load`` made of it.
+        """
+        while True:
+            step = self.pick(which)
+            try:
+                return step, load(step)
+            except (OSError, ValueError, KeyError):
+                if not seal.flaw(self._path(step)):
+                    raise
+
     def pick(self, which: str) -> int:
-        """The step that "best", "last" or a number means.
+        """The step that "best", "last" or a number means, its checksums verified.
+
+        A damaged one is passed over with a message, but not where a number asks for it.
 
         Raises:
-          InputError: there is no such checkpoint.
+          InputError: there is no such checkpoint, or no whole one.
         """
-        steps = self.steps()
+        steps = sorted(seal.step_folders(self._folder), reverse=True)
         if not steps:
             raise InputError(f"--checkpoint: {self._folder} holds no checkpoint yet")
         if which == "last":
-            return steps[-1]
+            return self._first_whole(steps)
         if which == "best":
-            best = self.progress(steps[-1]).best_step
-            return best if best in steps else steps[-1]
-        if which.isdigit() and int(which) in steps:
-            return int(which)
+            newest = self._first_whole(steps, under="progress")
+            best = self.progress(newest).best_step
+            return self._first_whole([best, *steps] if best >= 0 else steps)
+        if not which.isdigit() or int(which) not in steps:
+            raise InputError(
+                f"--checkpoint: expected best, last or one of {self.steps()}, found "
+                f"{which!r}"
+            )
+        if reason := seal.flaw(self._path(int(which))):
+            raise InputError(f"--checkpoint: step {which} is damaged: {reason}")
+        return int(which)
+
+    def latest(self) -> int | None:
+        """The step to go on from; what is damaged and newer is moved out of its way.
+
+        Returns:
+          The newest whole checkpoint; none where nothing was ever finished.
+
+        Raises:
+          InputError: checkpoints were finished, and none of them is whole.
+        """
+        steps = sorted(seal.step_folders(self._folder), reverse=True)
+        fresh = seal.only_unfinished(self._folder)
+        step = None if fresh else self._first_whole(steps)
+        for newer in (s for s in steps if step is None or s > step):
+            aside = self._folder / f"damaged_step_{newer}"
+            with explained(self._folder):
+                shutil.rmtree(aside, ignore_errors=True)
+                self._path(newer).rename(aside)
+            self._say(f"checkpoint step {newer}: moved to {aside.name}")
+        self._manager.reload()
+        return step
+
+    def _first_whole(self, steps: Iterable[int], under: str = "") -> int:
+        """The first step without a flaw; says what is wrong with those before it."""
+        flaws: dict[int, str] = {}
+        for step in steps:
+            flaws[step] = flaws.get(step) or seal.flaw(self._path(step), under)
+            if flaws[step]:
+                continue
+            for damaged in (s for s in flaws if flaws[s]):
+                self._say(
+                    f"checkpoint step {damaged}: {flaws[damaged]}; taking step {step}"
+                )
+            return step
+        lines = [f"  step {step}: {flaw}" for step, flaw in flaws.items()]
         raise InputError(
-            f"--checkpoint: expected best, last or one of {steps}, found {which!r}"
+            f"--workdir: expected a whole checkpoint in {self._folder}, found damaged "
+            "ones alone; put back a copy, or take another workdir:\n" + "\n".join(lines)
         )
 
+    def _path(self, step: int) -> Path:
+        return self._folder / f"step_{step}"
+
     def wait(self) -> None:
-        """Returns once every save has reached the disk."""
-        with explained(self._folder):
-            self._manager.wait_until_finished()
+        """Returns once every save has reached the disk and is sealed."""
+        sealing, self._sealing = self._sealing, None
+        if sealing is not None:
+            sealing.result()
 
     def close(self) -> None:
         """Waits, then releases threads."""
-        with explained(self._folder):
-            self._manager.close()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(explained(self._folder))
+            stack.callback(self._manager.close)
+            stack.callback(self._sealer.shutdown)
+            self.wait()
+
+
+class Kept:
+    """What orbax leaves when it prunes: the newest, and the best.
+
+    The best of the save before stays too, as long as the newest is not sealed.
+
+    Args:
+      newest: how many.
+    """
+
+    def __init__(self, newest: int) -> None:
+        self._newest = newest
+        self._bests = (-1, -1)
+
+    def follow(self, best_step: int) -> None:
+        """Takes the best of the save that comes next."""
+        self._bests = (self._bests[1], best_step)
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        """orbax's question, for checkpoints in the order of their steps."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self._newest :], *self._bests}
+        return [step in kept for step in steps]
 
 
 def _restore_args(item: Any, *, partial_restore: bool = False) -> Any:

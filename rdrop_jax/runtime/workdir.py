@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import seal
 from rdrop_jax.runtime.disk import explained, write_json
 
 
@@ -20,20 +21,19 @@ def claim(config: ConfigDict, workdir: Path) -> None:
     """
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "config.json"
-    if path.exists() and begun(workdir):
+    if begun(workdir):
         lines = config_lib.differences(read(workdir), config)
         if lines:
             raise InputError(
                 f"--workdir: {workdir} was begun with another config; take another "
                 "workdir, or the same values:\n  " + "\n  ".join(lines)
             )
-    write_json(path, config.to_dict())
+    write_json(workdir / "config.json", config.to_dict())
 
 
 def begun(workdir: Path) -> bool:
-    """Whether a checkpoint lies in the workdir."""
-    return any(workdir.glob("checkpoints/step_*"))
+    """Whether a checkpoint was finished in the workdir."""
+    return not seal.only_unfinished(workdir / "checkpoints")
 
 
 def read(workdir: Path) -> ConfigDict:
@@ -43,9 +43,21 @@ def read(workdir: Path) -> ConfigDict:
       InputError: there is none, or it is not readable.
     """
     path = workdir / "config.json"
-    if not path.is_file():
+    if not path.is_file() and not begun(workdir):
         raise InputError(f"--workdir: no run in {workdir}: {path} does not exist")
     try:
-        return ConfigDict(json.loads(path.read_text())).lock()
-    except json.JSONDecodeError as error:
-        raise InputError(f"--workdir: {path} is not JSON: {error}") from error
+        stored = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(_unusable(path, error.strerror or "")) from error
+    except ValueError as error:
+        raise InputError(_unusable(path, f"what is not JSON: {error}")) from error
+    if not isinstance(stored, dict) or "task" not in stored:
+        raise InputError(_unusable(path, "JSON without a task"))
+    return ConfigDict(stored).lock()
+
+
+def _unusable(path: Path, found: str) -> str:
+    return (
+        f"--workdir: {path}: expected the config that the run there was begun with, "
+        f"found {found}; put it back, or take another workdir"
+    )

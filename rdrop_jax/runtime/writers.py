@@ -1,15 +1,19 @@
 """Where a run writes what it measures: terminal, metrics.jsonl, TensorBoard."""
 
 import json
+import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from rdrop_jax.runtime.disk import explained, write_text
 
@@ -30,18 +34,30 @@ class Writers:
         if not active:
             return
         self._path = workdir / "metrics.jsonl"
-        self._board = SummaryWriter(str(workdir / "events")) if tensorboard else None
+        self._board = open_events(workdir / "events") if tensorboard else None
 
     def cut(self, step: int) -> None:
-        """Drops records after ``step``, which a resumed run will make again."""
+        """Drops records after ``step``, which a resumed run will make again.
+
+        A last line that was cut off goes in silence, other lines that are no records
+        with a message.
+        """
         if not self._active or not self._path.exists():
             return
+        with explained(self._path.parent):
+            *lines, _ = self._path.read_bytes().split(b"\n")
+        steps = [step_of(line) for line in lines]
+        if None in steps:
+            self.say(
+                f"{self._path}: expected a record with a step per line, found "
+                f"{steps.count(None)} other lines; dropped them"
+            )
         kept = [
-            line
-            for line in self._path.read_text().splitlines(keepends=True)
-            if line.endswith("\n") and json.loads(line)["step"] <= step
+            line.decode()
+            for line, at in zip(lines, steps, strict=True)
+            if at is not None and at <= step
         ]
-        write_text(self._path, "".join(kept))
+        write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def say(self, line: str, *, live: bool = False) -> None:
         """Prints a line; a live one is overwritten by the next on a terminal."""
@@ -64,8 +80,13 @@ class Writers:
             with self._path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
             if self._board is not None:
+                now = time.time()
                 for name, value in values.items():
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+                    summary = scalar(f"{kind}/{name}", value)
+                    self._board.write_event(
+                        Event(wall_time=now, step=step, summary=summary)
+                    )
+                self._board.flush()
 
     def close(self) -> None:
         """Flushes; a live line stays on the screen."""
@@ -74,7 +95,29 @@ class Writers:
         if self._open_line:
             print()
         if self._board is not None:
-            self._board.close()
+            with explained(self._path.parent):
+                self._board.close()
+
+
+def open_events(folder: Path) -> EventsWriter:
+    """A new TensorBoard file, written here and now.
+
+    The writer that tensorboardX offers has a thread, which waits for ever once a disk
+    was full.
+    """
+    with explained(folder):
+        folder.mkdir(exist_ok=True)
+        return EventsWriter(str(folder / "events"), f".{os.getpid()}")
+
+
+def step_of(line: bytes) -> int | None:
+    """The step of a line of metrics.jsonl; none where it is no record."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    step = record.get("step") if isinstance(record, dict) else None
+    return step if isinstance(step, int) else None
 
 
 def parameter_table(params: Any) -> str:

@@ -1,0 +1,107 @@
+"""What makes a checkpoint folder finished: a file with the checksums of the others.
+
+Needs no jax.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from rdrop_jax.runtime.disk import explained, sync_folder, write_json
+
+NAME = "checksums.json"
+_STEP = re.compile(r"step_(0|[1-9]\d*)")
+
+
+def step_folders(checkpoints: Path) -> dict[int, Path]:
+    """Folders named ``step_N``, oldest first; whatever else lies there is no step."""
+    if not checkpoints.is_dir():
+        return {}
+    matches = ((_STEP.fullmatch(path.name), path) for path in checkpoints.iterdir())
+    found = {int(m[1]): path for m, path in matches if m and path.is_dir()}
+    return dict(sorted(found.items()))
+
+
+def sealed(folder: Path) -> bool:
+    """Whether a folder says that it is finished; `flaw` tells whether it is whole."""
+    return (folder / NAME).is_file()
+
+
+def only_unfinished(checkpoints: Path) -> bool:
+    """Whether nothing there was ever finished, as when the first save was cut off.
+
+    A save begins after the one before was sealed, so a crash leaves one such folder.
+    """
+    folders = step_folders(checkpoints)
+    return len(folders) <= 1 and not any(map(sealed, folders.values()))
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksums of all that lies in a folder.
+
+    Raises:
+      InputError: the disk is full.
+    """
+    with explained(folder):
+        files = {
+            str(path.relative_to(folder)): {
+                "bytes": path.stat().st_size,
+                "sha256": sha256(path),
+            }
+            for path in sorted(_files(folder))
+        }
+    write_json(folder / NAME, files)
+    sync_folder(folder.parent)
+
+
+def flaw(folder: Path, under: str = "") -> str:
+    """What is wrong with a folder, in a few words; nothing where it is whole.
+
+    Args:
+      folder: of one step.
+      under: looks only at files whose path begins so.
+    """
+    try:
+        expected = json.loads((folder / NAME).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return f"expected {NAME}, found none: it was not finished"
+    except ValueError:
+        return f"{NAME}: expected JSON, found something else"
+    try:
+        listed = [
+            (folder / name, int(entry["bytes"]), str(entry["sha256"]))
+            for name, entry in expected.items()
+            if name.startswith(under)
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return f"{NAME}: expected bytes and sha256 of every file, found something else"
+    if not listed:
+        return f"{NAME}: expected files in {under or folder.name}, found none"
+    try:
+        for path, size, _ in listed:  # the cheap look first
+            if path.stat().st_size != size:
+                found = path.stat().st_size
+                return f"{path.name}: expected {size} bytes, found {found}"
+        for path, _, digest in listed:
+            if (found_digest := sha256(path)) != digest:
+                return (
+                    f"{path.name}: expected sha256 {digest[:12]}, "
+                    f"found {found_digest[:12]}"
+                )
+    except OSError as error:  # also where a running training has just pruned it
+        return f"{path.name}: expected a readable file, found {error.strerror}"
+    return ""
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, _, names in os.walk(folder):
+        yield from (Path(root, name) for name in names if name != NAME)
