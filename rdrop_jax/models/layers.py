@@ -104,8 +104,9 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows out"]:
         width = x.shape[-1]
-        kernel = self.param("kernel", self.kernel_init, (width, self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        shape = (width, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = x.reshape(-1, width) @ kernel + bias[None]
         return y.reshape(*x.shape[:-1], self.features)

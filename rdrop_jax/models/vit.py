@@ -86,11 +86,16 @@ class ViT(nn.Module):
         width = self.size.width
         patches = _patches(images.astype(self.dtype), self.patch_size)
         x = Dense(width, dtype=self.dtype, name="embedding")(patches)
-        start = self.param("class_token", nn.initializers.zeros, (1, 1, width))
+        start = self.param(
+            "class_token", nn.initializers.zeros, (1, 1, width), jnp.float32
+        )
         start = jnp.broadcast_to(start.astype(self.dtype), (x.shape[0], 1, width))
         x = jnp.concatenate([start, x], axis=1)
         positions = self.param(
-            "positions", nn.initializers.normal(0.02), (1, x.shape[1], width)
+            "positions",
+            nn.initializers.normal(0.02),
+            (1, x.shape[1], width),
+            jnp.float32,
         )
         x = Dropout(self.dropout, self.masks)(
             x + positions.astype(self.dtype), train=train
