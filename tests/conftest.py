@@ -7,6 +7,7 @@ import jax
 import jaxtyping
 import pytest
 from programs import run, train_argv
+from tiny import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,3 +42,10 @@ def trained(tmp_path_factory):
     code, out, err = run("train", *train_argv(workdir))
     assert code == 0, err
     return workdir, out, err
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """Workdir and result of a finished run of tests/tiny.py."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, train(workdir)

@@ -1,9 +1,8 @@
-"""Damaged checkpoints and files, full disks, locks: in this process."""
+"""Checkpoints that are damaged, unfinished, gone, or do not fit."""
 
 import contextlib
 import json
 import os
-import resource
 import shutil
 from pathlib import Path
 
@@ -12,40 +11,14 @@ import numpy as np
 import optax
 import pytest
 import toy
+from limits import FULL, after_a_full_disk, file_size_limit
+from tiny import train
 
-from rdrop_jax import evaluate, flags, init_state
-from rdrop_jax import train as train_program
+from rdrop_jax import evaluate, init_state
 from rdrop_jax.errors import InputError
 from rdrop_jax.run import open_run
-from rdrop_jax.runtime import disk, lock, seal, writers
+from rdrop_jax.runtime import seal
 from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
-
-VIT = str(Path(__file__).parent.parent / "configs" / "vit.py")
-TINY = {
-    "total_steps": "6",
-    "eval.every": "3",
-    "checkpoint.every": "2",
-    "log.every": "2",
-    "log.tensorboard": "false",
-    "eval.batch_size": "128",
-    "model.layers": "1",
-    "model.width": "16",
-    "model.heads": "2",
-    "model.mlp_width": "16",
-    "model.patch_size": "4",
-    "optimizer.warmup": "0",
-}
-
-
-def train(workdir, **overrides):
-    changed = {k.replace("__", "."): str(v) for k, v in overrides.items()}
-    return train_program.train(flags.load(VIT, TINY | changed), workdir)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("finished")
-    return workdir, train(workdir)
 
 
 @pytest.fixture
@@ -317,107 +290,6 @@ def test_a_best_that_is_lost_at_the_end_is_said(tmp_path, capsys):
     assert "checkpoint step 3: " in capsys.readouterr().out
 
 
-def test_a_half_result_is_made_again(finished, workdir, capsys):
-    path = workdir / "result.json"
-    for content in (b'{"step": 6, "te', b"\xff\x00", b"[6]"):
-        path.write_bytes(content)
-        assert train(workdir)["test"] == finished[1]["test"]
-        assert (
-            f"{path}: expected JSON with a step, found none" in capsys.readouterr().out
-        )
-        assert json.loads(path.read_bytes())["test"] == finished[1]["test"]
-
-
-@pytest.mark.parametrize(
-    ("content", "found"),
-    [
-        (b"", "not JSON"),
-        (b"{", "not JSON"),
-        (b"\xff\xfe\x00", "not JSON"),
-        (b"[]", "JSON without a task"),
-        (b'{"seed": 0}', "JSON without a task"),
-        (None, "No such file"),
-    ],
-)
-def test_a_broken_config_is_named(workdir, content, found):
-    path = workdir / "config.json"
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    for program in (train, lambda w: evaluate.evaluate(w, "test", "best")):
-        with pytest.raises(InputError) as error:
-            program(workdir)
-        assert f"{path}: expected the config that the run" in str(error.value)
-        assert found in str(error.value)
-    assert path.exists() == (content is not None)  # not replaced by a guess
-
-
-def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys):
-    out = writers.Writers(tmp_path, tensorboard=False, active=True)
-    path = tmp_path / "metrics.jsonl"
-    good = b'{"step": 1, "kind": "train"}\n'
-    for junk, count in [
-        (b"garbage\n", 1),
-        (b"\xff\x00\xfe\n[1]\n", 2),
-        (b'{"kind": "train"}\n\n', 2),
-        (b'{"step": 1, "ki', 0),
-    ]:
-        path.write_bytes(good + junk)
-        out.cut(1)
-        assert path.read_bytes() == good
-        assert (f"found {count} other lines" in capsys.readouterr().out) == (count > 0)
-    path.unlink()
-    out.cut(1)
-    assert not path.exists()
-    out.close()
-
-
-def test_events_that_cannot_be_written_are_named(tmp_path):
-    (tmp_path / "events").write_text("a file")
-    with pytest.raises(InputError, match=r"--workdir: cannot write in .*events"):
-        writers.Writers(tmp_path, tensorboard=True, active=True)
-
-
-@contextlib.contextmanager
-def file_size_limit(size):
-    """Files longer than this cannot be written, as on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-FULL = r"--workdir: no space left to write in .*\(.* MiB free, File too large\)"
-
-
-# Buffers that could not be flushed are dropped, and orbax's threads complain.
-after_a_full_disk = pytest.mark.filterwarnings(
-    "ignore::ResourceWarning",
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-    "ignore:coroutine .* was never awaited:RuntimeWarning",
-)
-
-
-@after_a_full_disk
-def test_every_file_that_does_not_fit_is_explained(three, tmp_path):
-    with file_size_limit(64):
-        with pytest.raises(InputError, match=FULL):
-            disk.write_json(tmp_path / "config.json", {"long": "x" * 100})
-        with pytest.raises(InputError, match=FULL):
-            seal.seal(folder(three, 3))
-        out = writers.Writers(tmp_path, tensorboard=False, active=True)
-        with pytest.raises(InputError, match=FULL):
-            out.record(1, "train", {"x" * 100: 1.0})
-        with pytest.raises(InputError, match=FULL):
-            writers.Writers(tmp_path, tensorboard=True, active=True).record(
-                1, "train", {"x" * 100: 1.0}
-            )
-    assert not (tmp_path / "config.json").exists()
-    assert not seal.flaw(folder(three, 3))  # the old checksums are still there
-
-
 @after_a_full_disk
 def test_a_checkpoint_that_does_not_fit_leaves_the_others(three):
     def save_4():
@@ -433,19 +305,3 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_others(three):
         checkpoints.wait()
         assert checkpoints.pick("last") == 4
     assert said == []
-
-
-def test_a_second_training_is_refused(tmp_path):
-    workdir = tmp_path / "run"
-    with lock.held(workdir):
-        found = f"found pid {os.getpid()} on .* training there"
-        with pytest.raises(InputError, match=found):
-            train(workdir)
-        assert [p.name for p in workdir.iterdir()] == ["lock"]
-    with lock.held(workdir):
-        pass
-
-
-def test_readers_are_not_refused(finished):
-    with lock.held(finished[0]):
-        assert open_run(finished[0], "last").step == 6

@@ -70,7 +70,6 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=self._kept,
                     cleanup_tmp_directories=not read_only,
-                    lightweight_initialize=True,  # reads no file that may be damaged
                     read_only=read_only,
                     step_prefix="step",
                 ),
