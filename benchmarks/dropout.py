@@ -1,0 +1,46 @@
+"""Dropout alone: ours, flax's, PyTorch's. python -m benchmarks.dropout"""
+
+import argparse
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from benchmarks.turns import by_torch, in_turns, table
+from rdrop_jax import dropout
+from rdrop_jax.runtime import process
+
+
+def main() -> None:
+    """Prints a table for each shape."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15)
+    args = parser.parse_args()
+    key = jax.random.key(0)
+    module = nn.Dropout(0.1, deterministic=False)
+    arms = {
+        "ours": lambda x: dropout(key, x, 0.1),
+        "flax": lambda x: module.apply({}, x, rngs={"dropout": key}),
+        "a copy": lambda x: x * 1.1,
+    }
+    for shape in ((8192, 768), (128, 3, 64, 64)):
+        x = jnp.ones(shape)
+        calls = {
+            name: functools.partial(_ready, jax.jit(arm), x)
+            for name, arm in arms.items()
+        }
+        if torch := by_torch():
+            y = torch.ones(shape)
+            calls["PyTorch"] = functools.partial(torch.nn.functional.dropout, y, 0.1)
+        print(f"\nforward, {shape} float32, rate 0.1")
+        print(table(in_turns(calls, args.rounds), "ours"))
+
+
+def _ready(call, x):
+    return jax.block_until_ready(call(x))
+
+
+if __name__ == "__main__":
+    process.tune_allocator()
+    main()
