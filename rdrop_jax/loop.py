@@ -104,7 +104,7 @@ def train(
     data = task.train_data()
     validate = task.evaluators["validation"](mesh)
     schedule = make_schedule(config.optimizer, total)
-    update = jax.jit(make_step(task, tx, config), donate_argnums=0)
+    update = jax.jit(make_step(task, tx, config, mesh), donate_argnums=0)
     check_passes(task, config, state, data[start])
     window = Window(start, progress.seconds)
     batches = prefetch(

@@ -92,6 +92,7 @@ def make_train_step(
     ema: float = 0.0,
     how: str = "auto",
     out_axes: Any = 0,
+    gather: Callable[[Params], Params] | None = None,
 ) -> Step:
     """Makes ``step(state, batch) -> (state, metrics)``, pure and ready for `jax.jit`.
 
@@ -112,6 +113,8 @@ def make_train_step(
       ema: decay of the parameter average; 0 keeps none.
       how: as `forward_passes`.
       out_axes: as `forward_passes`.
+      gather: where parameters are cut over devices, places them as the passes need
+        them, once for all passes.
 
     Returns:
       The step. Its metrics: ``loss, ce, kl, grad_norm`` as `Mean`.
@@ -143,6 +146,7 @@ def make_train_step(
         raise ValueError(f"ema must be in [0, 1): found {ema}")
 
     def passes(params: Params, batch: Batch, keys: Key) -> Any:
+        params = params if gather is None else gather(params)
         return forward_passes(
             forward, params, batch, keys, num_passes=k, how=how, out_axes=out_axes
         )
