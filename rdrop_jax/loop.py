@@ -105,7 +105,7 @@ def train(
     validate = task.evaluators["validation"](mesh)
     schedule = make_schedule(config.optimizer, total)
     update = jax.jit(make_step(task, tx, config, mesh), donate_argnums=0)
-    check_passes(task, config, state, data[start])
+    check_passes(task, config, state, put(mesh, data[start]))
     window = Window(start, progress.seconds)
     batches = prefetch(
         lambda t: put(mesh, data[t]), start, total, ahead=config.data.prefetch

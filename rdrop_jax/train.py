@@ -9,11 +9,14 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags
 from rdrop_jax.data import ready
+from rdrop_jax.runtime import distributed
 from rdrop_jax.runtime import workdir as workdir_lib
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains a config in a workdir, from where the workdir stands.
+
+    With several processes each of them calls this, after `jax.distributed` was started.
 
     Args:
       config: as `rdrop_jax.flags.load` returns it.
@@ -26,11 +29,14 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       InputError: data that is missing, a workdir of another config, no space.
       TrainingError: a loss that is not finite.
     """
-    ready.check(config.data.name)
-    workdir_lib.claim(config, workdir)
+    check(config, workdir)
     # Imported here: what can be checked without jax has been checked by now.
+    import jax
+
     from rdrop_jax import loop, run, state, tasks
 
+    if jax.process_index() == 0:
+        workdir_lib.claim(config, workdir)
     task = tasks.build(config)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     init_params = None
@@ -38,6 +44,16 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
         init_params = run.open_run(*run.split_checkpoint(config.init_from)).params
     tx = state.make_tx(resolved)
     return loop.fit(task, tx, resolved, workdir, init_params=init_params)
+
+
+def check(config: ConfigDict, workdir: Path) -> None:
+    """All that can be checked before jax starts.
+
+    Raises:
+      InputError: data that is missing, or a workdir of another config.
+    """
+    ready.check(config.data.name)
+    workdir_lib.check(config, workdir)
 
 
 def default_workdir(spec: str) -> Path:
@@ -51,10 +67,15 @@ def main(argv: Sequence[str]) -> None:
     parser = flags.Parser(prog="rdrop_jax.train", description=__doc__)
     parser.add_argument("--config", metavar="FILE[:PRESET]", required=True)
     parser.add_argument("--workdir", type=Path, help="default: runs/FILE[-PRESET]")
+    distributed.add_flags(parser)
     args, overrides = flags.parse(parser, argv)
+    cluster = distributed.from_flags(args)
     config = flags.load(args.config, overrides)
     workdir = args.workdir or default_workdir(args.config)
-    print(f"config {args.config}, workdir {workdir}\n{flags.show(config)}", flush=True)
+    check(config, workdir)
+    if cluster is None or distributed.start(cluster) == 0:
+        print(f"config {args.config}, workdir {workdir}")
+        print(flags.show(config), flush=True)
     train(config, workdir)
 
 

@@ -113,8 +113,7 @@ def make_train_step(
       ema: decay of the parameter average; 0 keeps none.
       how: as `forward_passes`.
       out_axes: as `forward_passes`.
-      gather: where parameters are cut over devices, places them as the passes need
-        them, once for all passes.
+      gather: makes parameters that are cut over devices whole, once for all passes.
 
     Returns:
       The step. Its metrics: ``loss, ce, kl, grad_norm`` as `Mean`.
@@ -146,7 +145,7 @@ def make_train_step(
         raise ValueError(f"ema must be in [0, 1): found {ema}")
 
     def passes(params: Params, batch: Batch, keys: Key) -> Any:
-        params = params if gather is None else gather(params)
+        params = gather(params) if gather else params
         return forward_passes(
             forward, params, batch, keys, num_passes=k, how=how, out_axes=out_axes
         )

@@ -69,7 +69,7 @@ def put(mesh: Mesh, batch: Any, *, whole: bool = False) -> Any:
       The global batch.
 
     Raises:
-      InputError: rows that do not divide over the devices.
+      InputError: rows that do not divide over the devices, or not over the processes.
     """
     sharding = batch_sharding(mesh)
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -82,9 +82,22 @@ def put(mesh: Mesh, batch: Any, *, whole: bool = False) -> Any:
                 f"devices that rows are split over, found {rows}"
             )
         shape = (rows, *x.shape[1:])
+        if not whole and _held(sharding, shape) != len(x):
+            raise InputError(
+                "mesh: expected every process to hold its own part of a batch, "
+                f"{len(x)} rows, found {_held(sharding, shape)}; data x fsdp must be a "
+                f"multiple of the {jax.process_count()} processes, found {ways}"
+            )
         return jax.make_array_from_process_local_data(sharding, x, shape)
 
     return jax.tree.map(place, batch)
+
+
+def _held(sharding: NamedSharding, shape: tuple[int, ...]) -> int:
+    """How many rows lie on the devices of this process."""
+    indices = sharding.addressable_devices_indices_map(shape).values()
+    parts = {index[0].indices(shape[0]) for index in indices if index is not None}
+    return sum(stop - start for start, stop, _ in parts)
 
 
 def state_shardings(mesh: Mesh, abstract: Any, rules: Rules = ()) -> Any:

@@ -20,15 +20,23 @@ def claim(config: ConfigDict, workdir: Path) -> None:
     """
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "config.json"
-    if path.exists() and begun(workdir):
+    check(config, workdir)
+    write_json(workdir / "config.json", config.to_dict())
+
+
+def check(config: ConfigDict, workdir: Path) -> None:
+    """Checks that the workdir, if it holds a run, was begun with this config.
+
+    Raises:
+      InputError: lists the fields that differ.
+    """
+    if (workdir / "config.json").exists() and begun(workdir):
         lines = config_lib.differences(read(workdir), config)
         if lines:
             raise InputError(
                 f"--workdir: {workdir} was begun with another config; take another "
                 "workdir, or the same values:\n  " + "\n  ".join(lines)
             )
-    write_json(path, config.to_dict())
 
 
 def begun(workdir: Path) -> bool:
