@@ -179,6 +179,12 @@ def test_collectives_of_the_step(how):
     assert set(counts) == {"all-gather", "all-reduce"}
 
 
+def test_microbatches_move_no_rows():
+    """One sum, in the loop over them."""
+    counts = Run((8, 1, 1), accum_steps=2).collectives()
+    assert counts == {"all-reduce": 1}
+
+
 def test_masks_are_the_same_on_one_and_eight_devices():
     layer, x = Dropout(0.5), np.ones((32, 5, 64), np.float32)
 
