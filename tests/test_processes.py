@@ -215,6 +215,18 @@ def test_killed_processes_end_all_and_start_again(two, tmp_path):
     assert losses(tmp_path) == losses(two[0])
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_silent_process_ends_the_other(tmp_path, victim):
+    """Stopped, not dead: its connections stay open and only heartbeats tell."""
+    with Processes("train", *TINY, "--workdir", tmp_path) as running:
+        running.wait_for("step 10/")
+        running.processes[victim].send_signal(signal.SIGSTOP)
+        _, err = running.processes[1 - victim].communicate(timeout=45)
+        assert running.processes[1 - victim].returncode != 0
+        assert "another task died" in err
+
+
 @pytest.mark.parametrize(
     ("first", "then"),
     [((2, 1), (1, 2)), pytest.param((1, 1), (2, 1), marks=pytest.mark.slow)],
@@ -222,7 +234,9 @@ def test_killed_processes_end_all_and_start_again(two, tmp_path):
 def test_the_number_of_processes_may_change(one, tmp_path, first, then):
     """To one process with two devices, or from one with a single device to two."""
     for total, (count, devices) in ((20, first), (40, then)):
-        train(tmp_path, f"--config.total_steps={total}", count=count, devices=devices)
+        length = f"--config.total_steps={total}"
+        ended = train(tmp_path, length, count=count, devices=devices)
+    assert "going on from step 20" in ended[0][1]
     assert_close(losses(tmp_path), losses(one), 1e-5)
     assert_close(params(tmp_path), params(one), 1e-5)
 
