@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rdrop_jax import flags
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import distributed
 from rdrop_jax.runtime import workdir as workdir_lib
 
 
@@ -42,8 +43,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--checkpoint", default="best", metavar="best|last|STEP", help="default: best"
     )
+    distributed.add_flags(parser)
     args = flags.parse_plain(parser, argv)
-    print(json.dumps(evaluate(args.workdir, args.split, args.checkpoint)))
+    cluster = distributed.from_flags(args)
+    workdir_lib.read(args.workdir)
+    first = cluster is None or distributed.start(cluster) == 0
+    scores = evaluate(args.workdir, args.split, args.checkpoint)
+    if first:
+        print(json.dumps(scores))
 
 
 if __name__ == "__main__":

@@ -112,8 +112,8 @@ def train(
     data = task.train_data()
     validate = task.evaluators["validation"](mesh)
     schedule = make_schedule(config.optimizer, total)
-    update = jax.jit(make_step(task, tx, config), donate_argnums=0)
-    check_passes(task, config, state, data[start])
+    update = jax.jit(make_step(task, tx, config, mesh), donate_argnums=0)
+    check_passes(task, config, state, put(mesh, data[start]))
     window = Window(start, progress.seconds)
     batches = prefetch(
         lambda t: put(mesh, data[t]), start, total, ahead=config.data.prefetch
@@ -126,7 +126,7 @@ def train(
         if step == start + 1:
             jax.block_until_ready(state)
             writers.say(f"compiled in {window.compiled(step):.1f} s")
-        last, stopping = step == total, bool(stop.signal)
+        last, stopping = step == total, stop.reached(step)
         logs, validates, saves = (
             due(step, part.every) or last
             for part in (config.log, config.eval, config.checkpoint)

@@ -1,5 +1,6 @@
 """A run's optimizer, step and state from its config."""
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from rdrop_jax.core.step import Step, TrainState, init_state, make_train_step
 from rdrop_jax.errors import InputError
 from rdrop_jax.optim import make_alpha, make_optimizer, make_schedule
 from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
-from rdrop_jax.runtime.mesh import state_shardings
+from rdrop_jax.runtime.mesh import gathered, state_shardings
 from rdrop_jax.tasks.base import Task
 
 
@@ -54,9 +55,28 @@ def _placed(shapes: Any, task: Task, mesh: Mesh) -> Any:
     )
 
 
-def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) -> Step:
-    """The train step of a resolved config, not yet jitted."""
+def make_step(
+    task: Task,
+    tx: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh | None = None,
+) -> Step:
+    """The train step of a resolved config, not yet jitted.
+
+    Args:
+      task: what to train.
+      tx: optimizer.
+      config: resolved config.
+      mesh: that parameters are cut over; None on one device.
+
+    Returns:
+      The step.
+    """
     r = config.rdrop
+    gather = None
+    if mesh is not None and mesh.shape["fsdp"] > 1:
+        placed = jax.tree.map(lambda x: x.sharding, abstract_params(task, mesh))
+        gather = functools.partial(gathered, placed)
     return make_train_step(
         task.forward,
         tx,
@@ -68,6 +88,7 @@ def make_step(task: Task, tx: optax.GradientTransformation, config: ConfigDict) 
         ema=config.optimizer.ema,
         how=r.how,
         out_axes=task.out_axes,
+        gather=gather,
     )
 
 

@@ -1,5 +1,6 @@
 """python -m rdrop_jax.train --config configs/vit.py [--config.rdrop.alpha=0]"""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags
 from rdrop_jax.data import ready
-from rdrop_jax.runtime import lock, preemption
+from rdrop_jax.runtime import distributed, lock, preemption
 from rdrop_jax.runtime import workdir as workdir_lib
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     """Trains a config in a workdir, from where the workdir stands.
+
+    With several processes each of them calls this, after `jax.distributed` was started.
 
     Args:
       config: as `rdrop_jax.flags.load` returns it.
@@ -28,9 +31,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Stopped: SIGTERM or SIGINT asked for it; what was done is saved.
       TrainingError: a loss that is not finite.
     """
-    ready.check(config.data.name)
-    with preemption.stoppable() as stop, lock.held(workdir):
-        workdir_lib.claim(config, workdir)
+    check(config, workdir)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(distributed.stoppable())
+        if distributed.is_first():
+            stack.enter_context(lock.held(workdir))
+            workdir_lib.claim(config, workdir)
         return _train(config, workdir, stop)
 
 
@@ -47,6 +53,16 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     return loop.fit(task, tx, resolved, workdir, init_params=init_params, stop=stop)
 
 
+def check(config: ConfigDict, workdir: Path) -> None:
+    """All that can be checked before jax starts.
+
+    Raises:
+      InputError: data that is missing, or a workdir of another config.
+    """
+    ready.check(config.data.name)
+    workdir_lib.check(config, workdir)
+
+
 def default_workdir(spec: str) -> Path:
     """``configs/vit.py:cifar100`` trains in ``runs/vit-cifar100``."""
     path, _, preset = spec.partition(":")
@@ -58,10 +74,15 @@ def main(argv: Sequence[str]) -> None:
     parser = flags.Parser(prog="rdrop_jax.train", description=__doc__)
     parser.add_argument("--config", metavar="FILE[:PRESET]", required=True)
     parser.add_argument("--workdir", type=Path, help="default: runs/FILE[-PRESET]")
+    distributed.add_flags(parser)
     args, overrides = flags.parse(parser, argv)
+    cluster = distributed.from_flags(args)
     config = flags.load(args.config, overrides)
     workdir = args.workdir or default_workdir(args.config)
-    print(f"config {args.config}, workdir {workdir}\n{flags.show(config)}", flush=True)
+    check(config, workdir)
+    if cluster is None or distributed.start(cluster) == 0:
+        print(f"config {args.config}, workdir {workdir}")
+        print(flags.show(config), flush=True)
     train(config, workdir)
 
 

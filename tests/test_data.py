@@ -61,7 +61,7 @@ def test_processes_share_a_batch():
     whole = train()[3]["number"]
     parts = [train(process=(i, 2))[3]["number"] for i in (0, 1)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
-    with pytest.raises(ValueError, match="must divide over 3 processes: found 4"):
+    with pytest.raises(ValueError, match="multiple of 3 processes, found 4"):
         train(process=(0, 3))
 
 

@@ -87,6 +87,7 @@ def make_train_step(
     ema: float = 0.0,
     how: str = "auto",
     out_axes: Any = 0,
+    gather: Callable[[Params], Params] | None = None,
 ) -> Step:
     """Makes ``step(state, batch) -> (state, metrics)``, pure and ready for `jax.jit`.
 
@@ -109,6 +110,7 @@ def make_train_step(
       ema: decay of the parameter average; 0 keeps none.
       how: as `forward_passes`.
       out_axes: as `forward_passes`.
+      gather: makes parameters that are cut over devices whole, once for all passes.
 
     Returns:
       The step. Its metrics: ``loss, ce, kl, grad_norm`` as `Mean`.
@@ -140,6 +142,7 @@ def make_train_step(
         raise ValueError(f"ema must be in [0, 1): found {ema}")
 
     def passes(params: Params, batch: Batch, keys: Key) -> Any:
+        params = gather(params) if gather else params
         return forward_passes(
             forward, params, batch, keys, num_passes=k, how=how, out_axes=out_axes
         )

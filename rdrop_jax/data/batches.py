@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import grain
 import numpy as np
 
+from rdrop_jax.errors import InputError
+
 Row = dict[str, Any]
 HostBatch = dict[str, np.ndarray]
 
@@ -44,8 +46,9 @@ class TrainBatches:
     ) -> None:
         index, count = process
         if batch_size % count:
-            raise ValueError(
-                f"batch_size must divide over {count} processes: found {batch_size}"
+            raise InputError(
+                f"batch_size: expected a multiple of {count} processes, found "
+                f"{batch_size}"
             )
         stream = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
         self._stream = stream.random_map(transform)

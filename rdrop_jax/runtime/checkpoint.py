@@ -6,6 +6,7 @@ the data position; nothing else is stored. A checkpoint is finished when it is s
 """
 
 import contextlib
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -15,13 +16,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 from rdrop_jax.runtime.disk import explained
 
 T = TypeVar("T")
+_NONE, _FAILED = -1, -2
 
 
 @dataclass(frozen=True)
@@ -125,9 +129,12 @@ class Checkpoints:
         return params
 
     def progress(self, step: int) -> Progress:
-        """The record stored with a step."""
-        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
-        return Progress(**self._manager.restore(step, args=args)["progress"])
+        """The record stored with a step.
+
+        Read by hand: orbax would wait for all processes, and one may ask alone.
+        """
+        text = (self._path(step) / "progress" / "metadata").read_text()
+        return Progress(**json.loads(text))
 
     def read(self, which: str, load: Callable[[int], T]) -> tuple[int, T]:
         """Loads what `pick` finds, again where a running training pruned it meanwhile.
@@ -151,10 +158,14 @@ class Checkpoints:
         """The step that "best", "last" or a number means, its checksums verified.
 
         A damaged one is passed over with a message, but not where a number asks for it.
+        Of several processes the first decides for all.
 
         Raises:
           InputError: there is no such checkpoint, or no whole one.
         """
+        return _agreed(lambda: self._pick(which))
+
+    def _pick(self, which: str) -> int:
         steps = sorted(seal.step_folders(self._folder), reverse=True)
         if not steps:
             raise InputError(f"--checkpoint: {self._folder} holds no checkpoint yet")
@@ -182,16 +193,20 @@ class Checkpoints:
         Raises:
           InputError: checkpoints were finished, and none of them is whole.
         """
+        step = _agreed(self._cleared)
+        self._manager.reload()
+        return None if step == _NONE else step
+
+    def _cleared(self) -> int:
         steps = sorted(seal.step_folders(self._folder), reverse=True)
         fresh = seal.only_unfinished(self._folder)
-        step = None if fresh else self._first_whole(steps)
-        for newer in (s for s in steps if step is None or s > step):
+        step = _NONE if fresh else self._first_whole(steps)
+        for newer in (s for s in steps if s > step):
             aside = self._folder / f"damaged_step_{newer}"
             with explained(self._folder):
                 shutil.rmtree(aside, ignore_errors=True)
                 self._path(newer).rename(aside)
             self._say(f"checkpoint step {newer}: moved to {aside.name}")
-        self._manager.reload()
         return step
 
     def _first_whole(self, steps: Iterable[int], under: str = "") -> int:
@@ -252,6 +267,28 @@ class Kept:
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*steps[-self._newest :], *self._bests}
         return [step in kept for step in steps]
+
+
+def _agreed(decide: Callable[[], int]) -> int:
+    """What process 0 decides, on every process.
+
+    Raises:
+      InputError: on process 0 as ``decide`` does, on the others with a word about it.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    step, failure = _FAILED, None
+    if jax.process_index() == 0:
+        try:
+            step = decide()
+        except InputError as error:
+            failure = error
+    step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
+    if failure is not None:
+        raise failure
+    if step == _FAILED:
+        raise InputError("--workdir: process 0 found no checkpoint to go on from")
+    return step
 
 
 def _restore_args(item: Any, *, partial_restore: bool = False) -> Any:

@@ -17,13 +17,20 @@ _FSDP_MIN_SIZE = 2**16
 Rules = Sequence[tuple[str, PartitionSpec]]
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices with the axes data, fsdp and tensor.
+def make_mesh(
+    data: int = -1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """A mesh with the axes data, fsdp and tensor.
 
     Args:
       data: devices on the axis that splits the batch alone; -1 for what is left.
       fsdp: that splits batch and parameters.
       tensor: that splits matrices.
+      devices: all devices of all processes by default.
 
     Returns:
       The mesh; its axis types are Auto, so that the compiler places what is between.
@@ -32,7 +39,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
       InputError: the axes do not multiply to the number of devices.
     """
     sizes = [data, fsdp, tensor]
-    count = jax.device_count()
+    devices = jax.devices() if devices is None else devices
+    count = len(devices)
     fixed = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) > 1 or count % fixed or (-1 not in sizes and fixed != count):
         raise InputError(
@@ -40,7 +48,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
             f"most -1, found {dict(zip(AXES, sizes, strict=True))}"
         )
     sizes = [count // fixed if size == -1 else size for size in sizes]
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -60,7 +69,7 @@ def put(mesh: Mesh, batch: Any, *, whole: bool = False) -> Any:
       The global batch.
 
     Raises:
-      InputError: rows that do not divide over the devices.
+      InputError: rows that do not divide over the devices, or not over the processes.
     """
     sharding = batch_sharding(mesh)
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -73,9 +82,22 @@ def put(mesh: Mesh, batch: Any, *, whole: bool = False) -> Any:
                 f"devices that rows are split over, found {rows}"
             )
         shape = (rows, *x.shape[1:])
+        if not whole and _held(sharding, shape) != len(x):
+            raise InputError(
+                "mesh: expected every process to hold its own part of a batch, "
+                f"{len(x)} rows, found {_held(sharding, shape)}; data x fsdp must be a "
+                f"multiple of the {jax.process_count()} processes, found {ways}"
+            )
         return jax.make_array_from_process_local_data(sharding, x, shape)
 
     return jax.tree.map(place, batch)
+
+
+def _held(sharding: NamedSharding, shape: tuple[int, ...]) -> int:
+    """How many rows lie on the devices of this process."""
+    indices = sharding.addressable_devices_indices_map(shape).values()
+    parts = {index[0].indices(shape[0]) for index in indices if index is not None}
+    return sum(stop - start for start, stop, _ in parts)
 
 
 def state_shardings(mesh: Mesh, abstract: Any, rules: Rules = ()) -> Any:
@@ -115,6 +137,27 @@ def state_shardings(mesh: Mesh, abstract: Any, rules: Rules = ()) -> Any:
         return NamedSharding(mesh, PartitionSpec(*axes))
 
     return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def gathered(shardings: Any, params: Any) -> Any:
+    """Parameters that fsdp cuts, whole for their use in a computation.
+
+    Left to itself the compiler may cut activations like parameters and then moves rows
+    between devices in every layer.
+
+    Args:
+      shardings: where the parameters lie.
+      params: pytree of arrays.
+
+    Returns:
+      The parameters, cut by the tensor axis alone.
+    """
+
+    def whole(sharding: NamedSharding) -> NamedSharding:
+        axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
+        return NamedSharding(sharding.mesh, PartitionSpec(*axes))
+
+    return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, shardings))
 
 
 def _entry(entry: Any) -> str:

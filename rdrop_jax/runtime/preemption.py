@@ -21,6 +21,11 @@ class Stop:
     def __init__(self) -> None:
         self.signal = ""
 
+    def reached(self, step: int) -> bool:
+        """Whether to end after this step."""
+        del step
+        return bool(self.signal)
+
     def check(self, where: str) -> None:
         """Raises once asked.
 

@@ -21,6 +21,16 @@ def claim(config: ConfigDict, workdir: Path) -> None:
     """
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
+    check(config, workdir)
+    write_json(workdir / "config.json", config.to_dict())
+
+
+def check(config: ConfigDict, workdir: Path) -> None:
+    """Checks that the workdir, if it holds a run, was begun with this config.
+
+    Raises:
+      InputError: lists the fields that differ.
+    """
     if begun(workdir):
         lines = config_lib.differences(read(workdir), config)
         if lines:
@@ -28,7 +38,6 @@ def claim(config: ConfigDict, workdir: Path) -> None:
                 f"--workdir: {workdir} was begun with another config; take another "
                 "workdir, or the same values:\n  " + "\n  ".join(lines)
             )
-    write_json(workdir / "config.json", config.to_dict())
 
 
 def begun(workdir: Path) -> bool:

@@ -1,0 +1,202 @@
+"""Several processes that train one model: their flags and their start.
+
+Imports jax only to start, so that a command line is checked without it.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import preemption
+from rdrop_jax.runtime.preemption import Stop
+
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):([0-9]{1,5})")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """How this process finds the others.
+
+    Attributes:
+      coordinator: HOST:PORT of process 0; None lets JAX detect all three.
+      num_processes: in all.
+      process_id: of this one, from 0.
+      start_timeout: seconds to wait until all processes are there.
+      heartbeat_timeout: seconds of silence after which a process counts as dead and
+        the others end.
+    """
+
+    coordinator: str | None
+    num_processes: int | None
+    process_id: int | None
+    start_timeout: int
+    heartbeat_timeout: int
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `from_flags` reads."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--distributed",
+        action="store_true",
+        help="let JAX detect the cluster (Slurm, Open MPI, TPU, GKE)",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    group.add_argument("--num_processes", type=int, metavar="N")
+    group.add_argument("--process_id", type=int, metavar="I", help="from 0 to N - 1")
+    group.add_argument(
+        "--start_timeout",
+        type=int,
+        default=300,
+        metavar="SECONDS",
+        help="for all processes to come; default: 300",
+    )
+    group.add_argument(
+        "--heartbeat_timeout",
+        type=int,
+        default=100,
+        metavar="SECONDS",
+        help="after which a silent process counts as dead; default: 100",
+    )
+
+
+def from_flags(args: argparse.Namespace) -> Cluster | None:
+    """The cluster that a command line describes; None for one process.
+
+    Raises:
+      InputError: only some of the three flags, or a value out of range.
+    """
+    names = ("coordinator", "num_processes", "process_id")
+    given = [name for name in names if getattr(args, name) is not None]
+    if 0 < len(given) < len(names):
+        raise InputError(
+            "--coordinator, --num_processes, --process_id: expected all three, found "
+            f"only --{', --'.join(given)}"
+        )
+    for name in ("start_timeout", "heartbeat_timeout"):
+        if getattr(args, name) < 1:
+            raise InputError(
+                f"--{name}: expected at least 1, found {getattr(args, name)}"
+            )
+    if not given:
+        if not args.distributed:
+            return None
+        return Cluster(None, None, None, args.start_timeout, args.heartbeat_timeout)
+    match = _ADDRESS.fullmatch(args.coordinator)
+    if match is None or not 0 < int(match[2]) < 2**16:
+        raise InputError(
+            f"--coordinator: expected HOST:PORT, found {args.coordinator!r}"
+        )
+    if args.num_processes < 1:
+        raise InputError(
+            f"--num_processes: expected at least 1, found {args.num_processes}"
+        )
+    if not 0 <= args.process_id < args.num_processes:
+        raise InputError(
+            f"--process_id: expected from 0 to {args.num_processes - 1}, found "
+            f"{args.process_id}"
+        )
+    return Cluster(
+        args.coordinator,
+        args.num_processes,
+        args.process_id,
+        args.start_timeout,
+        args.heartbeat_timeout,
+    )
+
+
+def start(cluster: Cluster) -> int:
+    """Joins the other processes, once; before the first use of a device.
+
+    Where they do not all come in time this process ends with a message and status 2,
+    as JAX would end it without one.
+
+    Args:
+      cluster: as `from_flags` returns it.
+
+    Returns:
+      The index of this process.
+
+    Raises:
+      InputError: there is no cluster to be detected.
+    """
+    import jax
+
+    if not jax.distributed.is_initialized():
+        timer = threading.Timer(cluster.start_timeout, _give_up, [cluster])
+        timer.daemon = True
+        timer.start()
+        try:
+            jax.distributed.initialize(
+                cluster.coordinator,
+                cluster.num_processes,
+                cluster.process_id,
+                initialization_timeout=cluster.start_timeout + 60,
+                heartbeat_timeout_seconds=cluster.heartbeat_timeout,
+                # A process that fails alone waits no longer for the others.
+                shutdown_timeout_seconds=cluster.heartbeat_timeout,
+            )
+        except ValueError as error:
+            if cluster.coordinator is not None:
+                raise
+            raise InputError(
+                "--distributed: expected a cluster that JAX detects (Slurm, Open MPI, "
+                f"TPU, GKE), found none: {error} Give --coordinator, --num_processes "
+                "and --process_id"
+            ) from error
+        finally:
+            timer.cancel()
+    return jax.process_index()
+
+
+def joined() -> bool:
+    """Whether this process trains together with others. Loads no jax to find out."""
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
+
+
+def is_first() -> bool:
+    """Whether this is process 0, as one that has joined no others is."""
+    return not joined() or sys.modules["jax"].process_index() == 0
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[Stop]:
+    """`preemption.stoppable`, and where there are others the same step for all.
+
+    There JAX itself takes SIGTERM, whichever process gets it, and names a step that
+    none has passed; SIGINT ends at once.
+    """
+    if joined():
+        yield _SharedStop()
+        return
+    with preemption.stoppable() as stop:
+        yield stop
+
+
+class _SharedStop(Stop):
+    def reached(self, step: int) -> bool:
+        from jax.experimental import multihost_utils
+
+        if multihost_utils.reached_preemption_sync_point(step):
+            self.signal = "SIGTERM"
+        return bool(self.signal)
+
+
+def _give_up(cluster: Cluster) -> None:
+    where = cluster.coordinator or "the detected coordinator"
+    count = cluster.num_processes or "all"
+    print(
+        f"error: --coordinator: expected {count} processes at {where} within "
+        f"{cluster.start_timeout} s, found fewer; is process 0 up, its port open, and "
+        "the address the same everywhere?",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
