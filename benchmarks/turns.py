@@ -50,6 +50,8 @@ def by_torch() -> Any:
     if importlib.util.find_spec("torch") is None:
         print("PyTorch is not installed (pip install 'rdrop-jax[bench]'): left out")
         return None
+    # Else its idle threads go on spinning on the cores that the next arm needs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)

@@ -232,8 +232,9 @@ def _cross_entropy(
         # An unreachable label: infinite loss, and no way down.
         return nll[:, 0], f.p - jnp.where(hot & reachable, 1.0, 0.0)
     possible = f.z > _IMPOSSIBLE
-    # Sums in floating point: integer ones are slow on CPU.
-    num = jnp.sum(jnp.where(possible, 1.0, 0.0), -1, keepdims=True).astype(nll.dtype)
+    # The sum of all counts what is impossible: nothing else is of that size.
+    impossible = jnp.round(jnp.sum(f.z, -1, keepdims=True) / _IMPOSSIBLE)
+    num = f.z.shape[-1] - jax.lax.stop_gradient(impossible)
     everywhere = jnp.sum(jnp.where(possible, f.log_z - f.z, 0.0), -1, keepdims=True)
     if smoothing == "uniform":
         each = label_smoothing / num
