@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from jax.sharding import PartitionSpec as P
 
 from rdrop_jax import dropout, dropout_mask, layer_drop
@@ -241,3 +242,24 @@ def test_what_cannot_be_used_is_named():
         dropout_mask(key, 0.5, (2,), masks="threefry")
     with pytest.raises(ValueError, match=r"one PRNG key: found shape \(2,\)"):
         dropout_mask(jax.random.split(key), 0.5, (2,))
+
+
+def test_training_reaches_what_it_reaches_with_jax_random(tmp_path):
+    options = {
+        "total_steps": 300,
+        "eval__every": 300,
+        "checkpoint__every": 300,
+        "log__every": 100,
+        "model__width": 32,
+        "model__mlp_width": 64,
+        "model__patch_size": 2,
+        "model__dropout": 0.1,
+        "optimizer__warmup": 20,
+    }
+    ours, theirs = (
+        tiny.train(tmp_path / masks, model__masks=masks, **options)["test"]["accuracy"]
+        for masks in ("hash", "bernoulli")
+    )
+    error = np.sqrt(2 * theirs * (1 - theirs) / 360)  # of a difference, by chance
+    assert theirs > 0.6  # it learns; chance is 0.1
+    assert abs(ours - theirs) < 3 * error
