@@ -34,6 +34,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    # A cache that cannot be used costs a compilation and nothing else.
+    warnings.filterwarnings("ignore", "Error .* persistent compilation cache entry")
     try:
         main(sys.argv[1:])
     except Stopped as stopped:
