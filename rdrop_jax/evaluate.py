@@ -1,6 +1,7 @@
 """python -m rdrop_jax.evaluate --workdir runs/vit [--split test]"""
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     cluster = distributed.from_flags(args)
     workdir_lib.read(args.workdir)
     first = cluster is None or distributed.start(cluster) == 0
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX takes it, to no end here
     scores = evaluate(args.workdir, args.split, args.checkpoint)
     if first:
         print(json.dumps(scores))

@@ -32,6 +32,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     process.tune()
     # orbax logs the traceback of what it then raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     # A cache that cannot be used costs a compilation and nothing else.

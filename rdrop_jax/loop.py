@@ -22,6 +22,7 @@ from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.optim import make_schedule
 from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
 from rdrop_jax.runtime.disk import check_space, write_json
+from rdrop_jax.runtime.distributed import agreed
 from rdrop_jax.runtime.mesh import make_mesh, put
 from rdrop_jax.runtime.preemption import Stop
 from rdrop_jax.runtime.writers import Writers, parameter_table
@@ -163,7 +164,8 @@ def finish(
 ) -> dict[str, Any]:
     """Scores the best checkpoint, on test data for the first time, and writes it."""
     path, step = workdir / "result.json", int(state.step)
-    if (result := stored_result(path, writers)) and result["step"] == step:
+    result = stored_result(path, writers) or {}
+    if agreed(lambda: int(result.get("step") == step)):
         writers.say(f"complete: {path} holds the result of step {step}")
         return result
     best, params = progress.best_step, evaluated(state)

@@ -47,7 +47,7 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     task = tasks.build(config)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     init_params = None
-    if config.init_from and not workdir_lib.begun(workdir):
+    if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
         init_params = run.open_run(*run.split_checkpoint(config.init_from)).params
     tx = state.make_tx(resolved)
     return loop.fit(task, tx, resolved, workdir, init_params=init_params, stop=stop)

@@ -197,3 +197,21 @@ def test_chunks_keep_scratch_small(monkeypatch):
         return 2 * jnp.mean(ce) + alpha * jnp.mean(s)
 
     assert scratch(by_closed_form) * 50 <= scratch(plain)
+
+
+def test_nothing_is_nan_where_one_pass_excludes_a_class():
+    logits = jnp.array([[[0.0, 1.0, 2.0]], [[0.0, -jnp.inf, 2.0]]])
+    labels = jnp.array([0])
+
+    def loss(z, alpha, **options):
+        return rdrop_loss(z, labels, alpha=alpha, **options)[0]
+
+    for divergence in ("symmetric_kl", "reverse_kl"):
+        at_zero = jax.jit(lambda a, d=divergence: loss(logits, a, divergence=d))(0.0)
+        assert np.isfinite(at_zero)
+    for alpha in (0.0, 1.0):
+        zero = jnp.zeros_like(logits)
+        value, slope = jax.jvp(lambda z, a=alpha: loss(z, a), (logits,), (zero,))
+        assert np.isfinite(value) if alpha == 0.0 else np.isposinf(value)
+        assert float(slope) == 0.0
+        assert np.all(np.isfinite(jax.grad(loss)(logits, alpha)))

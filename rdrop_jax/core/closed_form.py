@@ -33,7 +33,8 @@ class Weights(NamedTuple):
     """What a position counts for.
 
     Attributes:
-      s: weight of the divergence [positions]; where 0, logits may be anything.
+      s: weight of the divergence [positions]; where 0, the position does not count at
+        all, and its logits may be anything.
       ce: weight of the cross entropy [positions]; where 0, the label may be anything.
       s_scale: scalar that multiplies the weighted sum of the divergence.
       ce_scale: the same for the cross entropy.
@@ -99,10 +100,19 @@ def _softmax_objective_jvp(
     ce, s, gradient = _rows(logits, labels, weights, label_smoothing, smoothing, True)
     loss, ce_sum, s_sum = _sums(ce, s, weights)
     d_loss = jnp.sum(gradient.astype(loss.dtype) * d_logits.astype(loss.dtype))
-    d_loss += weights.ce_scale * jnp.sum(d.ce * ce) + d.ce_scale * ce_sum
-    d_loss += weights.s_scale * jnp.sum(d.s * s) + d.s_scale * s_sum
+    for scale, d_weight, d_scale, values, total in (
+        (weights.ce_scale, d.ce, d.ce_scale, ce, ce_sum),
+        (weights.s_scale, d.s, d.s_scale, s, s_sum),
+    ):
+        d_loss += scale * jnp.sum(d_weight * _finite(values))
+        d_loss += d_scale * _finite(total)
     zero = jnp.zeros_like(loss)
     return (loss, ce_sum, s_sum), (d_loss, zero, zero)
+
+
+def _finite(values: Array) -> Array:
+    """0 for infinity, which has no slope, and would turn a tangent of 0 into NaN."""
+    return jnp.where(jnp.isinf(values), 0.0, values)
 
 
 def _product(weight: Array, values: Array) -> Array:
@@ -232,7 +242,8 @@ def _cross_entropy(
         # An unreachable label: infinite loss, and no way down.
         return nll[:, 0], f.p - jnp.where(hot & reachable, 1.0, 0.0)
     possible = f.z > _IMPOSSIBLE
-    # The sum of all counts what is impossible: nothing else is of that size.
+    # The sum of all counts what is impossible, as long as all finite logits of a row
+    # add up to less than 5e29: a pass over the row less than counting would take.
     impossible = jnp.round(jnp.sum(f.z, -1, keepdims=True) / _IMPOSSIBLE)
     num = f.z.shape[-1] - jax.lax.stop_gradient(impossible)
     everywhere = jnp.sum(jnp.where(possible, f.log_z - f.z, 0.0), -1, keepdims=True)

@@ -103,7 +103,7 @@ def dropout_mask(
         return jax.random.bernoulli(key, 1.0 - rate, shape)
     if masks != "hash":
         raise ValueError(f"masks must be one of {MASKS}: found {masks!r}")
-    last_kept = min(round((1.0 - rate) * 2**32), 2**32) - 1
+    last_kept = max(round((1.0 - rate) * 2**32), 1) - 1
     return hash_bits(key, shape) <= jnp.uint32(last_kept)
 
 

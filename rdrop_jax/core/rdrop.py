@@ -93,7 +93,7 @@ def _loss_and_metrics(
     s_scale, ce_scale = _scales(given, alpha, num_passes, objective_scale)
     loss = ce_scale * ce.total
     if not is_zero(alpha):  # 0 * inf would be NaN
-        loss = loss + s_scale * s.total
+        loss = loss + jnp.where(s_scale == 0, 0.0, s_scale * s.total)
     return loss, _metrics(ce, s, num_passes)
 
 

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 from rdrop_jax.runtime.disk import explained
+from rdrop_jax.runtime.distributed import agreed
 
 T = TypeVar("T")
-_NONE, _FAILED = -1, -2
+_NONE = -1
 
 
 @dataclass(frozen=True)
@@ -151,7 +150,8 @@ class Checkpoints:
             try:
                 return step, load(step)
             except (OSError, ValueError, KeyError):
-                if not seal.flaw(self._path(step)):
+                # With others there is no second try: they are not here to decide.
+                if jax.process_count() > 1 or not seal.flaw(self._path(step)):
                     raise
 
     def pick(self, which: str) -> int:
@@ -163,7 +163,7 @@ class Checkpoints:
         Raises:
           InputError: there is no such checkpoint, or no whole one.
         """
-        return _agreed(lambda: self._pick(which))
+        return agreed(lambda: self._pick(which))
 
     def _pick(self, which: str) -> int:
         steps = sorted(seal.step_folders(self._folder), reverse=True)
@@ -193,7 +193,7 @@ class Checkpoints:
         Raises:
           InputError: checkpoints were finished, and none of them is whole.
         """
-        step = _agreed(self._cleared)
+        step = agreed(self._cleared)
         self._manager.reload()
         return None if step == _NONE else step
 
@@ -267,28 +267,6 @@ class Kept:
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*steps[-self._newest :], *self._bests}
         return [step in kept for step in steps]
-
-
-def _agreed(decide: Callable[[], int]) -> int:
-    """What process 0 decides, on every process.
-
-    Raises:
-      InputError: on process 0 as ``decide`` does, on the others with a word about it.
-    """
-    if jax.process_count() == 1:
-        return decide()
-    step, failure = _FAILED, None
-    if jax.process_index() == 0:
-        try:
-            step = decide()
-        except InputError as error:
-            failure = error
-    step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
-    if failure is not None:
-        raise failure
-    if step == _FAILED:
-        raise InputError("--workdir: process 0 found no checkpoint to go on from")
-    return step
 
 
 def _restore_args(item: Any, *, partial_restore: bool = False) -> Any:

@@ -9,13 +9,14 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import preemption
 from rdrop_jax.runtime.preemption import Stop
 
+_FAILED = -2
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):([0-9]{1,5})")
 
 
@@ -166,12 +167,41 @@ def is_first() -> bool:
     return not joined() or sys.modules["jax"].process_index() == 0
 
 
+def agreed(decide: Callable[[], int]) -> int:
+    """What process 0 decides, on every process.
+
+    Args:
+      decide: called on process 0 alone; its number is at least -1.
+
+    Raises:
+      InputError: on process 0 what ``decide`` raised, on the others a word about it.
+    """
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return decide()
+    found, failure = _FAILED, None
+    if jax.process_index() == 0:
+        try:
+            found = decide()
+        except (ValueError, OSError) as error:  # InputError is a ValueError
+            failure = error
+    found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
+    if failure is not None:
+        raise failure
+    if found == _FAILED:
+        raise InputError("process 0 cannot go on; see its own message")
+    return found
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
     """`preemption.stoppable`, and where there are others the same step for all.
 
     There JAX itself takes SIGTERM, whichever process gets it, and names a step that
-    none has passed; SIGINT ends at once.
+    none has passed; after the last step it no longer counts. SIGINT ends at once.
     """
     if joined():
         yield _SharedStop()

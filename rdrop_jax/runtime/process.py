@@ -7,8 +7,9 @@ from pathlib import Path
 
 # glibc's mallopt: parameter, value.
 _MALLOPT = (
-    (-8, 1),  # M_ARENA_MAX: one heap, whichever thread asks
+    # First, because older versions refuse it, and the others do harm without it.
     (-3, 2**31 - 1),  # M_MMAP_THRESHOLD: big blocks from the heap
+    (-8, 1),  # M_ARENA_MAX: one heap, whichever thread asks
     (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: which is never given back
     (-2, 64 * 2**20),  # M_TOP_PAD: and grows in big steps
 )
@@ -35,8 +36,8 @@ def tune_allocator() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    done = [mallopt(parameter, value) == 1 for parameter, value in _MALLOPT]
-    return all(done)
+    # Stops at the first that is refused.
+    return all(mallopt(parameter, value) == 1 for parameter, value in _MALLOPT)
 
 
 def use_compilation_cache() -> None:
@@ -46,8 +47,11 @@ def use_compilation_cache() -> None:
     chooses the folder, ``JAX_ENABLE_COMPILATION_CACHE=false`` turns it off. A folder
     per host, because homes are shared between machines and machine code is not.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(home, "rdrop_jax", platform.node() or "host")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder))
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        if not os.path.isabs(home):  # nobody's home: no cache
+            return
+        folder = Path(home, "rdrop_jax", platform.node() or "host")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
