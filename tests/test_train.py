@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import TINY, VIT
 
 from rdrop_jax import flags, loop, tasks
 from rdrop_jax import train as train_program
@@ -17,22 +18,6 @@ from rdrop_jax.data import sources
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.run import open_run, split_checkpoint
 from rdrop_jax.state import make_state, make_step, make_tx
-
-VIT = str(Path(__file__).parent.parent / "configs" / "vit.py")
-TINY = {
-    "total_steps": "6",
-    "eval.every": "3",
-    "checkpoint.every": "2",
-    "log.every": "2",
-    "log.tensorboard": "false",
-    "eval.batch_size": "128",
-    "model.layers": "1",
-    "model.width": "16",
-    "model.heads": "2",
-    "model.mlp_width": "16",
-    "model.patch_size": "4",
-    "optimizer.warmup": "0",
-}
 
 
 def config(**overrides):
