@@ -61,7 +61,8 @@ def check_alpha(alpha: object) -> None:
 
 
 def _scales(
-    denominators: Denominators,
+    own: Denominators,
+    denominators: Denominators | None,
     alpha: float | Float[Array, ""],
     num_passes: int,
     objective_scale: str,
@@ -74,7 +75,8 @@ def _scales(
         )
     check_alpha(alpha)
     ce, s = (
-        jnp.where(w == 0, 0.0, 1.0 / jnp.where(w == 0, 1.0, w)) for w in denominators
+        jnp.where(w == 0, 0.0, 1.0 / jnp.where(w == 0, 1.0, w))
+        for w in (own if denominators is None else denominators)
     )
     if objective_scale == "mean":
         ce, s = ce / num_passes, s / num_passes
@@ -89,8 +91,8 @@ def _loss_and_metrics(
     denominators: Denominators | None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     ce, s = terms
-    given = (ce.weight, s.weight) if denominators is None else denominators
-    s_scale, ce_scale = _scales(given, alpha, num_passes, objective_scale)
+    own = (ce.weight, s.weight)
+    s_scale, ce_scale = _scales(own, denominators, alpha, num_passes, objective_scale)
     loss = ce_scale * ce.total
     if not is_zero(alpha):  # 0 * inf would be NaN
         loss = loss + jnp.where(s_scale == 0, 0.0, s_scale * s.total)
@@ -199,12 +201,7 @@ def _closed_form(
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     w, label_w = (x.astype(dtype) for x in weights)
     own = (jnp.sum(label_w), jnp.sum(w))
-    s_scale, ce_scale = _scales(
-        own if denominators is None else denominators,
-        alpha,
-        num_passes,
-        objective_scale,
-    )
+    s_scale, ce_scale = _scales(own, denominators, alpha, num_passes, objective_scale)
     loss, ce, s = softmax_objective(
         logits.reshape(num_passes, -1, logits.shape[-1]),
         labels.reshape(-1),
