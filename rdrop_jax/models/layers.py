@@ -237,10 +237,10 @@ class Attention(nn.Module):
         Returns:
           An array like x.
         """
-        query = self._heads(self.query(x))
-        scores = jnp.einsum("bkhd,bhsd->bhks", query, memory.keys)
+        query = self._heads(self.query(x)).swapaxes(1, 2)
+        scores = query @ memory.keys.swapaxes(2, 3)
         weights = self._softmax(scores, query.shape[-1], where[:, None, None])
-        mixed = jnp.einsum("bhks,bhsd->bkhd", weights, memory.values)
+        mixed = (weights @ memory.values).swapaxes(1, 2)
         return self.attention_out(mixed.reshape(x.shape))
 
     def step(
