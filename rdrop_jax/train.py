@@ -44,7 +44,12 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     # Imported here: what can be checked without jax has been checked by now.
     from rdrop_jax import loop, run, state, tasks
 
-    task = tasks.build(config)
+    def prepare() -> int:
+        tasks.prepare(config, workdir, begun=workdir_lib.begun(workdir))
+        return 0
+
+    distributed.agreed(prepare)  # by one process, before any of them reads it
+    task = tasks.build(config, workdir)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     init_params = None
     if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
@@ -59,7 +64,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
     Raises:
       InputError: data that is missing, or a workdir of another config.
     """
-    ready.check(config.data.name)
+    ready.check(config)
     workdir_lib.check(config, workdir)
 
 

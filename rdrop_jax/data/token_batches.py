@@ -230,8 +230,9 @@ class TokenBatches:
         self._buckets = assign(source.lengths, target.lengths, shapes)
         # The order of an epoch is drawn once for all of its batches.
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
-        self.steps_per_epoch = len(self._epoch(0))
-        self.examples_per_step = len(self._buckets) / self.steps_per_epoch
+        self._steps = len(self._epoch(0))
+        self.steps_per_epoch = float(self._steps)
+        self.examples_per_step = len(self._buckets) / self._steps
 
     @property
     def shapes(self) -> list[Shape]:
@@ -240,7 +241,7 @@ class TokenBatches:
 
     def plan(self, step: int) -> Batch:
         """Which pairs stand in batch ``step``."""
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch, position = divmod(step, self._steps)
         return self._epoch(epoch)[position]
 
     def _make_epoch(self, epoch: int) -> list[Batch]:
