@@ -16,11 +16,11 @@ PACKAGE = ROOT / "rdrop_jax"
 LEVELS = [
     {"errors"},
     {"core"},
-    {"config", "data", "models", "optim", "runtime"},
+    {"config", "data", "models", "optim", "runtime", "scoring"},
     {"tasks"},
     {"state"},
     {"run", "loop"},
-    {"flags", "train", "evaluate", "predict"},
+    {"flags", "train", "evaluate", "predict", "prepare"},
 ]
 CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}
 HEAVY = ("jax", "flax", "tensorflow", "torch", "optax", "orbax", "grain", "numpy")
