@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rdrop_jax.errors import InputError
 
@@ -91,7 +91,7 @@ def _verified(source: Source, path: Path, say: Callable[[str], None]) -> dict[st
     return {"bytes": size} | {name: value.hexdigest() for name, value in sums.items()}
 
 
-def open_tar(path: Path, file: IO[bytes] | None = None) -> tarfile.TarFile:
+def open_tar(path: Path, file: Any = None) -> tarfile.TarFile:
     """A tar archive for random access; ``file`` for one inside another.
 
     Raises:
