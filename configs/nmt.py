@@ -38,7 +38,6 @@ def nmt() -> ConfigDict:
 
     c.data.source = "en"
     c.data.target = "de"
-    c.data.dir = ""  # of prepared corpora and files; else $RDROP_DATA_DIR
     c.data.files = ConfigDict()  # of data.name=files: a .tsv or .jsonl, or the start of
     c.data.files.train = ""  # two names, as train for train.en and train.de; also .gz
     c.data.files.validation = ""  # none: 1,000 training pairs are held out

@@ -1,7 +1,8 @@
-"""python -m rdrop_jax.predict --workdir runs/vit --input images.jsonl
+"""python -m rdrop_jax.predict --workdir runs/vit --input photo.jpg more_photos/
 
 One line per input: for text a line of text, else JSON, as the label of an image, its
-probability and all probabilities. --json and --n_best give JSON for text too.
+name and probability, all probabilities, and for image files which one. --json and
+--n_best give JSON for text too.
 """
 
 import itertools
@@ -45,7 +46,13 @@ def main(argv: Sequence[str]) -> None:
     """Parses the command line and streams answers."""
     parser = flags.Parser(prog="rdrop_jax.predict", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--input", default="-", help="file, or - for standard input")
+    parser.add_argument(
+        "--input",
+        default=["-"],
+        nargs="+",
+        metavar="FILE",
+        help="files or folders, or - for standard input",
+    )
     parser.add_argument("--split", help="answer for the dataset's own rows instead")
     parser.add_argument("--output", default="-", help="file, or - for standard output")
     parser.add_argument(
@@ -64,7 +71,9 @@ def main(argv: Sequence[str]) -> None:
     run = open_run(args.workdir, args.checkpoint, config)
     predictor = run.task.predictor(run.mesh)
     if args.split is None:
-        inputs = predictor.read(args.input)
+        inputs: Iterable[Any] = itertools.chain.from_iterable(
+            map(predictor.read, args.input)
+        )
     elif args.split in run.task.evaluators:
         inputs = predictor.rows(args.split)
     else:
