@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.errors import InputError
 
 PREFIX = "tfds:"
@@ -99,6 +100,33 @@ class Examples:
 
     def name(self, row: int) -> str:
         return f"{self._name}, example {row}"
+
+
+def read_texts(folder: Path, split: str, source: str, target: str) -> Pairs:
+    """Sentence pairs of one split, under features named like their languages.
+
+    Raises:
+      InputError: other features, or fewer examples than the index says.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    features = builder.info.features
+    if features is None or not {source, target} <= set(features):
+        raise InputError(
+            f"{folder}: expected features {source} and {target}, found {features}"
+        )
+    rows = builder.as_data_source(split)
+    wanted = builder.info.splits[split].num_examples
+    if len(rows) != wanted:
+        raise InputError(
+            f"{folder}, {split}: expected {wanted} examples, found {len(rows)}"
+        )
+    pairs = Pairs([], [], f"{folder}, {split}")
+    for row in rows:
+        pairs.source.append(" ".join(row[source].decode().split()))
+        pairs.target.append(" ".join(row[target].decode().split()))
+    return pairs
 
 
 def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:

@@ -111,15 +111,7 @@ def _prepared(data: ConfigDict) -> PairSet:
     root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
     folder = Path(root) / data.name
     if not (folder / "index.json").is_file():
-        where = (
-            f"in {root}" if root else "and neither data.dir nor $RDROP_DATA_DIR is set"
-        )
-        raise InputError(
-            f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
-            f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'} "
-            f"--from DOWNLOADS\nand train with --config.data.dir={root or 'DATA'}; see "
-            "docs/translation.md"
-        )
+        raise InputError(_how_to_prepare(data, " --from DOWNLOADS"))
     index = prepared_text.read_index(folder)
 
     def read(split: str) -> Pairs:
@@ -158,8 +150,8 @@ def _how_to_prepare(data: ConfigDict, files: str) -> str:
     where = f"in {root}" if root else "and neither data.dir nor $RDROP_DATA_DIR is set"
     return (
         f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
-        f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'}{files}\n"
-        f"and train with --config.data.dir={root or 'DATA'}; see docs/translation.md"
+        f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'}{files}"
+        f"\nand train with --config.data.dir={root or 'DATA'}; see docs/translation.md"
     )
 
 
