@@ -27,7 +27,7 @@ from rdrop_jax.runtime import seal
 
 PARITY = Path(__file__).parent / "parity" / "vit"
 GOOGLE, SAFE = PARITY / "google.npz", PARITY / "model.safetensors"
-MODEL = ViT(Size(2, 24, 3, 40), num_classes=5, patch_size=4, norm_eps=1e-4)
+MODEL = ViT(Size(2, 24, 3, 40), num_classes=5, patch_size=4, norm_eps=1e-2)
 
 
 def load(path, size=16, module=MODEL, **options):
@@ -91,8 +91,8 @@ def test_both_layouts_hold_the_same_parameters():
 def test_the_epsilon_of_layer_norms_is_told_and_obeyed():
     other = dataclasses.replace(MODEL, norm_eps=1e-6)
     params, notes = load(PARITY, module=other)
-    assert any("--config.model.norm_eps=0.0001" in note for note in notes)
-    assert np.abs(logits(params, module=other) - expected()).max() > 1e-5
+    assert any("--config.model.norm_eps=0.01" in note for note in notes)
+    assert np.abs(logits(params, module=other) - expected()).max() > 1e-3
     assert not load(PARITY)[1]
 
 
@@ -159,7 +159,7 @@ def shard(folder):
 def test_weights_in_parts(folder):
     shard(folder)
     assert_equal(load(folder)[0], load(PARITY)[0])
-    assert set(vit.read(folder, 1e-4).sha256) == {"a.safetensors", "b.safetensors"}
+    assert set(vit.read(folder, 1e-2).sha256) == {"a.safetensors", "b.safetensors"}
 
 
 def test_other_spellings_of_an_npz(tmp_path):
