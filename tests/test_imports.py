@@ -17,10 +17,11 @@ LEVELS = [
     {"errors"},
     {"core"},
     {"config", "data", "models", "optim", "runtime"},
+    {"pretrained"},
     {"tasks"},
     {"state"},
     {"run", "loop"},
-    {"flags", "train", "evaluate", "predict"},
+    {"flags", "train", "evaluate", "predict", "export"},
 ]
 CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}
 HEAVY = ("jax", "flax", "tensorflow", "torch", "optax", "orbax", "grain", "numpy")
