@@ -16,6 +16,7 @@ _HOME = {
         "symmetric_kl",
     ),
     "core.dropout": ("dropout", "dropout_mask", "layer_drop"),
+    "core.large_vocab": ("LinearOutput", "large_vocab_rdrop_loss"),
     "core.losses": (
         "bernoulli_cross_entropy",
         "softmax_cross_entropy",

@@ -10,6 +10,8 @@ from rdrop_jax.core.divergences import symmetric_kl as symmetric_kl
 from rdrop_jax.core.dropout import dropout as dropout
 from rdrop_jax.core.dropout import dropout_mask as dropout_mask
 from rdrop_jax.core.dropout import layer_drop as layer_drop
+from rdrop_jax.core.large_vocab import LinearOutput as LinearOutput
+from rdrop_jax.core.large_vocab import large_vocab_rdrop_loss as large_vocab_rdrop_loss
 from rdrop_jax.core.losses import bernoulli_cross_entropy as bernoulli_cross_entropy
 from rdrop_jax.core.losses import softmax_cross_entropy as softmax_cross_entropy
 from rdrop_jax.core.losses import squared_error as squared_error
