@@ -1,4 +1,4 @@
-"""Loss from hidden states and the output matrix, its gradients: ours, plain JAX, PyTorch.
+"""Loss and gradients from hidden states and output matrix: ours, plain JAX, PyTorch.
 
 python -m benchmarks.large_vocab [--positions 2048 --vocab 32000 --width 512]
 """
