@@ -8,6 +8,7 @@ import importlib
 
 _HOME = {
     "core.adapters": ("linen_forward", "nnx_forward"),
+    "core.adaptive": ("adaptive_rdrop_loss",),
     "core.divergences": (
         "bernoulli_symmetric_kl",
         "js_divergence",

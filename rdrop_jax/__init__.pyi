@@ -2,6 +2,7 @@
 
 from rdrop_jax.core.adapters import linen_forward as linen_forward
 from rdrop_jax.core.adapters import nnx_forward as nnx_forward
+from rdrop_jax.core.adaptive import adaptive_rdrop_loss as adaptive_rdrop_loss
 from rdrop_jax.core.divergences import bernoulli_symmetric_kl as bernoulli_symmetric_kl
 from rdrop_jax.core.divergences import js_divergence as js_divergence
 from rdrop_jax.core.divergences import kl_divergence as kl_divergence
