@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = {
     "loss": ["--positions=64", "--classes=50", "--rounds=1"],
     "step": ["--layers=1", "--width=64", "--batch=4", "--rounds=1"],
+    "large_vocab": ["--positions=64", "--vocab=50", "--width=8", "--rounds=1"],
     "dropout": ["--rounds=1"],
 }
 
