@@ -29,3 +29,16 @@ def test_benchmark(name):
     assert "| arm | ms, least | times ours, median (range) |" in done.stdout
     if importlib.util.find_spec("torch") is None:
         assert "PyTorch is not installed" in done.stdout
+
+
+def test_loader():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.loader", "--images=32", "--workers=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| Pillow, decoding alone |" in done.stdout
+    assert "| array_record to batch: random crop |" in done.stdout

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rdrop_jax import flags
 from rdrop_jax.data import batches, images, ready, sources
 from rdrop_jax.errors import InputError
 
@@ -117,9 +118,9 @@ def test_labels_out_of_range_name_the_row():
 
 
 def test_missing_data_is_named(monkeypatch):
-    monkeypatch.setattr(ready.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"data\.name=digits: expected scikit-learn"):
-        ready.check("digits")
+        ready.completed(flags.load("configs/vit.py", {}))
 
 
 class Fixed(np.random.Generator):
@@ -145,4 +146,6 @@ def test_shifts_move_and_interpolate():
 
 def test_normalize():
     image = np.array([[[0], [255]]], np.uint8)
-    np.testing.assert_allclose(images.normalize(image, 0.5, 0.5)[..., 0], [[-1.0, 1.0]])
+    np.testing.assert_allclose(
+        images.normalize(image, (0.5,), (0.5,))[..., 0], [[-1.0, 1.0]]
+    )

@@ -16,12 +16,12 @@ PACKAGE = ROOT / "rdrop_jax"
 LEVELS = [
     {"errors"},
     {"core"},
-    {"config", "data", "models", "optim", "runtime"},
+    {"config", "data", "models", "optim", "runtime", "scoring"},
     {"pretrained"},
     {"tasks"},
     {"state"},
     {"run", "loop"},
-    {"flags", "train", "evaluate", "predict", "export"},
+    {"flags", "train", "evaluate", "predict", "prepare", "export"},
 ]
 CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}
 HEAVY = ("jax", "flax", "tensorflow", "torch", "optax", "orbax", "grain", "numpy")
