@@ -97,10 +97,10 @@ def parse(
 
 
 def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """As `parse`, for programs without a config."""
+    """As `parse`, for programs that take no config of their own."""
     args, overrides = parse(parser, argv)
     for name in overrides:
-        raise InputError(f"--config.{name}: this program has no config")
+        raise InputError(f"--config.{name}: the config of a run is in its workdir")
     return args
 
 

@@ -17,10 +17,11 @@ LEVELS = [
     {"errors"},
     {"core"},
     {"config", "data", "decoding", "models", "optim", "runtime", "scoring"},
+    {"pretrained"},
     {"tasks"},
     {"state"},
     {"run", "loop"},
-    {"flags", "train", "evaluate", "predict", "prepare"},
+    {"flags", "train", "evaluate", "predict", "prepare", "export"},
 ]
 CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}
 HEAVY = ("jax", "flax", "tensorflow", "torch", "optax", "orbax", "grain", "numpy")

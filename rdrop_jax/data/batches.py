@@ -70,7 +70,12 @@ class TrainBatches:
 
 def stack(rows: Sequence[Row]) -> HostBatch:
     """Rows with the same fields to one batch."""
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    batch = {}
+    for name in rows[0]:
+        parts = [np.asarray(row[name]) for row in rows]
+        whole = np.empty((len(parts), *parts[0].shape), parts[0].dtype)
+        batch[name] = np.stack(parts, out=whole)
+    return batch
 
 
 def make_map(workers: int) -> Callable[..., Iterator[Any]]:

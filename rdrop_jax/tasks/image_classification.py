@@ -20,6 +20,8 @@ from rdrop_jax.data.decode import Decoded
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import SIZES, Size, ViT
+from rdrop_jax.pretrained import vit as vit_files
+from rdrop_jax.pretrained.merge import Family
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.scoring import classification
 from rdrop_jax.tasks.base import Evaluator, Task
@@ -84,6 +86,7 @@ def build(config: ConfigDict) -> Task:
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
         partition_rules=PARTITION_RULES,
+        pretrained=make_family(module, config.data),
         provenance=provenance,
     )
 
@@ -122,7 +125,20 @@ def make_model(config: ConfigDict) -> ViT:
         dtype=jnp.dtype(m.dtype),
         remat=m.remat,
         masks=m.masks,
+        norm_eps=m.norm_eps,
     )
+
+
+def make_family(module: ViT, data: ConfigDict) -> Family:
+    """How the model's weights come from files and go to files."""
+    images = vit_files.Images(
+        size=data.image_size,
+        channels=data.channels,
+        mean=np.broadcast_to(data.mean, data.channels).tolist(),
+        std=np.broadcast_to(data.std, data.channels).tolist(),
+        labels=tuple(data.classes),
+    )
+    return vit_files.family(module, images)
 
 
 def load_split(found: image_sets.ImageSet, data: ConfigDict, name: str) -> Decoded:

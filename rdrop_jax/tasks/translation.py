@@ -20,6 +20,7 @@ from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq, Size
+from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.scoring import translation as scoring
 from rdrop_jax.tasks.base import Task
 from rdrop_jax.tasks.translation_scores import make_evaluator, make_samples
@@ -204,16 +205,15 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
     """
     data = config.data
     named = [tokenizers.load(Path(data.vocabulary))] if data.vocabulary else []
-    name = config.init_from
-    for path in (name, name.rpartition(":")[0]):
-        if path and (Path(path) / tokenizers.FOLDER).is_dir():
-            first = tokenizers.load(Path(path))
-            if any(first.provenance() != other.provenance() for other in named):
-                raise InputError(
-                    f"data.vocabulary: expected that of init_from={name}, or none, "
-                    f"found another in {data.vocabulary}"
-                )
-            return first
+    first, _ = workdir_lib.split_checkpoint(config.init_from)
+    if config.init_from and (first / tokenizers.FOLDER).is_dir():
+        found = tokenizers.load(first)
+        if any(found.provenance() != other.provenance() for other in named):
+            raise InputError(
+                f"data.vocabulary: expected that of init_from={config.init_from}, or "
+                f"none, found another in {data.vocabulary}"
+            )
+        return found
     if named:
         return named[0]
     train = prepared(config, split("train"))
