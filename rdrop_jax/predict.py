@@ -91,7 +91,11 @@ def main(argv: Sequence[str]) -> None:
             for number, answer in enumerate(itertools.chain(first, answers), 1):
                 for note in answer.get("notes", ()):
                     print(f"input {number}: {note}", file=sys.stderr)
-                line = json.dumps(answer) if plain is None else plain(answer)
+                line = (
+                    json.dumps(answer, ensure_ascii=False)
+                    if plain is None
+                    else plain(answer)
+                )
                 print(line, file=out, flush=True)
     except BrokenPipeError:
         raise

@@ -76,12 +76,12 @@ def _eval_batches(
 def make_samples(
     translator: Translator, split: Split, count: int = 10
 ) -> Callable[[Params], list[str]]:
-    """A few test sentences with their translations, as lines to read."""
+    """A few validation sentences with their translations, as lines to read."""
 
     def samples(params: Params) -> list[str]:
-        test = split("test")
-        rows = np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)
-        chosen = test.select(rows)
+        pairs = split("validation")
+        rows = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)
+        chosen = pairs.select(rows)
         answers = translator.translate(params, chosen.source)
         return [
             f"{source} -> {translator.shown(answer.texts[0])} ({reference})"
