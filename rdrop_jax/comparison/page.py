@@ -85,7 +85,7 @@ def make_page(report: Report) -> str:
         _html(tables.differences_table(report)),
         "<h2>The config that all share</h2>",
         _pre("\n".join(f"{k} = {v!r}" for k, v in report["config"].items())),
-        "<h2>Versions and data</h2>",
+        "<h2>Versions and data, at the first start</h2>",
         _pre("\n".join(f"{k} {v}" for k, v in report["versions"].items())),
         _pre("\n".join(f"{k} {v}" for k, v in report["data"].items())),
         "<h2>The command</h2>",

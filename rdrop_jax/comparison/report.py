@@ -147,7 +147,8 @@ def _verdict(found: Evidence, rdrop: Mapping[str, Any]) -> dict[str, Any]:
     if diff is None:
         text = "No verdict: no seed was finished both with and without R-Drop."
         return {"word": "", "sentence": text}
-    paired = stats.Paired(**{k: diff[k] for k in stats.Paired.__annotations__})
+    fields = {name: diff[name] for name in stats.Paired.__annotations__}
+    paired = stats.Paired(**fields | {"values": tuple(diff["values"])})
     word = stats.verdict(paired, higher_is_better=options.mode == "max")
     count, unit = len(diff["seeds"]), options.metric
     figures = (

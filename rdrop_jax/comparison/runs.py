@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, runtime_checkable
 
 from rdrop_jax.comparison.plan import Options, Trial
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.preemption import Stop
 
 
+@runtime_checkable
 class Process(Protocol):
     """What `execute` needs of a process."""
 

@@ -73,7 +73,7 @@ def t_interval(
         return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     error = differences.std(axis=-1, ddof=1) / np.sqrt(count)
     half = stats.t.ppf((1 + level) / 2, count - 1) * error
-    return mean - half, mean + half
+    return np.asarray(mean - half), np.asarray(mean + half)
 
 
 def sign_flip_p(

@@ -53,7 +53,7 @@ class Interval:
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
     """Round numbers inside a range, about ``count`` of them."""
     span = high - low
-    step = 10 ** math.floor(math.log10(span / count))
+    step = 10.0 ** math.floor(math.log10(span / count))
     step *= next(m for m in (1, 2, 2.5, 5, 10) if span / (step * m) <= count)
     first = math.ceil(low / step - 1e-9)
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
@@ -130,7 +130,7 @@ def interval_chart(rows: Sequence[Interval], *, title: str, x: str) -> str:
             f'<text x="{at(tick):.1f}" y="{bottom + 15}" text-anchor="middle">'
             f"{label(tick)}</text>"
         )
-    parts.append(f'<path class="axis" d="M{at(0):.1f} {_TOP}V{bottom}"/>')
+    parts.append(f'<path class="axis" d="M{at(0.0):.1f} {_TOP}V{bottom}"/>')
     parts.append(
         f'<text x="{WIDTH / 2}" y="{height - 8}" text-anchor="middle">'
         f"{escape(x)}</text>"
