@@ -163,6 +163,9 @@ def test_the_report_holds_what_it_promises(compared):
     assert report["timings"]["rdrop"]["update_against_plain"] == pytest.approx(2)
     assert report["protocol"]["cost_ratio"] == 2.0
     assert (plain["updates"], rdrop["updates"], more["updates"]) == (2, 2, 4)
+    assert report["config"]["rdrop.objective_scale"] == "mean"
+    assert report["config"]["total_steps"] == 2
+    assert "seed" not in report["config"]
     assert report["differences"]["rdrop.alpha"] == {
         "plain": "0.0",
         "rdrop": "1.0",

@@ -81,10 +81,10 @@ def make_page(report: Report) -> str:
         _html(tables.cost_table(report)),
         '<p class="note">Medians and means of these runs, which may have shared the '
         f"machine with each other. {escape(report['device'])}.</p>",
-        "<h2>Where the configs differ</h2>",
-        _html(tables.differences_table(report)),
-        "<h2>The config that all share</h2>",
+        "<h2>The config of plain, resolved</h2>",
         _pre("\n".join(f"{k} = {v!r}" for k, v in report["config"].items())),
+        "<h2>Where the others differ from it</h2>",
+        _html(tables.differences_table(report)),
         "<h2>Versions and data, at the first start</h2>",
         _pre("\n".join(f"{k} {v}" for k, v in report["versions"].items())),
         _pre("\n".join(f"{k} {v}" for k, v in report["data"].items())),

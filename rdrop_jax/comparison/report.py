@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from rdrop_jax import config as config_lib
+from rdrop_jax import flags
 from rdrop_jax.comparison import plan, stats
 from rdrop_jax.comparison.plan import Options, Setting
 from rdrop_jax.comparison.results import Run, curve, difference, mean_of, summary
@@ -85,7 +87,7 @@ def make_report(found: Evidence) -> dict[str, Any]:
                 for name in dict.fromkeys([options.metric, found.select[0]])
             }
             | {"pass_kl": _curves(found, "train", "kl", passes=True)},
-            "config": dict(found.base),
+            "config": _config(found),
             "differences": _differences(found),
             "data": found.probe["data"],
             "device": found.probe["device"],
@@ -157,7 +159,9 @@ def _verdict(found: Evidence, rdrop: Mapping[str, Any]) -> dict[str, Any]:
         f"{count} {'seed' if count == 1 else 'seeds'}"
     )
     if math.isfinite(diff["low"]):
-        figures += f"; 95 % interval {signed(diff['low'])} to {signed(diff['high'])}"
+        figures += (
+            f"; 95\u00a0% interval {signed(diff['low'])} to {signed(diff['high'])}"
+        )
     figures += ")"
     start = {
         "helps": "R-Drop helps here",
@@ -206,6 +210,16 @@ def _curves(
         if runs and (not passes or _passes(runs[0].trial.setting) > 1)
     }
     return {arm: line for arm, line in curves.items() if line is not None}
+
+
+def _config(found: Evidence) -> dict[str, Any]:
+    """The fields of plain's runs for the verdict, but for the seed."""
+    setting = found.picked.get("plain")
+    if setting is None:
+        return dict(found.base)
+    trial = plan.trials(found.options, setting, final=True)[0]
+    config = config_lib.flatten(flags.load(found.options.config, trial.overrides))
+    return {name: value for name, value in config.items() if name != "seed"}
 
 
 def _differences(found: Evidence) -> dict[str, dict[str, str]]:

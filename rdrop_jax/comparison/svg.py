@@ -121,7 +121,7 @@ def interval_chart(rows: Sequence[Interval], *, title: str, x: str) -> str:
     bottom = height - _BOTTOM
 
     def at(value: float) -> float:
-        return 12 + (value - low) / (high - low) * (WIDTH - 24)
+        return 28 + (value - low) / (high - low) * (WIDTH - 56)
 
     parts = [f'<text class="title" x="12" y="16">{escape(title)}</text>']
     for tick in ticks(low, high):

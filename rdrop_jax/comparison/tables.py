@@ -69,7 +69,7 @@ def diagnostics_table(report: Report) -> Table:
     names = {**DIAGNOSTICS, "gap": f"{DIAGNOSTICS['gap']}, {report['metric']['name']}"}
     return [
         {
-            "": names[key],
+            "measure": names[key],
             **{arm["arm"]: _number(arm["diagnostics"][key]) for arm in arms},
         }
         for key in known
@@ -126,7 +126,7 @@ def _span(low: float, high: float) -> str:
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return _NONE if value is None else f"{value:.{digits}g}"
+    return _NONE if value is None else f"{value:.{digits}g}".replace("-", "\u2212")
 
 
 def _thousand(value: float | None) -> float | None:
