@@ -107,8 +107,8 @@ def files() -> ConfigDict:
         --config.data.source=en --config.data.target=de
 
     FOLDER holds train.en, train.de, validation.en, ..., each plain or .gz; other names,
-    tables and JSON lines by --config.data.files.train=... and so on. alpha 5, dropout 0.3
-    and smoothing 0.1 as in the paper; small alpha suits short runs.
+    tables and JSON lines by --config.data.files.train=... and so on. alpha 5, dropout
+    0.3 and smoothing 0.1 as in the paper; a smaller alpha suits short runs.
     """
     c = nmt()
     c.total_steps = "40 epochs"

@@ -1,5 +1,7 @@
 """Batches: complete epochs, random access, exact evaluation, checks."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -149,3 +151,23 @@ def test_normalize():
     np.testing.assert_allclose(
         images.normalize(image, (0.5,), (0.5,))[..., 0], [[-1.0, 1.0]]
     )
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_prefetch_says_when_a_batch_is_late(ahead):
+    late = []
+    made = threading.Event()
+
+    def make(step):
+        if step == 1:
+            made.wait()
+        return step
+
+    def note():
+        late.append(True)
+        made.set()
+
+    stream = batches.prefetch(make, 0, 3, ahead=ahead, late=note)
+    assert list(stream) == [0, 1, 2]
+    assert late
+    assert len(late) == 3 or ahead

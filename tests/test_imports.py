@@ -22,6 +22,7 @@ LEVELS = [
     {"state"},
     {"run", "loop"},
     {"flags", "train", "evaluate", "predict", "prepare", "export"},
+    {"compare", "comparison"},
 ]
 CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}
 HEAVY = ("jax", "flax", "tensorflow", "torch", "optax", "orbax", "grain", "numpy")

@@ -14,10 +14,12 @@ from tiny import TINY, VIT
 from rdrop_jax import flags, loop, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.config import resolve
+from rdrop_jax.core.metrics import Mean
 from rdrop_jax.data import sources
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.run import open_run
 from rdrop_jax.runtime import workdir as workdir_lib
+from rdrop_jax.runtime.window import Window
 from rdrop_jax.state import make_state, make_step, make_tx
 
 
@@ -314,7 +316,7 @@ def test_bad_models_and_data_are_named(tmp_path):
         ({"total_steps": 0}, "total_steps: expected at least 1, found 0"),
         ({"model__heads": 3}, "model.heads: expected a divisor of width 16, found 3"),
         ({"model__patch_size": 3}, "model.patch_size: expected a divisor of"),
-        ({"data__channels": 3}, "digits, train, row 0: expected 3 channels, found"),
+        ({"data__channels": 2}, "data.channels: expected 1 or 3, found 2"),
         ({"data__name": "cifar"}, "data.name: expected one of digits, cifar100,"),
         ({"model__name": "cnn"}, "model.name: expected vit, found 'cnn'"),
         ({"task": "translation"}, "task: expected one of image_classification"),
@@ -340,9 +342,9 @@ def test_each_shape_is_compiled_once(tmp_path, caplog):
 
 
 def test_window_means_cover_all_steps_since_the_last():
-    window = loop.Window(0, 0.0)
+    window = Window(0, 0.0)
     for value in (1.0, 2.0, 6.0):
-        window.add({"ce": loop.Mean(jnp.float32(value), jnp.float32(1.0))})
+        window.add({"ce": Mean(jnp.float32(value), jnp.float32(1.0))})
     assert window.read(3)["ce"] == pytest.approx(3.0)
-    window.add({"ce": loop.Mean(jnp.float32(5.0), jnp.float32(1.0))})
+    window.add({"ce": Mean(jnp.float32(5.0), jnp.float32(1.0))})
     assert window.read(4)["ce"] == pytest.approx(5.0)

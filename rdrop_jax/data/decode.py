@@ -40,19 +40,22 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     """Pixels of an image.
 
     Args:
-      image: a path, the bytes of a file, or an array of pixels.
+      image: a path, the bytes of a file, or pixels, uint8 [height, width, 1 or 3].
       channels: 1 for grey, 3 for colour; an image of another kind is converted.
 
     Returns:
-      An array as it is, anything else as a PIL image that is fully read.
+      An array of so many channels as it is, anything else as a PIL image, fully read.
 
     Raises:
       BadImage: missing, damaged, of another format, or of too many pixels.
     """
     if isinstance(image, np.ndarray):
-        if image.ndim != 3 or image.shape[-1] != channels:
-            raise BadImage(f"expected {channels} channels, found shape {image.shape}")
-        return image
+        if image.shape[-1] == channels:
+            return image
+        grey = image.shape[-1] == 1
+        return Image.fromarray(image[..., 0] if grey else image).convert(
+            _MODES[channels]
+        )
     try:
         file = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
         with Image.open(file, formats=FORMATS) as opened:

@@ -1,7 +1,7 @@
 """Image classification."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,8 +15,9 @@ from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.core.rdrop import rdrop_loss
 from rdrop_jax.data import image_sets, images, sources
-from rdrop_jax.data.batches import Row, TrainBatches, eval_batches
+from rdrop_jax.data.batches import HostBatch, Row, TrainBatches, eval_batches
 from rdrop_jax.data.decode import Decoded
+from rdrop_jax.data.subsets import balanced_subset
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import SIZES, Size, ViT
@@ -24,7 +25,8 @@ from rdrop_jax.pretrained import vit as vit_files
 from rdrop_jax.pretrained.merge import Family
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.scoring import classification
-from rdrop_jax.tasks.base import Evaluator, Task
+from rdrop_jax.tasks.base import Evaluator, ExampleScores, Task
+from rdrop_jax.tasks.examples import make_example_scores
 from rdrop_jax.tasks.image_prediction import make_predictor
 
 Split = Callable[[str], Decoded]
@@ -61,7 +63,7 @@ def build(config: ConfigDict) -> Task:
 
     def split(name: str) -> Decoded:
         if name not in opened:
-            opened[name] = load_split(found(), config.data, name)
+            opened[name] = load_split(found(), config, name)
         return opened[name]
 
     sums_on = functools.cache(functools.partial(make_sums, forward))
@@ -82,6 +84,10 @@ def build(config: ConfigDict) -> Task:
         scores=classification.NAMES,
         evaluators={
             name: functools.partial(make_evaluator, config, sums_on, split, name)
+            for name in sources.SPLITS
+        },
+        examples={
+            name: functools.partial(_make_examples, config, forward, split, name)
             for name in sources.SPLITS
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
@@ -141,12 +147,19 @@ def make_family(module: ViT, data: ConfigDict) -> Family:
     return vit_files.family(module, images)
 
 
-def load_split(found: image_sets.ImageSet, data: ConfigDict, name: str) -> Decoded:
+def load_split(found: image_sets.ImageSet, config: ConfigDict, name: str) -> Decoded:
     """One split of a dataset, its labels checked against the model."""
+    data = config.data
     rows = image_sets.open_split(found, data, name)
     if rows.labels is not None:
         title = f"{data.name}, {name}"
         sources.check_labels(rows.labels, data.num_classes, title, rows.name)
+    if name == "train" and data.labelled:
+        labels = rows.labels
+        if labels is None:
+            labels = np.array([rows[i]["label"] for i in range(len(rows))])
+        kept = balanced_subset(labels, data.labelled, config.seed)
+        rows = sources.Subset(rows, kept)
     return Decoded(
         rows,
         channels=data.channels,
@@ -217,3 +230,13 @@ def make_evaluator(
         )
 
     return evaluate
+
+
+def _make_examples(
+    config: ConfigDict, forward: Forward, split: Split, name: str, mesh: Mesh
+) -> ExampleScores:
+    def batches() -> Iterator[HostBatch]:
+        transform, size = _plain(config.data), config.eval.batch_size
+        return eval_batches(split(name), transform, batch_size=size)
+
+    return make_example_scores(forward, batches, mesh)
