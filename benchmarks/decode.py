@@ -150,6 +150,7 @@ def by_ctranslate2(
                 return_scores=True,
                 disable_unk=True,
                 max_decoding_length=LIMIT + 1,
+                min_decoding_length=0,
                 suppress_sequences=[["<pad>"], ["<s>"]],
             )
             for i, result in zip(rows, results, strict=True):
