@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.turns import in_turns, ratio, table
-from rdrop_jax.decoding.beam import Options
 from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.decoding.many import Found, Shapes, make_search
+from rdrop_jax.decoding.options import Options
 from rdrop_jax.models.seq2seq import Seq2Seq, Size
 from rdrop_jax.runtime import process
 

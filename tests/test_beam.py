@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdrop_jax.decoding.beam import Options, beam_search
+from rdrop_jax.decoding.beam import beam_search
 from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.decoding.many import Shapes, make_search
+from rdrop_jax.decoding.options import Options
 from rdrop_jax.decoding.top import top_k
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq, Size
