@@ -282,6 +282,20 @@ def test_other_files_are_bad_images(tmp_path, monkeypatch):
     assert decode(out.getvalue(), 3).mode == "RGB"
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_of_grey_are_scaled(channels):
+    deep = np.arange(0, 2**16, 2**8, dtype=np.uint16).reshape(16, 16)
+    out = io.BytesIO()
+    Image.fromarray(deep).save(out, "PNG")
+    found = np.asarray(decode(out.getvalue(), channels)).reshape(16, 16, channels)
+    for channel in range(channels):
+        np.testing.assert_array_equal(found[..., channel], deep >> 8)
+    row = prepared(settings(channels=channels), 0, Image.fromarray(deep))
+    assert row["image"].shape == (16, 16, channels)
+    assert row["image"].min() == -1
+    assert row["image"].mean() == pytest.approx(0, abs=0.01)
+
+
 def test_labels_of_files_are_checked_with_their_name():
     rows = Images(noise(2), np.array([0, 5]), "mine")
     with pytest.raises(InputError, match=r"mine row 1: expected a label .* 1, found 5"):

@@ -18,7 +18,7 @@ from PIL import Image
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import images
 from rdrop_jax.data.batches import Row, make_map, pad, stack
-from rdrop_jax.data.decode import BadImage, Decoded, decode
+from rdrop_jax.data.decode import BadImage, Decoded, converted, decode
 from rdrop_jax.data.folder import SUFFIXES, image_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.mesh import put
@@ -97,7 +97,7 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
         name = f"image {number}" if not isinstance(image, str | Path) else str(image)
         try:
             if isinstance(image, Image.Image):
-                image = image.convert("L" if data.channels == 1 else "RGB")
+                image = converted(image, data.channels)
             else:
                 source = image if isinstance(image, bytes) else Path(image)
                 image = decode(source, data.channels)
