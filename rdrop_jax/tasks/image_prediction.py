@@ -184,6 +184,8 @@ def _json_lines(path: str) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except ValueError as error:  # neither JSON nor UTF-8
+                images = f"an image ({', '.join(SUFFIXES)}), .txt, .npy or "
                 raise InputError(
-                    f"--input: expected JSON in line {number + 1}, found {line[:40]!r}"
+                    f"--input: expected {images if path != '-' else ''}JSON in line "
+                    f"{number + 1}, found {line[:40]!r}"
                 ) from error
