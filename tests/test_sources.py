@@ -79,6 +79,13 @@ def test_tables(tmp_path):
     (tmp_path / "test.tsv").write_text("\n".join(lines[3:]))
     _, found = splits("folder", tmp_path, data__validation="1")
     np.testing.assert_array_equal(found["test"].labels, [0, 1, 2])
+    photos = tmp_path / "photos"  # links to images that lie elsewhere
+    photos.mkdir()
+    for row in range(3):
+        (photos / f"{row}.png").symlink_to(tmp_path / f"{row}.png")
+    (photos / "train.tsv").write_text("\n".join(lines[:3]))
+    _, found = splits("folder", photos, data__validation="1", data__test="1")
+    assert found["train"].name(0).startswith(str(photos))
     for line, message in (
         ("../x.png\tant", r"train\.tsv, line 1: expected a path below"),
         ("/etc/passwd\tant", "expected a path below"),
