@@ -1,5 +1,6 @@
 """Image datasets by name: where they are, their splits and classes. Needs no jax."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -102,7 +103,8 @@ def open_split(found: ImageSet, data: ConfigDict, name: str) -> ImageRows:
 
 
 def _call(make: Callable[..., ImageRows], *args: object) -> Callable[[], ImageRows]:
-    return lambda: make(*args)
+    """Read once, however many splits are cut from it."""
+    return functools.cache(lambda: make(*args))
 
 
 def _root(data: ConfigDict) -> Path:
