@@ -14,7 +14,7 @@ from pictures import noise, write_folder
 from tiny import TINY, VIT, train
 
 from rdrop_jax import compare, evaluate
-from rdrop_jax.comparison import diagnostics, page, runs, worker
+from rdrop_jax.comparison import diagnostics, page, plan, results, runs, worker
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.run import open_run
 from rdrop_jax.runtime import lock
@@ -261,6 +261,19 @@ def test_what_a_process_ends_with_is_told_whole():
     assert runs.message(said) == "not prepared\n  do this\nand that"
     assert runs.message(["Traceback", "KeyError: 'x'"]) == "KeyError: 'x'"
     assert runs.message([]) == "the task cannot be built"
+
+
+def test_two_passes_never_cost_less_than_one(compared):
+    options, _, _ = compare.read_options([*ARGV, "--workdir", str(compared[0])])
+    plain, rdrop = (
+        results.read_run(plan.trials(options, setting, final=True)[0], compared[0])
+        for setting in (
+            plan.settings(options, [10.0], arm)[0] for arm in ("plain", "rdrop")
+        )
+    )
+    assert results.cost_ratio([plain], [rdrop]) == 2.0
+    assert results.cost_ratio([rdrop], [plain]) == 1.0
+    assert np.isnan(results.cost_ratio([plain], []))
 
 
 def test_a_second_start_makes_only_what_is_missing(compared, tmp_path):
