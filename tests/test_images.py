@@ -343,3 +343,17 @@ def test_predict_reads_files_folders_and_lists(tmp_path):
         np.testing.assert_array_equal(prepared(data, 0, given)["image"], wanted)
     with pytest.raises(InputError, match=r"--input: .*notes\.md: expected an image"):
         prepared(data, 0, tmp_path / "photos" / "notes.md")
+
+
+def test_predict_takes_fractions_as_it_takes_bytes():
+    data = settings(eval_crop=0.75)
+    (image,) = noise(1, 16)
+    wanted = prepared(data, 0, image)["image"]
+    found = prepared(data, 0, image.astype(float))["image"]
+    # Bytes are rounded after each of the two passes of resizing.
+    np.testing.assert_allclose(found, wanted, atol=1 / 255 / 0.5)
+    for bad in (np.nan, -0.5, 255.5):
+        broken = image.astype(float)
+        broken[3, 3, 1] = bad
+        with pytest.raises(InputError, match="from 0 to 255 in image 7, found others"):
+            prepared(data, 7, broken)

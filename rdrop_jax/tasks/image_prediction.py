@@ -122,12 +122,28 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
         )
     if integer and pixels.min() >= 0 and pixels.max() <= 255:
         return {"image": transform(pixels.astype(np.uint8))}
-    if not np.issubdtype(pixels.dtype, np.floating):
+    known = np.issubdtype(pixels.dtype, np.floating)
+    # Written so that NaN is refused.
+    if not known or not np.all((pixels >= 0) & (pixels <= 255)):
         raise InputError(
             f"--input: expected numbers from 0 to 255 in image {number}, found "
-            f"{pixels.dtype}"
+            f"{'others' if known or integer else pixels.dtype}"
         )
-    return {"image": images.normalize(pixels, data.mean, data.std)}
+    return {"image": _fractions(data, pixels)}
+
+
+def _fractions(data: ConfigDict, pixels: np.ndarray) -> np.ndarray:
+    """Numbers of the model's size as the transform takes bytes, but not rounded."""
+    if data.eval_crop:  # Pillow resizes such numbers one channel at a time
+        filter = images.INTERPOLATIONS[data.interpolation]
+        planes = [
+            images.central_crop(
+                Image.fromarray(plane), data.image_size, data.eval_crop, filter
+            )
+            for plane in np.moveaxis(pixels.astype(np.float32), -1, 0)
+        ]
+        pixels = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    return images.normalize(pixels, data.mean, data.std)
 
 
 def read_images(path: str) -> Iterator[Any]:
