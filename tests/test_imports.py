@@ -17,6 +17,7 @@ LEVELS = [
     {"errors"},
     {"core"},
     {"config", "data", "models", "optim", "runtime"},
+    {"pretrained"},
     {"tasks"},
     {"state"},
     {"run", "loop"},
