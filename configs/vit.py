@@ -23,6 +23,7 @@ def vit() -> ConfigDict:
     c.model.heads = placeholder(int)
     c.model.mlp_width = placeholder(int)
     c.model.patch_size = 16
+    c.model.norm_eps = 1e-6  # of layer norms; Hugging Face's config.json says 1e-12
     c.model.dropout = 0.1  # after the embedding and twice in each MLP
     c.model.attention_dropout = 0.0  # attention weights and attention output
 

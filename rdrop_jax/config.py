@@ -47,7 +47,8 @@ def base_config() -> ConfigDict:
     c.total_steps = duration(1000)  # updates
     c.batch_size = 64  # rows per update, over all devices
     c.accum_steps = 1  # microbatches per update; divides batch_size
-    c.init_from = ""  # start from these weights: a workdir, or WORKDIR:STEP
+    c.init_from = ""  # weights to start from: a workdir, WORKDIR:STEP, a file, a folder
+    c.reinit = ""  # parts not to take from there, as "head" or "head,norm"
 
     c.rdrop = ConfigDict()
     c.rdrop.alpha = 1.0  # weight of the consistency term; 0 trains plainly

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rdrop_jax.core.step import TrainState
 from rdrop_jax.data.batches import prefetch
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.optim import make_schedule
+from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
 from rdrop_jax.runtime.disk import check_space, write_json
 from rdrop_jax.runtime.distributed import agreed
@@ -36,7 +38,7 @@ def fit(
     config: ConfigDict,
     workdir: Path,
     *,
-    init_params: Params | None = None,
+    initialize: Callable[[Params], Params] | None = None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Trains until ``total_steps``, going on from what the workdir holds.
@@ -46,7 +48,7 @@ def fit(
       tx: optimizer.
       config: resolved config.
       workdir: folder of the run; checkpoints and logs go there.
-      init_params: parameters to start from in place of random ones.
+      initialize: random parameters to those that a new run starts from.
       stop: looked at between steps; once set, the run saves and ends.
 
     Returns:
@@ -76,7 +78,7 @@ def fit(
         stack.enter_context(contextlib.closing(writers))
         checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, say=writers.say)
         stack.enter_context(contextlib.closing(checkpoints))
-        state, progress = begin(task, tx, config, abstract, checkpoints, init_params)
+        state, progress = begin(task, tx, config, abstract, checkpoints, initialize)
         writers.cut(int(state.step))
         writers.say(parameter_table(state.params))
         state, progress = train(
@@ -181,6 +183,8 @@ def finish(
         "seconds": round(progress.seconds, 2),
         "data": task.provenance(),
     }
+    if init := workdir_lib.recorded_init(config, workdir):
+        result["init"] = init
     if jax.process_index() == 0:
         write_json(path, result)
     writers.say(scores_line(f"best step {best}  validation", result["validation"]))

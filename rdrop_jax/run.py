@@ -1,6 +1,7 @@
 """A finished or running run, opened to be used."""
 
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,10 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import tasks
 from rdrop_jax.core.passes import Params
+from rdrop_jax.errors import InputError
+from rdrop_jax.pretrained import files
+from rdrop_jax.pretrained.merge import Weights, flatten, merge
+from rdrop_jax.runtime import seal
 from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.runtime.checkpoint import Checkpoints
 from rdrop_jax.runtime.mesh import make_mesh
@@ -60,9 +65,61 @@ def open_run(workdir: Path, checkpoint: str = "best") -> Run:
     return Run(config, task, mesh, params, step)
 
 
-def split_checkpoint(name: str) -> tuple[Path, str]:
-    """``WORKDIR`` or ``WORKDIR:CHECKPOINT`` to both; the best where none is named."""
-    path, colon, checkpoint = name.rpartition(":")
-    if colon and (checkpoint.isdigit() or checkpoint in ("best", "last")):
-        return Path(path), checkpoint
-    return Path(name), "best"
+def open_weights(name: str, task: Task) -> Weights:
+    """The weights that ``init_from`` names.
+
+    Args:
+      name: a workdir, WORKDIR:STEP, or a file or folder that the task can read.
+      task: whose parameters they shall be.
+
+    Returns:
+      The weights.
+
+    Raises:
+      InputError: not such a file or folder, or not whole.
+    """
+    path = Path(name)
+    if files.is_weights(path):
+        if task.pretrained is None:
+            raise InputError(
+                f"init_from: this task starts from workdirs alone, found {name}"
+            )
+        return task.pretrained.read(path)
+    workdir, checkpoint = workdir_lib.split_checkpoint(name)
+    run = open_run(workdir, checkpoint)
+    facts = {} if run.task.pretrained is None else run.task.pretrained.facts
+    sums = workdir / "checkpoints" / f"step_{run.step}" / seal.NAME
+    digests = {f"step_{run.step}/{seal.NAME}": seal.sha256(sums)}
+    return Weights(flatten(run.params), facts, sha256=digests)
+
+
+def initializer(
+    weights: Weights, task: Task, reinit: str, say: Callable[[str], None]
+) -> Callable[[Params], Params]:
+    """What puts weights in the place of new parameters.
+
+    Args:
+      weights: as `open_weights` returns them.
+      task: whose parameters they shall be.
+      reinit: parts to leave new, separated by commas.
+      say: takes a line for each thing that was not taken as it was.
+
+    Returns:
+      New parameters to those to start from.
+    """
+    family = task.pretrained
+
+    def initialize(new: Params) -> Params:
+        params, notes = merge(
+            new,
+            weights,
+            facts=family.facts if family else {},
+            resize=family.resize if family else {},
+            reinit=family.reinit if family else (),
+            fresh=[part.strip() for part in reinit.split(",") if part.strip()],
+        )
+        for note in notes:
+            say(f"init_from: {note}")
+        return params
+
+    return initialize

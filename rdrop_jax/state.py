@@ -1,6 +1,7 @@
 """A run's optimizer, step and state from its config."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,6 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Params
 from rdrop_jax.core.step import Step, TrainState, init_state, make_train_step
-from rdrop_jax.errors import InputError
 from rdrop_jax.optim import make_alpha, make_optimizer, make_schedule
 from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
 from rdrop_jax.runtime.mesh import gathered, state_shardings
@@ -103,43 +103,20 @@ def begin(
     config: ConfigDict,
     abstract: TrainState,
     checkpoints: Checkpoints,
-    init_params: Params | None,
+    initialize: Callable[[Params], Params] | None,
 ) -> tuple[TrainState, Progress]:
     """The state to go on from, sharded from birth.
 
-    In this order: (1) the newest whole checkpoint of the workdir, (2) ``init_params``,
-    (3) random parameters.
+    In this order: (1) the newest whole checkpoint of the workdir, (2) what
+    ``initialize`` makes of random parameters, (3) random parameters.
     """
     step = checkpoints.latest()
     if step is not None:
         return checkpoints.restore(step, abstract)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     state = jax.jit(lambda: make_state(task, tx, config), out_shardings=shardings)()
-    if init_params is None:
+    if initialize is None:
         return state, Progress()
-    check_same_params(init_params, state.params)
-    params = jax.device_put(init_params, shardings.params)
+    params = jax.device_put(initialize(state.params), shardings.params)
     ema = None if state.ema_params is None else jax.tree.map(jnp.copy, params)
     return replace(state, params=params, ema_params=ema), Progress()
-
-
-def check_same_params(found: Params, expected: Params) -> None:
-    """Refuses parameters of another model.
-
-    Raises:
-      InputError: lists every name that is missing, unexpected or of another shape.
-    """
-    old, new = (
-        {
-            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        }
-        for tree in (found, expected)
-    )
-    lines = [
-        f"  {name}: expected {new.get(name, 'none')}, found {old.get(name, 'none')}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-    if lines:
-        raise InputError("init_from: weights of another model\n" + "\n".join(lines))

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags
 from rdrop_jax.data import ready
+from rdrop_jax.pretrained import files
 from rdrop_jax.runtime import distributed, lock, preemption
 from rdrop_jax.runtime import workdir as workdir_lib
 
@@ -46,21 +47,27 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
 
     task = tasks.build(config)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
-    init_params = None
+    initialize = None
     if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
-        init_params = run.open_run(*run.split_checkpoint(config.init_from)).params
+        weights = run.open_weights(config.init_from, task)
+        say = print if distributed.is_first() else lambda line: None
+        initialize = run.initializer(weights, task, config.reinit, say)
+        if distributed.is_first():
+            workdir_lib.record_init(workdir, config.init_from, weights.sha256)
     tx = state.make_tx(resolved)
-    return loop.fit(task, tx, resolved, workdir, init_params=init_params, stop=stop)
+    return loop.fit(task, tx, resolved, workdir, initialize=initialize, stop=stop)
 
 
 def check(config: ConfigDict, workdir: Path) -> None:
     """All that can be checked before jax starts.
 
     Raises:
-      InputError: data that is missing, or a workdir of another config.
+      InputError: data or weights that are missing, or a workdir of another config.
     """
     ready.check(config.data.name)
     workdir_lib.check(config, workdir)
+    if config.init_from and not workdir_lib.begun(workdir):
+        files.check(config.init_from)
 
 
 def default_workdir(spec: str) -> Path:

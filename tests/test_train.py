@@ -16,7 +16,8 @@ from rdrop_jax import train as train_program
 from rdrop_jax.config import resolve
 from rdrop_jax.data import sources
 from rdrop_jax.errors import InputError, TrainingError
-from rdrop_jax.run import open_run, split_checkpoint
+from rdrop_jax.run import open_run
+from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.state import make_state, make_step, make_tx
 
 
@@ -249,9 +250,9 @@ def test_init_from_starts_with_the_weights_of_another_run(reference, tmp_path):
 
 
 def test_checkpoints_are_named_after_a_colon(tmp_path):
-    assert split_checkpoint(f"{tmp_path}:7") == (tmp_path, "7")
-    assert split_checkpoint(f"{tmp_path}:last") == (tmp_path, "last")
-    assert split_checkpoint("C:/runs/a") == (Path("C:/runs/a"), "best")
+    assert workdir_lib.split_checkpoint(f"{tmp_path}:7") == (tmp_path, "7")
+    assert workdir_lib.split_checkpoint(f"{tmp_path}:last") == (tmp_path, "last")
+    assert workdir_lib.split_checkpoint("C:/runs/a") == (Path("C:/runs/a"), "best")
 
 
 def test_a_score_that_is_nan_is_the_worst():
@@ -270,7 +271,7 @@ def test_init_from_another_model_lists_the_difference(reference, tmp_path):
     assert "block_0/mlp/mlp_in/kernel: expected (16, 32), found (16, 16)" in message
     assert "block_1/mlp/mlp_in/bias: expected (32,), found none" in message
     assert "embedding" not in message
-    with pytest.raises(InputError, match="no run in"):
+    with pytest.raises(InputError, match="found nothing at"):
         train(tmp_path / "b", init_from=tmp_path / "nowhere")
 
 

@@ -1,7 +1,9 @@
 """The config that a workdir was begun with. Needs no jax."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -9,6 +11,8 @@ from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 from rdrop_jax.runtime.disk import explained, write_json
+
+_INIT = "init.json"
 
 
 def claim(config: ConfigDict, workdir: Path) -> None:
@@ -45,6 +49,24 @@ def begun(workdir: Path) -> bool:
     return not seal.only_unfinished(workdir / "checkpoints")
 
 
+def record_init(workdir: Path, name: str, sha256: Mapping[str, str]) -> None:
+    """Keeps what the parameters came from, for the result of a run that is resumed."""
+    write_json(workdir / _INIT, {"from": name, "sha256": dict(sha256)})
+
+
+def recorded_init(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
+    """What `record_init` kept; none where the run began with random parameters."""
+    path = workdir / _INIT
+    if not config.init_from or not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except (
+        ValueError
+    ):  # damaged; the result says where the weights came from all the same
+        return {"from": config.init_from}
+
+
 def read(workdir: Path) -> ConfigDict:
     """The stored config, locked.
 
@@ -63,6 +85,14 @@ def read(workdir: Path) -> ConfigDict:
     if not isinstance(stored, dict) or "task" not in stored:
         raise InputError(_unusable(path, "JSON without a task"))
     return ConfigDict(stored).lock()
+
+
+def split_checkpoint(name: str) -> tuple[Path, str]:
+    """``WORKDIR`` or ``WORKDIR:CHECKPOINT`` to both; the best where none is named."""
+    path, colon, checkpoint = name.rpartition(":")
+    if colon and (checkpoint.isdigit() or checkpoint in ("best", "last")):
+        return Path(path), checkpoint
+    return Path(name), "best"
 
 
 def _unusable(path: Path, found: str) -> str:

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from rdrop_jax.core.passes import Forward, Key, Params
 from rdrop_jax.core.step import Loss
 from rdrop_jax.data.batches import HostBatch
+from rdrop_jax.pretrained.merge import Family
 from rdrop_jax.runtime.mesh import Rules
 
 # Scores of some parameters on one split, as finished numbers.
@@ -54,6 +55,8 @@ class Task:
       evaluators: ``split -> mesh -> evaluator``; data is read when one is made.
       predictor: ``mesh -> predictor``.
       partition_rules: how the tensor axis cuts the parameters.
+      pretrained: how its parameters come from files of other libraries and go there;
+        none where they do not.
       provenance: what result.json says of the data, checksums of embedded data above
         all.
     """
@@ -67,4 +70,5 @@ class Task:
     predictor: Callable[[Mesh], Predictor]
     out_axes: Any = 0
     partition_rules: Rules = ()
+    pretrained: Family | None = None
     provenance: Callable[[], dict[str, str]] = field(default=dict)

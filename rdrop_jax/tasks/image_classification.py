@@ -24,6 +24,8 @@ from rdrop_jax.data.batches import Row, TrainBatches, eval_batches, pad, stack
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import SIZES, Size, ViT
+from rdrop_jax.pretrained import vit as vit_files
+from rdrop_jax.pretrained.merge import Family
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.tasks.base import Evaluator, Predictor, Task
 
@@ -71,6 +73,7 @@ def build(config: ConfigDict) -> Task:
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
         partition_rules=PARTITION_RULES,
+        pretrained=make_family(module, config.data),
         provenance=lambda: {"digits.csv.gz": sources.digits_sha256()},
     )
 
@@ -114,7 +117,19 @@ def make_model(config: ConfigDict) -> ViT:
         dtype=jnp.dtype(m.dtype),
         remat=m.remat,
         masks=m.masks,
+        norm_eps=m.norm_eps,
     )
+
+
+def make_family(module: ViT, data: ConfigDict) -> Family:
+    """How the model's weights come from files and go to files."""
+    images = vit_files.Images(
+        size=data.image_size,
+        channels=data.channels,
+        mean=np.broadcast_to(data.mean, data.channels).tolist(),
+        std=np.broadcast_to(data.std, data.channels).tolist(),
+    )
+    return vit_files.family(module, images)
 
 
 def load_split(data: ConfigDict, name: str) -> sources.Images:

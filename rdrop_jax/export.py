@@ -1,0 +1,94 @@
+"""python -m rdrop_jax.export --workdir runs/vit --output exported
+
+Writes a trained model as Hugging Face's transformers load it, or as .npz.
+"""
+
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from rdrop_jax import flags
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import workdir as workdir_lib
+
+
+def export(
+    workdir: Path,
+    output: Path,
+    checkpoint: str = "best",
+    format: str = "safetensors",
+) -> int:
+    """Writes the parameters of one checkpoint for other libraries.
+
+    Args:
+      workdir: folder of the run.
+      output: a folder that is new or empty.
+      checkpoint: "best", "last" or a step.
+      format: "safetensors", with config.json and preprocessor_config.json, or "npz".
+
+    Returns:
+      The step of the checkpoint.
+
+    Raises:
+      InputError: no such run or checkpoint, a format that the run's task does not know,
+        or an output that cannot be written.
+    """
+    check(workdir, output)
+    from rdrop_jax.run import open_run  # jax starts here
+
+    run = open_run(workdir, checkpoint)
+    family = run.task.pretrained
+    if family is None or format not in family.formats:
+        known = ", ".join(family.formats) if family else "none for this task"
+        raise InputError(f"--format: expected one of {known}, found {format!r}")
+    try:
+        family.save(run.params, output, format)
+    except OSError as error:
+        raise _unwritable(output, error) from error
+    return run.step
+
+
+def check(workdir: Path, output: Path) -> None:
+    """All that can be checked before jax starts.
+
+    Raises:
+      InputError: no run in the workdir, or an output that is in use or not writable.
+    """
+    workdir_lib.read(workdir)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        if found := sorted(path.name for path in output.iterdir()):
+            raise InputError(
+                f"--output: expected a new or empty folder, found {output} with "
+                f"{', '.join(found[:5])}"
+            )
+        with tempfile.TemporaryFile(dir=output):
+            pass
+    except OSError as error:
+        raise _unwritable(output, error) from error
+
+
+def _unwritable(output: Path, error: OSError) -> InputError:
+    return InputError(f"--output: cannot write in {output}: {error.strerror or error}")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and writes."""
+    parser = flags.Parser(prog="rdrop_jax.export", description=__doc__)
+    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True, help="new folder")
+    parser.add_argument(
+        "--checkpoint", default="best", metavar="best|last|STEP", help="default: best"
+    )
+    parser.add_argument(
+        "--format", default="safetensors", help="safetensors (default) or npz"
+    )
+    args = flags.parse_plain(parser, argv)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX takes it, to no end here
+    step = export(args.workdir, args.output, args.checkpoint, args.format)
+    print(f"step {step}: {args.format} in {args.output}")
+
+
+if __name__ == "__main__":
+    flags.run(main)

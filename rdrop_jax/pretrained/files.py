@@ -1,0 +1,254 @@
+"""Weights as files: whole or refused, never unpickled. Needs no jax."""
+
+import json
+import math
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import seal
+from rdrop_jax.runtime import workdir as workdir_lib
+
+EXPECTED = (
+    "a workdir, WORKDIR:STEP, a .npz, a .safetensors, or a folder with config.json and "
+    "model.safetensors"
+)
+_WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_FLOATS = ("F64", "F32", "F16", "BF16")
+# What deflate cannot do to trained weights; zeros alone go further.
+_MOST_DEFLATED, _SMALL = 20, 2**26
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What lies on disk.
+
+    Attributes:
+      arrays: by the names of the file.
+      config: content of config.json; empty where there is none.
+      sha256: of every file with arrays, by its name.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_weights(path: Path) -> bool:
+    """Whether a path is a file of weights or a folder with some, and no workdir."""
+    if path.is_dir():
+        return any((path / name).is_file() for name in (_WHOLE, _INDEX))
+    return path.suffix in (".npz", ".safetensors")
+
+
+def check(name: str) -> None:
+    """Checks what ``init_from`` names by looking at headers and sizes alone.
+
+    Raises:
+      InputError: nothing is there, it is something else, or it is not whole.
+    """
+    path = Path(name)
+    if is_weights(path):
+        if not path.exists():
+            raise InputError(f"init_from: expected {EXPECTED}, found nothing at {name}")
+        with _explained(path):
+            for file, holds in _parts(path).items():
+                _check_file(file, holds)
+            _config(path)
+        return
+    workdir, checkpoint = workdir_lib.split_checkpoint(name)
+    if not workdir.exists():
+        raise InputError(f"init_from: expected {EXPECTED}, found nothing at {name}")
+    if not (workdir / "config.json").is_file():
+        raise InputError(f"init_from: expected {EXPECTED}, found {name}")
+    try:
+        workdir_lib.read(workdir)
+    except InputError as error:
+        raise InputError(
+            f"init_from: expected {EXPECTED}, found {name}, which has neither weights "
+            "nor the config of a run in config.json"
+        ) from error
+    steps = seal.step_folders(workdir / "checkpoints")
+    if not steps or (checkpoint.isdigit() and int(checkpoint) not in steps):
+        raise InputError(
+            f"init_from: expected a checkpoint in {workdir}, found steps {[*steps]}"
+        )
+
+
+def read(path: Path) -> Stored:
+    """Reads weights whose headers and sizes hold.
+
+    Args:
+      path: a .npz, a .safetensors, or a folder with model.safetensors, whole or in
+        parts with an index.
+
+    Returns:
+      Arrays by the names of the file, in the types of the file.
+
+    Raises:
+      InputError: not such a file, or not whole; nothing is unpickled.
+    """
+    with _explained(path):
+        arrays: dict[str, np.ndarray] = {}
+        parts = _parts(path)
+        for file, holds in parts.items():
+            _check_file(file, holds)
+            arrays |= _read_npz(file) if file.suffix == ".npz" else _read_safe(file)
+        digests = {file.name: seal.sha256(file) for file in parts}
+        return Stored(arrays, _config(path), digests)
+
+
+def write(
+    arrays: Mapping[str, np.ndarray],
+    folder: Path,
+    *,
+    config: Mapping[str, Any],
+    preprocessor: Mapping[str, Any],
+) -> None:
+    """Writes a folder as Hugging Face's transformers read it.
+
+    Raises:
+      OSError: the disk is full or not writable.
+    """
+    for name, content in {"preprocessor_": preprocessor, "": config}.items():
+        text = json.dumps(content, indent=2) + "\n"
+        (folder / f"{name}config.json").write_text(text)
+    whole = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+    try:
+        save_file(whole, folder / _WHOLE, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    shutil.copymode(folder / "config.json", folder / _WHOLE)  # else it is private
+
+
+def write_npz(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
+    """Writes model.npz."""
+    aside = folder / "model.tmp.npz"
+    np.savez(aside, allow_pickle=False, **arrays)
+    os.replace(aside, folder / "model.npz")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turns what readers raise over a damaged file into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (SafetensorError, zipfile.BadZipFile, zlib.error, ValueError, EOFError) as e:
+        raise InputError(
+            f"init_from: {path}: expected a whole file of weights, found one that is "
+            f"cut off or something else: {e}"
+        ) from e
+    except (OSError, NotImplementedError, RuntimeError) as e:  # locked, encrypted
+        raise InputError(f"init_from: {path}: cannot be read: {e}") from e
+
+
+def _parts(path: Path) -> dict[Path, set[str] | None]:
+    """Files with arrays and the names that each should hold, none where it is free."""
+    if path.is_file() or (path / _WHOLE).is_file():
+        return {path if path.is_file() else path / _WHOLE: None}
+    index = _json(path / _INDEX)
+    names = index.get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise InputError(f"init_from: {path / _INDEX}: expected a weight_map")
+    parts: dict[Path, set[str] | None] = {}
+    for file in sorted({str(f) for f in names.values()}):
+        if Path(file).name != file or not file.endswith(".safetensors"):
+            raise InputError(
+                f"init_from: {path / _INDEX}: expected files beside it, found {file!r}"
+            )
+        if not (path / file).is_file():
+            raise InputError(f"init_from: {path}: expected {file}, found no such file")
+        parts[path / file] = {name for name, where in names.items() if where == file}
+    return parts
+
+
+def _config(path: Path) -> dict[str, Any]:
+    file = path / "config.json" if path.is_dir() else path.with_name("config.json")
+    if path.suffix == ".npz" or (path.is_file() and not file.is_file()):
+        return {}
+    if not file.is_file():
+        raise InputError(f"init_from: {path}: expected config.json, found none")
+    return _json(file)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise InputError(f"init_from: {path}: expected JSON, found none") from error
+    if not isinstance(content, dict):
+        raise InputError(f"init_from: {path}: expected a JSON object")
+    return content
+
+
+def _check_file(path: Path, holds: set[str] | None) -> None:
+    if path.suffix == ".npz":
+        return _check_npz(path)
+    # Opening compares the header with the size of the file.
+    with safe_open(path, framework="np") as file:
+        names = set(file.keys())
+        if holds is not None and names != holds:
+            unlike = ", ".join(sorted(names ^ holds)[:5])
+            raise InputError(
+                f"init_from: {path}: expected the arrays that the index names, "
+                f"found a difference in {unlike}"
+            )
+        for name in names:
+            if (kind := file.get_slice(name).get_dtype()) not in _FLOATS:
+                raise InputError(
+                    f"init_from: {path}: {name}: expected one of {', '.join(_FLOATS)}, "
+                    f"found {kind}"
+                )
+
+
+def _check_npz(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        size = sum(entry.file_size for entry in entries)
+        if size > max(_SMALL, _MOST_DEFLATED * path.stat().st_size):
+            raise InputError(
+                f"init_from: {path}: expected weights, found {size} bytes packed into "
+                f"{path.stat().st_size}"
+            )
+        for entry in entries:
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                header = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
+                shape, _, dtype = header(file)
+                if dtype.hasobject:
+                    raise InputError(
+                        f"init_from: {path}: {entry.filename}: expected an array of "
+                        "numbers, found pickled objects, which are not read"
+                    )
+                if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
+                    raise InputError(
+                        f"init_from: {path}: {entry.filename}: expected the bytes of "
+                        f"{dtype} {shape}, found {entry.file_size - file.tell()}"
+                    )
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def _read_safe(path: Path) -> dict[str, np.ndarray]:
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

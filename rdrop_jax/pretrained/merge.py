@@ -1,0 +1,148 @@
+"""Loaded weights into the parameters of a model, or every difference."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rdrop_jax.core.passes import Params
+from rdrop_jax.errors import InputError
+
+# An array to one of another shape; none where that has no sense.
+Resize = Callable[[np.ndarray, tuple[int, ...]], np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights under the names that parameters have here.
+
+    Attributes:
+      arrays: by path, as ``block_0/attention/query/kernel``.
+      facts: what no shape tells, such as ``model.heads``, as far as it is known.
+      notes: what the user should know, a line each.
+      sha256: of the files they come from, by name.
+    """
+
+    arrays: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    sha256: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a task's parameters come from files and go to files.
+
+    Attributes:
+      read: path of a file or folder to weights.
+      save: ``(params, folder, format)``; writes them as other libraries read them.
+      formats: that ``save`` knows.
+      facts: as `Weights`, of the task's own model.
+      resize: parameters that may be made to fit, and how.
+      reinit: parts that stay new where they do not fit, as ``head``.
+    """
+
+    read: Callable[[Path], Weights]
+    save: Callable[[Params, Path, str], None]
+    formats: tuple[str, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    resize: Mapping[str, Resize] = field(default_factory=dict)
+    reinit: tuple[str, ...] = ()
+
+
+def flatten(params: Params) -> dict[str, Any]:
+    """``{"block_0/mlp/mlp_in/kernel": array, ...}``."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+
+
+def merge(
+    template: Params,
+    loaded: Weights,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    resize: Mapping[str, Resize] | None = None,
+    reinit: Sequence[str] = (),
+    fresh: Sequence[str] = (),
+) -> tuple[Params, list[str]]:
+    """Puts loaded weights in the place of a model's own.
+
+    Args:
+      template: new parameters of the model.
+      loaded: what should take their place.
+      facts: the model's own; each that ``loaded`` knows too must agree.
+      resize: functions for parameters that may come in another shape.
+      reinit: parts that keep the template's values where anything in them is missing
+        or of another shape.
+      fresh: parts that keep the template's values in any case.
+
+    Returns:
+      A tree as the template, with its types, and what was not taken as it was, a line
+      each.
+
+    Raises:
+      InputError: lists every fact and every name that is missing, unexpected or of
+        another shape or kind.
+    """
+    wanted = flatten(template)
+    for part in fresh:
+        if not any(_under(part, wanted)):
+            raise InputError(
+                f"reinit: expected the beginning of a parameter's path, as head, found "
+                f"{part!r}"
+            )
+    kept_new = {name for part in fresh for name in _under(part, loaded.arrays)}
+    found = {k: x for k, x in loaded.arrays.items() if k not in kept_new}
+    notes = list(loaded.notes)
+    for name, fit in (resize or {}).items():
+        if name in found and name in wanted:
+            array, shape = found[name], tuple(wanted[name].shape)
+            fitted = None if array.shape == shape else fit(np.asarray(array), shape)
+            if fitted is not None:
+                found[name] = fitted
+                notes.append(f"{name}: resized from {array.shape} to {shape}")
+    unlike = {n: f for n in wanted | found if (f := _unlike(n, wanted, found))}
+    for part in dict.fromkeys([*fresh, *reinit]):
+        if not any(_under(part, unlike)):
+            continue
+        here = ", ".join(sorted(_under(part, wanted))) or "nothing"
+        notes.append(f"{part}: not taken; {here} start anew")
+        for name in [*_under(part, found), *_under(part, unlike)]:
+            found.pop(name, None)
+            unlike.pop(name, None)
+    known = {k: v for k, v in (facts or {}).items() if k in loaded.facts}
+    lines = [
+        f"  {name}: expected {value!r}, found {loaded.facts[name]!r}"
+        for name, value in known.items()
+        if value != loaded.facts[name]
+    ]
+    lines += [unlike[name] for name in sorted(unlike)]
+    if lines:
+        raise InputError("init_from: weights of another model\n" + "\n".join(lines))
+    leaves = [
+        found[k].astype(leaf.dtype) if k in found else leaf
+        for k, leaf in wanted.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(template), leaves), notes
+
+
+def _under(part: str, names: Iterable[str]) -> list[str]:
+    return [name for name in names if name == part or name.startswith(part + "/")]
+
+
+def _unlike(name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    expected, got = _described(wanted.get(name)), _described(found.get(name))
+    return "" if expected == got else f"  {name}: expected {expected}, found {got}"
+
+
+def _described(array: Any) -> str:
+    if array is None:
+        return "none"
+    kind = "" if jnp.issubdtype(array.dtype, jnp.floating) else f" of {array.dtype}"
+    return f"{tuple(array.shape)}{kind}"

@@ -1,0 +1,99 @@
+"""Names of a ViT's parameters in Google's .npz and in Hugging Face's safetensors."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+PARTS = ("query", "key", "value")
+
+# Theirs to ours: modules with a kernel or a scale, and a bias.
+_NPZ = {
+    "embedding": "embedding",
+    "Transformer/encoder_norm": "norm",
+    "head": "head",
+}
+_NPZ_BLOCK = {
+    "LayerNorm_0": "attention_norm",
+    "LayerNorm_2": "mlp_norm",
+    **{f"MultiHeadDotProductAttention_1/{x}": f"attention/{x}" for x in PARTS},
+    "MultiHeadDotProductAttention_1/out": "attention/attention_out",
+    "MlpBlock_3/Dense_0": "mlp/mlp_in",
+    "MlpBlock_3/Dense_1": "mlp/mlp_out",
+}
+_NPZ_ARRAYS = {
+    "cls": "class_token",
+    "Transformer/posembed_input/pos_embedding": "positions",
+}
+# Flax has numbered modules by kind since Linen; the published files are older.
+RENUMBERED = {
+    "MultiHeadDotProductAttention_0/": "MultiHeadDotProductAttention_1/",
+    "MlpBlock_0/": "MlpBlock_3/",
+    "LayerNorm_1/": "LayerNorm_2/",
+}
+_HF = {
+    "embeddings.patch_embeddings.projection": "embedding",
+    "layernorm": "norm",
+    "classifier": "head",
+}
+_HF_BLOCK = {
+    "layernorm_before": "attention_norm",
+    "layernorm_after": "mlp_norm",
+    **{f"attention.attention.{x}": f"attention/{x}" for x in PARTS},
+    "attention.output.dense": "attention/attention_out",
+    "intermediate.dense": "mlp/mlp_in",
+    "output.dense": "mlp/mlp_out",
+}
+_HF_ARRAYS = {
+    "embeddings.cls_token": "class_token",
+    "embeddings.position_embeddings": "positions",
+}
+
+
+def _names(
+    modules: Mapping[str, str],
+    block: Mapping[str, str],
+    arrays: Mapping[str, str],
+    prefix: str,
+    weights: Callable[[str, str], str],
+    layers: Iterable[int],
+) -> dict[str, str]:
+    """Every name of theirs to ours."""
+    names = dict(arrays)
+    blocks = {
+        prefix.format(i) + theirs: f"block_{i}/{ours}"
+        for i in layers
+        for theirs, ours in block.items()
+    }
+    for theirs, ours in (dict(modules) | blocks).items():
+        leaf = "scale" if ours.endswith("norm") else "kernel"
+        names[weights(theirs, leaf)] = f"{ours}/{leaf}"
+        names[weights(theirs, "bias")] = f"{ours}/bias"
+    return names
+
+
+def npz_names(layers: Iterable[int]) -> dict[str, str]:
+    """Names in an .npz to ours."""
+    return _names(
+        _NPZ,
+        _NPZ_BLOCK,
+        _NPZ_ARRAYS,
+        "Transformer/encoderblock_{}/",
+        lambda module, leaf: f"{module}/{leaf}",
+        layers,
+    )
+
+
+def hf_names(layers: Iterable[int]) -> dict[str, str]:
+    """Names in safetensors to ours, without the ``vit.`` that stands before all but the classifier."""
+    return _names(
+        _HF,
+        _HF_BLOCK,
+        _HF_ARRAYS,
+        "encoder.layer.{}.",
+        lambda module, leaf: f"{module}.{'bias' if leaf == 'bias' else 'weight'}",
+        layers,
+    )
+
+
+def layers(pattern: str, names: Iterable[str]) -> set[int]:
+    """Numbers of the layers, of which the pattern's group is one."""
+    return {int(m[1]) for name in names if (m := re.match(pattern, name))}
