@@ -33,6 +33,7 @@ def vit() -> ConfigDict:
     c.data.mean = 0.5  # of pixels scaled to [0, 1]
     c.data.std = 0.5
     c.data.shift = 0.0  # training images move by up to so many pixels
+    c.data.labelled = 0  # train on so many images, drawn by seed; 0 takes all
 
     c.optimizer.clip = 1.0
     c.eval.metric = "accuracy"

@@ -98,6 +98,7 @@ def base_config() -> ConfigDict:
     c.eval.metric = ""  # chooses the best checkpoint
     c.eval.mode = "max"  # or "min"
     c.eval.patience = 0  # stop after so many validations without a gain; 0 never
+    c.eval.test = True  # score test data at the end; False leaves them unread
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = duration("1 epochs")  # besides every validation that gains

@@ -164,7 +164,10 @@ def finish(
     checkpoints: Checkpoints,
     writers: Writers,
 ) -> dict[str, Any]:
-    """Scores the best checkpoint, on test data for the first time, and writes it."""
+    """Scores the best checkpoint and writes it.
+
+    Here test data are read for the first time, and only where ``eval.test`` says so.
+    """
     path, step = workdir / "result.json", int(state.step)
     result = stored_result(path, writers) or {}
     if agreed(lambda: int(result.get("step") == step)):
@@ -175,11 +178,11 @@ def finish(
         best = checkpoints.pick("best")
     if best != step:
         params = checkpoints.restore_params(best, params, ema=config.optimizer.ema > 0)
+    splits = ["validation"] + ["test"] * config.eval.test
     result = {
         "step": step,
         "checkpoint_step": best,
-        "validation": task.evaluators["validation"](mesh)(params),
-        "test": task.evaluators["test"](mesh)(params),
+        **{split: task.evaluators[split](mesh)(params) for split in splits},
         "seconds": round(progress.seconds, 2),
         "data": task.provenance(),
     }
@@ -187,8 +190,8 @@ def finish(
         result["init"] = init
     if jax.process_index() == 0:
         write_json(path, result)
-    writers.say(scores_line(f"best step {best}  validation", result["validation"]))
-    writers.say(scores_line(f"best step {best}  test", result["test"]))
+    for split in splits:
+        writers.say(scores_line(f"best step {best}  {split}", result[split]))
     writers.say(f"trained in {result['seconds']} s; result in {path}")
     return result
 

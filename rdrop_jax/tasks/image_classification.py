@@ -20,14 +20,23 @@ from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.core.rdrop import rdrop_loss
 from rdrop_jax.data import images, sources
-from rdrop_jax.data.batches import Row, TrainBatches, eval_batches, pad, stack
+from rdrop_jax.data.batches import (
+    HostBatch,
+    Row,
+    TrainBatches,
+    eval_batches,
+    pad,
+    stack,
+)
+from rdrop_jax.data.subsets import balanced_subset
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import SIZES, Size, ViT
 from rdrop_jax.pretrained import vit as vit_files
 from rdrop_jax.pretrained.merge import Family
 from rdrop_jax.runtime.mesh import put
-from rdrop_jax.tasks.base import Evaluator, Predictor, Task
+from rdrop_jax.tasks.base import Evaluator, ExampleScores, Predictor, Task
+from rdrop_jax.tasks.examples import make_example_scores
 
 Split = Callable[[str], sources.Images]
 
@@ -59,7 +68,11 @@ def build(config: ConfigDict) -> Task:
 
     @functools.cache
     def split(name: str) -> sources.Images:
-        return load_split(config.data, name)
+        rows = load_split(config.data, name)
+        if name != "train" or config.data.labelled == 0:
+            return rows
+        kept = balanced_subset(rows.labels, config.data.labelled, config.seed)
+        return sources.Images(rows.images[kept], rows.labels[kept])
 
     return Task(
         init=init,
@@ -69,6 +82,10 @@ def build(config: ConfigDict) -> Task:
         scores=("accuracy", "loss"),
         evaluators={
             name: functools.partial(make_evaluator, config, forward, split, name)
+            for name in sources.SPLITS
+        },
+        examples={
+            name: functools.partial(_make_examples, config, forward, split, name)
             for name in sources.SPLITS
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
@@ -200,6 +217,16 @@ def make_evaluator(
         }
 
     return evaluate
+
+
+def _make_examples(
+    config: ConfigDict, forward: Forward, split: Split, name: str, mesh: Mesh
+) -> ExampleScores:
+    def batches() -> Iterator[HostBatch]:
+        transform, size = _plain(config.data), config.eval.batch_size
+        return eval_batches(split(name), transform, batch_size=size)
+
+    return make_example_scores(forward, batches, mesh)
 
 
 def make_predictor(
