@@ -47,7 +47,7 @@ def compare(
       TrainingError: no seed was finished both with and without R-Drop.
     """
     base = plan.check(options)
-    ready.check(base.data.name)
+    ready.completed(base)
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with lock.held(workdir), preemption.stoppable() as stop:

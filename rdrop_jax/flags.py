@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 import importlib.util
 import logging
 import sys
@@ -143,10 +144,9 @@ def find_file(path: str) -> Path:
         if candidate.is_file():
             return candidate
     names = sorted({f.name for d in shipped if d.is_dir() for f in d.glob("[a-z]*.py")})
-    raise InputError(
-        f"--config: no file {path!r}.{config_lib.suggest(Path(path).name, names)} "
-        f"Shipped: {', '.join(names)}"
-    )
+    close = difflib.get_close_matches(Path(path).name, names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise InputError(f"--config: no file {path!r}.{hint} Shipped: {', '.join(names)}")
 
 
 def override(config: ConfigDict, overrides: dict[str, str]) -> None:

@@ -54,7 +54,7 @@ def open_run(workdir: Path, checkpoint: str = "best") -> Run:
       InputError: no run there, or no such checkpoint.
     """
     config = workdir_lib.read(workdir)
-    task = tasks.build(config)
+    task = tasks.build(config, workdir)
     mesh = make_mesh(**config.mesh)
     abstract = abstract_params(task, mesh)
     ema = config.optimizer.ema > 0

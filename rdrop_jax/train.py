@@ -32,7 +32,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Stopped: SIGTERM or SIGINT asked for it; what was done is saved.
       TrainingError: a loss that is not finite.
     """
-    check(config, workdir)
+    config = check(config, workdir)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(distributed.stoppable())
         if distributed.is_first():
@@ -45,7 +45,7 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     # Imported here: what can be checked without jax has been checked by now.
     from rdrop_jax import loop, run, state, tasks
 
-    task = tasks.build(config)
+    task = tasks.build(config, workdir)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     initialize = None
     if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
@@ -58,16 +58,20 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     return loop.fit(task, tx, resolved, workdir, initialize=initialize, stop=stop)
 
 
-def check(config: ConfigDict, workdir: Path) -> None:
+def check(config: ConfigDict, workdir: Path) -> ConfigDict:
     """All that can be checked before jax starts.
+
+    Returns:
+      The config with what its dataset says of itself.
 
     Raises:
       InputError: data or weights that are missing, or a workdir of another config.
     """
-    ready.check(config.data.name)
+    config = ready.completed(config)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.begun(workdir):
         files.check(config.init_from)
+    return config
 
 
 def default_workdir(spec: str) -> Path:
@@ -86,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     cluster = distributed.from_flags(args)
     config = flags.load(args.config, overrides)
     workdir = args.workdir or default_workdir(args.config)
-    check(config, workdir)
+    config = check(config, workdir)
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)

@@ -1,7 +1,9 @@
-"""Whether a dataset is there, by looking at paths alone."""
+"""Whether a dataset is there, and what it says of itself; needs no jax."""
 
 import importlib.util
 from pathlib import Path
+
+from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
 
@@ -20,7 +22,22 @@ def digits_file() -> Path:
     return file
 
 
-def check(name: str) -> None:
-    """Raises `InputError` where training data cannot be read; needs no jax."""
-    if name == "digits":
+def completed(config: ConfigDict) -> ConfigDict:
+    """A config with what its dataset says of itself, as the names of its classes.
+
+    Args:
+      config: as `rdrop_jax.flags.load` returns it.
+
+    Returns:
+      A locked copy; the config itself where there is nothing to add.
+
+    Raises:
+      InputError: training data that is not there.
+    """
+    if config.task == "text_classification":
+        from rdrop_jax.data import text_sets  # and with it numpy, slow to load
+
+        return text_sets.completed(config)
+    if config.data.name == "digits":
         digits_file()
+    return config
