@@ -114,7 +114,7 @@ def glue() -> ConfigDict:
 def demo() -> ConfigDict:
     """Docstrings of scipy from scratch, in under five minutes on two cores."""
     c = glue()
-    c.total_steps = "30 epochs"
+    c.total_steps = "12 epochs"
     c.batch_size = 32
     c.rdrop.alpha = 1.0
 
@@ -131,7 +131,7 @@ def demo() -> ConfigDict:
     c.optimizer.warmup = "5%"
     c.optimizer.end_lr = 0.0
     c.eval.every = "2 epochs"
-    c.checkpoint.every = "10 epochs"
+    c.checkpoint.every = "4 epochs"
     return c
 
 
@@ -173,10 +173,26 @@ def roberta_large(task: str) -> ConfigDict:
     return c
 
 
-PRESETS = {"demo": demo, "files": files}
-for _task in RECIPES:
-    PRESETS[f"{_task}_bert_base"] = lambda task=_task: bert_base(task)
-    PRESETS[f"{_task}_roberta_large"] = lambda task=_task: roberta_large(task)
+PRESETS = {
+    "demo": demo,
+    "files": files,
+    "cola_bert_base": lambda: bert_base("cola"),
+    "mrpc_bert_base": lambda: bert_base("mrpc"),
+    "rte_bert_base": lambda: bert_base("rte"),
+    "sst2_bert_base": lambda: bert_base("sst2"),
+    "mnli_bert_base": lambda: bert_base("mnli"),
+    "qnli_bert_base": lambda: bert_base("qnli"),
+    "qqp_bert_base": lambda: bert_base("qqp"),
+    "stsb_bert_base": lambda: bert_base("stsb"),
+    "cola_roberta_large": lambda: roberta_large("cola"),
+    "mrpc_roberta_large": lambda: roberta_large("mrpc"),
+    "rte_roberta_large": lambda: roberta_large("rte"),
+    "sst2_roberta_large": lambda: roberta_large("sst2"),
+    "mnli_roberta_large": lambda: roberta_large("mnli"),
+    "qnli_roberta_large": lambda: roberta_large("qnli"),
+    "qqp_roberta_large": lambda: roberta_large("qqp"),
+    "stsb_roberta_large": lambda: roberta_large("stsb"),
+}
 
 
 def get_config(preset: str = "demo") -> ConfigDict:

@@ -141,13 +141,21 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(tokenizer.normalizer.normalize_str(text))
+    inner = [f"##{c}" for c in sorted(characters) if not c.isspace()]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(_WORDPIECE),
+        # The library numbers inner characters in an order of chance, and breaks ties by
+        # these numbers.
+        special_tokens=[*_WORDPIECE, *inner],
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return _as_bert(tokenizer, lowercase=True)
+    vocab = tokenizer.get_vocab()
+    learned = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    return _as_bert(learned, lowercase=True)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:

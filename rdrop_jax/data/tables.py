@@ -6,10 +6,10 @@ import io
 import json
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rdrop_jax.errors import InputError
 
@@ -72,12 +72,12 @@ def read(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
-def parse(file: IO[bytes], how: str, origin: str) -> Iterator[Row]:
+def parse(file: Iterable[bytes], how: str, origin: str) -> Iterator[Row]:
     """Rows of an open tsv or jsonl file."""
     yield from (_tsv if how == ".tsv" else _jsonl)(file, origin)
 
 
-def text_lines(file: IO[bytes], origin: str) -> Iterator[tuple[str, str]]:
+def text_lines(file: Iterable[bytes], origin: str) -> Iterator[tuple[str, str]]:
     """``(place, line)`` of every line.
 
     Raises:
@@ -92,7 +92,7 @@ def text_lines(file: IO[bytes], origin: str) -> Iterator[tuple[str, str]]:
         yield place, text.rstrip("\r\n")
 
 
-def _tsv(file: IO[bytes], origin: str) -> Iterator[Row]:
+def _tsv(file: Iterable[bytes], origin: str) -> Iterator[Row]:
     columns: list[str] | None = None
     for place, line in text_lines(file, origin):
         values = split_tsv(line)
@@ -114,7 +114,7 @@ def split_tsv(line: str) -> list[str]:
     return next(reader, [""])
 
 
-def _jsonl(file: IO[bytes], origin: str) -> Iterator[Row]:
+def _jsonl(file: Iterable[bytes], origin: str) -> Iterator[Row]:
     for place, line in text_lines(file, origin):
         if not line.strip():
             continue

@@ -42,9 +42,8 @@ def split_names(data: ConfigDict) -> tuple[str, ...]:
     if data.name == "docstrings":
         return tuple(_PARTS)
     if data.name == "files":
-        given = tuple(split for split in data.files if data.files[split])
-        held_out = ("validation",) if data.held_out else ()
-        return tuple(dict.fromkeys(given + held_out))
+        held_out = {"validation"} if data.held_out else set()
+        return tuple(s for s in _PARTS if data.files[s] or s in held_out)
     named = [s for s in _glue(data).splits if not s.startswith("test")]
     if data.held_out:
         tests = [s.replace("validation", "test") for s in named if s != "train"]

@@ -52,9 +52,9 @@ class Texts:
     def __repr__(self) -> str:
         return f"Texts({len(self)})"
 
-    def take(self, rows: Iterable[int]) -> "Texts":
+    def take(self, rows: Int[np.ndarray, " kept"]) -> "Texts":
         """Some of the rows."""
-        kept = [int(row) for row in rows]
+        kept = rows.tolist()
 
         def of(values: Sequence[Any]) -> list[Any]:
             return [values[row] for row in kept]

@@ -160,7 +160,7 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
     def answer(params: Params, waiting: list[Row]) -> Iterator[dict[str, Any]]:
         texts = collect(waiting, named, labelled=False)
         for found in outputs(params, scorer.encode(texts)):
-            yield as_answer(found, data.labels, data.classes)
+            yield as_answer(found, data.labels, tuple(data.classes))
 
     return Predictor(read=tables.inputs, rows=rows, run=run)
 
