@@ -122,22 +122,29 @@ def test_batches_do_not_depend_on_history(trained):
 def test_numbers_and_label_sets(tmp_path, labels, metric, change):
     names = files(tmp_path, ".tsv", change)
     workdir = tmp_path / "run"
-    options = {"data__labels": labels, "eval__metric": metric, "total_steps": 40}
-    result = train(workdir, names, eval__every=20, **options)
-    assert result["test"][metric] > 0.85
-    good, bad = predict_program.load(workdir)(
-        [
-            (f"The film was {word}, they say.", "It was very")
-            for word in ("fine", "poor")
-        ]
-    )
+    options = {"data__labels": labels, "eval__metric": metric}
+    result = train(workdir, names, **options)["test"]
+    opened = run.open_run(workdir)
+    predictor = opened.task.predictor(opened.mesh)
+    answers = list(predictor.run(opened.params, predictor.rows("test")))
+    wanted = [change(row)["label"] for row in rows(24, seed=2)]
     if labels == "numbers":
-        assert good["label"] > bad["label"] + 0.5
+        found = np.array([a["label"] for a in answers])
+        assert result["loss"] == pytest.approx(np.mean((found - wanted) ** 2), rel=1e-4)
+        correlation = np.corrcoef(found, wanted)[0, 1]
+        assert result["pearson"] == pytest.approx(correlation, abs=1e-3)
     else:
-        assert (sorted(good["label"]), sorted(bad["label"])) == (
-            ["film", "good"],
-            ["bad", "film"],
-        )
+        found = [set(a["label"]) for a in answers]
+        wanted = [set(label.split(", ")) for label in wanted]
+        hits = sum(len(a & b) for a, b in zip(found, wanted, strict=True))
+        total = sum(len(a) + len(b) for a, b in zip(found, wanted, strict=True))
+        assert result["f1_micro"] == pytest.approx(2 * hits / total)
+        same = np.mean([a == b for a, b in zip(found, wanted, strict=True)])
+        assert result["accuracy"] == pytest.approx(same)
+        chosen = [n for n, p in answers[0]["probabilities"].items() if p > 0.5]
+        assert chosen == answers[0]["label"]
+    log = [json.loads(x) for x in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert any("kl" in json.dumps(line) for line in log)
 
 
 def test_parquet(tmp_path):
