@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/vit.py
 ARGS ?=
 
-.PHONY: train test test-all lint format clean
+.PHONY: train test test-all lint format parity clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m rdrop_jax.train --config $(CONFIG) $(ARGS)
@@ -25,6 +25,19 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Arrays in tests/parity that other tests compare with, made again by PyTorch; and the
+# tests that need it. An environment of its own: it is large, and nothing else needs it.
+parity: .venv-parity/.done
+	.venv-parity/bin/python tests/parity/make_vit.py
+	.venv-parity/bin/python -m pytest -n 0 -m "not slow" tests/test_pretrained.py
+
+.venv-parity/.done: requirements.txt requirements-dev.txt requirements-parity.txt .ci/make_venv
+	sh .ci/make_venv "$(PYTHON)" .venv-parity
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check \
+		-r requirements.txt -r requirements-dev.txt -r requirements-parity.txt
+	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
 $(VENV)/.base: requirements.txt pyproject.toml .ci/make_venv
 	sh .ci/make_venv "$(PYTHON)" $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -36,4 +49,4 @@ $(VENV)/.dev: $(VENV)/.base requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-parity .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -58,7 +58,7 @@ def main() -> None:
         compiled = jax.jit(jax.value_and_grad(loss)).lower(z, y).compile()
         scratch[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
         results[name] = compiled(z, y)
-        calls[name] = functools.partial(_ready, compiled, z, y)
+        calls[name] = functools.partial(ready, compiled, z, y)
     if by_torch():
         from benchmarks.torch_loss import make_loss
 
@@ -73,7 +73,7 @@ def main() -> None:
     print(f"largest difference of the gradients: {float(gap):.1e} of the largest")
 
 
-def _ready(call, *arguments):
+def ready(call, *arguments):
     return jax.block_until_ready(call(*arguments))
 
 

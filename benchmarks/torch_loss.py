@@ -38,3 +38,20 @@ def make_loss(
         return loss
 
     return call
+
+
+def make_linear_loss(
+    hidden: np.ndarray, kernel: np.ndarray, labels: np.ndarray, smoothing: float
+) -> Callable[[], torch.Tensor]:
+    """The same of ``hidden @ kernel``, with the gradients of both."""
+    h = torch.tensor(hidden.reshape(-1, hidden.shape[-1]), requires_grad=True)
+    w = torch.tensor(kernel, requires_grad=True)
+    y = torch.tensor(labels)
+
+    def call() -> torch.Tensor:
+        h.grad = w.grad = None
+        loss = official(h @ w, y, smoothing)
+        loss.backward()
+        return loss
+
+    return call

@@ -8,6 +8,7 @@ import importlib
 
 _HOME = {
     "core.adapters": ("linen_forward", "nnx_forward"),
+    "core.adaptive": ("adaptive_rdrop_loss",),
     "core.divergences": (
         "bernoulli_symmetric_kl",
         "js_divergence",
@@ -16,6 +17,7 @@ _HOME = {
         "symmetric_kl",
     ),
     "core.dropout": ("dropout", "dropout_mask", "layer_drop"),
+    "core.large_vocab": ("LinearOutput", "large_vocab_rdrop_loss"),
     "core.losses": (
         "bernoulli_cross_entropy",
         "softmax_cross_entropy",

@@ -30,6 +30,8 @@ FREE_ON_RESUME = (
     "checkpoint.",
     "mesh.",
     "data.prefetch",
+    "data.workers",
+    "data.dir",
 )
 _UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)?")
 
@@ -72,6 +74,7 @@ def base_config() -> ConfigDict:
     c.data.dir = ""  # where it is; empty: $RDROP_DATA_DIR
     c.data.split_seed = 0  # of splits made here; apart from seed
     c.data.prefetch = 2  # batches made ahead, each in its own thread
+    c.data.workers = 0  # threads that make the rows of batches; 0: those of prefetch
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam (decoupled weight decay), sgd, nag
@@ -246,6 +249,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.dtype": _one_of("float32", "bfloat16", "float16"),
     "model.masks": _one_of("hash", "bernoulli"),
     "data.prefetch": _NOT_NEGATIVE,
+    "data.workers": _NOT_NEGATIVE,
     "optimizer.name": _one_of("adam", "sgd", "nag"),
     "optimizer.schedule": _one_of(
         "constant",

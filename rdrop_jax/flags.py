@@ -228,5 +228,13 @@ def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> 
 
 
 def show(config: ConfigDict) -> str:
-    """One ``name = value`` line per field."""
-    return "\n".join(f"  {k} = {v!r}" for k, v in config_lib.flatten(config).items())
+    """One ``name = value`` line per field, long lists cut."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list) and len(value) > 10:
+            return f"{value[:3]!r} and {len(value) - 3} more"
+        return repr(value)
+
+    return "\n".join(
+        f"  {k} = {text(v)}" for k, v in config_lib.flatten(config).items()
+    )

@@ -1,6 +1,7 @@
-"""python -m rdrop_jax.predict --workdir runs/vit --input images.jsonl
+"""python -m rdrop_jax.predict --workdir runs/vit --input photo.jpg more_photos/
 
-One JSON line per input: for images the label, its probability and all probabilities.
+One JSON line per input: for images the label, its name and probability, and all
+probabilities; for image files also which one.
 """
 
 import itertools
@@ -42,7 +43,13 @@ def main(argv: Sequence[str]) -> None:
     """Parses the command line and streams answers."""
     parser = flags.Parser(prog="rdrop_jax.predict", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--input", default="-", help="file, or - for standard input")
+    parser.add_argument(
+        "--input",
+        default=["-"],
+        nargs="+",
+        metavar="FILE",
+        help="files or folders, or - for standard input",
+    )
     parser.add_argument("--split", help="answer for the dataset's own rows instead")
     parser.add_argument("--output", default="-", help="file, or - for standard output")
     parser.add_argument(
@@ -55,7 +62,9 @@ def main(argv: Sequence[str]) -> None:
     run = open_run(args.workdir, args.checkpoint)
     predictor = run.task.predictor(run.mesh)
     if args.split is None:
-        inputs = predictor.read(args.input)
+        inputs: Iterable[Any] = itertools.chain.from_iterable(
+            map(predictor.read, args.input)
+        )
     elif args.split in run.task.evaluators:
         inputs = predictor.rows(args.split)
     else:

@@ -45,6 +45,11 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     # Imported here: what can be checked without jax has been checked by now.
     from rdrop_jax import loop, run, state, tasks
 
+    def prepare() -> int:
+        tasks.prepare(config, workdir, begun=workdir_lib.begun(workdir))
+        return 0
+
+    distributed.agreed(prepare)  # by one process, before any of them reads it
     task = tasks.build(config, workdir)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     initialize = None

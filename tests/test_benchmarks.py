@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 SMALL = {
     "loss": ["--positions=64", "--classes=50", "--rounds=1"],
     "step": ["--layers=1", "--width=64", "--batch=4", "--rounds=1"],
+    "large_vocab": ["--positions=64", "--vocab=50", "--width=8", "--rounds=1"],
     "dropout": ["--rounds=1"],
 }
 
@@ -28,3 +29,16 @@ def test_benchmark(name):
     assert "| arm | ms, least | times ours, median (range) |" in done.stdout
     if importlib.util.find_spec("torch") is None:
         assert "PyTorch is not installed" in done.stdout
+
+
+def test_loader():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.loader", "--images=32", "--workers=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| Pillow, decoding alone |" in done.stdout
+    assert "| array_record to batch: random crop |" in done.stdout

@@ -18,10 +18,11 @@ def chunks(request, monkeypatch):
     """Runs a test without the loop and with six rounds of it."""
     if request.param == "chunks":
         monkeypatch.setattr(closed_form, "_WHOLE", 0)
-        monkeypatch.setattr(closed_form, "_ROWS", {"cpu": 1})
-        assert closed_form._chunk_count(ROWS, CLASSES) == 6
+        monkeypatch.setattr(closed_form, "_CHUNK", {"cpu": CLASSES})
+        monkeypatch.setattr(closed_form, "_LEAST_ROWS", 1)
+        assert closed_form._chunk_count(ROWS, CLASSES, jax.device_count()) == 6
     else:
-        assert closed_form._chunk_count(ROWS, CLASSES) == 1
+        assert closed_form._chunk_count(ROWS, CLASSES, jax.device_count()) == 1
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -178,7 +179,8 @@ def test_on_eight_devices_no_row_moves():
 
 def test_chunks_keep_scratch_small(monkeypatch):
     """Against autodiff of the leanest plain formula, 64 times as much."""
-    monkeypatch.setattr(closed_form, "_ROWS", {"cpu": 4})
+    monkeypatch.setattr(closed_form, "_CHUNK", {"cpu": 40_000})
+    monkeypatch.setattr(closed_form, "_LEAST_ROWS", 4)
     logits = jax.ShapeDtypeStruct((2, 4096, 10_000), jnp.float32)
     labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
 

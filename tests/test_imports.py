@@ -21,7 +21,16 @@ LEVELS = [
     {"tasks"},
     {"state"},
     {"run", "loop"},
-    {"flags", "train", "evaluate", "predict", "export", "compare", "comparison"},
+    {
+        "flags",
+        "train",
+        "evaluate",
+        "predict",
+        "prepare",
+        "export",
+        "compare",
+        "comparison",
+    },
 ]
 CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}
 HEAVY = ("jax", "flax", "tensorflow", "torch", "optax", "orbax", "grain", "numpy")

@@ -60,7 +60,7 @@ def check_alpha(alpha: object) -> None:
         raise ValueError(f"alpha must be >= 0: found {alpha}")
 
 
-def _scales(
+def scales(
     own: Denominators,
     denominators: Denominators | None,
     alpha: float | Float[Array, ""],
@@ -92,14 +92,14 @@ def _loss_and_metrics(
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     ce, s = terms
     own = (ce.weight, s.weight)
-    s_scale, ce_scale = _scales(own, denominators, alpha, num_passes, objective_scale)
+    s_scale, ce_scale = scales(own, denominators, alpha, num_passes, objective_scale)
     loss = ce_scale * ce.total
     if not is_zero(alpha):  # 0 * inf would be NaN
         loss = loss + jnp.where(s_scale == 0, 0.0, s_scale * s.total)
-    return loss, _metrics(ce, s, num_passes)
+    return loss, metrics_of(ce, s, num_passes)
 
 
-def _metrics(ce: Mean, s: Mean, num_passes: int) -> dict[str, Mean]:
+def metrics_of(ce: Mean, s: Mean, num_passes: int) -> dict[str, Mean]:
     """What is logged of the two halves: ``ce`` per pass, and ``kl``."""
     found = {"ce": Mean(ce.total / num_passes, ce.weight), "kl": s}
     return jax.lax.stop_gradient(found)
@@ -201,7 +201,7 @@ def _closed_form(
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     w, label_w = (x.astype(dtype) for x in weights)
     own = (jnp.sum(label_w), jnp.sum(w))
-    s_scale, ce_scale = _scales(own, denominators, alpha, num_passes, objective_scale)
+    s_scale, ce_scale = scales(own, denominators, alpha, num_passes, objective_scale)
     loss, ce, s = softmax_objective(
         logits.reshape(num_passes, -1, logits.shape[-1]),
         labels.reshape(-1),
@@ -209,7 +209,7 @@ def _closed_form(
         label_smoothing,
         smoothing,
     )
-    return loss, _metrics(Mean(ce, own[0]), Mean(s, own[1]), num_passes)
+    return loss, metrics_of(Mean(ce, own[0]), Mean(s, own[1]), num_passes)
 
 
 def rdrop_regression_loss(

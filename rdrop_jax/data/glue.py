@@ -7,6 +7,7 @@ from the .tsv files in the archives that https://gluebenchmark.com/tasks links t
 columns are those of their header lines.
 """
 
+import functools
 import hashlib
 import json
 import shutil
@@ -21,6 +22,7 @@ from rdrop_jax.data import tables
 from rdrop_jax.errors import InputError
 
 FORMAT = 1
+PREFIX = "glue/"
 _LARGEST = 2**30  # bytes of a file of GLUE, unpacked
 _SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 _MNLI = {
@@ -99,6 +101,11 @@ TASKS: dict[str, GlueTask] = {
     "qnli": GlueTask("QNLI", "question", "sentence", "label", _ENTAILED),
     "rte": GlueTask("RTE", "sentence1", "sentence2", "label", _ENTAILED),
 }
+
+
+def preparer(name: str) -> Callable[..., Path]:
+    """`prepare` of one task."""
+    return functools.partial(prepare, name)
 
 
 def prepare(

@@ -3,20 +3,20 @@
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.data import docstrings, glue, tables
+from rdrop_jax.data import catalogue, docstrings, glue, tables
 from rdrop_jax.data.tables import Row
 from rdrop_jax.data.texts import LABELS, Columns, Texts, collect, find_classes
 from rdrop_jax.errors import InputError
 
-PREFIX = "glue/"
 # The embedded default: subpackages of scipy with enough to learn from.
 _PACKAGE, _SHORTEST, _RAREST = "scipy", 20, 50
 _PARTS = {"train": 0.7, "validation": 0.1, "test": 0.2}
@@ -77,6 +77,8 @@ def find(data: ConfigDict) -> TextSet:
         )
     if data.name == "files":
         return _files(data)
+    if data.name.startswith(catalogue.PREFIX):
+        return _catalogue(data)
     return _prepared(data)
 
 
@@ -188,15 +190,16 @@ def _docstrings(
 
 
 def _glue(data: ConfigDict) -> glue.GlueTask:
-    name = data.name.removeprefix("tfds:")
-    if not name.startswith(PREFIX) or name.removeprefix(PREFIX) not in glue.TASKS:
-        known = ["docstrings", "files", *(PREFIX + task for task in glue.TASKS)]
+    name = data.name.removeprefix(catalogue.PREFIX)
+    task = name.removeprefix(glue.PREFIX)
+    if not name.startswith(glue.PREFIX) or task not in glue.TASKS:
+        known = ["docstrings", "files", *(glue.PREFIX + task for task in glue.TASKS)]
         hint = config_lib.suggest(data.name, known)
         raise InputError(
-            f"data.name: expected one of {', '.join(known)}, or tfds:{PREFIX}TASK, "
-            f"found {data.name!r}.{hint}"
+            f"data.name: expected one of {', '.join(known)}, or "
+            f"{catalogue.PREFIX}{glue.PREFIX}TASK, found {data.name!r}.{hint}"
         )
-    return glue.TASKS[name.removeprefix(PREFIX)]
+    return glue.TASKS[task]
 
 
 def _prepared(data: ConfigDict) -> TextSet:
@@ -220,6 +223,52 @@ def _prepared(data: ConfigDict) -> TextSet:
         task.classes,
         lambda: {f"{k}.jsonl": s["sha256"] for k, s in index["splits"].items()},
     )
+
+
+def _catalogue(data: ConfigDict) -> TextSet:
+    task, name = _glue(data), data.name.removeprefix(catalogue.PREFIX)
+    root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
+    if not (root / name).is_dir():
+        raise InputError(
+            f"data.name={data.name}: nothing is prepared in {root}. Prepare it once:\n"
+            f"  python -m rdrop_jax.prepare {data.name} --data_dir {root}"
+        )
+    place = catalogue.find(root, name)
+    # Where the whole of MNLI has two validation splits, the catalogue names them both.
+    names = {
+        s: "validation_matched" if s == "validation" and name.endswith("mnli") else s
+        for s in task.splits
+        if not s.startswith("test")
+    }
+    info = place / "dataset_info.json"
+    return TextSet(
+        {
+            s: functools.cache(functools.partial(_examples, place, t, task))
+            for s, t in names.items()
+        },
+        task.classes,
+        lambda: {info.name: hashlib.sha256(info.read_bytes()).hexdigest()},
+    )
+
+
+def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
+    """A split that tensorflow-datasets prepared; labels there are class ids."""
+    import tensorflow_datasets as tfds
+
+    source = tfds.builder_from_directory(str(place)).as_data_source(split)
+    names = {c: task.features.get(c, c) for c in (task.text, task.text_b) if c}
+
+    def rows() -> Iterator[Row]:
+        for number in range(len(source)):
+            example = source[number]
+            fields: dict[str, Any] = {
+                column: example[feature].decode() for column, feature in names.items()
+            }
+            label = example["label"]
+            fields["label"] = task.classes[int(label)] if task.classes else float(label)
+            yield Row(f"{place}, {split}, example {number}", fields)
+
+    return collect(rows(), Columns(task.text, task.text_b))
 
 
 def _table(path: Path, named: Columns) -> Callable[[], Texts]:

@@ -83,7 +83,10 @@ def npz_names(layers: Iterable[int]) -> dict[str, str]:
 
 
 def hf_names(layers: Iterable[int]) -> dict[str, str]:
-    """Names in safetensors to ours, without the ``vit.`` that stands before all but the classifier."""
+    """Names in safetensors to ours.
+
+    Without the ``vit.`` that stands before all but the classifier.
+    """
     return _names(
         _HF,
         _HF_BLOCK,

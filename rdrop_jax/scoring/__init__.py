@@ -1,1 +1,1 @@
-"""Scores of predictions against what is right."""
+"""Scores of predictions, exact over a whole split."""

@@ -28,7 +28,6 @@ from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import Size
 from rdrop_jax.pretrained import encoder as encoder_files
 from rdrop_jax.runtime import workdir as workdir_lib
-from rdrop_jax.runtime.distributed import agreed
 from rdrop_jax.scoring.language import NAMES
 from rdrop_jax.tasks import text_evaluation
 from rdrop_jax.tasks.base import Task
@@ -61,8 +60,6 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         return checked(config, make_tokenizer(config, split))
 
     def train_data() -> buckets.BucketBatches:
-        if workdir is not None and kept is not None:
-            agreed(lambda: keep_tokenizer(config, split, workdir))
         made["batches"] = make_train_data(config, tokenizer(), split("train"))
         return made["batches"]
 
@@ -229,19 +226,23 @@ def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
-def keep_tokenizer(
-    config: ConfigDict, split: Callable[[str], Texts], workdir: Path
-) -> int:
-    """Writes a new run's tokenizer in its workdir; returns 0.
+def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
+    """Writes a run's tokenizer in its workdir.
 
-    Once something is saved that depends on it, it stays as it is.
+    Args:
+      config: of the run.
+      workdir: folder of the run.
+      begun: whether it has checkpoints, which need the tokenizer that is there.
     """
     path = workdir / pieces.NAME
-    if workdir_lib.begun(workdir):
+    if begun:
         pieces.load(path)
-    else:
-        pieces.save(checked(config, make_tokenizer(config, split)), path)
-    return 0
+        return
+    found = functools.cache(lambda: text_sets.find(config.data))
+    made = make_tokenizer(
+        config, lambda name: text_sets.open_split(found(), config.data, name)
+    )
+    pieces.save(checked(config, made), path)
 
 
 def make_train_data(

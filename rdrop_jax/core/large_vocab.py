@@ -1,0 +1,188 @@
+r"""The R-Drop objective straight from hidden states, for vocabularies that are large.
+
+Logits :math:`z = h W + b` of two passes take gigabytes where there are 30,000 words or
+more. Here they exist for a few positions at a time: with :math:`g = \partial L/\partial
+z` made in closed form beside the value,
+
+.. math::
+   \partial L/\partial h = g W^T, \quad
+   \partial L/\partial W = \textstyle\sum h^T g, \quad
+   \partial L/\partial b = \textstyle\sum g ,
+
+three matrix products per chunk, and nothing is computed twice.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Integer
+
+from rdrop_jax.core import losses
+from rdrop_jax.core.closed_form import Weights
+from rdrop_jax.core.linear_chunks import Options, Sharding, linear_objective
+from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.rdrop import Denominators, metrics_of, scales
+from rdrop_jax.core.softmax_rows import Form
+from rdrop_jax.core.terms import position_weights
+
+# Logits per pass that a chunk may have, and the positions it may have.
+_CHUNK_LOGITS = {"cpu": 2**23}
+_CHUNK_LOGITS_ELSEWHERE = 2**25
+_CHUNK_RANGE = (64, 256)
+
+
+class LinearOutput(NamedTuple):
+    """What a model with a large vocabulary returns in place of logits.
+
+    With `forward_passes`, ``out_axes=LinearOutput(0, None, None)`` keeps one kernel.
+
+    Attributes:
+      hidden: [..., width].
+      kernel: [width, vocab], or a tied embedding [vocab, width].
+      bias: [vocab], or None.
+    """
+
+    hidden: Any
+    kernel: Any
+    bias: Any = None
+
+
+def large_vocab_rdrop_loss(
+    hidden: Float[Array, "passes *positions width"],
+    kernel: Float[Array, "in_features out_features"],
+    labels: Integer[Array, "*positions"],
+    *,
+    alpha: float | Float[Array, ""],
+    bias: Float[Array, " vocab"] | None = None,
+    tied: bool = False,
+    label_smoothing: float = 0.0,
+    smoothing: str = "uniform",
+    where: Bool[Array, "*positions"] | None = None,
+    weight: Float[Array, "*positions"] | None = None,
+    label_weight: Float[Array, "*positions"] | None = None,
+    objective_scale: str = "sum",
+    denominators: Denominators | None = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    r"""`rdrop_loss` of ``hidden @ kernel + bias``, whose logits never exist as a whole.
+
+    :math:`\sum w l \sum_i CE_i / \sum w l + \alpha \sum w s / \sum w`, s the half
+    Jeffreys divergence (0 for one pass): Eq. 2-4 of arXiv 2106.14448. The gradient in
+    hidden states, kernel and bias is made together with the value, in chunks of
+    positions; where nothing is differentiated, the value alone. First derivatives,
+    backward only. Sums in at least float32 whatever comes in.
+
+    Args:
+      hidden: [1 or 2 passes, ..., width].
+      kernel: [width, vocab], or [vocab, width] where ``tied``.
+      labels: class ids [...].
+      alpha: weight of the consistency term.
+      bias: [vocab].
+      tied: kernel is an embedding [vocab, width]; no transposed copy is made.
+      label_smoothing: epsilon in [0, 1).
+      smoothing: "uniform" (epsilon / V) or "fairseq" (epsilon / (V - 1)).
+      where: positions that count [...]; labels of the others may be anything.
+      weight: float weight per position [...].
+      label_weight: weight of the cross entropy alone [...].
+      objective_scale: "sum", or "mean" to divide by the passes.
+      denominators: as `rdrop_loss`.
+      chunk_size: positions at a time and device; None chooses.
+      mesh: where positions or vocabulary are split over devices: positions over its
+        axes ``data`` and ``fsdp`` along the first axis of ``labels``, the vocabulary
+        over ``tensor``. One sum of the kernel's gradient follows the loop; only over
+        ``tensor`` devices speak within it.
+
+    Returns:
+      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, which
+      carry no gradient.
+
+    Raises:
+      ValueError: shapes that do not fit or do not split, more than two passes, an
+        unknown option.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> hidden = jnp.array([[[1.0, 0.0]], [[0.5, 0.5]]])
+      >>> kernel = jnp.array([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
+      >>> loss, _ = large_vocab_rdrop_loss(hidden, kernel, jnp.array([0]), alpha=1.0)
+      >>> round(float(loss), 4)
+      1.7938
+    """
+    losses.check_smoothing(label_smoothing, smoothing)
+    _check(hidden, kernel, bias, labels, tied)
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1: found {chunk_size}")
+    positions = hidden.shape[1:-1]
+    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+    w, label_w = (
+        x.astype(dtype)
+        for x in position_weights(positions, where, weight, label_weight)
+    )
+    own = (jnp.sum(label_w), jnp.sum(w))
+    s_scale, ce_scale = scales(own, denominators, alpha, len(hidden), objective_scale)
+    sharding = _sharding(mesh, labels, kernel.shape[0 if tied else 1])
+    axis = "tensor" if sharding and sharding.mesh.shape["tensor"] > 1 else None
+    vocab = kernel.shape[0 if tied else 1]
+    options = Options(
+        Form(label_smoothing, smoothing, axis),
+        tied,
+        chunk_size or _chunk_size(vocab),
+    )
+    weights = Weights(w.reshape(-1), label_w.reshape(-1), s_scale, ce_scale)
+    hidden = hidden.reshape(len(hidden), -1, hidden.shape[-1])
+    loss, ce, s = linear_objective(
+        hidden, kernel, bias, labels.reshape(-1), weights, options, sharding
+    )
+    return loss, metrics_of(Mean(ce, own[0]), Mean(s, own[1]), len(hidden))
+
+
+def _check(
+    hidden: Array, kernel: Array, bias: Array | None, labels: Array, tied: bool
+) -> None:
+    if hidden.ndim < 2 or len(hidden) > 2:
+        raise ValueError(
+            f"hidden must be [1 or 2 passes, ..., width]: found {hidden.shape}"
+        )
+    if labels.shape != hidden.shape[1:-1] or not jnp.issubdtype(
+        labels.dtype, jnp.integer
+    ):
+        raise ValueError(
+            f"labels must be class ids {hidden.shape[1:-1]}: found {labels.dtype} "
+            f"{labels.shape}"
+        )
+    width, vocab = kernel.shape[::-1] if tied else kernel.shape
+    if width != hidden.shape[-1]:
+        layout = "[vocab, width]" if tied else "[width, vocab]"
+        raise ValueError(
+            f"kernel must be {layout} with width {hidden.shape[-1]} of hidden: found "
+            f"{kernel.shape}, tied={tied}"
+        )
+    if bias is not None and bias.shape != (vocab,):
+        raise ValueError(f"bias must be [{vocab}]: found {bias.shape}")
+
+
+def _chunk_size(vocab: int) -> int:
+    most = _CHUNK_LOGITS.get(jax.default_backend(), _CHUNK_LOGITS_ELSEWHERE)
+    least, top = _CHUNK_RANGE
+    return min(max(1 << max((most // vocab).bit_length() - 1, 0), least), top)
+
+
+def _sharding(mesh: Mesh | None, labels: Array, vocab: int) -> Sharding | None:
+    if mesh is None or mesh.size == 1:
+        return None
+    names = ("data", "fsdp", "tensor")
+    if set(mesh.axis_names) != set(names):
+        raise ValueError(f"mesh must have axes {names}: found {mesh.axis_names}")
+    split = mesh.shape["data"] * mesh.shape["fsdp"]
+    for what, size, parts in (
+        ("the first axis of labels", labels.shape[0], split),
+        ("the vocabulary", vocab, mesh.shape["tensor"]),
+    ):
+        if size % parts:
+            raise ValueError(
+                f"{what} must be a multiple of {parts} devices: found {size}"
+            )
+    return Sharding(mesh, ("data", "fsdp"))

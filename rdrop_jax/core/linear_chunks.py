@@ -1,0 +1,245 @@
+"""Logits of a few positions at a time: value and gradients of a linear output layer.
+
+Three matrix products per chunk of positions, nothing computed twice. On several devices
+each has chunks of its own.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, Float, Integer
+
+from rdrop_jax.core.closed_form import Weights, all_rows, weighted_sums
+from rdrop_jax.core.softmax_rows import Form
+
+# Above, the product that is added to the kernel's gradient is made in blocks of words.
+_WHOLE_KERNEL = 100_000
+_WORDS = 16_384
+
+
+class Options(NamedTuple):
+    """How to compute.
+
+    Attributes:
+      form: which objective.
+      tied: the kernel is [vocab, width].
+      chunk_size: positions at a time and device.
+    """
+
+    form: Form
+    tied: bool
+    chunk_size: int
+
+
+class Sharding(NamedTuple):
+    """Positions over the axes ``rows`` of ``mesh``, the vocabulary over ``tensor``."""
+
+    mesh: Mesh
+    rows: tuple[str, ...]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def linear_objective(
+    hidden: Float[Array, "passes positions width"],
+    kernel: Float[Array, "in_features out_features"],
+    bias: Float[Array, " vocab"] | None,
+    labels: Integer[Array, " positions"],
+    weights: Weights,
+    options: Options,
+    sharding: Sharding | None,
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """`rdrop_jax.core.closed_form.softmax_objective` of ``hidden @ kernel + bias``.
+
+    First derivatives, backward, in hidden states, kernel, bias and weights.
+
+    Args:
+      hidden: [1 or 2, positions, width].
+      kernel: [width, vocab], or [vocab, width] where tied.
+      bias: [vocab] or None.
+      labels: class ids.
+      weights: as `softmax_objective`.
+      options: how to compute.
+      sharding: over which devices; None for one.
+
+    Returns:
+      The loss, and the sums of cross entropy and divergence, which carry no gradient.
+    """
+    ce, s, _ = _chunks(hidden, kernel, bias, labels, weights, options, sharding, False)
+    return weighted_sums(ce, s, weights)
+
+
+def _forward(
+    hidden: Array,
+    kernel: Array,
+    bias: Array | None,
+    labels: Array,
+    weights: Weights,
+    options: Options,
+    sharding: Sharding | None,
+) -> tuple[Any, Any]:
+    ce, s, gradients = _chunks(
+        hidden, kernel, bias, labels, weights, options, sharding, True
+    )
+    found = weighted_sums(ce, s, weights)
+    return found, (gradients, ce, s, found[1:], weights)
+
+
+def _backward(
+    options: Options, sharding: Sharding | None, kept: Any, cotangents: Any
+) -> Any:
+    gradients, ce, s, (ce_sum, s_sum), weights = kept
+    c = cotangents[0]
+    d_hidden, d_kernel, d_bias = (
+        None if g is None else (g * c).astype(g.dtype) for g in gradients
+    )
+    d_weights = Weights(
+        s=c * weights.s_scale * s,
+        ce=c * weights.ce_scale * ce,
+        s_scale=c * s_sum,
+        ce_scale=c * ce_sum,
+    )
+    return d_hidden, d_kernel, d_bias, None, d_weights
+
+
+linear_objective.defvjp(_forward, _backward)
+
+
+def _chunks(
+    hidden: Array,
+    kernel: Array,
+    bias: Array | None,
+    labels: Array,
+    weights: Weights,
+    options: Options,
+    sharding: Sharding | None,
+    with_gradient: bool,
+) -> tuple[Array, Array, Any]:
+    """`_local_chunks` on every device, and the kernel's gradient summed over them."""
+    if sharding is None:
+        return _local_chunks(
+            hidden, kernel, bias, labels, weights, options, with_gradient
+        )
+    rows: Any = PartitionSpec(sharding.rows)
+    whole: Any = PartitionSpec()
+    tensor = PartitionSpec("tensor")
+    across = tensor if options.tied else PartitionSpec(None, "tensor")
+    by_rows = PartitionSpec(None, sharding.rows)
+
+    def local(h: Array, k: Array, b: Array | None, y: Array, w: Weights) -> Any:
+        ce, s, gradients = _local_chunks(h, k, b, y, w, options, with_gradient)
+        if not with_gradient:
+            return ce, s, gradients
+        d_hidden, *shared = gradients
+        if options.form.axis:
+            d_hidden = jax.lax.psum(d_hidden, options.form.axis)
+        return ce, s, (d_hidden, *jax.lax.psum(shared, sharding.rows))
+
+    return jax.shard_map(
+        local,
+        mesh=sharding.mesh,
+        in_specs=(by_rows, across, tensor, rows, Weights(rows, rows, whole, whole)),
+        out_specs=(rows, rows, (by_rows, across, tensor) if with_gradient else whole),
+        check_vma=False,
+    )(hidden, kernel, bias, labels, weights)
+
+
+def _local_chunks(
+    hidden: Array,
+    kernel: Array,
+    bias: Array | None,
+    labels: Array,
+    weights: Weights,
+    options: Options,
+    with_gradient: bool,
+) -> tuple[Array, Array, Any]:
+    """Cross entropy and divergence per position, and the three gradients."""
+    passes, positions, width = hidden.shape
+    count = -(-positions // options.chunk_size)
+    size = -(-positions // count)
+    rest = count * size - positions
+    hidden = jnp.pad(hidden, ((0, 0), (0, rest), (0, 0)))
+    labels, w_s, w_ce = (
+        jnp.pad(x, (0, rest)).reshape(count, size)
+        for x in (labels, weights.s, weights.ce)
+    )
+    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
+    product = functools.partial(jax.lax.dot_general, preferred_element_type=dtype)
+    inner, outer = (1, 0) if options.tied else (0, 1)  # axes of width and vocabulary
+
+    def chunk(i: Array) -> tuple[Array, Array, Array, Array]:
+        at = Weights(w_s[i], w_ce[i], weights.s_scale, weights.ce_scale)
+        h = jax.lax.dynamic_slice(hidden, (0, i * size, 0), (passes, size, width))
+        # Cleared here too: NaN times a gradient of 0 would reach the kernel.
+        h = jnp.where((at.s != 0)[None, :, None], h, jnp.zeros((), h.dtype))
+        h = h.reshape(-1, width)
+        z = product(h, kernel, (((1,), (inner,)), ((), ())))
+        if bias is not None:
+            z += bias[None].astype(dtype)
+        ce, s, g = all_rows(
+            z.reshape(passes, size, -1),
+            labels[i],
+            at,
+            options.form,
+            with_gradient=with_gradient,
+            local=True,
+        )
+        return ce, s, h, g
+
+    def body(i: Array, carry: tuple) -> tuple:
+        ce, s, gradients = carry
+        new_ce, new_s, h, g = chunk(i)
+        ce, s = ce.at[i].set(new_ce), s.at[i].set(new_s)
+        if not with_gradient:
+            return ce, s, None
+        d_hidden, d_kernel, d_bias = gradients
+        g = g.reshape(len(h), -1)
+        d_bias = None if d_bias is None else d_bias + jnp.sum(g, axis=0)
+        g = g.astype(kernel.dtype)
+        new = product(g, kernel, (((1,), (outer,)), ((), ())))
+        new = new.astype(hidden.dtype).reshape(passes, size, width)
+        d_hidden = jax.lax.dynamic_update_slice(d_hidden, new, (0, i * size, 0))
+        d_kernel = _add_product(d_kernel, h, g, options.tied, product)
+        return ce, s, (d_hidden, d_kernel, d_bias)
+
+    zeros = jnp.zeros((count, size), dtype)
+    gradients = None
+    if with_gradient:
+        gradients = (
+            jnp.zeros_like(hidden),
+            jnp.zeros(kernel.shape, dtype),
+            None if bias is None else jnp.zeros(bias.shape, dtype),
+        )
+    ce, s, gradients = jax.lax.fori_loop(0, count, body, (zeros, zeros, gradients))
+    ce, s = (x.reshape(-1)[:positions] for x in (ce, s))
+    if not with_gradient:
+        return ce, s, None
+    d_hidden, d_kernel, d_bias = gradients
+    d_bias = None if bias is None else d_bias.astype(bias.dtype)
+    return ce, s, (d_hidden[:, :positions], d_kernel.astype(kernel.dtype), d_bias)
+
+
+def _add_product(total: Array, h: Array, g: Array, tied: bool, product: Any) -> Array:
+    """``total + h^T g``, in blocks of words where there are very many."""
+    contract = (((0,), (0,)), ((), ()))
+
+    def of(words: Array) -> Array:
+        return product(words, h, contract) if tied else product(h, words, contract)
+
+    vocab = g.shape[1]
+    if vocab <= _WHOLE_KERNEL:
+        return total + of(g)
+    axis = 0 if tied else 1
+
+    def add(total: Array, start: Array | int, size: int) -> Array:
+        words = jax.lax.dynamic_slice_in_dim(g, start, size, 1)
+        old = jax.lax.dynamic_slice_in_dim(total, start, size, axis)
+        return jax.lax.dynamic_update_slice_in_dim(total, old + of(words), start, axis)
+
+    blocks, rest = divmod(vocab, _WORDS)
+    total = jax.lax.fori_loop(
+        0, blocks, lambda i, total: add(total, i * _WORDS, _WORDS), total
+    )
+    return add(total, blocks * _WORDS, rest) if rest else total

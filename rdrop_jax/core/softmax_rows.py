@@ -1,0 +1,170 @@
+r"""Objective and gradient of a few rows of logits, all classes at hand or split.
+
+With :math:`r = \log p - \log q`, :math:`K_1 = KL(p\|q)`, :math:`K_2 = KL(q\|p)`, the
+target :math:`t`, and per position the coefficients c of the cross entropy and s of the
+divergence,
+
+.. math::
+   \partial L/\partial z_1 = c\,(p - t) + \tfrac{s}{2} (p - q + p\,(r - K_1)), \qquad
+   \partial L/\partial z_2 = c\,(q - t) + \tfrac{s}{2} (q - p - q\,(r + K_2)) .
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from rdrop_jax.core.losses import at_least_float32, clear
+
+# Below every finite logit that means something; p is 0 there and z - z is not NaN.
+_IMPOSSIBLE = -1e30
+
+
+class Form(NamedTuple):
+    """Which objective.
+
+    Attributes:
+      label_smoothing: epsilon.
+      smoothing: "uniform" or "fairseq".
+      axis: the mesh axis of a `jax.shard_map` that the classes are split over, in
+        equal parts and in order; None where each row has all classes.
+    """
+
+    label_smoothing: float
+    smoothing: str
+    axis: str | None = None
+
+
+class Rows(NamedTuple):
+    """Rows of logits, one array per pass, and what is known of each row.
+
+    Attributes:
+      logits: [rows, classes] per pass.
+      labels: class ids [rows], counted over all parts of the classes.
+      counts: whether the row counts at all [rows].
+      labelled: whether its label does [rows].
+      s: coefficient of the divergence [rows].
+      ce: coefficient of the cross entropy [rows].
+    """
+
+    logits: list[Array]
+    labels: Array
+    counts: Array
+    labelled: Array
+    s: Array
+    ce: Array
+
+
+class _Pass(NamedTuple):
+    z: Array
+    p: Array
+    log_z: Array
+
+
+def rows_objective(
+    x: Rows, form: Form, with_gradient: bool
+) -> tuple[Float[Array, " rows"], Float[Array, " rows"], list[Array]]:
+    """Cross entropy of all passes and divergence per row, and the gradient.
+
+    Args:
+      x: the rows.
+      form: which objective.
+      with_gradient: whether to make it.
+
+    Returns:
+      ``ce`` [rows], ``s`` [rows], and for each pass the gradient of
+      ``sum(x.ce * ce + x.s * s)`` [rows, classes]; an empty list without.
+    """
+    passes = [_softmax(clear(x.counts, z), form.axis) for z in x.logits]
+    part = x.logits[0].shape[-1]
+    classes = part * _parts(form.axis)
+    labels = clear(x.labelled, x.labels)
+    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    valid = (labels >= 0) & (labels < classes)
+    nan = jnp.where(valid, 1.0, jnp.nan)
+    labels = jnp.clip(labels, 0, classes - 1)
+    if form.axis:
+        labels -= part * jax.lax.axis_index(form.axis)
+    parts = [_cross_entropy(f, labels, form) for f in passes]
+    ce = clear(x.labelled, sum(part[0] for part in parts) * nan)
+    s, pulls = _divergence(passes, form.axis)
+    if not with_gradient:
+        return ce, s, []
+    column = (x.ce * nan)[:, None]
+    gradient = [column * part[1] for part in parts]
+    if pulls:
+        half = 0.5 * x.s[:, None]
+        gradient = [g + half * pull for g, pull in zip(gradient, pulls, strict=True)]
+    return ce, s, gradient
+
+
+def _parts(axis: str | None) -> int:
+    return jax.lax.axis_size(axis) if axis else 1
+
+
+def _sum(x: Float[Array, "rows classes"], axis: str | None) -> Float[Array, "rows 1"]:
+    found = jnp.sum(x, axis=-1, keepdims=True)
+    return jax.lax.psum(found, axis) if axis else found
+
+
+def _max(x: Float[Array, "rows classes"], axis: str | None) -> Float[Array, "rows 1"]:
+    found = jnp.max(x, axis=-1, keepdims=True)
+    return jax.lax.pmax(found, axis) if axis else found
+
+
+def _softmax(logits: Float[Array, "rows classes"], axis: str | None) -> _Pass:
+    z = jnp.maximum(at_least_float32(logits), _IMPOSSIBLE)
+    peak = _max(jax.lax.stop_gradient(z), axis)
+    exp = jnp.exp(z - peak)
+    total = _sum(exp, axis)
+    return _Pass(z, exp * (1.0 / total), peak + jnp.log(total))
+
+
+def _cross_entropy(f: _Pass, labels: Array, form: Form) -> tuple[Array, Array]:
+    """Cross entropy per row [rows] and its gradient [rows, classes].
+
+    ``labels`` count from this part's first class, so they may lie outside it.
+    """
+    label_smoothing, part = form.label_smoothing, f.z.shape[-1]
+    within = jnp.clip(labels, 0, part - 1)[:, None]
+    picked = jnp.take_along_axis(f.z, within, axis=-1)
+    if form.axis:
+        picked = _sum(jnp.where(within == labels[:, None], picked, 0.0), form.axis)
+    reachable = picked > _IMPOSSIBLE
+    nll = jnp.where(reachable, f.log_z - picked, jnp.inf)
+    hot = jnp.arange(part)[None] == labels[:, None]
+    if label_smoothing == 0.0:
+        # An unreachable label: infinite loss, and no way down.
+        return nll[:, 0], f.p - jnp.where(hot & reachable, 1.0, 0.0)
+    possible = f.z > _IMPOSSIBLE
+    # The sum of all counts what is impossible, as long as all finite logits of a row
+    # add up to less than 5e29: a pass over the row less than counting would take.
+    impossible = jnp.round(_sum(f.z, form.axis) / _IMPOSSIBLE)
+    num = part * _parts(form.axis) - jax.lax.stop_gradient(impossible)
+    everywhere = _sum(jnp.where(possible, f.log_z - f.z, 0.0), form.axis)
+    if form.smoothing == "uniform":
+        each = label_smoothing / num
+        own = jnp.full_like(each, 1.0 - label_smoothing)
+    else:
+        each = label_smoothing / jnp.maximum(num - 1.0, 1.0)
+        own = 1.0 - label_smoothing - each
+    target = jnp.where(possible, jnp.where(hot, own + each, each), 0.0)
+    ce = own * nll + each * everywhere
+    return ce[:, 0], f.p * (own + each * num) - target
+
+
+def _divergence(passes: list[_Pass], axis: str | None) -> tuple[Array, list[Array]]:
+    """Half Jeffreys divergence per row, and twice its gradient for each pass."""
+    if len(passes) == 1:
+        return jnp.zeros_like(passes[0].log_z[:, 0]), []
+    a, b = passes
+    r = (a.z - b.z) - (a.log_z - b.log_z)
+    # Written as one sum no term is negative, and nearly equal passes lose no digits.
+    twice = _sum((a.p - b.p) * r, axis)
+    one = _sum(a.p * r, axis)
+    other = twice - one
+    apart = _max(jnp.abs(r), axis)[:, 0] >= -0.5 * _IMPOSSIBLE
+    s = jnp.where(apart, jnp.inf, 0.5 * twice[:, 0])
+    change = a.p - b.p
+    return s, [change + a.p * (r - one), -change - b.p * (r + other)]

@@ -1,0 +1,169 @@
+"""The adaptive softmax's objective against exact values and the full distribution."""
+
+import functools
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rdrop_jax import adaptive_rdrop_loss, rdrop_loss
+
+CASES = json.loads((Path(__file__).parent / "golden_cases.json").read_text())
+CASE = CASES["adaptive_softmax_lm"]
+HEAD, TAILS, ROWS = 4, (3, 5), 6  # words of the head and of two tails
+
+
+def golden():
+    """Logits as hidden states, under kernels that change nothing."""
+    hidden = [jnp.asarray([CASE[f"{x}_a"], CASE[f"{x}_b"]]) for x in ("head", "tail")]
+    kernels = [jnp.eye(x.shape[-1]) for x in hidden]
+    return hidden, kernels, jnp.asarray(CASE["targets"])
+
+
+def make(passes=2):
+    rng = np.random.default_rng(5)
+    widths = (6, 4, 3)
+    words = (HEAD + len(TAILS), *TAILS)
+    hidden = [rng.normal(size=(passes, ROWS, w)) for w in widths]
+    kernels = [rng.normal(size=(v, w)) for v, w in zip(words, widths, strict=True)]
+    labels = rng.integers(0, HEAD + sum(TAILS), ROWS)
+    weight = rng.uniform(0.5, 1.5, ROWS)
+    where = np.array([True, True, False, True, True, True])
+    hidden, kernels = jax.tree.map(
+        lambda x: jnp.asarray(x, jnp.float32), (hidden, kernels)
+    )
+    options = {"weight": jnp.asarray(weight, jnp.float32), "where": jnp.asarray(where)}
+    return hidden, kernels, jnp.asarray(labels), options
+
+
+def full_log_p(hidden, kernels):
+    """Log probabilities of all words, [passes, rows, words]."""
+    head, *tails = (
+        jax.nn.log_softmax(h @ k.T, -1) for h, k in zip(hidden, kernels, strict=True)
+    )
+    words = head.shape[-1] - len(tails)
+    parts = [head[..., :words]]
+    parts += [head[..., words + i, None] + x for i, x in enumerate(tails)]
+    return jnp.concatenate(parts, -1)
+
+
+def assert_close(found, wanted, rtol=1e-5):
+    def check(x, y):
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * np.abs(y).max())
+
+    jax.tree.map(check, found, wanted)
+
+
+def test_gold_cluster_equals_the_published_form():
+    wanted = CASE["expected"]["reference_per_cluster_alpha1"]
+    with jax.enable_x64(True):
+        hidden, kernels, labels = golden()
+
+        def total(hidden):
+            loss, metrics = adaptive_rdrop_loss(
+                hidden,
+                kernels,
+                labels,
+                alpha=1.0,
+                divergence="gold_cluster",
+                denominators=(jnp.ones(()), jnp.ones(())),
+            )
+            return loss, metrics
+
+        (loss, metrics), (d_head, d_tail) = jax.value_and_grad(total, has_aux=True)(
+            hidden
+        )
+        np.testing.assert_allclose(loss, wanted["sum_loss"], rtol=1e-10)
+        np.testing.assert_allclose(metrics["kl"].total, wanted["half_sym_kl"])
+        np.testing.assert_allclose(2 * metrics["ce"].total, wanted["ce"])
+        for found, name in ((d_head, "head"), (d_tail, "tail")):
+            expected = [wanted[f"grad_{name}_{x}"] for x in "ab"]
+            np.testing.assert_allclose(found, expected, atol=1e-10)
+
+
+def test_exact_divergence_of_each_row():
+    with jax.enable_x64(True):
+        hidden, kernels, labels = golden()
+        for row, wanted in enumerate(CASE["expected"]["exact_half_sym_kl"]):
+            _, metrics = adaptive_rdrop_loss(
+                [h[:, row : row + 1] for h in hidden],
+                kernels,
+                labels[row : row + 1],
+                alpha=1.0,
+            )
+            np.testing.assert_allclose(metrics["kl"].compute(), wanted, rtol=1e-10)
+
+
+def test_all_words_sum_to_one():
+    hidden, kernels, *_ = make()
+    np.testing.assert_allclose(
+        jnp.sum(jnp.exp(full_log_p(hidden, kernels)), -1), 1.0, rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize("chunk_size", [4, 6, 100])
+def test_equals_the_loss_of_the_full_distribution(passes, chunk_size):
+    """Value, metrics, and gradients in hidden states and kernels."""
+    hidden, kernels, labels, options = make(passes)
+
+    def ours(hidden, kernels):
+        return adaptive_rdrop_loss(
+            hidden, kernels, labels, alpha=2.0, chunk_size=chunk_size, **options
+        )
+
+    def full(hidden, kernels):
+        return rdrop_loss(full_log_p(hidden, kernels), labels, alpha=2.0, **options)
+
+    both = functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
+    (loss, metrics), gradients = jax.jit(both(ours))(hidden, kernels)
+    (wanted, wanted_metrics), wanted_gradients = both(full)(hidden, kernels)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    np.testing.assert_allclose(ours(hidden, kernels)[0], wanted, rtol=1e-5)
+    for name in ("ce", "kl"):
+        found, expected = metrics[name].compute(), wanted_metrics[name].compute()
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+    assert_close(gradients, wanted_gradients)
+
+
+def test_masked_rows_may_hold_anything():
+    hidden, kernels, labels, options = make()
+    bad = [h.at[:, 2].set(jnp.nan) for h in hidden]
+
+    def loss(hidden, kernels, labels):
+        return adaptive_rdrop_loss(hidden, kernels, labels, alpha=2.0, **options)[0]
+
+    run = jax.value_and_grad(loss, (0, 1))
+    found = run(bad, kernels, labels.at[2].set(-5))
+    assert_close(found[1][1], run(hidden, kernels, labels)[1][1], 1e-6)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
+def test_a_label_out_of_range_gives_nan():
+    hidden, kernels, labels, _ = make()
+    loss, _ = adaptive_rdrop_loss(hidden, kernels, labels.at[0].set(12), alpha=1.0)
+    assert np.isnan(loss)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"divergence": "js"}, "divergence must be one of"),
+        ({"chunk_size": 0}, "chunk_size must be at least 1"),
+        ({"hidden": [jnp.zeros((2, ROWS, 6))]}, "of the head and of each tail"),
+        ({"labels": jnp.zeros(3, int)}, "1 or 2 passes"),
+        ({"kernels": [jnp.zeros((2, 6)), jnp.zeros((3, 4)), jnp.zeros((5, 3))]}, "row"),
+        (
+            {"kernels": [jnp.zeros((6, 5)), jnp.zeros((3, 4)), jnp.zeros((5, 3))]},
+            "width",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named(change, message, no_shape_types):
+    hidden, kernels, labels, _ = make()
+    given = {"hidden": hidden, "kernels": kernels, "labels": labels} | change
+    with pytest.raises(ValueError, match=message):
+        adaptive_rdrop_loss(alpha=1.0, **given)
