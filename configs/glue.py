@@ -142,6 +142,7 @@ def files() -> ConfigDict:
     c.batch_size = 32
     c.rdrop.alpha = 1.0
     c.data.name = "files"
+    c.data.buckets = 4
     c.optimizer.lr = 2e-5
     c.optimizer.warmup = "6%"
     return c

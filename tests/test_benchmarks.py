@@ -13,6 +13,7 @@ SMALL = {
     "step": ["--layers=1", "--width=64", "--batch=4", "--rounds=1"],
     "large_vocab": ["--positions=64", "--vocab=50", "--width=8", "--rounds=1"],
     "dropout": ["--rounds=1"],
+    "finetune": ["--size=mini", "--batch=4", "--length=16", "--rounds=1"],
 }
 
 

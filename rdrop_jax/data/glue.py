@@ -9,6 +9,7 @@ columns are those of their header lines.
 
 import functools
 import hashlib
+import io
 import json
 import shutil
 import zipfile
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, cast
 
 from rdrop_jax.data import tables
 from rdrop_jax.errors import InputError
@@ -158,7 +159,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _open(task: GlueTask, file: str, sources: Sequence[Path]) -> IO[bytes]:
+def _open(task: GlueTask, file: str, sources: Sequence[Path]) -> io.BufferedIOBase:
     """A file of the task in the first source that has it."""
     for source in sources:
         if source.suffix == ".zip":
@@ -174,7 +175,7 @@ def _open(task: GlueTask, file: str, sources: Sequence[Path]) -> IO[bytes]:
     )
 
 
-def _open_zip(path: Path, folder: str, file: str) -> IO[bytes] | None:
+def _open_zip(path: Path, folder: str, file: str) -> io.BufferedIOBase | None:
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
@@ -185,7 +186,7 @@ def _open_zip(path: Path, folder: str, file: str) -> IO[bytes] | None:
                         f"--from: {path}: {member.filename}: expected at most "
                         f"{_LARGEST} bytes, found {member.file_size}"
                     )
-                return archive.open(member)
+                return cast(io.BufferedIOBase, archive.open(member))
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise InputError(
             f"--from: {path}: expected a whole zip archive, found one that is cut off "
@@ -197,7 +198,7 @@ def _open_zip(path: Path, folder: str, file: str) -> IO[bytes] | None:
 def _rows(
     task: GlueTask,
     split: str,
-    file: IO[bytes],
+    file: io.BufferedIOBase,
     origin: str,
     say: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
