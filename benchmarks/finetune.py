@@ -108,7 +108,7 @@ def paddings(batch_size: int, max_length: int) -> dict[str, float]:
     lengths = pieces.encode(tokenizer, texts, None, max_length).lengths
     order = np.random.default_rng(0).permutation(lengths)
     whole = order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
-    shapes = buckets.make_shapes(max_length, 8)
+    shapes = buckets.choose_shapes(lengths, 8)
     data = buckets.BucketBatches(
         lengths, lambda rows, time: {}, batch_size=batch_size, shapes=shapes, seed=0
     )

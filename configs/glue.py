@@ -96,7 +96,7 @@ def glue() -> ConfigDict:
     c.data.columns.label = "label"
     c.data.tokenizer = ""  # file or folder; empty: beside init_from, else learned
     c.data.max_length = 128  # tokens, special ones included
-    c.data.buckets = 8  # lengths that are compiled, in even steps up to the longest
+    c.data.buckets = 8  # lengths that are compiled; fitted to the training rows
 
     c.optimizer.b2 = 0.98
     c.optimizer.eps = 1e-6

@@ -1,6 +1,7 @@
 """Batches by length: every row once per epoch, few shapes, a function of the step."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -29,6 +30,28 @@ def test_shapes_are_few_and_the_last_fits_all():
     assert [buckets.fit(n, SHAPES) for n in (1, 16, 17, 64)] == [16, 16, 32, 64]
     found = {batches()[step]["time"][0] for step in range(125)}
     assert found == set(SHAPES)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 20])
+@pytest.mark.parametrize("seed", range(4))
+def test_chosen_shapes_pad_least(count, seed):
+    rng = np.random.default_rng(seed)
+    lengths = rng.geometric(0.3, 12) + int(rng.integers(0, 4))
+
+    def padding(shapes):
+        return sum(buckets.fit(n, shapes) - n for n in lengths.tolist())
+
+    found = buckets.choose_shapes(lengths, count)
+    assert found[-1] == lengths.max()
+    assert len(found) <= count
+    assert list(found) == sorted(set(found))
+    others = sorted({*lengths.tolist()} - {lengths.max()})
+    least = min(
+        padding((*some, int(lengths.max())))
+        for size in range(min(count, len(others) + 1))
+        for some in itertools.combinations(others, size)
+    )
+    assert padding(found) == least
 
 
 def test_each_epoch_is_complete():

@@ -15,8 +15,48 @@ WINDOW = 64
 Make = Callable[[Int[np.ndarray, " rows"], int], HostBatch]
 
 
+def choose_shapes(lengths: Int[np.ndarray, " rows"], count: int) -> tuple[int, ...]:
+    """The lengths, ``count`` at most, that pad these rows least.
+
+    Exact, by dynamic programming over the last row that each length takes.
+
+    Args:
+      lengths: tokens of each row.
+      count: how many lengths to choose at most.
+
+    Returns:
+      Lengths, ascending; the last is that of the longest row.
+
+    Example:
+      >>> choose_shapes(np.array([3, 4, 4, 9]), 2)
+      (4, 9)
+    """
+    rows = np.cumsum(np.bincount(lengths))
+    tokens = np.cumsum(np.bincount(lengths) * np.arange(len(rows)))
+    last = len(rows) - 1
+    # padding[i, j] of the rows longer than i and at most j, at length j.
+    ends = np.arange(last + 1)
+    padding = ends[None] * (rows[None] - rows[:, None])
+    padding = (padding - (tokens[None] - tokens[:, None])).astype(np.float64)
+    padding[np.tril_indices(last + 1)] = np.inf
+    least, before = padding[0], [np.zeros(last + 1, np.int64)]
+    for _ in range(min(count, last) - 1):
+        each = least[:, None] + padding
+        chosen = np.argmin(each, axis=0)
+        gains = each[chosen, ends] < least
+        least = np.where(gains, each[chosen, ends], least)
+        before.append(np.where(gains, chosen, -1))
+    shapes, level = [last], len(before) - 1
+    while level > 0:
+        start = int(before[level][shapes[-1]])
+        level -= 1
+        if start > 0:
+            shapes.append(start)
+    return tuple(reversed(shapes))
+
+
 def make_shapes(max_length: int, count: int) -> tuple[int, ...]:
-    """Lengths that batches may have: ``count`` steps up to the longest.
+    """Lengths in even steps: ``count`` of them up to the longest.
 
     Example:
       >>> make_shapes(128, 4)

@@ -264,7 +264,7 @@ def make_train_data(
         encoded.lengths,
         make,
         batch_size=config.batch_size,
-        shapes=buckets.make_shapes(data.max_length, data.buckets),
+        shapes=buckets.choose_shapes(encoded.lengths, data.buckets),
         seed=config.seed,
         process=(jax.process_index(), jax.process_count()),
     )
