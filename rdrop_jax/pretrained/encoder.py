@@ -121,9 +121,11 @@ def save(
         "roberta": ("<unk>", "</s>", "<pad>", "<s>", "<mask>"),
     }[kind]
     names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings: dict[str, Any] = {"tokenizer_class": f"{_CLASSES[kind]}Tokenizer"}
+    if kind == "bert":
+        settings["do_lower_case"] = bool(getattr(tokenizer.normalizer, "lowercase", 0))
     settings |= dict(zip(names, special, strict=True))
-    settings |= {"model_max_length": module.encoder.max_positions}
+    settings["model_max_length"] = module.encoder.max_positions
     files.write_json(folder / "tokenizer_config.json", settings)
 
 
