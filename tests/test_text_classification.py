@@ -48,7 +48,7 @@ def test_learns_and_writes_what_it_says(trained):
 
 
 def test_evaluate_and_predict_need_the_workdir_alone(trained):
-    folder, _, result = trained
+    folder, workdir, result = trained
     scores = evaluate_program.evaluate(workdir, "test", "best")
     assert scores["accuracy"] == result["test"]["accuracy"]
     answer = predict_program.load(workdir)
