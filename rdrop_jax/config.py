@@ -93,6 +93,7 @@ def base_config() -> ConfigDict:
     c.optimizer.momentum = 0.9  # sgd, nag
     c.optimizer.weight_decay = 0.0  # decoupled
     c.optimizer.decay = "all"  # or "matrices": no biases, no norm scales
+    c.optimizer.layer_decay = 1.0  # each block learns so much slower than the next
     c.optimizer.clip = 0.0  # largest global gradient norm; 0 is off
     c.optimizer.ema = 0.0  # decay of a parameter average that is evaluated; 0 is off
 
@@ -260,6 +261,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "optimizer.lr": _NOT_NEGATIVE,
     "optimizer.decay": _one_of("all", "matrices"),
+    "optimizer.layer_decay": (lambda v: 0 < v <= 1, "in (0, 1]"),
     "optimizer.clip": _NOT_NEGATIVE,
     "optimizer.ema": _FRACTION,
     "eval.batch_size": _POSITIVE,

@@ -185,7 +185,8 @@ def finish(
         best = checkpoints.pick("best")
     if best != step:
         params = checkpoints.restore_params(best, params, ema=config.optimizer.ema > 0)
-    splits = ["validation"] + ["test"] * config.eval.test
+    splits = [name for name in task.evaluators if name != "train"]
+    splits = [n for n in splits if config.eval.test or not n.startswith("test")]
     result = {
         "step": step,
         "checkpoint_step": best,

@@ -1,5 +1,6 @@
 """Optimizers and schedules from a config, all of them optax."""
 
+import re
 from collections.abc import Callable
 
 import jax
@@ -86,10 +87,51 @@ def _matrices(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
+_BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
+_BEFORE = re.compile(
+    r"(?:^|/)(embedding|embedding_norm|tokens|types|positions|class_token)(?:/|$)"
+)
+
+
+def layer_scales(params: PyTree, decay: float) -> PyTree:
+    """What layer-wise decay multiplies each learning rate by (Howard and Ruder, 2018).
+
+    What follows the last block learns at the full rate, block i of n at ``decay **
+    (n - i)`` of it, embeddings at ``decay ** (n + 1)``.
+
+    Args:
+      params: blocks are called ``block_0``, ``block_1``, ...
+      decay: in (0, 1].
+
+    Returns:
+      A tree of numbers.
+    """
+    names = jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
+    )
+    blocks = [int(m[1]) for n in jax.tree.leaves(names) if (m := _BLOCK.search(n))]
+    count = max(blocks, default=-1) + 1
+
+    def scale(name: str) -> float:
+        if match := _BLOCK.search(name):
+            return float(decay ** (count - int(match[1])))
+        return float(decay ** (count + 1)) if _BEFORE.search(name) else 1.0
+
+    return jax.tree.map(scale, names)
+
+
+def _by_layer(decay: float) -> optax.GradientTransformation:
+    def update(updates: PyTree, params: PyTree) -> PyTree:
+        del params
+        return jax.tree.map(lambda u, s: u * s, updates, layer_scales(updates, decay))
+
+    return optax.stateless(update)
+
+
 def make_optimizer(
     optimizer: ConfigDict, schedule: Schedule
 ) -> optax.GradientTransformation:
-    """Clip by global norm, the named optimizer, decoupled weight decay, schedule.
+    """Clip by global norm, optimizer, decoupled weight decay, layer decay, schedule.
 
     Args:
       optimizer: the config's ``optimizer``.
@@ -110,6 +152,7 @@ def make_optimizer(
         optax.clip_by_global_norm(o.clip) if o.clip else None,
         core,
         optax.add_decayed_weights(o.weight_decay, mask) if o.weight_decay else None,
+        _by_layer(o.layer_decay) if o.layer_decay != 1 else None,
         optax.scale_by_learning_rate(schedule),
     ]
     return optax.chain(*(part for part in parts if part is not None))

@@ -1,13 +1,15 @@
 """python -m rdrop_jax.prepare cifar100 --data_dir DATA --from cifar-100-python.tar.gz
 
 Names: cifar100, imagenet2012; iwslt14_de_en, iwslt14_es_en, iwslt17_fr_en,
-iwslt17_zh_en, wmt14_en_de, wmt14_en_fr, each for both directions; tfds:NAME for any
+iwslt17_zh_en, wmt14_en_de, wmt14_en_fr, each for both directions; glue/cola, glue/sst2,
+glue/mrpc, glue/qqp, glue/stsb, glue/mnli, glue/qnli, glue/rte; tfds:NAME for any
 dataset of TensorFlow Datasets.
 """
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags
@@ -35,15 +37,23 @@ def prepare(
         catalogue,
         cifar,
         corpora,
+        glue,
         imagenet,
         prepared,
         prepared_text,
     )
 
-    recipes: dict[str, Callable[..., Path]] = {
-        "cifar100": cifar.prepare,
-        "imagenet2012": imagenet.prepare,
-        **dict.fromkeys(prepared_text.NAMES, corpora.prepare),
+    # Each with what reads the index of a folder that is there already.
+    recipes: dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]] = {
+        "cifar100": (cifar.prepare, prepared.read_index),
+        "imagenet2012": (imagenet.prepare, prepared.read_index),
+        **dict.fromkeys(
+            prepared_text.NAMES, (corpora.prepare, prepared_text.read_index)
+        ),
+        **{
+            glue.PREFIX + task: (glue.preparer(task), glue.read_index)
+            for task in glue.TASKS
+        },
     }
     if name.startswith(catalogue.PREFIX):
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -55,12 +65,12 @@ def prepare(
             f"{catalogue.PREFIX}NAME for the catalogue of TensorFlow Datasets"
         )
     folder = data_dir / name
+    recipe, read_index = recipes[name]
     if folder.exists():
-        text = name in prepared_text.NAMES
-        (prepared_text if text else prepared).read_index(folder)
+        read_index(folder)
         say(f"{folder} is there already; remove it to prepare it again")
         return folder
-    return recipes[name](folder, list(files), say)
+    return recipe(folder, list(files), say)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from rdrop_jax.config import CHECKS, base_config
-from rdrop_jax.optim import make_alpha, make_optimizer, make_schedule
+from rdrop_jax.optim import layer_scales, make_alpha, make_optimizer, make_schedule
 
 
 def optimizer(**options):
@@ -121,3 +121,36 @@ def test_alpha_warmup():
     assert make_alpha(0.0, 100) == 0.0
     ramp = make_alpha(5.0, 100)
     assert [float(ramp(t)) for t in (0, 50, 100, 500)] == [0.0, 2.5, 5.0, 5.0]
+
+
+LAYERS = {
+    "encoder": {
+        "tokens": jnp.ones((2, 2)),
+        "embedding_norm": {"bias": jnp.ones(2)},
+        "block_0": {"mlp_in": {"kernel": jnp.ones((2, 2))}},
+        "block_11": {"mlp_in": {"kernel": jnp.ones((2, 2))}},
+    },
+    "head": {"kernel": jnp.ones((2, 2))},
+}
+
+
+def test_layer_decay_slows_what_is_far_from_the_head():
+    scales = layer_scales(LAYERS, 0.5)
+    assert scales["encoder"]["tokens"] == 0.5**13
+    assert scales["encoder"]["embedding_norm"]["bias"] == 0.5**13
+    assert scales["encoder"]["block_0"]["mlp_in"]["kernel"] == 0.5**12
+    assert scales["encoder"]["block_11"]["mlp_in"]["kernel"] == 0.5
+    assert scales["head"]["kernel"] == 1.0
+
+
+def test_layer_decay_scales_steps_and_weight_decay():
+    o = optimizer(name="adam", layer_decay=0.5, weight_decay=0.1, decay="matrices")
+    plain = optimizer(name="adam", weight_decay=0.1, decay="matrices")
+    updates = []
+    for each in (o, plain):
+        tx = make_optimizer(each, lambda step: 0.1)
+        updates.append(tx.update(LAYERS, tx.init(LAYERS), LAYERS)[0])
+    wanted = jax.tree.map(lambda u, s: u * s, updates[1], layer_scales(LAYERS, 0.5))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates[0], wanted
+    )

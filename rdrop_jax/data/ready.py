@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import image_sets, images, pair_sets
+from rdrop_jax.data import image_sets, images, pair_sets, text_sets
 from rdrop_jax.errors import InputError
 
 
@@ -23,6 +23,8 @@ def completed(config: ConfigDict) -> ConfigDict:
     """
     if config.task == "translation":
         pair_sets.find(config.data)
+    if config.task == "text_classification":
+        return text_sets.completed(config)
     if config.task != "image_classification":
         return config
     data = config.data

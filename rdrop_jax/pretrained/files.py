@@ -26,6 +26,8 @@ EXPECTED = (
 )
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
+# Buffers that old files have beside weights: 0, 1, 2, ... and zeros.
+_COUNTERS = ("position_ids", "token_type_ids")
 # What deflate cannot do to trained weights; zeros alone go further.
 _MOST_DEFLATED, _SMALL = 20, 2**26
 
@@ -121,22 +123,28 @@ def write(
     folder: Path,
     *,
     config: Mapping[str, Any],
-    preprocessor: Mapping[str, Any],
+    preprocessor: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a folder as Hugging Face's transformers read it.
 
     Raises:
       OSError: the disk is full or not writable.
     """
-    for name, content in {"preprocessor_": preprocessor, "": config}.items():
-        text = json.dumps(content, indent=2) + "\n"
-        (folder / f"{name}config.json").write_text(text)
+    if preprocessor is not None:
+        write_json(folder / "preprocessor_config.json", preprocessor)
+    write_json(folder / "config.json", config)
     whole = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
     try:
         save_file(whole, folder / _WHOLE, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
     shutil.copymode(folder / "config.json", folder / _WHOLE)  # else it is private
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes an object as people read it."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_npz(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
@@ -214,7 +222,8 @@ def _check_file(path: Path, holds: set[str] | None) -> None:
                 f"found a difference in {unlike}"
             )
         for name in names:
-            if (kind := file.get_slice(name).get_dtype()) not in _FLOATS:
+            kind = file.get_slice(name).get_dtype()
+            if kind not in _FLOATS and not name.endswith(_COUNTERS):
                 raise InputError(
                     f"init_from: {path}: {name}: expected one of {', '.join(_FLOATS)}, "
                     f"found {kind}"

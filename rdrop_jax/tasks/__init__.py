@@ -7,12 +7,13 @@ from typing import Protocol
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks import image_classification, translation
+from rdrop_jax.tasks import image_classification, text_classification, translation
 from rdrop_jax.tasks.base import Task
 
 BUILDERS: dict[str, Callable[[ConfigDict, Path | None], Task]] = {
     "image_classification": lambda config, workdir: image_classification.build(config),
     "translation": translation.build,
+    "text_classification": text_classification.build,
 }
 
 
@@ -22,7 +23,10 @@ class Prepare(Protocol):
     def __call__(self, config: ConfigDict, workdir: Path, *, begun: bool) -> None: ...
 
 
-PREPARE: dict[str, Prepare] = {"translation": translation.prepare}
+PREPARE: dict[str, Prepare] = {
+    "text_classification": text_classification.prepare,
+    "translation": translation.prepare,
+}
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:

@@ -1,0 +1,273 @@
+"""The eight GLUE tasks of the paper: columns, classes, and how to prepare them.
+
+    DATA_DIR/glue/rte/index.json
+    DATA_DIR/glue/rte/train.jsonl, validation.jsonl, test.jsonl
+
+from the .tsv files in the archives that https://gluebenchmark.com/tasks links to. The
+columns are those of their header lines.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from rdrop_jax.data import tables
+from rdrop_jax.errors import InputError
+
+FORMAT = 1
+PREFIX = "glue/"
+_LARGEST = 2**30  # bytes of a file of GLUE, unpacked
+_SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
+_MNLI = {
+    "train": "train.tsv",
+    "validation": "dev_matched.tsv",
+    "validation_mismatched": "dev_mismatched.tsv",
+    "test": "test_matched.tsv",
+    "test_mismatched": "test_mismatched.tsv",
+}
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One task.
+
+    Attributes:
+      folder: in the archives.
+      text: column of the text, or of the first of two.
+      text_b: column of the second; empty where there is one.
+      label: column of the label, which test files lack.
+      classes: names by class id; empty for numbers.
+      splits: files by split.
+      header: columns of train and dev files that have no first line with them.
+      features: those of tensorflow-datasets that are called otherwise.
+      ragged: whether lines that lost a column are known, and left out.
+    """
+
+    folder: str
+    text: str
+    text_b: str
+    label: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, str] = field(default_factory=lambda: _SPLITS)
+    header: tuple[str, ...] = ()
+    features: Mapping[str, str] = field(default_factory=dict)
+    ragged: bool = False
+
+
+_ENTAILED = ("entailment", "not_entailment")
+TASKS: dict[str, GlueTask] = {
+    "cola": GlueTask(
+        "CoLA",
+        "sentence",
+        "",
+        "label",
+        ("unacceptable", "acceptable"),
+        header=("source", "label", "star", "sentence"),
+    ),
+    "sst2": GlueTask("SST-2", "sentence", "", "label", ("negative", "positive")),
+    "mrpc": GlueTask(
+        "MRPC",
+        "#1 String",
+        "#2 String",
+        "Quality",
+        ("not_equivalent", "equivalent"),
+        features={"#1 String": "sentence1", "#2 String": "sentence2"},
+    ),
+    "qqp": GlueTask(
+        "QQP",
+        "question1",
+        "question2",
+        "is_duplicate",
+        ("not_duplicate", "duplicate"),
+        ragged=True,
+    ),
+    "stsb": GlueTask("STS-B", "sentence1", "sentence2", "score", ()),
+    "mnli": GlueTask(
+        "MNLI",
+        "sentence1",
+        "sentence2",
+        "gold_label",
+        ("entailment", "neutral", "contradiction"),
+        _MNLI,
+        features={"sentence1": "premise", "sentence2": "hypothesis"},
+    ),
+    "qnli": GlueTask("QNLI", "question", "sentence", "label", _ENTAILED),
+    "rte": GlueTask("RTE", "sentence1", "sentence2", "label", _ENTAILED),
+}
+
+
+def preparer(name: str) -> Callable[..., Path]:
+    """`prepare` of one task."""
+    return functools.partial(prepare, name)
+
+
+def prepare(
+    name: str, folder: Path, files: Sequence[Path], say: Callable[[str], None]
+) -> Path:
+    """Writes one task as training reads it.
+
+    Args:
+      name: of `TASKS`.
+      folder: to be made.
+      files: the task's .zip, or a folder with its .tsv files or with the task's folder.
+      say: takes lines on progress.
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: files that are missing, damaged or others.
+    """
+    task = TASKS[name]
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    splits, sources = {}, {}
+    for split, file in task.splits.items():
+        with ExitStack() as stack:
+            content = stack.enter_context(_open(task, file, files))
+            written = 0
+            path = partial / f"{split}.jsonl"
+            out = stack.enter_context(path.open("w", encoding="utf-8"))
+            for row in _rows(task, split, content, f"{task.folder}/{file}", say):
+                out.write(json.dumps(row, ensure_ascii=False) + "\n")
+                written += 1
+        if not written:
+            raise InputError(f"{task.folder}/{file}: expected rows, found none")
+        splits[split] = {"rows": written, "sha256": _sha256(path)}
+        say(f"{split}: {written} rows")
+    for source in files:
+        if source.is_file():
+            sources[source.name] = _sha256(source)
+    index = {"format": FORMAT, "classes": task.classes, "splits": splits}
+    text = json.dumps(index | {"sources": sources}, indent=1) + "\n"
+    (partial / "index.json").write_text(text)
+    partial.rename(folder)
+    return folder
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open(task: GlueTask, file: str, sources: Sequence[Path]) -> io.BufferedIOBase:
+    """A file of the task in the first source that has it."""
+    for source in sources:
+        if source.suffix == ".zip":
+            found = _open_zip(source, task.folder, file)
+            if found is not None:
+                return found
+        for path in (source / task.folder / file, source / file):
+            if path.is_file():
+                return path.open("rb")
+    raise InputError(
+        f"--from: expected {task.folder}.zip, or a folder with {task.folder}/{file}, "
+        f"found neither in {', '.join(map(str, sources))}"
+    )
+
+
+def _open_zip(path: Path, folder: str, file: str) -> io.BufferedIOBase | None:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.infolist():
+                if Path(member.filename).parts[-2:] != (folder, file):
+                    continue
+                if member.file_size > _LARGEST:
+                    raise InputError(
+                        f"--from: {path}: {member.filename}: expected at most "
+                        f"{_LARGEST} bytes, found {member.file_size}"
+                    )
+                return cast(io.BufferedIOBase, archive.open(member))
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise InputError(
+            f"--from: {path}: expected a whole zip archive, found one that is cut off "
+            f"or something else: {error}"
+        ) from error
+    return None
+
+
+def _rows(
+    task: GlueTask,
+    split: str,
+    file: io.BufferedIOBase,
+    origin: str,
+    say: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
+    """Rows as they are written: ``text``, ``text_b``, ``label``."""
+    columns = list(task.header) if not split.startswith("test") else []
+    labelled = not split.startswith("test")
+    needed = [c for c in (task.text, task.text_b, task.label * labelled) if c]
+    left_out = 0
+    for place, line in tables.text_lines(file, origin):
+        values = tables.split_tsv(line)
+        if not columns:
+            columns = values
+            missing = [c for c in needed if c not in columns]
+            if missing:
+                raise InputError(
+                    f"{place}: expected the columns {', '.join(needed)}, found "
+                    f"{', '.join(columns)}"
+                )
+            continue
+        fields = dict(zip(columns, values, strict=False))
+        if len(values) < len(columns) or not all(fields[c].strip() for c in needed):
+            if not task.ragged:
+                raise InputError(
+                    f"{place}: expected {len(columns)} columns, the needed ones not "
+                    f"empty, found {line[:60]!r}"
+                )
+            left_out += 1
+            continue
+        row: dict[str, Any] = {"text": fields[task.text]}
+        if task.text_b:
+            row["text_b"] = fields[task.text_b]
+        row["label"] = _label(task, fields[task.label], place) if labelled else None
+        yield row
+    if left_out:
+        say(f"{split}: left out {left_out} lines that lack a text or a label")
+
+
+def _label(task: GlueTask, text: str, place: str) -> str | float:
+    if not task.classes:
+        try:
+            return float(text)
+        except ValueError as error:
+            raise InputError(f"{place}: expected a score, found {text!r}") from error
+    known = dict(enumerate(task.classes))
+    if text.isdigit() and int(text) in known:
+        return known[int(text)]
+    if text not in task.classes:
+        raise InputError(
+            f"{place}: expected one of {', '.join(task.classes)}, found {text!r}"
+        )
+    return text
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a prepared task.
+
+    Raises:
+      InputError: there is none, of another format, or a file is not there.
+    """
+    path = folder / "index.json"
+    try:
+        index = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the index of a prepared dataset, found none: {error}"
+        ) from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise InputError(f"{path}: expected format {FORMAT}; prepare it again")
+    for split in index["splits"]:
+        if not (folder / f"{split}.jsonl").is_file():
+            raise InputError(f"{folder}: expected {split}.jsonl; prepare it again")
+    return index

@@ -1,0 +1,271 @@
+"""Word pieces: tokenizers from files or trained on the spot; texts to arrays of ids.
+
+Everything is done by the library `tokenizers`: WordPiece (BERT) and byte-level BPE
+(RoBERTa), read from tokenizer.json or from the vocabulary files of old. A pair that is
+too long loses tokens of its longer text.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from rdrop_jax.errors import InputError
+
+NAME = "tokenizer.json"
+_WORDPIECE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_BYTES = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def find(folder: Path) -> bool:
+    """Whether a folder holds a tokenizer."""
+    return any(
+        all((folder / name).is_file() for name in names)
+        for names in ((NAME,), ("vocab.txt",), ("vocab.json", "merges.txt"))
+    )
+
+
+def load(path: Path) -> Tokenizer:
+    """A tokenizer from its file, or from a folder with the files of one.
+
+    Args:
+      path: tokenizer.json; or a folder with it, with vocab.txt (WordPiece), or with
+        vocab.json and merges.txt (byte-level BPE).
+
+    Returns:
+      The tokenizer, without padding and truncation of its own.
+
+    Raises:
+      InputError: no such files, or damaged ones.
+    """
+    if path.is_dir():
+        if not find(path):
+            raise InputError(
+                f"data.tokenizer: expected {NAME}, vocab.txt, or vocab.json with "
+                f"merges.txt in {path}, found none"
+            )
+        path = path / NAME if (path / NAME).is_file() else path
+    elif not path.is_file():
+        raise InputError(f"data.tokenizer: expected {NAME}, found nothing at {path}")
+    try:
+        tokenizer = _read(path)
+    except InputError:
+        raise
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"data.tokenizer: {path}: no tokenizer: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def _read(path: Path) -> Tokenizer:
+    if path.is_file():
+        return Tokenizer.from_file(str(path))
+    settings = _json(path / "tokenizer_config.json")
+    if (path / "vocab.txt").is_file():
+        vocab = models.WordPiece.read_file(str(path / "vocab.txt"))
+        tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+        return _as_bert(tokenizer, lowercase=settings.get("do_lower_case", True))
+    files = (str(path / name) for name in ("vocab.json", "merges.txt"))
+    return _as_roberta(Tokenizer(models.BPE(*models.BPE.read_file(*files))))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
+
+
+def _ids(tokenizer: Tokenizer, *names: str) -> list[int]:
+    ids: list[int] = []
+    for name in names:
+        found = tokenizer.token_to_id(name)
+        if found is None:
+            raise InputError(
+                f"data.tokenizer: expected a vocabulary with {', '.join(names)}, found "
+                f"one without {name}"
+            )
+        ids.append(found)
+    return ids
+
+
+def _as_bert(tokenizer: Tokenizer, *, lowercase: bool) -> Tokenizer:
+    cls, sep = _ids(tokenizer, "[CLS]", "[SEP]")
+    tokenizer.add_special_tokens(list(_WORDPIECE))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
+    )
+    return tokenizer
+
+
+def _as_roberta(tokenizer: Tokenizer) -> Tokenizer:
+    start, end = _ids(tokenizer, "<s>", "</s>")
+    plain = [t for t in _BYTES if t != "<mask>"]
+    tokenizer.add_special_tokens([*plain, AddedToken("<mask>", lstrip=True)])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", end), ("<s>", start), add_prefix_space=False
+    )
+    return tokenizer
+
+
+def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """Learns WordPiece, lower case, a function of the texts alone.
+
+    Args:
+      texts: what to learn from.
+      vocab_size: pieces at most, special ones included.
+
+    Returns:
+      The tokenizer, with BERT's template for one text and for two.
+    """
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(tokenizer.normalizer.normalize_str(text))
+    inner = [f"##{c}" for c in sorted(characters) if not c.isspace()]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size,
+        # The library numbers inner characters in an order of chance, and breaks ties by
+        # these numbers.
+        special_tokens=[*_WORDPIECE, *inner],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    vocab = tokenizer.get_vocab()
+    learned = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
+    return _as_bert(learned, lowercase=True)
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    """Writes tokenizer.json, whole or not at all."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def check_fits(
+    tokenizer: Tokenizer, *, vocab_size: int, pad_id: int, exact: bool
+) -> None:
+    """Refuses a tokenizer whose ids mean something else to the model.
+
+    Args:
+      tokenizer: of the texts.
+      vocab_size: rows of the model's token table.
+      pad_id: of the model.
+      exact: whether the table is a pretrained one, and may be longer only by what
+        rounds it up.
+
+    Raises:
+      InputError: ids beyond the table, far fewer than it has, or another padding id.
+    """
+    size = 1 + max(tokenizer.get_vocab().values(), default=0)
+    if size > vocab_size or (exact and vocab_size - size >= 128):
+        raise InputError(
+            f"data.tokenizer: expected ids for the {vocab_size} tokens of "
+            f"model.vocab_size, found a tokenizer of {size}: one of another model"
+        )
+    names = (_WORDPIECE[0], _BYTES[1])
+    found = [tokenizer.token_to_id(name) for name in names]
+    if pad_id not in found:
+        raise InputError(
+            f"data.tokenizer: expected {' or '.join(names)} at id {pad_id}, which the "
+            f"model takes for padding, found {found}: one of another model"
+        )
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as ids, end to end.
+
+    Attributes:
+      ids: of all texts.
+      types: 0 in the first text of a pair, 1 in the second.
+      starts: where each begins, and where the last ends.
+    """
+
+    ids: Int[np.ndarray, " tokens"]
+    types: UInt8[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " rows_and_one"]
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " rows"]:
+        """Tokens of each row, special ones included."""
+        return np.diff(self.starts)
+
+    def batch(
+        self, rows: Sequence[int] | Int[np.ndarray, " rows"], time: int, pad_id: int
+    ) -> dict[str, np.ndarray]:
+        """Some rows, padded to one length.
+
+        Args:
+          rows: which.
+          time: length; no row is longer.
+          pad_id: id of what is not there.
+
+        Returns:
+          ``tokens`` and ``types`` [rows, time], ``length`` [rows].
+        """
+        tokens = np.full((len(rows), time), pad_id, np.int32)
+        types = np.zeros((len(rows), time), np.int32)
+        for i, row in enumerate(rows):
+            part = slice(self.starts[row], self.starts[row + 1])
+            count = part.stop - part.start
+            tokens[i, :count], types[i, :count] = self.ids[part], self.types[part]
+        length = self.lengths[np.asarray(rows, np.int64)].astype(np.int32)
+        return {"tokens": tokens, "types": types, "length": length}
+
+
+def encode(
+    tokenizer: Tokenizer,
+    first: Sequence[str],
+    second: Sequence[str] | None,
+    max_length: int,
+) -> Encoded:
+    """Ids of texts, or of pairs, special tokens included.
+
+    Args:
+      tokenizer: as `load` returns it.
+      first: texts.
+      second: the second text of each pair; None where there is none.
+      max_length: tokens at most; a pair loses those of its longer text.
+
+    Returns:
+      The ids.
+    """
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    pairs = list(first) if second is None else list(zip(first, second, strict=True))
+    ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
+    lengths = []
+    # In parts, of which the library's own objects are soon freed again.
+    for start in range(0, len(pairs), 8192):
+        for item in tokenizer.encode_batch(pairs[start : start + 8192]):
+            ids.append(np.asarray(item.ids, np.int32))
+            types.append(np.asarray(item.type_ids, np.uint8))
+            lengths.append(len(item.ids))
+    starts = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))])
+    return Encoded(np.concatenate(ids), np.concatenate(types), starts)

@@ -1,0 +1,205 @@
+"""Labelled texts in memory: from named columns, checked row by row. Needs no jax."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from rdrop_jax import config as config_lib
+from rdrop_jax.data.tables import Row
+from rdrop_jax.errors import InputError
+
+LABELS = ("classes", "multilabel", "numbers")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns.
+
+    Attributes:
+      text: the text, or the first of two.
+      text_b: the second; empty where there is one text alone.
+      label: what is to be predicted; rows without one are unlabelled.
+    """
+
+    text: str = "text"
+    text_b: str = ""
+    label: str = "label"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """One split.
+
+    Attributes:
+      first: texts.
+      second: the second text of each row; None where there is one text alone.
+      labels: a class name, a number, a list of names, or None, per row.
+      places: what messages call each row.
+    """
+
+    first: Sequence[str]
+    second: Sequence[str] | None
+    labels: Sequence[Any]
+    places: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __repr__(self) -> str:
+        return f"Texts({len(self)})"
+
+    def take(self, rows: Int[np.ndarray, " kept"]) -> "Texts":
+        """Some of the rows."""
+        kept = rows.tolist()
+
+        def of(values: Sequence[Any]) -> list[Any]:
+            return [values[row] for row in kept]
+
+        second = None if self.second is None else of(self.second)
+        return replace(
+            self,
+            first=of(self.first),
+            second=second,
+            labels=of(self.labels),
+            places=of(self.places),
+        )
+
+
+def collect(rows: Iterable[Row], columns: Columns, *, labelled: bool = True) -> Texts:
+    """Texts and labels of rows.
+
+    Args:
+      rows: with named columns.
+      columns: which to take.
+      labelled: whether there has to be a column of labels.
+
+    Returns:
+      The texts.
+
+    Raises:
+      InputError: names the row; a missing column, or a text that is empty or no text.
+    """
+    first: list[str] = []
+    second: list[str] = []
+    labels, places = [], []
+    for row in rows:
+        first.append(_text(row, columns.text, "data.columns.text"))
+        if columns.text_b:
+            second.append(_text(row, columns.text_b, "data.columns.text_b"))
+        if labelled:
+            _check_column(row, columns.label, "data.columns.label")
+        label = row.fields.get(columns.label)
+        labels.append(None if label == "" else label)
+        places.append(row.place)
+    return Texts(first, second if columns.text_b else None, labels, places)
+
+
+def _check_column(row: Row, column: str, field: str) -> None:
+    if column not in row.fields:
+        hint = config_lib.suggest(column, row.fields)
+        raise InputError(
+            f"{row.place}: expected a column {column!r} ({field}), found "
+            f"{', '.join(map(str, row.fields))}.{hint}"
+        )
+
+
+def _text(row: Row, column: str, field: str) -> str:
+    _check_column(row, column, field)
+    text = row.fields[column]
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"{row.place}: expected a text in {column!r}, found {text!r}")
+    return text
+
+
+def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
+    """The sorted names of all labels of a split.
+
+    Args:
+      texts: the training split.
+      labels: "classes" or "multilabel".
+
+    Returns:
+      Names; numbers are sorted as numbers.
+
+    Raises:
+      InputError: fewer than two classes, or a label that is neither name nor number.
+    """
+    found: set[str] = set()
+    for label, place in zip(texts.labels, texts.places, strict=True):
+        if label is not None:
+            found.update(_names(label, labels, place))
+    if len(found) < (2 if labels == "classes" else 1):
+        raise InputError(
+            "data.columns.label: expected at least two classes in the training rows, "
+            f"found {sorted(found)}"
+        )
+    numeric = all(name.lstrip("-").isdigit() for name in found)
+    return tuple(sorted(found, key=int if numeric else str))
+
+
+def _names(label: Any, labels: str, place: str) -> list[str]:
+    """Class names of a label; those of several stand in a list or between commas."""
+    if labels == "multilabel" and isinstance(label, str):
+        label = [part.strip() for part in label.split(",")]
+    many = label if labels == "multilabel" and isinstance(label, list) else [label]
+    if not all(isinstance(x, str | int) for x in many):
+        raise InputError(f"{place}: expected the name of a class, found {label!r}")
+    return [str(name) for name in many]
+
+
+def encode_labels(
+    texts: Texts, labels: str, classes: Sequence[str]
+) -> tuple[
+    Int[np.ndarray, " rows"] | Float[np.ndarray, "rows *labels"],
+    Float[np.ndarray, " rows"],
+]:
+    """Labels as arrays.
+
+    Args:
+      texts: a split.
+      labels: "classes", "multilabel" or "numbers".
+      classes: names by id.
+
+    Returns:
+      Class ids [rows], 0/1 [rows, classes] or numbers [rows], 0 where there is no
+      label; and 1 where there is one, else 0 [rows].
+
+    Raises:
+      InputError: a class that is not known, or no number; names the row.
+    """
+    ids = {name: i for i, name in enumerate(classes)}
+    shape = (len(texts), len(classes)) if labels == "multilabel" else (len(texts),)
+    found = np.zeros(shape, np.int32 if labels == "classes" else np.float32)
+    there = np.zeros(len(texts), np.float32)
+    for row, (label, place) in enumerate(zip(texts.labels, texts.places, strict=True)):
+        if label is None:
+            continue
+        there[row] = 1.0
+        if labels == "numbers":
+            found[row] = _number(label, place)
+            continue
+        for name in _names(label, labels, place):
+            if name not in ids:
+                raise InputError(
+                    f"{place}: expected a label of the training rows, one of "
+                    f"{', '.join(classes)}, found {name!r}"
+                )
+            where = ids[name]
+            found[row] = where if labels == "classes" else found[row]
+            if labels == "multilabel":
+                found[row, where] = 1.0
+    return found, there
+
+
+def _number(label: Any, place: str) -> float:
+    try:
+        number = float(label)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or isinstance(label, bool):
+        raise InputError(f"{place}: expected a number as label, found {label!r}")
+    return number

@@ -1,0 +1,210 @@
+"""BERT (Devlin et al., 2019) and RoBERTa (Liu et al., 2019) as encoders with a head.
+
+Post-norm, erf GELU, learned positions. Dropout stands after the embedding, on attention
+weights, after the attention output and after the MLP; BERT's head has one more site
+before its last layer, RoBERTa's one before each of its two, as published.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu
+from rdrop_jax.models.vit import Size
+
+SIZES = {
+    "mini": Size(2, 128, 4, 256),
+    "MiniLM-L6": Size(6, 384, 12, 1536),
+    "base": Size(12, 768, 12, 3072),
+    "large": Size(24, 1024, 16, 4096),
+}
+KINDS = ("bert", "roberta")
+# Layer norms of the published models.
+NORM_EPS = {"bert": 1e-12, "roberta": 1e-5}
+_INIT = nn.initializers.normal(0.02)
+
+
+class Block(nn.Module):
+    """Post-norm encoder block.
+
+    Attributes:
+      size: of the encoder.
+      dropout: rate after attention and MLP.
+      attention_dropout: rate on attention weights.
+      norm_eps: added to the variance in layer norms.
+      dtype: of the activations.
+      masks: of dropout, "hash" or "bernoulli".
+    """
+
+    size: Size
+    dropout: float
+    attention_dropout: float
+    norm_eps: float
+    dtype: Dtype
+    masks: str
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch time width"],
+        where: Bool[Array, "batch 1 1 time"],
+        train: bool,
+    ) -> Float[Array, "batch time width"]:
+        attention = Attention(
+            self.size.heads,
+            self.attention_dropout,
+            self.dropout,
+            self.dtype,
+            self.masks,
+            name="attention",
+        )
+        h = x + attention(x, x, where=where, train=train)
+        x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="attention_norm")(h)
+        h = Dense(self.size.mlp_width, self.dtype, _INIT, name="mlp_in")(x)
+        h = Dense(self.size.width, self.dtype, _INIT, name="mlp_out")(gelu(h))
+        h = x + Dropout(self.dropout, self.masks)(h, train=train)
+        return nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="mlp_norm")(h)
+
+
+class Encoder(nn.Module):
+    """Tokens to hidden states.
+
+    Attributes:
+      kind: "bert" or "roberta".
+      size: depth and widths.
+      vocab_size: rows of the token table.
+      max_positions: longest input.
+      num_types: rows of the token type table.
+      pad_id: of the padding token; RoBERTa counts positions from ``pad_id + 1``.
+      norm_eps: added to the variance in layer norms.
+      dropout: rate after the embedding, attention and MLPs.
+      attention_dropout: rate on attention weights.
+      dtype: of the activations.
+      remat: recompute each block in the backward pass.
+      masks: of dropout, "hash" or "bernoulli" as `rdrop_jax.dropout`.
+    """
+
+    kind: str
+    size: Size
+    vocab_size: int
+    max_positions: int = 512
+    num_types: int = 2
+    pad_id: int = 0
+    norm_eps: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+    masks: str = "hash"
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "batch time"],
+        types: Int[Array, "batch time"],
+        where: Bool[Array, "batch time"],
+        *,
+        train: bool,
+    ) -> Float[Array, "batch time width"]:
+        if tokens.shape[1] > self.max_positions:
+            raise ValueError(
+                f"tokens: expected at most {self.max_positions} positions, found "
+                f"{tokens.shape[1]}"
+            )
+        x = self._embed(tokens, types, where).astype(self.dtype)
+        x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
+        x = Dropout(self.dropout, self.masks)(x, train=train)
+        block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        for i in range(self.size.layers):
+            x = block(
+                self.size,
+                self.dropout,
+                self.attention_dropout,
+                self.norm_eps,
+                self.dtype,
+                self.masks,
+                name=f"block_{i}",
+            )(x, where[:, None, None], train)
+        return x
+
+    def _embed(
+        self,
+        tokens: Int[Array, "batch time"],
+        types: Int[Array, "batch time"],
+        where: Bool[Array, "batch time"],
+    ) -> Float[Array, "batch time width"]:
+        """The sum of token, position and type embeddings, in float32."""
+
+        def table(name: str, rows: int) -> Array:
+            return self.param(name, _INIT, (rows, self.size.width), jnp.float32)
+
+        x = table("tokens", self.vocab_size)[tokens]
+        if self.kind == "roberta":
+            positions = table("positions", self.max_positions + self.pad_id + 1)
+            x = x + positions[positions_after(self.pad_id, where)]
+        else:
+            x = x + table("positions", self.max_positions)[None, : tokens.shape[1]]
+        # A product: the gradient of a lookup adds up row by row, here into two rows.
+        chosen = jax.nn.one_hot(types, self.num_types, dtype=jnp.float32)
+        return x + chosen @ table("types", self.num_types)
+
+
+def positions_after(
+    pad_id: int, where: Bool[Array, "batch time"]
+) -> Int[Array, "batch time"]:
+    """RoBERTa's positions: tokens count from ``pad_id + 1``, padding is ``pad_id``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> positions_after(1, jnp.array([[True, True, False]])).tolist()
+      [[2, 3, 1]]
+    """
+    kept = where.astype(jnp.int32)
+    return jnp.cumsum(kept, axis=1) * kept + pad_id
+
+
+class Classifier(nn.Module):
+    """An encoder and a head over its first token, or over every token.
+
+    Attributes:
+      encoder: the encoder.
+      outputs: classes, labels, or 1 for a number.
+      per_token: whether every token has outputs, as in token classification.
+    """
+
+    encoder: Encoder
+    outputs: int
+    per_token: bool = False
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "batch time"],
+        types: Int[Array, "batch time"],
+        where: Bool[Array, "batch time"],
+        *,
+        train: bool,
+    ) -> Float[Array, "batch *time outputs"]:
+        """Logits; with one number per text they keep their last axis.
+
+        Args:
+          tokens: token ids.
+          types: which text each token is of, 0 or 1.
+          where: False on padding.
+          train: whether dropout is on.
+
+        Returns:
+          Logits [batch, outputs], or [batch, time, outputs] per token.
+        """
+        e = self.encoder
+        x = e(tokens, types, where, train=train)
+
+        def drop(h: Array) -> Array:
+            return Dropout(e.dropout, e.masks)(h, train=train)
+
+        if not self.per_token:
+            x = x[:, 0]
+            x = drop(x) if e.kind == "roberta" else x
+            x = jnp.tanh(Dense(e.size.width, e.dtype, _INIT, name="pooler")(x))
+        return Dense(self.outputs, e.dtype, _INIT, name="head")(drop(x))

@@ -1,0 +1,203 @@
+"""Scores and answers of text classification: one pass, every row once."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
+from ml_collections import ConfigDict
+from scipy.special import expit, softmax
+from tokenizers import Tokenizer
+
+from rdrop_jax.core.passes import Batch, Forward, Params
+from rdrop_jax.data import buckets, pieces, tables, text_sets
+from rdrop_jax.data.batches import HostBatch
+from rdrop_jax.data.tables import Row
+from rdrop_jax.data.texts import Texts, collect, encode_labels
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime.mesh import put
+from rdrop_jax.scoring import language
+from rdrop_jax.tasks.base import Evaluator, ExampleScores, Predictor
+from rdrop_jax.tasks.examples import make_example_scores
+
+Split = Callable[[str], Texts]
+# Rows that are answered at once, so that their lengths can be sorted.
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scoring and answering share.
+
+    Attributes:
+      config: of the run.
+      forward: of the model.
+      tokenizer: of the run, loaded when called.
+    """
+
+    config: ConfigDict
+    forward: Forward
+    tokenizer: Callable[[], Tokenizer]
+
+    def encode(self, texts: Texts) -> pieces.Encoded:
+        """Ids of texts."""
+        length = self.config.data.max_length
+        return pieces.encode(self.tokenizer(), texts.first, texts.second, length)
+
+    def batches(
+        self, encoded: pieces.Encoded, **more: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, HostBatch]]:
+        """Rows and batches, with what else there is of each row."""
+        c = self.config
+        pad_id = 0 if c.model.name == "bert" else 1
+
+        def make(rows: np.ndarray, time: int) -> HostBatch:
+            return encoded.batch(rows, time, pad_id) | {
+                name: x[rows] for name, x in more.items()
+            }
+
+        return buckets.eval_batches(
+            encoded.lengths,
+            make,
+            batch_size=c.eval.batch_size,
+            shapes=buckets.make_shapes(c.data.max_length, c.data.buckets),
+        )
+
+
+def make_scorer(
+    config: ConfigDict, forward: Forward, tokenizer: Callable[[], Tokenizer]
+) -> Scorer:
+    """A scorer of a run."""
+    return Scorer(config, forward, tokenizer)
+
+
+def make_outputs(
+    scorer: Scorer, mesh: Mesh
+) -> Callable[[Params, pieces.Encoded], Float[np.ndarray, "rows outputs"]]:
+    """``(params, encoded texts) -> outputs`` in the order of the texts."""
+
+    # Whole on every process, which reads them all.
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def run(params: Params, batch: Batch) -> jax.Array:
+        return scorer.forward(params, batch, None).astype(jnp.float32)
+
+    def outputs(params: Params, encoded: pieces.Encoded) -> np.ndarray:
+        parts, order = [], []
+        for rows, batch in scorer.batches(encoded):
+            found = jax.device_get(run(params, put(mesh, batch, whole=True)))
+            parts.append(found[: len(rows)])
+            order.append(rows)
+        whole = np.concatenate(parts)
+        result = np.empty_like(whole)
+        result[np.concatenate(order)] = whole
+        return result
+
+    return outputs
+
+
+def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evaluator:
+    """Scores over all rows of a split that have a label."""
+    data = scorer.config.data
+    texts = split(name)
+    labels, there = encode_labels(texts, data.labels, data.classes)
+    if not there.any():
+        raise InputError(f"{data.name}, {name}: expected labelled rows, found none")
+    kept = np.flatnonzero(there)
+    encoded = scorer.encode(texts.take(kept))
+    outputs = make_outputs(scorer, mesh)
+
+    def evaluate(params: Params) -> dict[str, float]:
+        found = outputs(params, encoded)
+        return language.SCORES[data.labels](found, labels[kept])
+
+    return evaluate
+
+
+def make_examples(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> ExampleScores:
+    """Scores of each labelled row of a split with classes."""
+    data = scorer.config.data
+    texts = split(name)
+    labels, there = encode_labels(texts, data.labels, data.classes)
+    kept = np.flatnonzero(there)
+    encoded = scorer.encode(texts.take(kept))
+
+    def batches() -> Iterator[HostBatch]:
+        for rows, batch in scorer.batches(encoded, label=labels[kept]):
+            where = np.arange(len(batch["label"])) < len(rows)
+            yield batch | {"where": where}
+
+    return make_example_scores(scorer.forward, batches, mesh)
+
+
+def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
+    """Answers for texts, pairs, or objects with the columns of the data."""
+    data = scorer.config.data
+    named = text_sets.columns(data)
+    outputs = make_outputs(scorer, mesh)
+    size = _AT_ONCE * scorer.config.eval.batch_size
+
+    def rows(name: str) -> list[Any]:
+        texts = split(name)
+        if texts.second is None:
+            return list(texts.first)
+        return list(zip(texts.first, texts.second, strict=True))
+
+    def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        waiting: list[Row] = []
+        for number, item in enumerate(inputs, 1):
+            waiting.append(as_row(item, named, f"--input: text {number}"))
+            if len(waiting) == size:
+                yield from answer(params, waiting)
+                waiting = []
+        if waiting:
+            yield from answer(params, waiting)
+
+    def answer(params: Params, waiting: list[Row]) -> Iterator[dict[str, Any]]:
+        texts = collect(waiting, named, labelled=False)
+        for found in outputs(params, scorer.encode(texts)):
+            yield as_answer(found, data.labels, tuple(data.classes))
+
+    return Predictor(read=tables.inputs, rows=rows, run=run)
+
+
+def as_row(item: Any, named: text_sets.Columns, place: str) -> Row:
+    """A text, a pair or an object as a row with the columns of the data.
+
+    Raises:
+      InputError: one text where two are needed, two where one is, or something else.
+    """
+    if isinstance(item, Row):
+        plain = {"text", "text_b"} >= item.fields.keys()
+        if not plain or named.text in item.fields:
+            return item
+        place, item = item.place, tuple(item.fields.values())
+    if isinstance(item, dict):
+        return Row(place, item)
+    parts = [item] if isinstance(item, str) else list(item)
+    names = [name for name in (named.text, named.text_b) if name]
+    if len(parts) != len(names):
+        raise InputError(
+            f"{place}: expected {len(names)} text{'s' * (len(names) > 1)}, "
+            f"{', '.join(names)}, found {len(parts)}"
+        )
+    return Row(place, dict(zip(names, parts, strict=True)))
+
+
+def as_answer(
+    outputs: Float[np.ndarray, " outputs"], labels: str, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """Outputs of one text as JSON says them."""
+    if labels == "numbers":
+        return {"label": round(float(outputs[0]), 6)}
+    chances = expit(outputs) if labels == "multilabel" else softmax(outputs)
+    each = {name: round(float(p), 6) for name, p in zip(classes, chances, strict=True)}
+    if labels == "multilabel":
+        chosen = [name for name, z in zip(classes, outputs, strict=True) if z > 0]
+        return {"label": chosen, "probabilities": each}
+    best = classes[int(np.argmax(outputs))]
+    return {"label": best, "probability": each[best], "probabilities": each}

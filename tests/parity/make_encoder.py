@@ -1,0 +1,85 @@
+"""Writes tests/parity/encoder/: what transformers computes with random weights.
+
+Run by hand in an environment with torch 2.13 and transformers 5.23:
+    python tests/parity/make_encoder.py
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import save_file
+
+SHAPE = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+    "num_labels": 3,
+}
+MODELS = {
+    "bert": (transformers.BertConfig, {"pad_token_id": 0}),
+    "roberta": (
+        transformers.RobertaConfig,
+        {
+            "pad_token_id": 1,
+            "type_vocab_size": 1,
+            "max_position_embeddings": 18,
+            "layer_norm_eps": 1e-5,
+        },
+    ),
+}
+
+
+def inputs(kind, pad):
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 50, size=(4, 12))
+    where = np.arange(12) < np.array([12, 7, 3, 1])[:, None]
+    second = (np.arange(12) >= 5) & where & (kind == "bert")
+    return {
+        "tokens": np.where(where, tokens, pad),
+        "types": second.astype(np.int64),
+        "where": where,
+    }
+
+
+def main():
+    folder = Path(__file__).parent / "encoder"
+    for kind, (config_class, more) in MODELS.items():
+        torch.manual_seed(0)
+        config = config_class(**SHAPE | more)
+        prefix = kind.capitalize()
+        batch = inputs(kind, more["pad_token_id"])
+        asked = {
+            "input_ids": torch.tensor(batch["tokens"]),
+            "token_type_ids": torch.tensor(batch["types"]),
+            "attention_mask": torch.tensor(batch["where"]).long(),
+        }
+        wanted = {}
+        for head in ("SequenceClassification", "TokenClassification"):
+            torch.manual_seed(1)
+            model = getattr(transformers, f"{prefix}For{head}")(config).eval()
+            generator = torch.Generator().manual_seed(2)
+            with torch.no_grad():
+                # As made, biases are 0, scales 1 and weights too small to matter.
+                for p in model.parameters():
+                    p.add_(torch.randn(p.shape, generator=generator) * 0.3)
+                out = model(**asked, output_hidden_states=True)
+            wanted[f"{head}/logits"] = out.logits.numpy()
+            for i, state in enumerate(out.hidden_states):
+                wanted[f"{head}/hidden_{i}"] = state.numpy()
+            place = folder / f"{kind}-{head}"
+            place.mkdir(parents=True, exist_ok=True)
+            weights = {k: v.contiguous() for k, v in model.state_dict().items()}
+            save_file(weights, place / "model.safetensors", {"format": "pt"})
+            text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+            (place / "config.json").write_text(text)
+        np.savez_compressed(folder / f"{kind}.npz", **batch, **wanted)
+
+
+if __name__ == "__main__":
+    main()
