@@ -28,7 +28,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       What result.json holds.
 
     Raises:
-      InputError: data that is missing, a workdir of another config or in use, no space.
+      InputError: data that is missing, a workdir of another config or other data or in
+        use, no space.
       Stopped: SIGTERM or SIGINT asked for it; what was done is saved.
       TrainingError: a loss that is not finite.
     """
@@ -46,6 +47,8 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     from rdrop_jax import loop, run, state, tasks
 
     task = tasks.build(config)
+    if distributed.is_first():
+        workdir_lib.claim_data(task.provenance(), workdir)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     initialize = None
     if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
