@@ -28,7 +28,8 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       What result.json holds.
 
     Raises:
-      InputError: data that is missing, a workdir of another config or in use, no space.
+      InputError: data that is missing, a workdir of another config or other data or in
+        use, no space.
       Stopped: SIGTERM or SIGINT asked for it; what was done is saved.
       TrainingError: a loss that is not finite.
     """
@@ -51,6 +52,8 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
 
     distributed.agreed(prepare)  # by one process, before any of them reads it
     task = tasks.build(config, workdir)
+    if distributed.is_first():
+        workdir_lib.claim_data(task.provenance(), workdir)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     initialize = None
     if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):

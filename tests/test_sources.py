@@ -254,6 +254,12 @@ def test_the_same_images_from_npz_and_from_a_folder_train_alike(tmp_path):
     answers = load(tmp_path / "run_folder")([photo, images[0], noise(1, 20)[0]])
     assert answers[0]["input"] == str(photo)
     assert all(a["name"] == CLASSES[a["label"]] for a in answers)
+    more = tmp_path / "png" / "train" / "ant" / "more.png"
+    more.write_bytes(photo.read_bytes())
+    with pytest.raises(InputError, match=r"other data.*\n  train: there 24 .* now 25 "):
+        train(workdir, **settings, **place)
+    more.unlink()
+    assert train(workdir, **settings, **place) == found
     (tmp_path / "png" / "train" / "dog").mkdir()
     Image.fromarray(images[0]).save(tmp_path / "png" / "train" / "dog" / "x.png")
     with pytest.raises(InputError, match=r"data\.classes: workdir"):

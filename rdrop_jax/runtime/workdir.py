@@ -1,5 +1,6 @@
 """The config that a workdir was begun with. Needs no jax."""
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 from rdrop_jax.runtime.disk import explained, write_json
 
-_INIT = "init.json"
+_INIT, _DATA = "init.json", "data.json"
 
 
 def claim(config: ConfigDict, workdir: Path) -> None:
@@ -47,6 +48,34 @@ def check(config: ConfigDict, workdir: Path) -> None:
 def begun(workdir: Path) -> bool:
     """Whether a checkpoint was finished in the workdir."""
     return not seal.only_unfinished(workdir / "checkpoints")
+
+
+def claim_data(found: Mapping[str, str], workdir: Path) -> None:
+    """Keeps what the data are, or checks that a run goes on with the same.
+
+    Args:
+      found: names to checksums, as the task tells them.
+      workdir: of the run.
+
+    Raises:
+      InputError: lists what differs.
+    """
+    path = workdir / _DATA
+    stored: dict[str, str] = {}
+    if begun(workdir) and path.is_file():
+        with contextlib.suppress(ValueError):  # damaged: written anew
+            stored = dict(json.loads(path.read_bytes()))
+    lines = [
+        f"{name}: there {stored.get(name, 'none')}, now {found.get(name, 'none')}"
+        for name in sorted(stored.keys() | found.keys())
+        if stored.get(name) != found.get(name)
+    ]
+    if stored and lines:
+        raise InputError(
+            f"--workdir: {workdir} was begun with other data; put those back, or take "
+            "another workdir:\n  " + "\n  ".join(lines)
+        )
+    write_json(path, dict(found))
 
 
 def record_init(workdir: Path, name: str, sha256: Mapping[str, str]) -> None:
