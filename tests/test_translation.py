@@ -245,7 +245,7 @@ def test_what_users_type(run_dir, tmp_path):
         (
             [],
             b"haus\n\xff\n",
-            "{}: expected UTF-8, found byte 0xff at position 0 of line 2",
+            "{}, line 2: expected UTF-8, found byte 0xff at position 0",
         ),
         (["--n_best", "0"], b"", "eval.n_best: expected at least 1, found 0"),
         (["--config.data.source=fr"], b"", "--config.data.source: the config of a run"),

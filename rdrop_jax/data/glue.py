@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from rdrop_jax.data import tables
+from rdrop_jax.data import lines
 from rdrop_jax.errors import InputError
 
 FORMAT = 1
@@ -207,8 +207,8 @@ def _rows(
     labelled = not split.startswith("test")
     needed = [c for c in (task.text, task.text_b, task.label * labelled) if c]
     left_out = 0
-    for place, line in tables.text_lines(file, origin):
-        values = tables.split_tsv(line)
+    for place, line in lines.placed(lines.decoded(file, origin), origin):
+        values = line.split("\t")
         if not columns:
             columns = values
             missing = [c for c in needed if c not in columns]

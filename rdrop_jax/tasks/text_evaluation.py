@@ -172,10 +172,7 @@ def as_row(item: Any, named: text_sets.Columns, place: str) -> Row:
       InputError: one text where two are needed, two where one is, or something else.
     """
     if isinstance(item, Row):
-        plain = {"text", "text_b"} >= item.fields.keys()
-        if not plain or named.text in item.fields:
-            return item
-        place, item = item.place, tuple(item.fields.values())
+        return item
     if isinstance(item, dict):
         return Row(place, item)
     parts = [item] if isinstance(item, str) else list(item)
