@@ -33,6 +33,7 @@ def test_special_tokens_in_a_text_are_text(vocabulary):
 
 def test_unknown_characters_are_named(vocabulary):
     assert vocabulary.unknown("haus \u732b \u732b & ein") == "\u732b&"
+    assert vocabulary.unknown("<k") == "<k"  # as in <unk>, which is no piece of text
     (ids,) = vocabulary.encode(["haus \u732b"])
     assert tokenizers.UNK in ids
     assert vocabulary.decode(ids) == "haus"

@@ -53,7 +53,8 @@ class Vocabulary:
                 f"{name}: expected ids 0, 1 and 2 for {', '.join(SPECIAL)}, found {ids}"
             )
         self._tokenizer.encode_special_tokens = True  # "</s>" in a text is text
-        self._characters = set("".join(self._tokenizer.get_vocab()))
+        pieces = self._tokenizer.get_vocab().keys() - set(SPECIAL)
+        self._characters = set("".join(pieces))
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
