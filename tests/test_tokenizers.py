@@ -92,6 +92,9 @@ def test_a_vocabulary_that_is_not_the_runs_is_refused(tmp_path):
     path.write_text(text)
     tokenizers.load(tmp_path)
     index = tmp_path / "vocabulary" / "index.json"
+    index.write_text(json.dumps({"format": 1, "files": ["joint.json"]}))
+    with pytest.raises(InputError, match="found a damaged index"):
+        tokenizers.load(tmp_path)
     index.write_text(json.dumps({"format": 2}))
     with pytest.raises(InputError, match="expected format 1"):
         tokenizers.load(tmp_path)

@@ -258,3 +258,14 @@ def test_predict_names_bad_input(run_dir, tmp_path, argv, content, message):
     with pytest.raises(InputError) as error:
         predict.main(["--workdir", str(run_dir[0]), "--input", str(path), *argv])
     assert str(error.value).startswith(message.format(path))
+
+
+def test_two_vocabularies_do_not_fit_one_table(folder, tmp_path):
+    two = {"data__joint_vocabulary": False, "model__share": "decoder"}
+    tasks.prepare(tiny_nmt.config(folder, **two), tmp_path / "two", begun=False)
+    named = {"data__vocabulary": tmp_path / "two"}
+    with pytest.raises(InputError, match=r"share=all: .* one for each in .*two"):
+        tasks.prepare(tiny_nmt.config(folder, **named), tmp_path / "no", begun=False)
+    tasks.prepare(
+        tiny_nmt.config(folder, **named, **two), tmp_path / "yes", begun=False
+    )
