@@ -1,8 +1,8 @@
 """python -m rdrop_jax.predict --workdir runs/vit --input photo.jpg more_photos/
 
-One line per input: for text a line of text, else JSON, as the label of an image, its
-name and probability, all probabilities, and for image files which one. --json and
---n_best give JSON for text too.
+One line per input: a translation as text, all else as JSON, as the label of an image or
+text, its name and probability, all probabilities, and for image files which one. --json
+and --n_best give JSON for translations too.
 """
 
 import itertools
@@ -29,8 +29,9 @@ def load(
 
     Returns:
       Inputs of the task to answers: for images, arrays [height, width, channels] of
-      pixels from 0 to 255 to ``{"label", "probability", "probabilities"}``; for
-      translation, texts to ``{"source", "text", "score"}``.
+      pixels from 0 to 255 to ``{"label", "probability", "probabilities"}``; the same
+      for classes of texts or pairs of them; for translation, texts to
+      ``{"source", "text", "score"}``.
 
     Raises:
       InputError: no such run or checkpoint.

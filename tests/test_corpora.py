@@ -151,4 +151,6 @@ def test_moses_goes_there_and_back():
     tokens = moses.make_tokenize("en", lowercase=True)(text + " \u200b ")
     assert tokens.split()[:5] == ["he", "said", ":", '"', "it"]
     assert moses.make_detokenize("en")(tokens) == text.lower()
+    curly = text.replace("'", "\u2019")
+    assert moses.make_tokenize("en", lowercase=True)(curly) == tokens
     assert moses.make_tokenize("zh")(" 我 喜欢 ") == "我 喜欢"

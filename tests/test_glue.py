@@ -119,6 +119,18 @@ def test_held_out_rows_make_the_published_validation_the_test(tmp_path):
     assert sizes == [3, 2, 5, 5]
 
 
+def test_a_damaged_task_is_noticed(tmp_path):
+    place = prepare("glue/rte", tmp_path, [write_zip(tmp_path, "rte")])
+    data = load("rte", tmp_path).data
+    whole = (place / "train.jsonl").read_bytes()
+    (place / "train.jsonl").write_bytes(whole[:-1])
+    with pytest.raises(InputError, match=rf"train.jsonl: expected {len(whole)} bytes"):
+        text_sets.find(data)
+    (place / "index.json").write_text(json.dumps({"format": 1, "splits": {"test": 3}}))
+    with pytest.raises(InputError, match="found a damaged index"):
+        text_sets.find(data)
+
+
 def test_files_that_are_not_glue(tmp_path):
     with pytest.raises(
         InputError, match=r"expected RTE.zip, or a folder with RTE/train"

@@ -63,26 +63,32 @@ def test_bad_text_names_the_line(tmp_path):
         "train.de has no partner in train.en"
     )
     assert message(tmp_path, {"train.en": b"a\nb\nc\xff\n"}) == (
-        "train.en: expected UTF-8, found byte 0xff at position 1 of line 3"
+        "train.en, line 3: expected UTF-8, found byte 0xff at position 1"
     )
     (tmp_path / "train.en").unlink()
     assert message(tmp_path, {}).startswith("data: expected train.en or train.en.gz")
     found = message(tmp_path, {"train.en.gz": gzip.compress(b"a\nb\nc\n" * 99)[:-9]})
-    assert found.startswith("train.en.gz: expected a whole gzip file")
+    assert found.startswith("train.en.gz: cannot be read: ")
 
 
 def test_bad_tables_name_the_line(tmp_path):
     lines = b'{"source": "a", "target": "b"}\n{"source": "a"}\n'
     assert message(tmp_path, {"t.jsonl": lines}, name="t.jsonl") == (
-        "t.jsonl: expected texts under data.columns 'source' and 'target' in line 2, "
-        "found ['source']"
+        "t.jsonl, line 2: expected a text under data.columns 'target', found source"
     )
     found = message(tmp_path, {"t.jsonl": b"[\n"}, name="t.jsonl")
-    assert found == "t.jsonl: expected JSON in line 1, found '['"
+    assert found == "t.jsonl, line 1: expected JSON, found '['"
     found = message(tmp_path, {"t.tsv": b"source\ttarget\na\n"}, name="t.tsv")
-    assert found == "t.tsv: expected at least 2 columns in line 2, found 1"
-    found = message(tmp_path, {"t.tsv": b"a\tb\n"}, name="t.tsv")
-    assert found.startswith("t.tsv: expected data.columns 'source' in the header")
+    assert found == "t.tsv, line 2: expected 2 columns, as the first line has, found 1"
+    found = message(tmp_path, {"t.tsv": b"a\tb\nc\td\n"}, name="t.tsv")
+    assert found == (
+        "t.tsv, line 2: expected a text under data.columns 'source', found a, b; for a "
+        "file without a header give numbers, from 0"
+    )
+    found = message(tmp_path, {"t.tsv": b"a\tb\nc\n"}, ("1", "0"), name="t.tsv")
+    assert found == "t.tsv, line 2: expected at least 2 columns, found 1"
+    found = message(tmp_path, {"t.tsv": b""}, name="t.tsv")
+    assert found == "t.tsv: expected pairs, found none"
 
 
 def test_pairs_with_an_empty_side_are_dropped_and_counted():

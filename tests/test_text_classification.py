@@ -1,5 +1,6 @@
 """Text classification end to end on small files, and what it refuses."""
 
+import hashlib
 import importlib.util
 import json
 from pathlib import Path
@@ -16,6 +17,7 @@ from rdrop_jax import export as export_program
 from rdrop_jax import predict as predict_program
 from rdrop_jax import run, tasks
 from rdrop_jax.data import pieces, tables, text_sets
+from rdrop_jax.data.texts import Texts, find_classes
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.encoder import SIZES, Classifier, Encoder
 from rdrop_jax.pretrained import encoder as encoder_files
@@ -42,6 +44,8 @@ def test_learns_and_writes_what_it_says(trained):
     assert result["test"]["examples"] == 24
     assert 0 <= float(result["data"]["padding"]) < 1
     assert set(result["data"]) > {"train.jsonl", "test.jsonl"}
+    kept = (workdir / pieces.NAME).read_bytes()
+    assert result["data"][pieces.NAME] == hashlib.sha256(kept).hexdigest()
     config = json.loads((workdir / "config.json").read_text())
     assert config["data"]["classes"] == ["bad", "good"]
     assert (workdir / pieces.NAME).is_file()
@@ -160,6 +164,15 @@ def test_parquet(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(InputError, match=r"train.parquet: expected parquet"):
         list(tables.read(path))
+
+
+def test_classes_are_sorted_as_numbers_where_all_are():
+    def classes(*labels):
+        texts = Texts(labels, None, labels, labels)
+        return find_classes(texts, "classes")
+
+    assert classes("10", "-2", "9") == ("-2", "9", "10")
+    assert classes("10", "9", "\u00b2") == ("10", "9", "\u00b2")
 
 
 def test_held_out_rows_leave_the_training_split(tmp_path):

@@ -33,6 +33,7 @@ def test_special_tokens_in_a_text_are_text(vocabulary):
 
 def test_unknown_characters_are_named(vocabulary):
     assert vocabulary.unknown("haus \u732b \u732b & ein") == "\u732b&"
+    assert vocabulary.unknown("<k") == "<k"  # as in <unk>, which is no piece of text
     (ids,) = vocabulary.encode(["haus \u732b"])
     assert tokenizers.UNK in ids
     assert vocabulary.decode(ids) == "haus"
@@ -91,6 +92,9 @@ def test_a_vocabulary_that_is_not_the_runs_is_refused(tmp_path):
     path.write_text(text)
     tokenizers.load(tmp_path)
     index = tmp_path / "vocabulary" / "index.json"
+    index.write_text(json.dumps({"format": 1, "files": ["joint.json"]}))
+    with pytest.raises(InputError, match="found a damaged index"):
+        tokenizers.load(tmp_path)
     index.write_text(json.dumps({"format": 2}))
     with pytest.raises(InputError, match="expected format 1"):
         tokenizers.load(tmp_path)

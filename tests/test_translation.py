@@ -1,6 +1,7 @@
 """The translation task: loss, scores, vocabularies, what users type."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -117,13 +118,13 @@ def test_what_is_too_long_is_cut_and_counted_or_refused(folder, run_dir):
 
     task = tasks.build(tiny_nmt.config(folder, data__max_length=5))
     (note, *_) = task.notes()
-    assert note.endswith(
-        "sentences cut to data.max_length=5 tokens, the first in line 5"
-    )
+    assert re.search(r"sentences cut to data.max_length=5 tokens, the first '.+'", note)
     task = tasks.build(
         tiny_nmt.config(folder, data__max_length=5, data__overlong="refuse")
     )
-    with pytest.raises(InputError, match=r"expected at most data\.max_length=5 tokens"):
+    with pytest.raises(
+        InputError, match=r"expected at most data\.max_length=5 tokens.* '"
+    ):
         task.train_data()
 
 
@@ -245,7 +246,7 @@ def test_what_users_type(run_dir, tmp_path):
         (
             [],
             b"haus\n\xff\n",
-            "{}: expected UTF-8, found byte 0xff at position 0 of line 2",
+            "{}, line 2: expected UTF-8, found byte 0xff at position 0",
         ),
         (["--n_best", "0"], b"", "eval.n_best: expected at least 1, found 0"),
         (["--config.data.source=fr"], b"", "--config.data.source: the config of a run"),
@@ -257,3 +258,14 @@ def test_predict_names_bad_input(run_dir, tmp_path, argv, content, message):
     with pytest.raises(InputError) as error:
         predict.main(["--workdir", str(run_dir[0]), "--input", str(path), *argv])
     assert str(error.value).startswith(message.format(path))
+
+
+def test_two_vocabularies_do_not_fit_one_table(folder, tmp_path):
+    two = {"data__joint_vocabulary": False, "model__share": "decoder"}
+    tasks.prepare(tiny_nmt.config(folder, **two), tmp_path / "two", begun=False)
+    named = {"data__vocabulary": tmp_path / "two"}
+    with pytest.raises(InputError, match=r"share=all: .* one for each in .*two"):
+        tasks.prepare(tiny_nmt.config(folder, **named), tmp_path / "no", begun=False)
+    tasks.prepare(
+        tiny_nmt.config(folder, **named, **two), tmp_path / "yes", begun=False
+    )

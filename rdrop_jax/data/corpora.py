@@ -241,14 +241,9 @@ def _tokenize_chunk(
     languages: tuple[str, str], lowercase: bool, pairs: list[Pair]
 ) -> list[Pair]:
     one, other = (_tokenizer(language, lowercase) for language in languages)
-    return [(one(_plain(a)), other(_plain(b))) for a, b in pairs]
+    return [(one(a), other(b)) for a, b in pairs]
 
 
 @functools.cache
 def _tokenizer(language: str, lowercase: bool) -> Callable[[str], str]:
     return moses.make_tokenize(language, lowercase=lowercase)
-
-
-def _plain(text: str) -> str:
-    """Curly apostrophes straight, as fairseq's script has them."""
-    return text.replace("\u2019", "'")

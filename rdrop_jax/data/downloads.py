@@ -7,12 +7,13 @@ import gzip
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import IO
 
-from rdrop_jax.data import parallel
+from rdrop_jax.data import lines
 from rdrop_jax.errors import InputError
 
 _SEGMENT = re.compile(r"<seg[^>]*>\s*(.*?)\s*</seg>", re.IGNORECASE)
@@ -61,18 +62,20 @@ class Downloads:
         """Lines of a text file, gunzipped where its name ends in .gz.
 
         Raises:
-          InputError: a line that is not UTF-8.
+          InputError: a line that is not UTF-8, or a damaged file.
         """
         path, member = self._found[name]
         if not member:
-            yield from parallel.lines(path)
+            yield from lines.read(path)
             return
         with tarfile.open(path, "r:*") as archive:
             file: IO[bytes] | None = archive.extractfile(member)
             raw = file if file is not None else io.BytesIO()
             opened = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
-            for number, line in enumerate(opened, 1):
-                yield parallel.decode(line, name, number).rstrip("\r\n")
+            try:
+                yield from lines.decoded(opened, name)
+            except (OSError, EOFError, zlib.error) as error:
+                raise InputError(f"--from: {path}: {name}: damaged: {error}") from error
 
     def segments(self, name: str) -> Iterator[str]:
         """Texts of the ``<seg>`` elements of an .sgm or .xml file of an evaluation."""

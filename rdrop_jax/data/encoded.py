@@ -54,13 +54,14 @@ def encode(
         if cut and overlong == "refuse":
             raise InputError(
                 f"{pairs.origin}: expected at most data.max_length={max_length} "
-                f"tokens, found more in line {cut[0] + 1} ({len(cut)} such lines); "
+                f"tokens, found more in {texts[cut[0]][:40]!r} ({len(cut)} such "
+                "sentences); "
                 "data.overlong=truncate would cut them"
             )
         if cut:
             notes.append(
                 f"{pairs.origin}: {len(cut)} sentences cut to data.max_length="
-                f"{max_length} tokens, the first in line {cut[0] + 1}"
+                f"{max_length} tokens, the first {texts[cut[0]][:40]!r}"
             )
     return Encoded(sides[0], sides[1], tuple(notes))
 

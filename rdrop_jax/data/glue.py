@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from rdrop_jax.data import tables
+from rdrop_jax.data import index as index_lib
+from rdrop_jax.data import lines
 from rdrop_jax.errors import InputError
 
-FORMAT = 1
 PREFIX = "glue/"
 _LARGEST = 2**30  # bytes of a file of GLUE, unpacked
 _SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
@@ -142,12 +142,16 @@ def prepare(
                 written += 1
         if not written:
             raise InputError(f"{task.folder}/{file}: expected rows, found none")
-        splits[split] = {"rows": written, "sha256": _sha256(path)}
+        splits[split] = {
+            "rows": written,
+            "bytes": path.stat().st_size,
+            "sha256": _sha256(path),
+        }
         say(f"{split}: {written} rows")
     for source in files:
         if source.is_file():
             sources[source.name] = _sha256(source)
-    index = {"format": FORMAT, "classes": task.classes, "splits": splits}
+    index = {"format": index_lib.FORMAT, "classes": task.classes, "splits": splits}
     text = json.dumps(index | {"sources": sources}, indent=1) + "\n"
     (partial / "index.json").write_text(text)
     partial.rename(folder)
@@ -207,8 +211,8 @@ def _rows(
     labelled = not split.startswith("test")
     needed = [c for c in (task.text, task.text_b, task.label * labelled) if c]
     left_out = 0
-    for place, line in tables.text_lines(file, origin):
-        values = tables.split_tsv(line)
+    for place, line in lines.placed(lines.decoded(file, origin), origin):
+        values = line.split("\t")
         if not columns:
             columns = values
             missing = [c for c in needed if c not in columns]
@@ -243,7 +247,7 @@ def _label(task: GlueTask, text: str, place: str) -> str | float:
         except ValueError as error:
             raise InputError(f"{place}: expected a score, found {text!r}") from error
     known = dict(enumerate(task.classes))
-    if text.isdigit() and int(text) in known:
+    if text.isdecimal() and int(text) in known:
         return known[int(text)]
     if text not in task.classes:
         raise InputError(
@@ -256,18 +260,10 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The index of a prepared task.
 
     Raises:
-      InputError: there is none, of another format, or a file is not there.
+      InputError: there is none, one that is damaged or of another format, or a file is
+        not there.
     """
-    path = folder / "index.json"
-    try:
-        index = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected the index of a prepared dataset, found none: {error}"
-        ) from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT}; prepare it again")
-    for split in index["splits"]:
-        if not (folder / f"{split}.jsonl").is_file():
-            raise InputError(f"{folder}: expected {split}.jsonl; prepare it again")
-    return index
+    return index_lib.read(
+        folder,
+        lambda index: {f"{s}.jsonl": f["bytes"] for s, f in index["splits"].items()},
+    )

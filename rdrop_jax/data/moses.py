@@ -22,6 +22,8 @@ def check(field: str) -> None:
 def make_tokenize(language: str, *, lowercase: bool = False) -> Callable[[str], str]:
     """Text to words with single spaces between them, as tokenizer.perl, no escapes.
 
+    Curly apostrophes become straight ones, as in fairseq's prepare-iwslt14.sh.
+
     Args:
       language: two letters.
       lowercase: lower-case too.
@@ -53,7 +55,8 @@ def make_detokenize(language: str) -> Callable[[str], str]:
 
 
 def _spaced(text: str) -> str:
-    """Single spaces, and nothing that does not print."""
+    """Single spaces, straight apostrophes, and nothing that does not print."""
+    text = text.replace("\u2019", "'")
     shown = (c if unicodedata.category(c)[0] != "C" else " " for c in text)
     return " ".join("".join(shown).split())
 

@@ -1,15 +1,13 @@
 """Sentence pairs from files: parallel text, tsv, JSON lines, each also as .gz."""
 
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rdrop_jax.data import lines, tables
 from rdrop_jax.errors import InputError
 
 TABLES = (".tsv", ".jsonl")
@@ -82,17 +80,26 @@ def read(
 
     Raises:
       InputError: names the line that is not UTF-8 or has no such column, or the counts
-        that differ.
+        that differ; no pairs at all.
     """
     if len(files) == 2:
         return _read_text(*files)
-    rows = _jsonl if files[0].name.removesuffix(".gz").endswith(".jsonl") else _tsv
-    pairs = list(rows(files[0], columns))
-    return Pairs([s for s, _ in pairs], [t for _, t in pairs], str(files[0]))
+    plain = tables.kind(files[0]) == ".tsv" and all(map(str.isdecimal, columns))
+    pairs = list((_numbered if plain else _named)(files[0], columns))
+    found = Pairs([s for s, _ in pairs], [t for _, t in pairs], str(files[0]))
+    return _some(found)
+
+
+def _some(pairs: Pairs) -> Pairs:
+    if not len(pairs):
+        raise InputError(f"{pairs.origin}: expected pairs, found none")
+    return pairs
 
 
 def _read_text(source: Path, target: Path) -> Pairs:
-    one, other = ([line.strip() for line in lines(path)] for path in (source, target))
+    one, other = (
+        [line.strip() for line in lines.read(path)] for path in (source, target)
+    )
     counts = [len(one), len(other)]
     if counts[0] != counts[1]:
         short, long = (source, target) if counts[0] < counts[1] else (target, source)
@@ -101,80 +108,38 @@ def _read_text(source: Path, target: Path) -> Pairs:
             f"and {counts[1]}: line {min(counts) + 1} of {long.name} has no partner in "
             f"{short.name}"
         )
-    return Pairs(one, other, f"{source}, {target.name}")
+    return _some(Pairs(one, other, f"{source}, {target.name}"))
 
 
-def lines(path: Path) -> Iterator[str]:
-    """Lines of a text file, gzipped or not, without their ends.
-
-    Only newlines part lines: U+2028 and its like stay inside.
-
-    Raises:
-      InputError: a line that is not UTF-8, or a damaged archive.
-    """
-    opener: Callable[..., Any] = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rb") as file:
-        try:
-            for number, line in enumerate(file, 1):
-                yield decode(line, str(path), number).rstrip("\r\n")
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"{path}: expected a whole gzip file: {error}") from error
-
-
-def decode(line: bytes, origin: str, number: int) -> str:
-    """A line as text.
-
-    Raises:
-      InputError: not UTF-8; names the line.
-    """
-    try:
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{origin}: expected UTF-8, found byte {line[error.start]:#04x} at "
-            f"position {error.start} of line {number}"
-        ) from error
+def _named(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Texts of a table with named columns."""
+    tsv = tables.kind(path) == ".tsv"
+    hint = "; for a file without a header give numbers, from 0" if tsv else ""
+    for row in tables.read(path):
+        texts = []
+        for column in columns:
+            text = row.fields.get(column)
+            if not isinstance(text, str):
+                raise InputError(
+                    f"{row.place}: expected a text under data.columns {column!r}, "
+                    f"found {', '.join(row.fields)}{hint}"
+                )
+            # Texts of JSON may hold newlines.
+            texts.append(text.strip() if tsv else " ".join(text.split()))
+        yield texts[0], texts[1]
 
 
-def _jsonl(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, ...]]:
-    for number, line in enumerate(lines(path), 1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
+def _numbered(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    """Texts of a tsv without a header."""
+    one, other = (int(column) for column in columns)
+    for place, line in lines.placed(lines.read(path), str(path)):
+        row = line.split("\t")
+        if len(row) <= max(one, other):
             raise InputError(
-                f"{path}: expected JSON in line {number}, found {line[:40]!r}"
-            ) from error
-        found = [row.get(c) for c in columns] if isinstance(row, dict) else []
-        texts = [" ".join(text.split()) for text in found if isinstance(text, str)]
-        if len(texts) < len(columns):
-            raise InputError(
-                f"{path}: expected texts under data.columns {columns[0]!r} and "
-                f"{columns[1]!r} in line {number}, found "
-                f"{sorted(row) if isinstance(row, dict) else line[:40]!r}"
+                f"{place}: expected at least {max(one, other) + 1} columns, found "
+                f"{len(row)}"
             )
-        yield tuple(texts)
-
-
-def _tsv(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, ...]]:
-    rows = enumerate((line.split("\t") for line in lines(path)), 1)
-    if all(column.isdigit() for column in columns):
-        wanted = [int(column) for column in columns]
-    else:
-        _, header = next(rows, (0, []))
-        missing = [column for column in columns if column not in header]
-        if missing:
-            raise InputError(
-                f"{path}: expected data.columns {missing[0]!r} in the header, found "
-                f"{header}; for a file without one give numbers, from 0"
-            )
-        wanted = [header.index(column) for column in columns]
-    for number, row in rows:
-        if len(row) <= max(wanted):
-            raise InputError(
-                f"{path}: expected at least {max(wanted) + 1} columns in line "
-                f"{number}, found {len(row)}"
-            )
-        yield tuple(row[i].strip() for i in wanted)
+        yield row[one].strip(), row[other].strip()
 
 
 def without_empty(pairs: Pairs) -> Pairs:

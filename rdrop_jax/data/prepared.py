@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rdrop_jax.data import index as index_lib
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.disk import sync_folder
 
-FORMAT = 1
 _LABEL = struct.Struct("<I")
 IMAGE_FEATURES = {"label": "uint32, little-endian", "image": "an encoded image"}
 
@@ -32,37 +32,16 @@ def read_index(folder: Path) -> dict[str, Any]:
       InputError: there is none, one that is damaged or of another format, or a file is
         not there.
     """
-    path = folder / "index.json"
-    try:
-        index = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected the index of a prepared dataset, found none: {error}"
-        ) from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise InputError(
-            f"{path}: expected format {FORMAT}, found another; prepare it again"
-        )
-    try:
-        sizes = {
-            name: shard["bytes"]
-            for files in index["splits"].values()
-            for name, shard in files.items()
-        }
-        _ = index["classes"], index["features"], index["sources"].items()
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: expected splits, classes, features and sources, found a damaged "
-            f"index: {error}; prepare it again"
-        ) from error
-    for name, expected in sizes.items():
-        size = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if size != expected:
-            raise InputError(
-                f"{folder / name}: expected {expected} bytes, as {path.name} says, "
-                f"found {size or 'no such file'}; prepare again"
-            )
-    return index
+    return index_lib.read(folder, _sizes)
+
+
+def _sizes(index: dict[str, Any]) -> dict[str, int]:
+    _ = index["classes"], index["features"], index["sources"].items()
+    return {
+        name: shard["bytes"]
+        for files in index["splits"].values()
+        for name, shard in files.items()
+    }
 
 
 class Records:
@@ -175,7 +154,7 @@ class Writer:
     def finish(self, classes: Sequence[str], features: dict[str, str]) -> Path:
         """Writes the index and moves the dataset to its place."""
         index = {
-            "format": FORMAT,
+            "format": index_lib.FORMAT,
             "name": self._folder.name,
             "features": features,
             "splits": self._splits,

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from rdrop_jax.errors import InputError
+from rdrop_jax.data import index as index_lib
 
-FORMAT = 1
 NAMES = (
     "iwslt14_de_en",
     "iwslt14_es_en",
@@ -30,25 +29,13 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The index of a prepared corpus.
 
     Raises:
-      InputError: there is none, or one of another format, or a file is not there.
+      InputError: there is none, one that is damaged or of another format, or a file is
+        not there.
     """
-    path = folder / "index.json"
-    try:
-        index = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected the index of a prepared corpus, found none: {error}"
-        ) from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT}; prepare it again")
-    for name, entry in index["files"].items():
-        size = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if size != entry["bytes"]:
-            raise InputError(
-                f"{folder / name}: expected {entry['bytes']} bytes, as {path.name} "
-                f"says, found {size or 'no such file'}; prepare it again"
-            )
-    return index
+    return index_lib.read(
+        folder,
+        lambda index: {name: file["bytes"] for name, file in index["files"].items()},
+    )
 
 
 class Writer:
@@ -101,7 +88,7 @@ class Writer:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
         index = {
-            "format": FORMAT,
+            "format": index_lib.FORMAT,
             "name": self._folder.name,
             "pairs": self._rows,
             "files": files,

@@ -1,20 +1,16 @@
 """Rows of files with named columns: tsv, jsonl or parquet; .gz too. Needs no jax."""
 
-import csv
-import gzip
-import io
 import json
 import sys
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rdrop_jax.data import lines
 from rdrop_jax.errors import InputError
 
 KINDS = (".tsv", ".jsonl", ".parquet")
-_LONGEST = 2**24  # characters of a field
 
 
 @dataclass(frozen=True)
@@ -64,38 +60,14 @@ def read(path: Path) -> Iterator[Row]:
     if how == ".parquet":
         yield from _parquet(path)
         return
-    try:
-        opened: Any = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rb") as file:
-            yield from parse(file, how, str(path))
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    rows = _tsv if how == ".tsv" else _jsonl
+    yield from rows(lines.placed(lines.read(path), str(path)))
 
 
-def parse(file: Iterable[bytes], how: str, origin: str) -> Iterator[Row]:
-    """Rows of an open tsv or jsonl file."""
-    yield from (_tsv if how == ".tsv" else _jsonl)(file, origin)
-
-
-def text_lines(file: Iterable[bytes], origin: str) -> Iterator[tuple[str, str]]:
-    """``(place, line)`` of every line.
-
-    Raises:
-      InputError: not UTF-8.
-    """
-    for number, line in enumerate(file, 1):
-        place = f"{origin}, line {number}"
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{place}: expected UTF-8: {error}") from error
-        yield place, text.rstrip("\r\n")
-
-
-def _tsv(file: Iterable[bytes], origin: str) -> Iterator[Row]:
+def _tsv(found: Iterable[tuple[str, str]]) -> Iterator[Row]:
     columns: list[str] | None = None
-    for place, line in text_lines(file, origin):
-        values = split_tsv(line)
+    for place, line in found:
+        values = line.split("\t")
         if columns is None:
             columns = values
         elif len(values) != len(columns):
@@ -107,15 +79,8 @@ def _tsv(file: Iterable[bytes], origin: str) -> Iterator[Row]:
             yield Row(place, dict(zip(columns, values, strict=True)))
 
 
-def split_tsv(line: str) -> list[str]:
-    """Fields of a line of a tsv without quoting."""
-    csv.field_size_limit(_LONGEST)
-    reader = csv.reader(io.StringIO(line), delimiter="\t", quoting=csv.QUOTE_NONE)
-    return next(reader, [""])
-
-
-def _jsonl(file: Iterable[bytes], origin: str) -> Iterator[Row]:
-    for place, line in text_lines(file, origin):
+def _jsonl(found: Iterable[tuple[str, str]]) -> Iterator[Row]:
+    for place, line in found:
         if not line.strip():
             continue
         try:
@@ -146,7 +111,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: expected parquet, found none: {error}") from error
 
 
-def inputs(name: str) -> Iterator[Row]:
+def inputs(name: str) -> Iterator[Row | str | tuple[str, ...]]:
     """What to predict on: a table, or a text per line; "-" is standard input.
 
     Each line of standard input, and of files of another kind, is a JSON object, or a
@@ -156,16 +121,26 @@ def inputs(name: str) -> Iterator[Row]:
       name: of the file, or "-".
 
     Yields:
-      Rows; those of plain lines have ``text``, and ``text_b`` after a tab.
+      Rows of tables and objects; texts, or pairs of them, of plain lines.
+
+    Raises:
+      InputError: no such file, or lines that cannot be read.
     """
     path = Path(name)
-    if name != "-" and (path.suffix in (*KINDS, ".gz") or not path.is_file()):
+    if name == "-":
+        yield from _plain(lines.decoded(sys.stdin.buffer, "--input"), "--input")
+    elif not path.is_file():
+        raise InputError(f"--input: no file {name!r}")
+    elif path.name.removesuffix(".gz").endswith(KINDS):
         yield from read(path)
-        return
-    with sys.stdin.buffer if name == "-" else path.open("rb") as file:
-        for place, line in text_lines(file, "--input"):
-            if line.startswith("{"):
-                yield from _jsonl(io.BytesIO(line.encode()), place)
-            else:
-                names = ("text", "text_b")
-                yield Row(place, dict(zip(names, line.split("\t", 1), strict=False)))
+    else:
+        yield from _plain(lines.read(path), name)
+
+
+def _plain(found: Iterable[str], origin: str) -> Iterator[Row | str | tuple[str, ...]]:
+    for place, line in lines.placed(found, origin):
+        if line.startswith("{"):
+            yield from _jsonl([(place, line)])
+        else:
+            first, *second = line.split("\t", 1)
+            yield (first, *second) if second else first

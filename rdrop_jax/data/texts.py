@@ -1,6 +1,7 @@
 """Labelled texts in memory: from named columns, checked row by row. Needs no jax."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -137,7 +138,7 @@ def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
             "data.columns.label: expected at least two classes in the training rows, "
             f"found {sorted(found)}"
         )
-    numeric = all(name.lstrip("-").isdigit() for name in found)
+    numeric = all(re.fullmatch("-?[0-9]+", name) for name in found)
     return tuple(sorted(found, key=int if numeric else str))
 
 

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rdrop_jax.errors import InputError
 
@@ -53,7 +52,8 @@ class Vocabulary:
                 f"{name}: expected ids 0, 1 and 2 for {', '.join(SPECIAL)}, found {ids}"
             )
         self._tokenizer.encode_special_tokens = True  # "</s>" in a text is text
-        self._characters = set("".join(self._tokenizer.get_vocab()))
+        pieces = self._tokenizer.get_vocab().keys() - set(SPECIAL)
+        self._characters = set("".join(pieces))
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
@@ -192,15 +192,14 @@ def load(workdir: Path) -> Vocabularies:
       InputError: there are none, or not those that the run was begun with.
     """
     folder = workdir / FOLDER
-    index = _index(folder / "index.json")
     found = {}
-    for name, entry in index["files"].items():
+    for name, sha256 in _checksums(folder / "index.json").items():
         path = folder / Path(name).name
         content = path.read_bytes() if path.is_file() else b""
-        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        if hashlib.sha256(content).hexdigest() != sha256:
             raise InputError(
                 f"{path}: expected the vocabulary that the run was begun with, sha256 "
-                f"{entry['sha256']}, found {'another' if content else 'no such file'}; "
+                f"{sha256}, found {'another' if content else 'no such file'}; "
                 "its checkpoints make no sense with any other: put it back"
             )
         found[path.stem] = Vocabulary(path.stem, content.decode())
@@ -211,7 +210,7 @@ def load(workdir: Path) -> Vocabularies:
     return Vocabularies(joint or found["source"], joint or found["target"])
 
 
-def _index(path: Path) -> dict[str, Any]:
+def _checksums(path: Path) -> dict[str, str]:
     try:
         index = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -220,7 +219,10 @@ def _index(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise InputError(f"{path}: expected format {FORMAT}, found another")
-    return index
+    try:
+        return {name: file["sha256"] for name, file in index["files"].items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: found a damaged index: {error!r}") from error
 
 
 def ensure(workdir: Path, make: Callable[[], Vocabularies], *, begun: bool) -> int:

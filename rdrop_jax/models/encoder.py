@@ -22,6 +22,7 @@ SIZES = {
 KINDS = ("bert", "roberta")
 # Layer norms of the published models.
 NORM_EPS = {"bert": 1e-12, "roberta": 1e-5}
+PAD_ID = {"bert": 0, "roberta": 1}  # of the padding token
 _INIT = nn.initializers.normal(0.02)
 
 

@@ -1,6 +1,7 @@
 """Classes, sets of labels or numbers for a text or a pair of texts."""
 
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from rdrop_jax.core.rdrop import (
 from rdrop_jax.data import buckets, pieces, text_sets
 from rdrop_jax.data.texts import Texts, encode_labels
 from rdrop_jax.errors import InputError
-from rdrop_jax.models.encoder import KINDS, NORM_EPS, SIZES, Classifier, Encoder
+from rdrop_jax.models.encoder import KINDS, NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import Size
 from rdrop_jax.pretrained import encoder as encoder_files
@@ -31,8 +32,6 @@ from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.scoring.language import NAMES
 from rdrop_jax.tasks import text_evaluation
 from rdrop_jax.tasks.base import Task
-
-_PAD_ID = {"bert": 0, "roberta": 1}
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
@@ -66,7 +65,10 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     def provenance() -> dict[str, str]:
         batches = made.get("batches")
         share = {} if batches is None else {"padding": f"{batches.padding(256):.3f}"}
-        return found().provenance() | share
+        own = {}
+        if kept is not None and kept.is_file():
+            own = {pieces.NAME: hashlib.sha256(kept.read_bytes()).hexdigest()}
+        return found().provenance() | own | share
 
     scorer = text_evaluation.make_scorer(config, forward, tokenizer)
     names = text_sets.split_names(data)
@@ -182,7 +184,7 @@ def make_model(config: ConfigDict) -> Classifier:
         vocab_size=m.vocab_size,
         max_positions=m.max_positions,
         num_types=2 if m.name == "bert" else 1,
-        pad_id=_PAD_ID[m.name],
+        pad_id=PAD_ID[m.name],
         norm_eps=NORM_EPS[m.name] if m.norm_eps is None else m.norm_eps,
         dropout=m.dropout,
         attention_dropout=m.attention_dropout,
@@ -220,7 +222,7 @@ def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
     pieces.check_fits(
         tokenizer,
         vocab_size=config.model.vocab_size,
-        pad_id=_PAD_ID[config.model.name],
+        pad_id=PAD_ID[config.model.name],
         exact=bool(config.init_from),
     )
     return tokenizer
@@ -254,7 +256,7 @@ def make_train_data(
     if not there.any():
         raise InputError("data.columns.label: expected labelled rows, found none")
     encoded = pieces.encode(tokenizer, texts.first, texts.second, data.max_length)
-    pad_id = _PAD_ID[config.model.name]
+    pad_id = PAD_ID[config.model.name]
 
     def make(rows: np.ndarray, time: int) -> dict[str, np.ndarray]:
         known = {"label": labels[rows], "labelled": there[rows]}

@@ -20,6 +20,7 @@ from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.data.tables import Row
 from rdrop_jax.data.texts import Texts, collect, encode_labels
 from rdrop_jax.errors import InputError
+from rdrop_jax.models.encoder import PAD_ID
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.scoring import language
 from rdrop_jax.tasks.base import Evaluator, ExampleScores, Predictor
@@ -54,7 +55,7 @@ class Scorer:
     ) -> Iterator[tuple[np.ndarray, HostBatch]]:
         """Rows and batches, with what else there is of each row."""
         c = self.config
-        pad_id = 0 if c.model.name == "bert" else 1
+        pad_id = PAD_ID[c.model.name]
 
         def make(rows: np.ndarray, time: int) -> HostBatch:
             return encoded.batch(rows, time, pad_id) | {
@@ -172,10 +173,7 @@ def as_row(item: Any, named: text_sets.Columns, place: str) -> Row:
       InputError: one text where two are needed, two where one is, or something else.
     """
     if isinstance(item, Row):
-        plain = {"text", "text_b"} >= item.fields.keys()
-        if not plain or named.text in item.fields:
-            return item
-        place, item = item.place, tuple(item.fields.values())
+        return item
     if isinstance(item, dict):
         return Row(place, item)
     parts = [item] if isinstance(item, str) else list(item)

@@ -201,7 +201,7 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
     sense with no other, (2) of the workdir ``data.vocabulary``, (3) new ones.
 
     Raises:
-      InputError: (1) and (2) differ.
+      InputError: (1) and (2) differ, or they are two where the model has one table.
     """
     data = config.data
     named = [tokenizers.load(Path(data.vocabulary))] if data.vocabulary else []
@@ -213,8 +213,14 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
                 f"data.vocabulary: expected that of init_from={config.init_from}, or "
                 f"none, found another in {data.vocabulary}"
             )
-        return found
+        named = [found]
     if named:
+        if config.model.share == "all" and not named[0].joint:
+            raise InputError(
+                "model.share=all: expected one vocabulary for both languages, found "
+                f"one for each in {config.init_from or data.vocabulary}; take "
+                "model.share=decoder"
+            )
         return named[0]
     train = prepared(config, split("train"))
     if data.joint_vocabulary:

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Params
-from rdrop_jax.data import moses, parallel
+from rdrop_jax.data import lines, moses
 from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.data.tokenizers import EOS, PAD, UNK, Vocabularies
 from rdrop_jax.decoding import many
@@ -182,8 +182,8 @@ def make_predictor(translator: Translator, split: Callable[[str], Pairs]) -> Pre
     """Translations of lines, in their order."""
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        lines = iter(inputs)
-        while chunk := list(itertools.islice(lines, translator.chunk)):
+        waiting = iter(inputs)
+        while chunk := list(itertools.islice(waiting, translator.chunk)):
             bad = next((x for x in chunk if not isinstance(x, str)), "")
             if bad != "":
                 raise InputError(f"--input: expected texts, found {bad!r}")
@@ -223,7 +223,7 @@ def read_lines(path: str) -> Iterator[str]:
     if path != "-":
         if not Path(path).is_file():
             raise InputError(f"--input: no file {path!r}")
-        yield from (line.strip() for line in parallel.lines(Path(path)))
-        return
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        yield parallel.decode(line, "--input", number).strip()
+        found = lines.read(Path(path))
+    else:
+        found = lines.decoded(sys.stdin.buffer, "--input")
+    yield from (line.strip() for line in found)
