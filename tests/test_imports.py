@@ -16,7 +16,7 @@ PACKAGE = ROOT / "rdrop_jax"
 LEVELS = [
     {"errors"},
     {"core"},
-    {"config", "data", "models", "optim", "runtime"},
+    {"config", "data", "decoding", "models", "optim", "runtime"},
     {"pretrained"},
     {"tasks"},
     {"state"},

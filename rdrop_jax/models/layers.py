@@ -1,13 +1,15 @@
 """Layers that every model uses. All dropout in the house is the Dropout below."""
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.core.dropout import check_rate, dropout, layer_drop
 
@@ -35,6 +37,9 @@ def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Arr
     below = half * (1 + jax.lax.erf(x * jnp.asarray(2**-0.5, x.dtype)))
     density = jnp.exp(-half * x * x) * jnp.asarray((2 * math.pi) ** -0.5, x.dtype)
     return gelu(x), dx * (below + x * density)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"gelu": gelu, "relu": jax.nn.relu}
 
 
 class Dropout(nn.Module):
@@ -92,24 +97,24 @@ class Dense(nn.Module):
     which XLA's CPU backend does at little more than half of the speed of one.
 
     Attributes:
-      features: width of the output.
+      features: width of the output; None for the input's.
       dtype: of the activations; parameters are float32.
       kernel_init: initializer.
     """
 
-    features: int
+    features: int | None
     dtype: Dtype = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows out"]:
         width = x.shape[-1]
-        shape = (width, self.features)
+        shape = (width, self.features or width)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = x.reshape(-1, width) @ kernel + bias[None]
-        return y.reshape(*x.shape[:-1], self.features)
+        return y.reshape(*x.shape[:-1], shape[1])
 
 
 class Mlp(nn.Module):
@@ -117,24 +122,40 @@ class Mlp(nn.Module):
 
     Attributes:
       width: of the hidden layer.
-      dropout: rate at both sites.
+      dropout: rate after the second layer.
       dtype: of the activations.
       masks: as `Dropout`.
+      activation_dropout: rate after the activation; None for that of ``dropout``.
+      activation: a name in `ACTIVATIONS`.
+      kernel_init: initializer.
     """
 
     width: int
     dropout: float
     dtype: Dtype = jnp.float32
     masks: str = "hash"
+    activation_dropout: float | None = None
+    activation: str = "gelu"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch time width"], *, train: bool
     ) -> Float[Array, "batch time width"]:
-        h = gelu(Dense(self.width, dtype=self.dtype, name="mlp_in")(x))
-        h = Dropout(self.dropout, self.masks)(h, train=train)
-        h = Dense(x.shape[-1], dtype=self.dtype, name="mlp_out")(h)
+        dense = partial(Dense, dtype=self.dtype, kernel_init=self.kernel_init)
+        inner = self.activation_dropout
+        inner = self.dropout if inner is None else inner
+        h = ACTIVATIONS[self.activation](dense(self.width, name="mlp_in")(x))
+        h = Dropout(inner, self.masks)(h, train=train)
+        h = dense(x.shape[-1], name="mlp_out")(h)
         return Dropout(self.dropout, self.masks)(h, train=train)
+
+
+class KeysValues(NamedTuple):
+    """What a decoder keeps of positions that were projected once, head by head."""
+
+    keys: Float[Array, "batch *beam heads time head"]
+    values: Float[Array, "batch *beam heads time head"]
 
 
 class Attention(nn.Module):
@@ -146,6 +167,8 @@ class Attention(nn.Module):
       out_dropout: rate after the output projection.
       dtype: of the activations; the softmax runs in float32.
       masks: as `Dropout`.
+      kernel_init: initializer of queries, keys and values.
+      out_init: initializer of the output projection.
     """
 
     heads: int
@@ -153,35 +176,114 @@ class Attention(nn.Module):
     out_dropout: float = 0.0
     dtype: Dtype = jnp.float32
     masks: str = "hash"
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
-    @nn.compact
+    def setup(self) -> None:
+        """Names the parameters."""
+        dense = partial(Dense, None, self.dtype)
+        self.query, self.key, self.value = (dense(self.kernel_init) for _ in "qkv")
+        self.attention_out = dense(self.out_init)
+        self.drop_weights = Dropout(self.weights_dropout, self.masks)
+        self.drop_out = Dropout(self.out_dropout, self.masks)
+
     def __call__(
         self,
         x: Float[Array, "batch time width"],
         context: Float[Array, "batch source width"],
         *,
-        where: Bool[Array, "batch 1 #time source"] | None = None,
+        where: Bool[Array, "#batch 1 #time source"] | None = None,
         train: bool,
     ) -> Float[Array, "batch time width"]:
+        """Mixes the context for every position of x.
+
+        Args:
+          x: what asks.
+          context: what is looked at; x itself in self-attention.
+          where: True where a position may look.
+          train: whether dropout is on.
+
+        Returns:
+          An array like x.
+        """
+        query, key = self._heads(self.query(x)), self._heads(self.key(context))
+        value = self._heads(self.value(context))
+        scores = jnp.einsum("bthd,bshd->bhts", query, key)
+        weights = self.drop_weights(
+            self._softmax(scores, query.shape[-1], where), train=train
+        )
+        mixed = jnp.einsum("bhts,bshd->bthd", weights, value)
+        out = self.attention_out(mixed.reshape(x.shape))
+        return self.drop_out(out, train=train)
+
+    def keys_values(self, context: Float[Array, "batch source width"]) -> KeysValues:
+        """Projects a context once, for all the steps that will look at it."""
+        key, value = (self._heads(p(context)) for p in (self.key, self.value))
+        return KeysValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
+
+    def look(
+        self,
+        x: Float[Array, "batch beam width"],
+        memory: KeysValues,
+        where: Bool[Array, "batch source"],
+    ) -> Float[Array, "batch beam width"]:
+        """One step of cross-attention; the beams of an example share its memory.
+
+        Args:
+          x: one new position per beam.
+          memory: of `keys_values`, [batch, heads, source, head].
+          where: True where the source holds a token.
+
+        Returns:
+          An array like x.
+        """
+        query = self._heads(self.query(x)).swapaxes(1, 2)
+        scores = query @ memory.keys.swapaxes(2, 3)
+        weights = self._softmax(scores, query.shape[-1], where[:, None, None])
+        mixed = (weights @ memory.values).swapaxes(1, 2)
+        return self.attention_out(mixed.reshape(x.shape))
+
+    def step(
+        self,
+        x: Float[Array, "batch beam width"],
+        past: KeysValues,
+        index: Int[Array, ""],
+    ) -> tuple[Float[Array, "batch beam width"], KeysValues]:
+        """One step of causal self-attention.
+
+        Args:
+          x: the position ``index`` of each beam.
+          past: [batch, beam, heads, time, head], filled before ``index``.
+          index: below time.
+
+        Returns:
+          An array like x, and ``past`` with this position written.
+        """
+        new = (self._heads(p(x))[:, :, :, None] for p in (self.key, self.value))
+        past = KeysValues(
+            *(
+                jax.lax.dynamic_update_slice_in_dim(old, y.astype(old.dtype), index, 3)
+                for old, y in zip(past, new, strict=True)
+            )
+        )
+        query = self._heads(self.query(x))
+        where = jnp.arange(past.keys.shape[3]) <= index
+        scores = jnp.einsum("bkhd,bkhtd->bkht", query, past.keys)
+        weights = self._softmax(scores, query.shape[-1], where[None, None, None])
+        mixed = jnp.einsum("bkht,bkhtd->bkhd", weights, past.values)
+        return self.attention_out(mixed.reshape(x.shape)), past
+
+    def _heads(self, x: Float[Array, "batch time width"]) -> Array:
         width = x.shape[-1]
         if width % self.heads:
             raise ValueError(
                 f"heads must divide the width: found {self.heads}, {width}"
             )
+        return x.reshape(*x.shape[:2], self.heads, width // self.heads)
 
-        def project(name: str, inputs: Array) -> Array:
-            y = Dense(width, dtype=self.dtype, name=name)(inputs)
-            return y.reshape(*y.shape[:2], self.heads, width // self.heads)
-
-        query, key = project("query", x), project("key", context)
-        value = project("value", context)
-        scores = jnp.einsum("bthd,bshd->bhts", query, key).astype(jnp.float32)
-        scores = scores / jnp.sqrt(jnp.float32(width // self.heads))
+    def _softmax(self, scores: Array, width: int, where: Array | None) -> Array:
+        """Weights from products of queries and keys, in float32 inside."""
+        scores = scores.astype(jnp.float32) / jnp.sqrt(jnp.float32(width))
         if where is not None:
             scores = jnp.where(where, scores, jnp.finfo(jnp.float32).min)
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        weights = Dropout(self.weights_dropout, self.masks)(weights, train=train)
-        mixed = jnp.einsum("bhts,bshd->bthd", weights, value)
-        mixed = mixed.reshape(*mixed.shape[:2], width)
-        out = Dense(width, dtype=self.dtype, name="attention_out")(mixed)
-        return Dropout(self.out_dropout, self.masks)(out, train=train)
+        return jax.nn.softmax(scores, axis=-1).astype(self.dtype)

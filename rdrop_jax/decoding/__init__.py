@@ -1,0 +1,1 @@
+"""Searches over any model that tells the logits of the next token."""

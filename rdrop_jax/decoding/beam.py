@@ -1,0 +1,328 @@
+"""Beam search with a cache and static shapes, over any model.
+
+A search step takes the logits of every live hypothesis, and as fairseq's generator does:
+
+- the ``beam`` best continuations that do not end, over all hypotheses of an example, are
+  the next live ones, whatever ends beside them;
+- an EOS ends a hypothesis if it is among the ``beam`` best continuations of all kinds;
+- what ended is scored by ``log p / length ** length_penalty``, its EOS counted in length;
+- EOS is forced after ``max_length`` tokens and forbidden before ``min_length``;
+- an example is done when ``beam`` hypotheses have ended.
+
+Where it differs from fairseq: limits belong to each example, not to the longest source
+of its batch, so that neighbours change nothing; an example is also done as soon as no
+live hypothesis can reach its ``n_best`` (see `Options.early_stop`), which changes no
+result; if more hypotheses end in the last step than there is room for, the best stay by
+their final scores. Equal scores go to what ended first, then to the lower beam, then to
+the lower id.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rdrop_jax.decoding.cache import Cache, reorder
+from rdrop_jax.decoding.top import top_k
+
+TokensToLogits = Callable[[Array, Cache], tuple[Array, Cache]]
+Constrain = Callable[[Array, Array, Array], Array]
+PENALTIES = ("power", "gnmt")
+_NEVER = -jnp.inf
+
+
+class Options(NamedTuple):
+    """What a search looks for.
+
+    Attributes:
+      bos: id that every hypothesis starts from; EOS in fairseq.
+      eos: id that ends one.
+      pad: id after the end; never chosen.
+      beam: live hypotheses per example.
+      n_best: how many to return, at most ``beam``.
+      length_penalty: exponent of the length; 0 compares plain log-probabilities.
+      penalty: "power" divides by ``length ** length_penalty``, "gnmt" by
+        ``((5 + length) / 6) ** length_penalty``.
+      early_stop: stop an example once ``beam`` hypotheses have ended, as fairseq does.
+        False goes on until no live one can reach the ``n_best``: until the best live
+        log-probability, divided for the length that flatters it most (the limit, or the
+        next one if the penalty is negative), is not above the worst of them.
+      forbid: further ids that are never chosen, as that of unknown words. BOS is
+        forbidden too, unless it is EOS.
+      constrain: None, or ``(log_probs [batch, beam, vocab], tokens [batch, beam, time],
+        step) -> log_probs``, which may lower any of them, to -inf if it must. The first
+        ``step`` tokens are those chosen so far.
+    """
+
+    bos: int
+    eos: int
+    pad: int
+    beam: int = 5
+    n_best: int = 1
+    length_penalty: float = 1.0
+    penalty: str = "power"
+    early_stop: bool = True
+    forbid: tuple[int, ...] = ()
+    constrain: Constrain | None = None
+
+
+class Hypotheses(NamedTuple):
+    """What a search found, best first.
+
+    Attributes:
+      tokens: chosen ids with their EOS, without BOS; padding after.
+      lengths: how many, EOS included; 0 where fewer than ``n_best`` ended.
+      scores: log-probability over the penalty of the length; -inf where there is none.
+    """
+
+    tokens: Int[Array, "batch n_best time"]
+    lengths: Int[Array, "batch n_best"]
+    scores: Float[Array, "batch n_best"]
+
+
+class State(NamedTuple):
+    """A search between two steps.
+
+    Attributes:
+      step: tokens in each live hypothesis.
+      tokens: of the live hypotheses, padding after ``step``.
+      scores: their log-probabilities, best first; -inf for none.
+      ended_tokens: of what ended.
+      ended_scores: final scores, best first; -inf for none.
+      done: examples that need no further step.
+      min_length: least number of tokens before EOS.
+      max_length: most tokens before EOS.
+      cache: of the model, for the live hypotheses.
+    """
+
+    step: Int[Array, ""]
+    tokens: Int[Array, "batch beam time"]
+    scores: Float[Array, "batch beam"]
+    ended_tokens: Int[Array, "batch beam time"]
+    ended_scores: Float[Array, "batch beam"]
+    done: Bool[Array, "batch"]
+    min_length: Int[Array, "batch"]
+    max_length: Int[Array, "batch"]
+    cache: Cache
+
+
+def check(options: Options) -> None:
+    """Refuses options that cannot be."""
+    if options.penalty not in PENALTIES:
+        raise ValueError(f"penalty must be one of {PENALTIES}: {options.penalty!r}")
+    if not 1 <= options.n_best <= options.beam:
+        raise ValueError(
+            "n_best must be between 1 and beam: found "
+            f"{options.n_best} of {options.beam}"
+        )
+
+
+def beam_search(
+    tokens_to_logits: TokensToLogits,
+    cache: Cache,
+    options: Options,
+    *,
+    max_length: Int[Array, "batch"],
+    min_length: Int[Array, "batch"],
+    length: int,
+) -> Hypotheses:
+    """Searches a whole batch; to be called under jit.
+
+    Args:
+      tokens_to_logits: ``(ids [batch, beam], cache) -> (logits [batch, beam, vocab],
+        cache)``; ids are the last tokens of the hypotheses.
+      cache: for one hypothesis per example, with room for ``length`` positions.
+      options: what to look for.
+      max_length: most tokens before EOS, below ``length`` or cut to it.
+      min_length: least number of tokens before EOS.
+      length: static; room for tokens, EOS included.
+
+    Returns:
+      The ``n_best`` hypotheses of each example.
+
+    Raises:
+      ValueError: impossible options.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> def after(ids, cache):  # 0 pad, 1 BOS, 2 EOS: 3 follows BOS, then EOS
+      ...     return jnp.eye(4)[jnp.where(ids == 1, 3, 2)] * 9, cache
+      >>> found = beam_search(after, Cache((), (), jnp.int32(0)), Options(1, 2, 0, 2),
+      ...     max_length=jnp.array([3]), min_length=jnp.array([0]), length=4)
+      >>> found.tokens.tolist()
+      [[[3, 2, 0, 0]]]
+    """
+    max_length = jnp.minimum(max_length, length - 1)
+    state = begin(
+        tokens_to_logits,
+        cache,
+        options,
+        max_length=max_length,
+        min_length=min_length,
+        where=jnp.ones(max_length.shape, bool),
+        length=length,
+    )
+    return best(run(tokens_to_logits, state, options), options)
+
+
+def begin(
+    tokens_to_logits: TokensToLogits,
+    cache: Cache,
+    options: Options,
+    *,
+    max_length: Int[Array, "batch"],
+    min_length: Int[Array, "batch"],
+    where: Bool[Array, "batch"],
+    length: int,
+) -> State:
+    """The first step, from one hypothesis per example.
+
+    Args:
+      tokens_to_logits: as `beam_search`.
+      cache: as `beam_search`.
+      options: as `beam_search`.
+      max_length: as `beam_search`.
+      min_length: as `beam_search`.
+      where: False for rows that only fill the batch.
+      length: room for tokens.
+
+    Returns:
+      The state after it.
+    """
+    check(options)
+    batch, beam = len(max_length), options.beam
+    blank = jnp.full((batch, beam, length), options.pad, jnp.int32)
+    none = jnp.full((batch, beam), _NEVER, jnp.float32)
+    state = State(
+        jnp.int32(0),
+        blank[:, :1],
+        jnp.zeros((batch, 1), jnp.float32),
+        blank,
+        none,
+        ~where,
+        min_length,
+        max_length,
+        cache,
+    )
+    first = jnp.full((batch, 1), options.bos, jnp.int32)
+    return _step(tokens_to_logits, first, state, options)
+
+
+def run(
+    tokens_to_logits: TokensToLogits,
+    state: State,
+    options: Options,
+    *,
+    live: int | Int[Array, ""] = 0,
+) -> State:
+    """Steps until at most ``live`` examples are left or the room is full."""
+
+    def unfinished(state: State) -> Array:
+        left = jnp.sum(~state.done) > live
+        return left & (state.step < state.tokens.shape[-1])
+
+    def step(state: State) -> State:
+        last = jax.lax.dynamic_index_in_dim(
+            state.tokens, state.step - 1, axis=2, keepdims=False
+        )
+        return _step(tokens_to_logits, last, state, options)
+
+    return jax.lax.while_loop(unfinished, step, state)
+
+
+def best(state: State, options: Options) -> Hypotheses:
+    """The ``n_best`` of what ended."""
+    n = options.n_best
+    tokens, scores = state.ended_tokens[:, :n], state.ended_scores[:, :n]
+    lengths = jnp.argmax(tokens == options.eos, axis=-1) + 1
+    return Hypotheses(tokens, jnp.where(scores > _NEVER, lengths, 0), scores)
+
+
+def _step(
+    tokens_to_logits: TokensToLogits,
+    last: Int[Array, "batch beam"],
+    state: State,
+    options: Options,
+) -> State:
+    logits, cache = tokens_to_logits(last, state.cache)
+    going, parents, ids, ending = _continuations(logits, state, options)
+    at = state.step
+    written = _write(state.tokens, jnp.full_like(last, options.eos), at)
+    ended_tokens, ended_scores = _keep(
+        state, written, ending / _divisor(at + 1, options), options
+    )
+    tokens = jnp.take_along_axis(state.tokens, parents[..., None], axis=1)
+    done = state.done | (at >= state.max_length)
+    if options.early_stop:
+        done |= jnp.all(ended_scores > _NEVER, axis=1)
+    # Log-probabilities only fall: no future score is above this bound.
+    longest = state.max_length + 1 if options.length_penalty >= 0 else at + 2
+    bound = going[:, 0] / _divisor(longest, options)
+    done |= bound <= ended_scores[:, options.n_best - 1]
+    return State(
+        at + 1,
+        _write(tokens, ids, at),
+        going,
+        ended_tokens,
+        ended_scores,
+        done,
+        state.min_length,
+        state.max_length,
+        reorder(cache, parents),
+    )
+
+
+def _continuations(
+    logits: Float[Array, "batch beam vocab"], state: State, options: Options
+) -> tuple[Array, Array, Array, Array]:
+    """Scores, parents and ids of the next live beams; scores of what ends, or -inf."""
+    beam, at = options.beam, state.step
+    logits = logits.astype(jnp.float32)
+    log_norm = jax.nn.logsumexp(logits, axis=-1)
+    if options.constrain is not None:
+        log_probs = options.constrain(logits - log_norm[..., None], state.tokens, at)
+        logits, log_norm = log_probs, jnp.zeros_like(log_norm)
+    limit = (at >= state.max_length)[:, None]
+    may_end = (at >= state.min_length)[:, None] | limit
+    ending = state.scores + logits[..., options.eos] - log_norm
+    ending = jnp.where(may_end, ending, _NEVER)
+
+    forbidden = {options.pad, options.bos, options.eos, *options.forbid}
+    values, ids = top_k(logits, beam, tuple(sorted(forbidden)))
+    totals = state.scores[..., None] + values - log_norm[..., None]
+    totals = jnp.where(limit[..., None], _NEVER, totals)
+    batch, parents, width = totals.shape
+    going, chosen = jax.lax.top_k(totals.reshape(batch, -1), beam)
+    ids = jnp.take_along_axis(ids.reshape(batch, -1), chosen, axis=1)
+
+    # How many continuations of any kind are better than each ending.
+    rank = jnp.sum(going[:, None] > ending[..., None], axis=-1)
+    others = ending[:, None] > ending[..., None]
+    lower = jnp.arange(parents)[None] < jnp.arange(parents)[:, None]
+    others |= (ending[:, None] == ending[..., None]) & lower[None]
+    rank += jnp.sum(others, axis=-1)
+    ending = jnp.where((rank < beam) & ~state.done[:, None], ending, _NEVER)
+    return going, chosen // width, ids, ending
+
+
+def _keep(
+    state: State, written: Array, scores: Array, options: Options
+) -> tuple[Array, Array]:
+    """The best of what had ended and what ends now."""
+    tokens = jnp.concatenate([state.ended_tokens, written], axis=1)
+    scores = jnp.concatenate([state.ended_scores, scores], axis=1)
+    scores, kept = jax.lax.top_k(scores, options.beam)
+    return jnp.take_along_axis(tokens, kept[..., None], axis=1), scores
+
+
+def _write(tokens: Array, ids: Array, at: Array) -> Array:
+    return jax.lax.dynamic_update_slice_in_dim(tokens, ids[..., None], at, axis=2)
+
+
+def _divisor(length: Array, options: Options) -> Array:
+    size = length.astype(jnp.float32)
+    if options.penalty == "gnmt":
+        size = (5.0 + size) / 6.0
+    return size**options.length_penalty

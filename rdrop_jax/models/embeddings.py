@@ -1,0 +1,121 @@
+"""Tokens and positions to vectors."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from rdrop_jax.models.layers import Dropout, Dtype
+
+POSITIONS = ("fairseq", "marian", "learned")
+
+
+def sinusoids(length: int, width: int, kind: str) -> Float[np.ndarray, "length width"]:
+    """Sines of every frequency, then cosines.
+
+    Frequency i of n = width / 2 is ``10000 ** (-i / (n - 1))`` in fairseq's layout and
+    ``10000 ** (-i / n)`` in Marian's.
+
+    Args:
+      length: how many positions.
+      width: even.
+      kind: "fairseq" or "marian".
+
+    Returns:
+      One row per position.
+
+    Raises:
+      ValueError: an odd width.
+    """
+    if width % 2:
+        raise ValueError(f"width must be even for sinusoids: found {width}")
+    half = width // 2
+    last = max(half - 1, 1) if kind == "fairseq" else half
+    frequencies = np.exp(np.arange(half) * (-math.log(10000.0) / last))
+    angles = np.arange(length)[:, None] * frequencies[None]
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
+
+
+class Positions(nn.Module):
+    """A vector for each position.
+
+    Attributes:
+      kind: "learned", or the sinusoids "fairseq" or "marian".
+      width: of the vectors.
+      length: most positions.
+      offset: row of the first position: 2 in BART and fairseq, 0 in Marian.
+      dtype: of the result.
+    """
+
+    kind: str
+    width: int
+    length: int
+    offset: int = 0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, at: Int[Array, "..."]) -> Float[Array, "... width"]:
+        if self.kind not in POSITIONS:
+            raise ValueError(
+                f"positions must be one of {POSITIONS}: found {self.kind!r}"
+            )
+        rows = self.length + self.offset
+        table: Array
+        if self.kind == "learned":
+            init = nn.initializers.normal(0.02)
+            table = self.param("table", init, (rows, self.width), jnp.float32)
+        else:
+            table = jnp.asarray(sinusoids(rows, self.width, self.kind))
+        return jnp.take(table, at + self.offset, axis=0, mode="clip").astype(self.dtype)
+
+
+class Embed(nn.Module):
+    """Scaled token vectors plus positions, normalised if asked, and dropout.
+
+    The table of the tokens is handed in: source, target and output may share it.
+
+    Attributes:
+      positions: kind, as `Positions`.
+      width: of the vectors.
+      max_length: most positions.
+      offset: as `Positions`.
+      scale: what token vectors are multiplied by.
+      norm: a LayerNorm before the dropout, as in BART.
+      dropout: rate.
+      dtype: of the activations.
+      masks: as `Dropout`.
+    """
+
+    positions: str
+    width: int
+    max_length: int
+    offset: int
+    scale: float
+    norm: bool
+    dropout: float
+    dtype: Dtype
+    masks: str
+
+    @nn.compact
+    def __call__(
+        self,
+        table: Float[Array, "vocab width"],
+        tokens: Int[Array, "batch time"],
+        at: Int[Array, "#batch #time"],
+        train: bool,
+    ) -> Float[Array, "batch time width"]:
+        x = jnp.take(table, tokens, axis=0, mode="clip").astype(self.dtype) * self.scale
+        place = Positions(
+            self.positions,
+            self.width,
+            self.max_length,
+            self.offset,
+            self.dtype,
+            name="positions",
+        )
+        x = x + place(at)
+        if self.norm:
+            x = nn.LayerNorm(1e-5, dtype=self.dtype, name="norm")(x)
+        return Dropout(self.dropout, self.masks)(x, train=train)
