@@ -5,19 +5,24 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from rdrop_jax import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import distributed
 from rdrop_jax.runtime import workdir as workdir_lib
 
 
-def evaluate(workdir: Path, split: str, checkpoint: str) -> dict[str, int | float]:
+def evaluate(
+    workdir: Path, split: str, checkpoint: str, config: ConfigDict | None = None
+) -> dict[str, int | float]:
     """Scores of one checkpoint on one split.
 
     Args:
       workdir: folder of the run.
       split: name of a split of its dataset.
-      checkpoint: "best", "last" or a step.
+      checkpoint: "best", "last", a step or "average:N".
+      config: of the run, if fields of ``eval`` are other than there.
 
     Returns:
       The step and the task's scores.
@@ -25,10 +30,10 @@ def evaluate(workdir: Path, split: str, checkpoint: str) -> dict[str, int | floa
     Raises:
       InputError: no such run, checkpoint or split.
     """
-    workdir_lib.read(workdir)
+    config = config or workdir_lib.read(workdir)
     from rdrop_jax.run import open_run  # jax starts here
 
-    run = open_run(workdir, checkpoint)
+    run = open_run(workdir, checkpoint, config)
     if split not in run.task.evaluators:
         known = ", ".join(run.task.evaluators)
         raise InputError(f"--split: expected one of {known}, found {split!r}")
@@ -42,15 +47,17 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", type=Path, required=True)
     parser.add_argument("--split", default="test", help="default: test")
     parser.add_argument(
-        "--checkpoint", default="best", metavar="best|last|STEP", help="default: best"
+        "--checkpoint",
+        default="best",
+        metavar="best|last|STEP|average:N",
+        help="default: best",
     )
     distributed.add_flags(parser)
-    args = flags.parse_plain(parser, argv)
+    args, config = flags.parse_run(parser, argv)
     cluster = distributed.from_flags(args)
-    workdir_lib.read(args.workdir)
     first = cluster is None or distributed.start(cluster) == 0
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX takes it, to no end here
-    scores = evaluate(args.workdir, args.split, args.checkpoint)
+    scores = evaluate(args.workdir, args.split, args.checkpoint, config)
     if first:
         print(json.dumps(scores))
 

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError, Stopped, TrainingError
 from rdrop_jax.runtime import process
+from rdrop_jax.runtime import workdir as workdir_lib
 
 
 class Parser(argparse.ArgumentParser):
@@ -96,11 +97,39 @@ def parse(
 
 
 def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """As `parse`, for programs whose config lies in the workdir."""
+    """As `parse`, for programs without a config."""
     args, overrides = parse(parser, argv)
     for name in overrides:
-        raise InputError(f"--config.{name}: the config of a run is in its workdir")
+        raise InputError(f"--config.{name}: this program has no config")
     return args
+
+
+def parse_run(
+    parser: Parser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, ConfigDict]:
+    """As `parse`, for programs that open a run: its config lies in ``--workdir``.
+
+    Args:
+      parser: with a flag ``--workdir``.
+      argv: without the program's name.
+
+    Returns:
+      The flags and the run's config. Fields of ``eval`` may be set: they change how a
+      run is scored and what it answers, and no parameter.
+
+    Raises:
+      InputError: no run there, or another field is set.
+    """
+    args, overrides = parse(parser, argv)
+    for name in overrides:
+        if not name.startswith("eval."):
+            raise InputError(
+                f"--config.{name}: the config of a run is in its workdir; only fields "
+                "of eval may be set"
+            )
+    config = workdir_lib.read(args.workdir)
+    override(config, overrides)
+    return args, config
 
 
 def load(spec: str, overrides: dict[str, str]) -> ConfigDict:

@@ -113,6 +113,8 @@ def train(
     if start:
         writers.say(f"going on from step {start}")
     data = task.train_data()
+    for note in task.notes():
+        writers.say(note)
     validate = task.evaluators["validation"](mesh)
     schedule = make_schedule(config.optimizer, total)
     update = jax.jit(make_step(task, tx, config, mesh), donate_argnums=0)
@@ -139,7 +141,8 @@ def train(
         if logs:
             values = window.read(step) | {"lr": float(schedule(step - 1))}
             writers.record(step, "train", values)
-            writers.say(train_line(config, values, step, window), live=True)
+            rows = data.examples_per_step
+            writers.say(train_line(config, values, step, window, rows), live=True)
         if validates:
             scores = validate(evaluated(state))
             progress = judge(progress, step, higher_is_better(config, scores))
@@ -189,6 +192,8 @@ def finish(
         write_json(path, result)
     writers.say(scores_line(f"best step {best}  validation", result["validation"]))
     writers.say(scores_line(f"best step {best}  test", result["test"]))
+    for line in task.samples(mesh)(params) if task.samples else ():
+        writers.say(line)
     writers.say(f"trained in {result['seconds']} s; result in {path}")
     return result
 
@@ -296,10 +301,14 @@ def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) 
 
 
 def train_line(
-    config: ConfigDict, values: dict[str, float], step: int, window: Window
+    config: ConfigDict,
+    values: dict[str, float],
+    step: int,
+    window: Window,
+    examples: float,
 ) -> str:
     """One line for the terminal."""
-    speed = values.get("steps_per_second", 0.0) * config.batch_size
+    speed = values.get("steps_per_second", 0.0) * examples
     return (
         f"step {step}/{config.total_steps}  ce {values['ce']:.4f}  "
         f"kl {values['kl']:.4f}  lr {values['lr']:.2e}  {speed:.0f} examples/s  "

@@ -1,6 +1,7 @@
 """python -m rdrop_jax.predict --workdir runs/vit --input images.jsonl
 
-One JSON line per input: for images the label, its probability and all probabilities.
+One line per input: for text a line of text, else JSON, as the label of an image, its
+probability and all probabilities. --json and --n_best give JSON for text too.
 """
 
 import itertools
@@ -10,9 +11,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from rdrop_jax import flags
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import workdir as workdir_lib
 
 
 def load(
@@ -22,11 +24,12 @@ def load(
 
     Args:
       workdir: folder of the run.
-      checkpoint: "best", "last" or a step.
+      checkpoint: "best", "last", a step or "average:N".
 
     Returns:
       Inputs of the task to answers: for images, arrays [height, width, channels] of
-      pixels from 0 to 255 to ``{"label", "probability", "probabilities"}``.
+      pixels from 0 to 255 to ``{"label", "probability", "probabilities"}``; for
+      translation, texts to ``{"source", "text", "score"}``.
 
     Raises:
       InputError: no such run or checkpoint.
@@ -46,13 +49,19 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--split", help="answer for the dataset's own rows instead")
     parser.add_argument("--output", default="-", help="file, or - for standard output")
     parser.add_argument(
-        "--checkpoint", default="best", metavar="best|last|STEP", help="default: best"
+        "--checkpoint",
+        default="best",
+        metavar="best|last|STEP|average:N",
+        help="default: best",
     )
-    args = flags.parse_plain(parser, argv)
-    workdir_lib.read(args.workdir)
+    parser.add_argument("--json", action="store_true", help="JSON lines, with scores")
+    parser.add_argument("--n_best", metavar="N", help="N answers, best first; as JSON")
+    args, config = flags.parse_run(parser, argv)
+    if args.n_best is not None:
+        ask_for_n_best(config, args.n_best)
     from rdrop_jax.run import open_run
 
-    run = open_run(args.workdir, args.checkpoint)
+    run = open_run(args.workdir, args.checkpoint, config)
     predictor = run.task.predictor(run.mesh)
     if args.split is None:
         inputs = predictor.read(args.input)
@@ -63,16 +72,37 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(f"--split: expected one of {known}, found {args.split!r}")
     answers = predictor.run(run.params, inputs)
     first = list(itertools.islice(answers, 1))  # input that fails leaves no output
+    plain = None if args.json or args.n_best else predictor.text
     try:
-        with open(args.output, "w") if args.output != "-" else sys.stdout as out:
-            for answer in itertools.chain(first, answers):
-                print(json.dumps(answer), file=out, flush=True)
+        with (
+            open(args.output, "w", encoding="utf-8")
+            if args.output != "-"
+            else sys.stdout as out
+        ):
+            for number, answer in enumerate(itertools.chain(first, answers), 1):
+                for note in answer.get("notes", ()):
+                    print(f"input {number}: {note}", file=sys.stderr)
+                line = json.dumps(answer) if plain is None else plain(answer)
+                print(line, file=out, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise InputError(
             f"--output: cannot write {args.output!r}: {error.strerror}"
         ) from error
+
+
+def ask_for_n_best(config: ConfigDict, n_best: str) -> None:
+    """Sets how many answers the task gives, and a beam that finds as many.
+
+    Raises:
+      InputError: not a number, or a task with one answer.
+    """
+    if "n_best" not in config.eval:
+        raise InputError(f"--n_best: task {config.task} gives one answer")
+    flags.override(config, {"eval.n_best": n_best})
+    if config.eval.n_best > config.eval.beam:
+        flags.override(config, {"eval.beam": n_best})
 
 
 if __name__ == "__main__":

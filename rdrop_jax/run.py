@@ -1,10 +1,12 @@
 """A finished or running run, opened to be used."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -20,6 +22,8 @@ from rdrop_jax.runtime.mesh import make_mesh
 from rdrop_jax.state import abstract_params
 from rdrop_jax.tasks.base import Task
 
+_AVERAGE = "average:"
+
 
 @dataclass(frozen=True)
 class Run:
@@ -30,7 +34,7 @@ class Run:
       task: built from it.
       mesh: over this machine's devices.
       params: of one checkpoint, their moving average where the run keeps one.
-      step: of that checkpoint.
+      step: of that checkpoint, the newest of several.
     """
 
     config: ConfigDict
@@ -40,12 +44,19 @@ class Run:
     step: int
 
 
-def open_run(workdir: Path, checkpoint: str = "best") -> Run:
+def open_run(
+    workdir: Path,
+    checkpoint: str = "best",
+    config: ConfigDict | None = None,
+) -> Run:
     """Opens a workdir read-only, also while it is being trained.
 
     Args:
       workdir: folder of the run.
-      checkpoint: "best" on validation, "last", or a step.
+      checkpoint: "best" on validation, "last", a step, or "average:N", the mean of the
+        parameters of the N newest.
+      config: of the run; None reads it. One whose ``eval`` differs scores and decodes
+        in another way.
 
     Returns:
       The run with its parameters.
@@ -53,16 +64,30 @@ def open_run(workdir: Path, checkpoint: str = "best") -> Run:
     Raises:
       InputError: no run there, or no such checkpoint.
     """
-    config = workdir_lib.read(workdir)
-    task = tasks.build(config)
+    config = config or workdir_lib.read(workdir)
+    task = tasks.build(config, workdir)
     mesh = make_mesh(**config.mesh)
     abstract = abstract_params(task, mesh)
     ema = config.optimizer.ema > 0
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
-        step, params = checkpoints.read(
-            checkpoint, lambda step: checkpoints.restore_params(step, abstract, ema=ema)
-        )
+
+        def load(step: int) -> Params:
+            return checkpoints.restore_params(step, abstract, ema=ema)
+
+        if checkpoint.startswith(_AVERAGE):
+            steps = checkpoints.newest(checkpoint.removeprefix(_AVERAGE))
+            step, params = steps[0], averaged(load, steps)
+        else:
+            step, params = checkpoints.read(checkpoint, load)
     return Run(config, task, mesh, params, step)
+
+
+def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:
+    """The mean of the parameters at some steps, in float32, two at a time in memory."""
+    total = load(steps[0])
+    for step in steps[1:]:
+        total = jax.tree.map(jnp.add, total, load(step))
+    return jax.tree.map(lambda x: x / len(steps), total)
 
 
 def open_weights(name: str, task: Task) -> Weights:

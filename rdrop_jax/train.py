@@ -45,7 +45,12 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     # Imported here: what can be checked without jax has been checked by now.
     from rdrop_jax import loop, run, state, tasks
 
-    task = tasks.build(config)
+    def prepare() -> int:
+        tasks.prepare(config, workdir, begun=workdir_lib.begun(workdir))
+        return 0
+
+    distributed.agreed(prepare)  # by one process, before any of them reads it
+    task = tasks.build(config, workdir)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     initialize = None
     if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
@@ -64,7 +69,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
     Raises:
       InputError: data or weights that are missing, or a workdir of another config.
     """
-    ready.check(config.data.name)
+    ready.check(config)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.begun(workdir):
         files.check(config.init_from)

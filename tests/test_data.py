@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from tiny import VIT
 
+from rdrop_jax import flags
 from rdrop_jax.data import batches, images, ready, sources
 from rdrop_jax.errors import InputError
 
@@ -119,7 +121,7 @@ def test_labels_out_of_range_name_the_row():
 def test_missing_data_is_named(monkeypatch):
     monkeypatch.setattr(ready.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"data\.name=digits: expected scikit-learn"):
-        ready.check("digits")
+        ready.check(flags.load(VIT, {}))
 
 
 class Fixed(np.random.Generator):

@@ -76,7 +76,11 @@ def test_predict_answers_on_every_way_in(trained, tmp_path):
     ("argv", "text", "message"),
     [
         (["--split", "tst"], "", "--split: expected one of train, validation, test"),
-        (["--checkpoint", "7"], "", "--checkpoint: expected best, last or one of ["),
+        (
+            ["--checkpoint", "7"],
+            "",
+            "--checkpoint: expected best, last, average:N or one of [",
+        ),
         (["--input", "none.npy"], "", "--input: no file 'none.npy'"),
         ([], "[[1, 2\n", "--input: expected JSON in line 1"),
         ([], "[[1, 2], [3]]\n", "--input: expected rows of one length in image 0"),

@@ -57,6 +57,7 @@ class TrainBatches:
             index * batch_size // count, (index + 1) * batch_size // count
         )
         self.steps_per_epoch = len(rows) / batch_size
+        self.examples_per_step = float(batch_size)
 
     def __getitem__(self, step: int) -> HostBatch:
         start = step * self._batch_size

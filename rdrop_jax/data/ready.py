@@ -1,8 +1,11 @@
-"""Whether a dataset is there, by looking at paths alone."""
+"""Whether a dataset is there, by looking at paths alone. Needs no jax."""
 
 import importlib.util
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import pair_sets
 from rdrop_jax.errors import InputError
 
 
@@ -20,7 +23,9 @@ def digits_file() -> Path:
     return file
 
 
-def check(name: str) -> None:
-    """Raises `InputError` where training data cannot be read; needs no jax."""
-    if name == "digits":
+def check(config: ConfigDict) -> None:
+    """Raises `InputError` where training data cannot be read."""
+    if config.task == "translation":
+        pair_sets.find(config.data)
+    elif config.data.name == "digits":
         digits_file()

@@ -177,12 +177,34 @@ class Checkpoints:
             return self._first_whole([best, *steps] if best >= 0 else steps)
         if not which.isdigit() or int(which) not in steps:
             raise InputError(
-                f"--checkpoint: expected best, last or one of {self.steps()}, found "
+                f"--checkpoint: expected best, last, average:N or one of "
+                f"{self.steps()}, found "
                 f"{which!r}"
             )
         if reason := seal.flaw(self._path(int(which))):
             raise InputError(f"--checkpoint: step {which} is damaged: {reason}")
         return int(which)
+
+    def newest(self, count: str) -> list[int]:
+        """The ``count`` newest whole checkpoints, the newest first.
+
+        Raises:
+          InputError: not a number, or fewer are there.
+        """
+        if not count.isdigit() or int(count) < 1:
+            raise InputError(
+                f"--checkpoint: expected average:N with N at least 1, found {count!r}"
+            )
+        folders = seal.step_folders(self._folder)
+        whole = [s for s in sorted(folders, reverse=True) if not seal.flaw(folders[s])]
+        # All processes average as many as the first one finds.
+        there = agreed(lambda: len(whole))
+        if int(count) > there:
+            raise InputError(
+                f"--checkpoint: expected {count} whole checkpoints to average, found "
+                f"{there}: {sorted(whole)}; checkpoint.keep says how many a run keeps"
+            )
+        return whole[: int(count)]
 
     def latest(self) -> int | None:
         """The step to go on from; what is damaged and newer is moved out of its way.

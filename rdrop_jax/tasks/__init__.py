@@ -1,22 +1,54 @@
 """One builder per family, in an explicit dict."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks import image_classification
+from rdrop_jax.tasks import image_classification, translation
 from rdrop_jax.tasks.base import Task
 
-BUILDERS: dict[str, Callable[[ConfigDict], Task]] = {
-    "image_classification": image_classification.build,
+BUILDERS: dict[str, Callable[[ConfigDict, Path | None], Task]] = {
+    "image_classification": lambda config, workdir: image_classification.build(config),
+    "translation": translation.build,
 }
 
 
-def build(config: ConfigDict) -> Task:
-    """The task that ``config.task`` names."""
+class Prepare(Protocol):
+    """Makes what a run keeps in its workdir before its first step."""
+
+    def __call__(self, config: ConfigDict, workdir: Path, *, begun: bool) -> None: ...
+
+
+PREPARE: dict[str, Prepare] = {"translation": translation.prepare}
+
+
+def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+    """The task that ``config.task`` names.
+
+    Args:
+      config: of the run.
+      workdir: where `prepare` left what the task needs; None makes that anew.
+
+    Returns:
+      The task.
+    """
     if config.task not in BUILDERS:
         raise InputError(
             f"task: expected one of {', '.join(BUILDERS)}, found {config.task!r}"
         )
-    return BUILDERS[config.task](config)
+    return BUILDERS[config.task](config, workdir)
+
+
+def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
+    """Makes what the task keeps in the workdir, as a vocabulary.
+
+    Args:
+      config: of the run.
+      workdir: folder of the run.
+      begun: whether it has checkpoints, which need what they were made with.
+    """
+    if config.task in PREPARE:
+        PREPARE[config.task](config, workdir, begun=begun)

@@ -18,9 +18,15 @@ Evaluator = Callable[[Params], dict[str, float]]
 
 @runtime_checkable
 class RandomAccess(Protocol):
-    """Batch t for every step t, a pure function of (seed, t)."""
+    """Batch t for every step t, a pure function of (seed, t).
+
+    Attributes:
+      steps_per_epoch: batches that hold every example once.
+      examples_per_step: on average.
+    """
 
     steps_per_epoch: float
+    examples_per_step: float
 
     def __getitem__(self, step: int) -> HostBatch: ...
 
@@ -33,11 +39,13 @@ class Predictor:
       read: file with inputs ("-" for standard input) to inputs.
       rows: inputs of one of the dataset's own splits.
       run: ``(params, inputs) -> answers`` in order, as JSON-ready dicts.
+      text: an answer as one line of plain text; None where JSON says it best.
     """
 
     read: Callable[[str], Iterable[Any]]
     rows: Callable[[str], Iterable[Any]]
     run: Callable[[Params, Iterable[Any]], Iterator[dict[str, Any]]]
+    text: Callable[[dict[str, Any]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,8 @@ class Task:
         none where they do not.
       provenance: what result.json says of the data, checksums of embedded data above
         all.
+      notes: what was done to the training data, a line each, for the user.
+      samples: ``mesh -> params -> lines`` to show at the end; None shows nothing.
     """
 
     init: Callable[[Key], Params]
@@ -72,3 +82,5 @@ class Task:
     partition_rules: Rules = ()
     pretrained: Family | None = None
     provenance: Callable[[], dict[str, str]] = field(default=dict)
+    notes: Callable[[], tuple[str, ...]] = field(default=tuple)
+    samples: Callable[[Mesh], Callable[[Params], list[str]]] | None = None

@@ -1,0 +1,111 @@
+"""Names in English and German from CLDR, by the packages babel and emoji.
+
+A toy corpus that comes with two installed packages: names of emoji, countries,
+languages, scripts and currencies, lower-cased. It trains in minutes and teaches nothing
+about translation at large.
+"""
+
+import hashlib
+import importlib.util
+import re
+from collections.abc import Iterator
+
+from rdrop_jax.data.parallel import Pairs
+from rdrop_jax.errors import InputError
+
+LANGUAGES = ("en", "de")
+# Skin tones, hair, variation selectors, and the sexes that a joiner adds.
+_DETAIL = re.compile("[\U0001f3fb-\U0001f3ff\U0001f9b0-\U0001f9b3\ufe0f\u200d♀♂]")
+_PEOPLE = re.compile("[\U0001f468\U0001f469\U0001f9d1\U0001f474\U0001f475\U0001f9d3]")
+# Of ten groups one is for validation and one for test.
+_PARTS = {0: "test", 1: "validation"}
+
+
+def check(source: str, target: str) -> None:
+    """Whether the names can be read, by looking for the packages.
+
+    Raises:
+      InputError: other languages, or a package that is not there.
+    """
+    if {source, target} != set(LANGUAGES):
+        raise InputError(
+            "data.source, data.target: expected en and de, the languages of data.name="
+            f"cldr_names, found {source!r} and {target!r}"
+        )
+    for package in ("babel", "emoji"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"data.name=cldr_names: expected the package {package}, which carries "
+                f"names, found none; pip install {package}"
+            )
+
+
+def names(source: str, target: str, split_seed: int) -> dict[str, Pairs]:
+    """Splits of names, by group: the variants of an emoji, the forms of a currency.
+
+    Args:
+      source: "en" or "de".
+      target: the other.
+      split_seed: another seed cuts other splits.
+
+    Returns:
+      "train", "validation" and "test". Pairs of equal sides are left out, and held-out
+      pairs with a side that stands in a split before.
+    """
+    splits: dict[str, dict[tuple[str, str], None]] = {
+        split: {} for split in ("train", "validation", "test")
+    }
+    for group, *both in sorted({*_emoji(), *_locale()}):
+        by_language = dict(zip(LANGUAGES, both, strict=True))
+        if by_language["en"] != by_language["de"]:
+            pair = (by_language[source], by_language[target])
+            splits[_part(group, split_seed)][pair] = None
+    found = {}
+    seen: tuple[set[str], set[str]] = (set(), set())
+    for split, pairs in splits.items():
+        new = [p for p in pairs if p[0] not in seen[0] and p[1] not in seen[1]]
+        kept = list(pairs) if split == "train" else new
+        sides = [pair[0] for pair in kept], [pair[1] for pair in kept]
+        found[split] = Pairs(*sides, f"cldr_names, {split}")
+        seen = seen[0].union(sides[0]), seen[1].union(sides[1])
+    return found
+
+
+def sha256(splits: dict[str, Pairs]) -> str:
+    """Checksum of all names, which change with the versions of the packages."""
+    value = hashlib.sha256()
+    for split in splits.values():
+        for pair in zip(split.source, split.target, strict=True):
+            value.update("\t".join((*pair, "\n")).encode())
+    return value.hexdigest()
+
+
+def _part(group: str, split_seed: int) -> str:
+    digest = hashlib.sha256(f"{split_seed} {group}".encode()).digest()
+    return _PARTS.get(int.from_bytes(digest[:8]) % 10, "train")
+
+
+def _clean(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace(",", ", ").lower().split())
+
+
+def _emoji() -> Iterator[tuple[str, str, str]]:
+    import emoji
+
+    emoji.config.load_language(list(LANGUAGES))
+    for symbol, known in emoji.EMOJI_DATA.items():
+        if all(language in known for language in LANGUAGES):
+            base = _PEOPLE.sub("\U0001f9d1", _DETAIL.sub("", symbol))
+            en, de = (_clean(known[x].strip(":")) for x in LANGUAGES)
+            yield f"emoji {base}", en, de
+
+
+def _locale() -> Iterator[tuple[str, str, str]]:
+    from babel import Locale
+
+    en, de = (Locale(language) for language in LANGUAGES)
+    for kind in ("territories", "languages", "scripts", "variants", "currencies"):
+        one, other = getattr(en, kind), getattr(de, kind)
+        for code in one.keys() & other.keys():
+            base = code.split("_")[0]
+            yield f"{kind} {base}", _clean(one[code]), _clean(other[code])

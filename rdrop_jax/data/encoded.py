@@ -1,0 +1,76 @@
+"""Sentence pairs as ids, no longer than a model can take."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rdrop_jax.data.parallel import Pairs
+from rdrop_jax.data.token_batches import Side, make_side
+from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
+from rdrop_jax.errors import InputError
+
+OVERLONG = ("truncate", "refuse")
+_CHUNK = 10_000
+
+
+class Encoded(NamedTuple):
+    """Sentences and their translations as ids.
+
+    Attributes:
+      source: sentences.
+      target: translations.
+      notes: what was done to them, for the user.
+    """
+
+    source: Side
+    target: Side
+    notes: tuple[str, ...]
+
+
+def encode(
+    pairs: Pairs, vocabularies: Vocabularies, *, max_length: int, overlong: str
+) -> Encoded:
+    """Pairs to ids.
+
+    Args:
+      pairs: texts.
+      vocabularies: of both sides.
+      max_length: most tokens of a sentence, its end counted.
+      overlong: "truncate" cuts and counts what is longer, "refuse" raises.
+
+    Returns:
+      The ids, without ends of sentences.
+
+    Raises:
+      InputError: names the first sentence that is too long.
+    """
+    sides, notes = [], list(pairs.notes)
+    for texts, vocabulary in (
+        (pairs.source, vocabularies.source),
+        (pairs.target, vocabularies.target),
+    ):
+        cut: list[int] = []
+        ids = _ids(texts, vocabulary, max_length, cut)
+        sides.append(make_side(ids, len(vocabulary)))
+        if cut and overlong == "refuse":
+            raise InputError(
+                f"{pairs.origin}: expected at most data.max_length={max_length} "
+                f"tokens, found more in line {cut[0] + 1} ({len(cut)} such lines); "
+                "data.overlong=truncate would cut them"
+            )
+        if cut:
+            notes.append(
+                f"{pairs.origin}: {len(cut)} sentences cut to data.max_length="
+                f"{max_length} tokens, the first in line {cut[0] + 1}"
+            )
+    return Encoded(sides[0], sides[1], tuple(notes))
+
+
+def _ids(
+    texts: list[str], vocabulary: Vocabulary, max_length: int, cut: list[int]
+) -> Iterator[list[int]]:
+    for start in range(0, len(texts), _CHUNK):
+        encoded = vocabulary.encode(texts[start : start + _CHUNK])
+        for row, ids in enumerate(encoded, start):
+            if len(ids) >= max_length:
+                cut.append(row)
+            yield ids[: max_length - 1]

@@ -1,0 +1,309 @@
+"""Batches of about as many tokens each, in a small fixed set of shapes.
+
+Pairs are sorted into a few buckets by the lengths of both sides. A batch holds pairs of
+one bucket, as many as fit its tokens; so each bucket is one shape, and one compilation.
+"""
+
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int, Integer
+
+from rdrop_jax.data.batches import HostBatch
+from rdrop_jax.data.tokenizers import EOS, PAD
+from rdrop_jax.errors import InputError
+
+
+class Shape(NamedTuple):
+    """Positions of source and of target, and rows of a batch."""
+
+    source: int
+    target: int
+    rows: int
+
+
+class Side(NamedTuple):
+    """Sentences of one language end to end, the ends of sentences left out.
+
+    Attributes:
+      ids: of all sentences.
+      starts: where each begins, and where the last ends.
+    """
+
+    ids: Integer[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " sentences_and_one"]
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " sentences"]:
+        """Tokens of each, its end of sentence counted."""
+        return np.diff(self.starts) + 1
+
+    def sentence(self, row: int) -> Integer[np.ndarray, " time"]:
+        """Ids of one."""
+        return self.ids[self.starts[row] : self.starts[row + 1]]
+
+
+def make_side(sentences: Iterable[list[int]], vocab_size: int) -> Side:
+    """Sentences as one array, in two bytes per token where they suffice."""
+    kind = np.uint16 if vocab_size <= 2**16 else np.int32
+    parts = [np.asarray(ids, kind) for ids in sentences]
+    lengths = np.fromiter(map(len, parts), np.int64, len(parts))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    return Side(np.concatenate([np.zeros(0, kind), *parts]), starts)
+
+
+def choose_lengths(
+    source: Int[np.ndarray, " pairs"], target: Int[np.ndarray, " pairs"], count: int
+) -> list[tuple[int, int]]:
+    """Lengths of at most ``count`` buckets with little padding.
+
+    Buckets begin as quantiles of the longer side. Then the length of one side of one
+    bucket is moved as long as that saves padding, by 4, 2 and at last by 1.
+
+    Args:
+      source: length of each source.
+      target: length of each target.
+      count: buckets at most.
+
+    Returns:
+      Lengths of source and target of each bucket, the smallest first.
+      The last fits all pairs.
+    """
+    pairs, weights = np.unique(
+        np.stack([source, target], axis=1), axis=0, return_counts=True
+    )
+    quantiles = np.quantile(
+        np.maximum(source, target), np.arange(1, count) / count, method="higher"
+    )
+    square = np.unique(quantiles)[:, None].repeat(2, axis=1)
+    corners = np.concatenate([square, pairs.max(axis=0)[None]])
+    cost = _padded(corners, pairs, weights)
+    for move in (4, 2, 1):
+        moved = True
+        while moved:
+            moved = False
+            for at in np.ndindex(corners.shape):
+                for by in (-move, move):
+                    other = corners.copy()
+                    other[at] += by
+                    found = _padded(other, pairs, weights)
+                    if found < cost:
+                        corners, cost, moved = other, found, True
+    unique = {(int(s), int(t)) for s, t in corners}
+    return sorted(unique, key=lambda corner: (sum(corner), corner))
+
+
+def _padded(corners: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> float:
+    """Positions that all pairs take, each in the smallest bucket that it fits."""
+    fits = np.all(pairs[:, None] <= corners[None], axis=-1)
+    sizes = np.where(fits, corners.sum(axis=1)[None], np.inf)
+    return float(sizes.min(axis=1) @ weights)
+
+
+def make_shapes(
+    lengths: list[tuple[int, int]], max_tokens: int, multiple: int
+) -> list[Shape]:
+    """As many rows for each bucket as fit.
+
+    Args:
+      lengths: of source and target, as `choose_lengths` returns them.
+      max_tokens: rows times the longer side, at most.
+      multiple: rows are a multiple of it.
+
+    Returns:
+      The shapes, in the same order.
+
+    Raises:
+      InputError: the longest bucket does not fit.
+    """
+    shapes = []
+    for source, target in lengths:
+        rows = max_tokens // max(source, target) // multiple * multiple
+        if rows < 1:
+            raise InputError(
+                f"batch_size: expected at least {multiple} rows of "
+                f"{max(source, target)} tokens, the longest there are, "
+                f"{multiple * max(source, target)}, found {max_tokens}; or a smaller "
+                "data.max_length"
+            )
+        shapes.append(Shape(source, target, rows))
+    return shapes
+
+
+def assign(
+    source: Int[np.ndarray, " pairs"],
+    target: Int[np.ndarray, " pairs"],
+    shapes: list[Shape],
+) -> Int[np.ndarray, " pairs"]:
+    """The first shape that each pair fits."""
+    found = np.full(len(source), len(shapes))
+    for index in reversed(range(len(shapes))):
+        shape = shapes[index]
+        fits = (source <= shape.source) & (target <= shape.target)
+        found = np.where(fits, index, found)
+    if np.any(found == len(shapes)):
+        raise ValueError("a pair is longer than every shape")
+    return found
+
+
+class Batch(NamedTuple):
+    """Which pairs stand in a batch, at most ``shape.rows`` of them."""
+
+    shape: Shape
+    pairs: Int[np.ndarray, " pairs"]
+
+
+def cut(
+    order: Int[np.ndarray, " pairs"],
+    buckets: Int[np.ndarray, " pairs"],
+    shapes: list[Shape],
+) -> Iterator[Batch]:
+    """Every pair once, in batches of one shape each.
+
+    What is left over in a bucket goes on in the next larger one, if that costs less
+    than a batch that is not full. How many batches there are, and of which shapes, does
+    not depend on the order.
+
+    Args:
+      order: all pairs.
+      buckets: shape of each pair.
+      shapes: of the buckets, the smallest first.
+
+    Yields:
+      Batches.
+    """
+    grouped = order[np.argsort(buckets[order], kind="stable")]
+    ends = np.searchsorted(buckets[grouped], np.arange(len(shapes) + 1))
+    waiting = [grouped[a:b] for a, b in itertools.pairwise(ends)]
+    for index, shape in enumerate(shapes):
+        pairs = waiting[index]
+        left = len(pairs) % shape.rows
+        larger = (
+            i
+            for i, other in enumerate(shapes[index + 1 :], index + 1)
+            if other.source >= shape.source and other.target >= shape.target
+        )
+        if left and (into := next(larger, None)) is not None:
+            size = shape.source + shape.target
+            more = shapes[into].source + shapes[into].target - size
+            if left * more < (shape.rows - left) * size:
+                waiting[into] = np.concatenate([waiting[into], pairs[-left:]])
+                pairs = pairs[:-left]
+        for start in range(0, len(pairs), shape.rows):
+            yield Batch(shape, pairs[start : start + shape.rows])
+
+
+class TokenBatches:
+    """Batch t of an endless stream of epochs, a pure function of (seed, t).
+
+    Each epoch holds every pair once, shuffled within and across buckets. A process
+    makes only its own rows of a batch.
+
+    Args:
+      source: encoded sentences.
+      target: encoded translations.
+      shapes: of the batches.
+      seed: of the order.
+      process: (index, count) of this process.
+    """
+
+    def __init__(
+        self,
+        source: Side,
+        target: Side,
+        shapes: list[Shape],
+        *,
+        seed: int,
+        process: tuple[int, int] = (0, 1),
+    ) -> None:
+        bad = [shape for shape in shapes if shape.rows % process[1]]
+        if bad:
+            raise InputError(
+                f"data.rows_multiple: expected a multiple of {process[1]} processes, "
+                f"found batches of {bad[0].rows} rows"
+            )
+        self._sides = (source, target)
+        self._shapes, self._seed, self._process = shapes, seed, process
+        self._buckets = assign(source.lengths, target.lengths, shapes)
+        # The order of an epoch is drawn once for all of its batches.
+        self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
+        self._steps = len(self._epoch(0))
+        self.steps_per_epoch = float(self._steps)
+        self.examples_per_step = len(self._buckets) / self._steps
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Those that batches can have."""
+        return self._shapes
+
+    def plan(self, step: int) -> Batch:
+        """Which pairs stand in batch ``step``."""
+        epoch, position = divmod(step, self._steps)
+        return self._epoch(epoch)[position]
+
+    def _make_epoch(self, epoch: int) -> list[Batch]:
+        rng = np.random.default_rng((self._seed, epoch))
+        order = rng.permutation(len(self._buckets))
+        batches = list(cut(order, self._buckets, self._shapes))
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def __getitem__(self, step: int) -> HostBatch:
+        index, count = self._process
+        batch = self.plan(step)
+        part = batch.shape.rows // count
+        rows = range(index * part, (index + 1) * part)
+        return collate(*self._sides, batch, rows)
+
+    @property
+    def padding(self) -> float:
+        """Share of positions, of source and target together, that hold no token."""
+        cells = sum(
+            batch.shape.rows * (batch.shape.source + batch.shape.target)
+            for batch in self._epoch(0)
+        )
+        tokens = sum(int(side.lengths.sum()) for side in self._sides)
+        return 1 - tokens / cells
+
+
+def collate(source: Side, target: Side, batch: Batch, rows: Iterable[int]) -> HostBatch:
+    """Arrays of some rows of a batch.
+
+    Args:
+      source: encoded sentences.
+      target: encoded translations.
+      batch: which pairs and what shape.
+      rows: of the batch; those beyond its pairs repeat the last one and do not count.
+
+    Returns:
+      ``src`` and ``src_where`` [rows, source]; ``inputs``, which begin with EOS,
+      ``labels``, which end with it, and ``where`` [rows, target].
+    """
+    count = len(batch.pairs)
+    pairs = [int(batch.pairs[min(row, count - 1)]) for row in rows]
+    there = np.array([row < count for row in rows])
+    src, src_where = padded([source.sentence(i) for i in pairs], batch.shape.source)
+    labels, where = padded([target.sentence(i) for i in pairs], batch.shape.target)
+    inputs = np.roll(labels, 1, axis=1)
+    inputs[:, 0] = EOS
+    return {
+        "src": src,
+        "src_where": src_where,
+        "inputs": np.where(where, inputs, PAD),
+        "labels": labels,
+        "where": where & there[:, None],
+    }
+
+
+def padded(
+    sentences: list[np.ndarray], length: int
+) -> tuple[Int[np.ndarray, "rows length"], Bool[np.ndarray, "rows length"]]:
+    """Sentences with their ends, padded on the right, and where they are."""
+    ids = np.full((len(sentences), length), PAD, np.int32)
+    lengths = np.array([len(sentence) for sentence in sentences])
+    for row, sentence in enumerate(sentences):
+        ids[row, : len(sentence)] = sentence
+        ids[row, len(sentence)] = EOS
+    return ids, np.arange(length)[None] <= lengths[:, None]

@@ -1,0 +1,244 @@
+"""Subword vocabularies: byte-pair encoding, trained or loaded, kept in the workdir.
+
+Text is NFC with single spaces; a word's first piece begins with U+2581, punctuation
+stands alone, and pieces of text joined again are the text. Training is a function of
+the text alone. A run's vocabularies are written once, whole, before its first step:
+
+    WORKDIR/vocabulary/index.json      format, sizes and checksums
+    WORKDIR/vocabulary/joint.json      or source.json and target.json
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdrop_jax.errors import InputError
+
+FOLDER = "vocabulary"
+FORMAT = 1
+PAD, EOS, UNK = 0, 1, 2
+SPECIAL = ("<pad>", "</s>", "<unk>")
+_SPACE = "\u2581"
+
+
+class Vocabulary:
+    """Text to ids and back; ids 0, 1 and 2 are padding, end of sentence and unknown.
+
+    Args:
+      name: "joint", "source" or "target".
+      text: the tokenizer's JSON, as Hugging Face's `tokenizers` writes it.
+
+    Raises:
+      InputError: not such a file, or other special ids.
+    """
+
+    def __init__(self, name: str, text: str) -> None:
+        from tokenizers import Tokenizer
+
+        self.name, self.text = name, text
+        try:
+            self._tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing narrower
+            raise InputError(f"{name}: not a tokenizer file: {error}") from error
+        ids = tuple(self._tokenizer.token_to_id(token) for token in SPECIAL)
+        if ids != (PAD, EOS, UNK):
+            raise InputError(
+                f"{name}: expected ids 0, 1 and 2 for {', '.join(SPECIAL)}, found {ids}"
+            )
+        self._tokenizer.encode_special_tokens = True  # "</s>" in a text is text
+        self._characters = set("".join(self._tokenizer.get_vocab()))
+
+    def __len__(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, without an end of sentence."""
+        encoded = self._tokenizer.encode_batch_fast(texts)
+        return [item.ids for item in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of some ids; special ones say nothing."""
+        return str(self._tokenizer.decode(list(ids))).strip()
+
+    def unknown(self, text: str) -> str:
+        """Characters of a text that no piece has, in their order, each once."""
+        normal = unicodedata.normalize("NFC", text)
+        return "".join(
+            dict.fromkeys(
+                c for c in normal if not c.isspace() and c not in self._characters
+            )
+        )
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the tokenizer."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Vocabularies:
+    """Those of both languages; one and the same where they are joint."""
+
+    source: Vocabulary
+    target: Vocabulary
+
+    @property
+    def joint(self) -> bool:
+        """Whether both are one."""
+        return self.source.name == "joint"
+
+    def files(self) -> dict[str, Vocabulary]:
+        """File name to vocabulary."""
+        each = {v.name: v for v in (self.source, self.target)}
+        return {f"{name}.json": v for name, v in each.items()}
+
+    def provenance(self) -> dict[str, str]:
+        """Checksums, for result.json."""
+        return {f"{FOLDER}/{name}": v.sha256 for name, v in self.files().items()}
+
+
+def _alphabet(texts: Collection[str], size: int) -> list[str]:
+    """The most frequent characters; the library's own choice among equals is random."""
+    counts: Counter[str] = Counter(_SPACE)
+    for text in texts:
+        counts.update(unicodedata.normalize("NFC", text))
+    known = (c for c in counts if not c.isspace())
+    return sorted(known, key=lambda c: (c != _SPACE, -counts[c], c))[:size]
+
+
+def train(name: str, texts: Collection[str], size: int) -> Vocabulary:
+    """Learns byte-pair encoding.
+
+    Args:
+      name: of the vocabulary.
+      texts: what to learn from.
+      size: pieces at most, characters and the three special ones included. Characters
+        take half of it at most; rarer ones are unknown.
+
+    Returns:
+      The vocabulary; smaller where the texts have no more pairs to merge.
+    """
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
+
+    tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNK]))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.NFC(),
+            normalizers.Replace(Regex(rf"[\s{_SPACE}]+"), " "),
+            normalizers.Strip(),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation("isolated")]
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    alphabet = _alphabet(texts, size // 2)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(SPECIAL),
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return Vocabulary(name, tokenizer.to_str())
+
+
+def save(vocabularies: Vocabularies, workdir: Path) -> None:
+    """Writes vocabularies beside their place and moves them there when whole."""
+    folder, partial = workdir / FOLDER, workdir / f"{FOLDER}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    files = vocabularies.files()
+    for name, vocabulary in files.items():
+        _write(partial / name, vocabulary.text)
+    index = {
+        "format": FORMAT,
+        "files": {
+            name: {"size": len(v), "sha256": v.sha256} for name, v in files.items()
+        },
+    }
+    _write(partial / "index.json", json.dumps(index, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(workdir: Path) -> Vocabularies:
+    """The vocabularies of a run.
+
+    Raises:
+      InputError: there are none, or not those that the run was begun with.
+    """
+    folder = workdir / FOLDER
+    index = _index(folder / "index.json")
+    found = {}
+    for name, entry in index["files"].items():
+        path = folder / Path(name).name
+        content = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+            raise InputError(
+                f"{path}: expected the vocabulary that the run was begun with, sha256 "
+                f"{entry['sha256']}, found {'another' if content else 'no such file'}; "
+                "its checkpoints make no sense with any other: put it back"
+            )
+        found[path.stem] = Vocabulary(path.stem, content.decode())
+    missing = {"source", "target"} - found.keys()
+    if "joint" not in found and missing:
+        raise InputError(f"{folder}: expected joint.json, found {sorted(found)}")
+    joint = found.get("joint")
+    return Vocabularies(joint or found["source"], joint or found["target"])
+
+
+def _index(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the vocabulary of a run, found none: {error}"
+        ) from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise InputError(f"{path}: expected format {FORMAT}, found another")
+    return index
+
+
+def ensure(workdir: Path, make: Callable[[], Vocabularies], *, begun: bool) -> int:
+    """Sees to it that a run has its vocabularies; returns 0.
+
+    Made anew until something is saved that depends on them: making them again gives
+    the same, and a run that has saved nothing may still change its config.
+
+    Args:
+      workdir: folder of the run.
+      make: trains or loads them.
+      begun: whether the run has checkpoints, which need what they were made with.
+
+    Raises:
+      InputError: a run with checkpoints lost its vocabularies.
+    """
+    if begun:
+        load(workdir)
+    else:
+        save(make(), workdir)
+    return 0

@@ -1,0 +1,107 @@
+"""Sentence pairs from files: every form, and every way to be wrong."""
+
+import gzip
+import json
+
+import pytest
+
+from rdrop_jax.data import parallel
+from rdrop_jax.errors import InputError
+
+PAIRS = [("ein Haus", "a house"), ("ja \u2028 nein", "yes no"), ("drei", "three")]
+
+
+def write(tmp_path, form):
+    sources, targets = zip(*PAIRS, strict=True)
+    if form in ("text", "gz"):
+        for language, side in (("de", sources), ("en", targets)):
+            content = "".join(f" {line}\r\n" for line in side).encode()
+            name = tmp_path / f"train.{language}"
+            if form == "gz":
+                name.with_name(f"{name.name}.gz").write_bytes(gzip.compress(content))
+            else:
+                name.write_bytes(b"\xef\xbb\xbf" + content)
+        return tmp_path / "train", ("source", "target")
+    if form == "jsonl":
+        rows = [{"id": 1, "German": s, "English": t} for s, t in PAIRS]
+        text = "\n".join(json.dumps(row) for row in rows)
+        columns = ("German", "English")
+    elif form == "tsv":
+        text = "\n".join(["id\tEnglish\tGerman", *(f"1\t{t}\t{s}" for s, t in PAIRS)])
+        columns = ("German", "English")
+    else:
+        text = "\n".join(f"{s}\t{t}" for s, t in PAIRS)
+        columns = ("0", "1")
+    path = tmp_path / f"train.{form.removesuffix('0')}"
+    path.write_text(text)
+    return path, columns
+
+
+@pytest.mark.parametrize("form", ["text", "gz", "jsonl", "tsv", "tsv0"])
+def test_every_form_gives_the_same_pairs(tmp_path, form):
+    path, columns = write(tmp_path, form)
+    found = parallel.read(parallel.find(path, "de", "en"), columns)
+    pairs = list(zip(found.source, found.target, strict=True))
+    if form == "jsonl":  # its texts may hold newlines, so their space is made single
+        assert pairs[1] == ("ja nein", "yes no")
+    else:
+        assert pairs == PAIRS
+
+
+def message(tmp_path, files, columns=("source", "target"), name="train"):
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(InputError) as error:
+        parallel.read(parallel.find(tmp_path / name, "de", "en"), columns)
+    return str(error.value).replace(f"{tmp_path}/", "")
+
+
+def test_bad_text_names_the_line(tmp_path):
+    found = message(tmp_path, {"train.de": b"a\nb\nc\n", "train.en": b"a\n"})
+    assert found == (
+        "train.de, train.en: expected as many lines in both, found 3 and 1: line 2 of "
+        "train.de has no partner in train.en"
+    )
+    assert message(tmp_path, {"train.en": b"a\nb\nc\xff\n"}) == (
+        "train.en: expected UTF-8, found byte 0xff at position 1 of line 3"
+    )
+    (tmp_path / "train.en").unlink()
+    assert message(tmp_path, {}).startswith("data: expected train.en or train.en.gz")
+    found = message(tmp_path, {"train.en.gz": gzip.compress(b"a\nb\nc\n" * 99)[:-9]})
+    assert found.startswith("train.en.gz: expected a whole gzip file")
+
+
+def test_bad_tables_name_the_line(tmp_path):
+    lines = b'{"source": "a", "target": "b"}\n{"source": "a"}\n'
+    assert message(tmp_path, {"t.jsonl": lines}, name="t.jsonl") == (
+        "t.jsonl: expected texts under data.columns 'source' and 'target' in line 2, "
+        "found ['source']"
+    )
+    found = message(tmp_path, {"t.jsonl": b"[\n"}, name="t.jsonl")
+    assert found == "t.jsonl: expected JSON in line 1, found '['"
+    found = message(tmp_path, {"t.tsv": b"source\ttarget\na\n"}, name="t.tsv")
+    assert found == "t.tsv: expected at least 2 columns in line 2, found 1"
+    found = message(tmp_path, {"t.tsv": b"a\tb\n"}, name="t.tsv")
+    assert found.startswith("t.tsv: expected data.columns 'source' in the header")
+
+
+def test_pairs_with_an_empty_side_are_dropped_and_counted():
+    pairs = parallel.Pairs(["a", "", "c", "d"], ["A", "B", "", "D"], "mine")
+    found = parallel.without_empty(pairs)
+    assert (found.source, found.target) == (["a", "d"], ["A", "D"])
+    assert found.notes == ("mine: 2 pairs with an empty side dropped",)
+    assert parallel.without_empty(found) is found
+
+
+def test_nothing_that_is_held_out_stays_in_training():
+    names = [str(i % 50) for i in range(200)]
+    pairs = parallel.Pairs(names, [f"t{i}" for i in range(200)], "mine")
+    found = parallel.hold_out(pairs, {"validation": 12, "test": 99}, 0)
+    assert (len(found["validation"]), len(found["test"])) == (12, 20)
+    held = {*found["validation"].source, *found["test"].source}
+    assert found["train"].source
+    assert not held & set(found["train"].source)
+    again = parallel.hold_out(pairs, {"validation": 12, "test": 99}, 0)
+    assert again == found
+    other = parallel.hold_out(pairs, {"validation": 12, "test": 99}, 1)
+    assert other["test"] != found["test"]
