@@ -301,14 +301,10 @@ def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) 
 
 
 def train_line(
-    config: ConfigDict,
-    values: dict[str, float],
-    step: int,
-    window: Window,
-    examples: float,
+    config: ConfigDict, values: dict[str, float], step: int, window: Window, rows: float
 ) -> str:
     """One line for the terminal."""
-    speed = values.get("steps_per_second", 0.0) * examples
+    speed = values.get("steps_per_second", 0.0) * rows
     return (
         f"step {step}/{config.total_steps}  ce {values['ce']:.4f}  "
         f"kl {values['kl']:.4f}  lr {values['lr']:.2e}  {speed:.0f} examples/s  "

@@ -1,0 +1,134 @@
+"""Docstrings of an installed package, read by `ast`: nothing of it is imported."""
+
+import ast
+import hashlib
+import importlib.util
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from rdrop_jax.errors import InputError
+
+
+class Docstring(NamedTuple):
+    """One docstring.
+
+    Attributes:
+      file: within the package, with forward slashes.
+      name: of the function or class.
+      text: the docstring, without indentation.
+    """
+
+    file: str
+    name: str
+    text: str
+
+
+class Summary(NamedTuple):
+    """The first paragraph of a docstring and the subpackage it stands in."""
+
+    text: str
+    subpackage: str
+
+
+def root(package: str) -> Path:
+    """Where a package lies.
+
+    Raises:
+      InputError: it is not installed.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            f"data.name: expected the installed package {package}, whose docstrings "
+            f"are the data, found none; pip install {package}"
+        )
+    return Path(spec.submodule_search_locations[0])
+
+
+def read(package: str) -> Iterator[Docstring]:
+    """Docstrings of all functions and classes, tests left out.
+
+    Args:
+      package: name of an installed package.
+
+    Yields:
+      Docstrings, by file and in the order of the file.
+    """
+    base = root(package)
+    for path in sorted(base.rglob("*.py")):
+        parts = path.relative_to(base).parts
+        if "tests" in parts:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old escapes in foreign code
+            try:
+                tree = ast.parse(path.read_bytes())
+            except (SyntaxError, ValueError):
+                continue
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef):
+                continue
+            if text := ast.get_docstring(node):
+                yield Docstring("/".join(parts), node.name, text)
+
+
+def summaries(package: str, *, shortest: int, rarest: int) -> list[Summary]:
+    """One-paragraph summaries with their subpackage, each once.
+
+    Args:
+      package: name of an installed package.
+      shortest: characters of a summary at least.
+      rarest: summaries of a subpackage at least; smaller ones are left out.
+
+    Returns:
+      Summaries, sorted. One that stands in two subpackages is left out.
+    """
+    places: dict[str, set[str]] = {}
+    for doc in read(package):
+        text = " ".join(doc.text.split("\n\n")[0].split())
+        subpackage = doc.file.split("/")[0]
+        if len(text) >= shortest and "/" in doc.file and subpackage[0] != "_":
+            places.setdefault(text, set()).add(subpackage)
+    alone = [(text, found.pop()) for text, found in places.items() if len(found) == 1]
+    sizes: dict[str, int] = {}
+    for _, subpackage in alone:
+        sizes[subpackage] = sizes.get(subpackage, 0) + 1
+    return sorted(Summary(t, s) for t, s in alone if sizes[s] >= rarest)
+
+
+def cut(
+    rows: list[Summary], parts: dict[str, float], split_seed: int
+) -> dict[str, list[Summary]]:
+    """Splits such that summaries of equal words, numbers aside, stay together.
+
+    Args:
+      rows: sorted.
+      parts: share of the rows by split, which sum to 1.
+      split_seed: another seed cuts other splits.
+
+    Returns:
+      Rows by split.
+    """
+    groups: dict[str, list[Summary]] = {}
+    for row in rows:
+        words = " ".join(re.findall("[a-z]+", row.text.lower()))
+        groups.setdefault(words, []).append(row)
+    names = sorted(groups)
+    order = np.random.default_rng(split_seed).permutation(len(names))
+    ends = np.round(np.cumsum(list(parts.values())) * len(names)).astype(int)
+    pieces = np.split(order, ends[:-1])
+    return {
+        split: [row for i in piece for row in groups[names[i]]]
+        for split, piece in zip(parts, pieces, strict=True)
+    }
+
+
+def sha256(rows: list[Summary]) -> str:
+    """Checksum of rows, which change with the package's version."""
+    text = "\n".join("\t".join(row) for row in rows)
+    return hashlib.sha256(text.encode()).hexdigest()
