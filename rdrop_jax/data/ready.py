@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import pair_sets
+from rdrop_jax.data import pair_sets, running_text
 from rdrop_jax.errors import InputError
 
 
@@ -27,5 +27,7 @@ def check(config: ConfigDict) -> None:
     """Raises `InputError` where training data cannot be read."""
     if config.task == "translation":
         pair_sets.find(config.data)
+    elif config.task == "language_model":
+        running_text.check(config.data)
     elif config.data.name == "digits":
         digits_file()

@@ -57,7 +57,7 @@ def clusters(
             f"cutoffs must rise, above 0 and below the vocabulary's {vocab_size} "
             f"words: found {tuple(cutoffs)}"
         )
-    widths = [width // factor**i for i in range(len(bounds) - 1)]
+    widths = [width // max(factor, 1) ** i for i in range(len(bounds) - 1)]
     if factor < 1 or not all(widths):
         raise ValueError(
             f"factor must leave every cluster a width of {width} at first: found "

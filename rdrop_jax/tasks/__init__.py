@@ -7,11 +7,12 @@ from typing import Protocol
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks import image_classification, translation
+from rdrop_jax.tasks import image_classification, language_model, translation
 from rdrop_jax.tasks.base import Task
 
 BUILDERS: dict[str, Callable[[ConfigDict, Path | None], Task]] = {
     "image_classification": lambda config, workdir: image_classification.build(config),
+    "language_model": language_model.build,
     "translation": translation.build,
 }
 
@@ -22,7 +23,10 @@ class Prepare(Protocol):
     def __call__(self, config: ConfigDict, workdir: Path, *, begun: bool) -> None: ...
 
 
-PREPARE: dict[str, Prepare] = {"translation": translation.prepare}
+PREPARE: dict[str, Prepare] = {
+    "language_model": language_model.prepare,
+    "translation": translation.prepare,
+}
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:

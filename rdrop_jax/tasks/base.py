@@ -57,6 +57,8 @@ class Task:
       forward: ``(params, batch, key | None) -> outputs``.
       loss: ``(outputs stacked over passes, batch, **objective) -> (scalar, metrics)``,
         as `rdrop_jax.make_train_step` takes it.
+      sharded_loss: ``mesh -> loss`` on several devices; None where ``loss`` serves,
+        which the compiler then cuts.
       out_axes: where `forward_passes` stacks the passes.
       train_data: the training batches; called only to train, read once.
       scores: names that evaluators return and ``eval.metric`` may choose.
@@ -78,6 +80,7 @@ class Task:
     scores: tuple[str, ...]
     evaluators: Mapping[str, Callable[[Mesh], Evaluator]]
     predictor: Callable[[Mesh], Predictor]
+    sharded_loss: Callable[[Mesh], Loss] | None = None
     out_axes: Any = 0
     partition_rules: Rules = ()
     pretrained: Family | None = None
