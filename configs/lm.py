@@ -46,7 +46,6 @@ def lm() -> ConfigDict:
     c.model.factor = 4  # adaptive: how much narrower each cluster is
 
     c.data.name = "files"  # or docstrings, wikitext103
-    c.data.dir = ""  # of prepared texts and files; else $RDROP_DATA_DIR
     c.data.files = ConfigDict()  # of data.name=files: text, also as .gz
     c.data.files.train = ""
     c.data.files.validation = ""  # none: the last 5 % of train, or those before test

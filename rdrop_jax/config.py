@@ -30,6 +30,8 @@ FREE_ON_RESUME = (
     "checkpoint.",
     "mesh.",
     "data.prefetch",
+    "data.workers",
+    "data.dir",
 )
 _UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)?")
 
@@ -69,8 +71,10 @@ def base_config() -> ConfigDict:
 
     c.data = ConfigDict()
     c.data.name = ""  # dataset of the family
+    c.data.dir = ""  # where it is; empty: $RDROP_DATA_DIR
     c.data.split_seed = 0  # of splits made here; apart from seed
     c.data.prefetch = 2  # batches made ahead, each in its own thread
+    c.data.workers = 0  # threads that make the rows of batches; 0: those of prefetch
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam (decoupled weight decay), sgd, nag
@@ -98,6 +102,7 @@ def base_config() -> ConfigDict:
     c.eval.metric = ""  # chooses the best checkpoint
     c.eval.mode = "max"  # or "min"
     c.eval.patience = 0  # stop after so many validations without a gain; 0 never
+    c.eval.test = True  # score test data at the end; False leaves them unread
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every = duration("1 epochs")  # besides every validation that gains
@@ -243,6 +248,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.dtype": _one_of("float32", "bfloat16", "float16"),
     "model.masks": _one_of("hash", "bernoulli"),
     "data.prefetch": _NOT_NEGATIVE,
+    "data.workers": _NOT_NEGATIVE,
     "optimizer.name": _one_of("adam", "sgd", "nag"),
     "optimizer.schedule": _one_of(
         "constant",

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import difflib
 import importlib.util
 import logging
 import sys
@@ -97,10 +98,10 @@ def parse(
 
 
 def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """As `parse`, for programs without a config."""
+    """As `parse`, for programs that take no config of their own."""
     args, overrides = parse(parser, argv)
     for name in overrides:
-        raise InputError(f"--config.{name}: this program has no config")
+        raise InputError(f"--config.{name}: the config of a run is in its workdir")
     return args
 
 
@@ -172,10 +173,9 @@ def find_file(path: str) -> Path:
         if candidate.is_file():
             return candidate
     names = sorted({f.name for d in shipped if d.is_dir() for f in d.glob("[a-z]*.py")})
-    raise InputError(
-        f"--config: no file {path!r}.{config_lib.suggest(Path(path).name, names)} "
-        f"Shipped: {', '.join(names)}"
-    )
+    close = difflib.get_close_matches(Path(path).name, names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise InputError(f"--config: no file {path!r}.{hint} Shipped: {', '.join(names)}")
 
 
 def override(config: ConfigDict, overrides: dict[str, str]) -> None:
@@ -257,5 +257,13 @@ def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> 
 
 
 def show(config: ConfigDict) -> str:
-    """One ``name = value`` line per field."""
-    return "\n".join(f"  {k} = {v!r}" for k, v in config_lib.flatten(config).items())
+    """One ``name = value`` line per field, long lists cut."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list) and len(value) > 10:
+            return f"{value[:3]!r} and {len(value) - 3} more"
+        return repr(value)
+
+    return "\n".join(
+        f"  {k} = {text(v)}" for k, v in config_lib.flatten(config).items()
+    )

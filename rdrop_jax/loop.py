@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from rdrop_jax.core.metrics import Mean, compute, merge
 from rdrop_jax.core.passes import EqualPassesError, Params, check_stochastic
 from rdrop_jax.core.rdrop import resolve_num_passes
 from rdrop_jax.core.step import TrainState
@@ -27,6 +25,7 @@ from rdrop_jax.runtime.disk import check_space, write_json
 from rdrop_jax.runtime.distributed import agreed
 from rdrop_jax.runtime.mesh import make_mesh, put
 from rdrop_jax.runtime.preemption import Stop
+from rdrop_jax.runtime.window import Window
 from rdrop_jax.runtime.writers import Writers, parameter_table
 from rdrop_jax.state import abstract_state, begin, evaluated, make_step
 from rdrop_jax.tasks.base import Task
@@ -121,10 +120,15 @@ def train(
     check_passes(task, config, state, put(mesh, data[start]))
     window = Window(start, progress.seconds)
     batches = prefetch(
-        lambda t: put(mesh, data[t]), start, total, ahead=config.data.prefetch
+        lambda t: put(mesh, data[t]),
+        start,
+        total,
+        ahead=config.data.prefetch,
+        late=lambda: window.idle(state.step),
     )
     stop.check(f"before step {start + 1}")
     for step, batch in enumerate(batches, start + 1):
+        window.busy()
         with jax.transfer_guard("disallow"):
             state, metrics = update(state, batch)
         window.add(metrics)
@@ -167,7 +171,10 @@ def finish(
     checkpoints: Checkpoints,
     writers: Writers,
 ) -> dict[str, Any]:
-    """Scores the best checkpoint, on test data for the first time, and writes it."""
+    """Scores the best checkpoint and writes it.
+
+    Here test data are read for the first time, and only where ``eval.test`` says so.
+    """
     path, step = workdir / "result.json", int(state.step)
     result = stored_result(path, writers) or {}
     if agreed(lambda: int(result.get("step") == step)):
@@ -178,11 +185,11 @@ def finish(
         best = checkpoints.pick("best")
     if best != step:
         params = checkpoints.restore_params(best, params, ema=config.optimizer.ema > 0)
+    splits = ["validation"] + ["test"] * config.eval.test
     result = {
         "step": step,
         "checkpoint_step": best,
-        "validation": task.evaluators["validation"](mesh)(params),
-        "test": task.evaluators["test"](mesh)(params),
+        **{split: task.evaluators[split](mesh)(params) for split in splits},
         "seconds": round(progress.seconds, 2),
         "data": task.provenance(),
     }
@@ -190,8 +197,8 @@ def finish(
         result["init"] = init
     if jax.process_index() == 0:
         write_json(path, result)
-    writers.say(scores_line(f"best step {best}  validation", result["validation"]))
-    writers.say(scores_line(f"best step {best}  test", result["test"]))
+    for split in splits:
+        writers.say(scores_line(f"best step {best}  {split}", result[split]))
     for line in task.samples(mesh)(params) if task.samples else ():
         writers.say(line)
     writers.say(f"trained in {result['seconds']} s; result in {path}")
@@ -210,45 +217,6 @@ def stored_result(path: Path, writers: Writers) -> dict[str, Any] | None:
         writers.say(f"{path}: expected JSON with a step, found none; making it again")
         return None
     return result
-
-
-class Window:
-    """Metrics and time since the last log line; read from the device only to log."""
-
-    def __init__(self, step: int, seconds: float) -> None:
-        self._began = self._clock = time.perf_counter()
-        self._before = seconds
-        self._step = self._first = step
-        self._metrics: dict[str, Mean] | None = None
-
-    def add(self, metrics: dict[str, Mean]) -> None:
-        """Merges the metrics of one step."""
-        old = self._metrics
-        self._metrics = metrics if old is None else merge(old, metrics)
-
-    def compiled(self, step: int) -> float:
-        """Starts to measure speed after the step that compiled; returns its seconds."""
-        self._clock, self._step, self._first = time.perf_counter(), step, step
-        return self._clock - self._began
-
-    def read(self, step: int) -> dict[str, float]:
-        """Means over the window and steps per second, and begins the next window."""
-        values = compute(self._metrics or {})
-        now = time.perf_counter()
-        if step > self._step:
-            values["steps_per_second"] = (step - self._step) / (now - self._clock)
-        self._metrics, self._step, self._clock = None, step, now
-        return values
-
-    def seconds(self) -> float:
-        """Training time, earlier starts included."""
-        return self._before + time.perf_counter() - self._began
-
-    def eta(self, step: int, total: int) -> str:
-        """Minutes and seconds to go at the pace so far."""
-        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
-        minutes, seconds = divmod(round(pace * (total - step)), 60)
-        return f"{minutes}:{seconds:02d}"
 
 
 def due(step: int, every: int) -> bool:
@@ -301,14 +269,20 @@ def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) 
 
 
 def train_line(
-    config: ConfigDict, values: dict[str, float], step: int, window: Window, rows: float
+    config: ConfigDict,
+    values: dict[str, float],
+    step: int,
+    window: Window,
+    examples: float,
 ) -> str:
     """One line for the terminal."""
-    speed = values.get("steps_per_second", 0.0) * rows
+    speed = values.get("steps_per_second", 0.0) * examples
+    wait = values.get("data_wait", 0.0)
     return (
         f"step {step}/{config.total_steps}  ce {values['ce']:.4f}  "
         f"kl {values['kl']:.4f}  lr {values['lr']:.2e}  {speed:.0f} examples/s  "
         f"ETA {window.eta(step, config.total_steps)}"
+        + (f"  {wait:.0%} of the time waiting for data" if wait > 0.05 else "")
     )
 
 

@@ -1,8 +1,9 @@
-"""python -m rdrop_jax.predict --workdir runs/vit --input images.jsonl
+"""python -m rdrop_jax.predict --workdir runs/vit --input photo.jpg more_photos/
 
 One line per input: for text a line of text, else JSON, as the label of an image, its
-probability and all probabilities. --json and --n_best give JSON for text too. A
-language model goes on where a line ends, or with --mode score says how probable it is.
+name and probability, all probabilities, and for image files which one. --json and
+--n_best give JSON for text too. A language model goes on where a line
+ends, or with --mode score says how probable it is.
 """
 
 import itertools
@@ -52,7 +53,13 @@ def main(argv: Sequence[str]) -> None:
     """Parses the command line and streams answers."""
     parser = flags.Parser(prog="rdrop_jax.predict", description=__doc__)
     parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--input", default="-", help="file, or - for standard input")
+    parser.add_argument(
+        "--input",
+        default=["-"],
+        nargs="+",
+        metavar="FILE",
+        help="files or folders, or - for standard input",
+    )
     parser.add_argument("--split", help="answer for the dataset's own rows instead")
     parser.add_argument("--output", default="-", help="file, or - for standard output")
     parser.add_argument(
@@ -74,7 +81,9 @@ def main(argv: Sequence[str]) -> None:
     run = open_run(args.workdir, args.checkpoint, config)
     predictor = run.task.predictor(run.mesh)
     if args.split is None:
-        inputs = predictor.read(args.input)
+        inputs: Iterable[Any] = itertools.chain.from_iterable(
+            map(predictor.read, args.input)
+        )
     elif args.split in run.task.evaluators:
         inputs = predictor.rows(args.split)
     else:
@@ -92,7 +101,11 @@ def main(argv: Sequence[str]) -> None:
             for number, answer in enumerate(itertools.chain(first, answers), 1):
                 for note in answer.get("notes", ()):
                     print(f"input {number}: {note}", file=sys.stderr)
-                line = json.dumps(answer) if plain is None else plain(answer)
+                line = (
+                    json.dumps(answer, ensure_ascii=False)
+                    if plain is None
+                    else plain(answer)
+                )
                 print(line, file=out, flush=True)
     except BrokenPipeError:
         raise

@@ -32,7 +32,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Stopped: SIGTERM or SIGINT asked for it; what was done is saved.
       TrainingError: a loss that is not finite.
     """
-    check(config, workdir)
+    config = check(config, workdir)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(distributed.stoppable())
         if distributed.is_first():
@@ -63,16 +63,20 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     return loop.fit(task, tx, resolved, workdir, initialize=initialize, stop=stop)
 
 
-def check(config: ConfigDict, workdir: Path) -> None:
+def check(config: ConfigDict, workdir: Path) -> ConfigDict:
     """All that can be checked before jax starts.
+
+    Returns:
+      The config with what its dataset says of itself.
 
     Raises:
       InputError: data or weights that are missing, or a workdir of another config.
     """
-    ready.check(config)
+    config = ready.completed(config)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.begun(workdir):
         files.check(config.init_from)
+    return config
 
 
 def default_workdir(spec: str) -> Path:
@@ -91,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
     cluster = distributed.from_flags(args)
     config = flags.load(args.config, overrides)
     workdir = args.workdir or default_workdir(args.config)
-    check(config, workdir)
+    config = check(config, workdir)
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)

@@ -1,4 +1,4 @@
-"""Benchmarks run, in small; PyTorch, which the tests do not install, is left out."""
+"""Benchmarks run, in small, without PyTorch and CTranslate2 unless installed."""
 
 import importlib.util
 import subprocess
@@ -13,7 +13,12 @@ SMALL = {
     "step": ["--layers=1", "--width=64", "--batch=4", "--rounds=1"],
     "large_vocab": ["--positions=64", "--vocab=50", "--width=8", "--rounds=1"],
     "dropout": ["--rounds=1"],
+    "decode": [
+        *("--layers=1", "--width=32", "--mlp_width=32", "--vocab=200", "--length=2"),
+        *("--sources=8", "--batch=4", "--uncached=4", "--rounds=1"),
+    ],
 }
+PACKAGES = {"decode": ("ctranslate2", "CTranslate2")}  # the others: PyTorch
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -27,5 +32,21 @@ def test_benchmark(name):
     )
     assert done.returncode == 0, done.stderr
     assert "| arm | ms, least | times ours, median (range) |" in done.stdout
-    if importlib.util.find_spec("torch") is None:
-        assert "PyTorch is not installed" in done.stdout
+    package, label = PACKAGES.get(name, ("torch", "PyTorch"))
+    if importlib.util.find_spec(package) is None:
+        assert f"{label} is not installed" in done.stdout
+    if name == "decode":
+        assert "uncached: 100.0% the same" in done.stdout
+
+
+def test_loader():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.loader", "--images=32", "--workers=1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| Pillow, decoding alone |" in done.stdout
+    assert "| array_record to batch: random crop |" in done.stdout

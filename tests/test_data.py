@@ -1,8 +1,9 @@
 """Batches: complete epochs, random access, exact evaluation, checks."""
 
+import threading
+
 import numpy as np
 import pytest
-from tiny import VIT
 
 from rdrop_jax import flags
 from rdrop_jax.data import batches, images, ready, sources
@@ -119,9 +120,9 @@ def test_labels_out_of_range_name_the_row():
 
 
 def test_missing_data_is_named(monkeypatch):
-    monkeypatch.setattr(ready.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"data\.name=digits: expected scikit-learn"):
-        ready.check(flags.load(VIT, {}))
+        ready.completed(flags.load("configs/vit.py", {}))
 
 
 class Fixed(np.random.Generator):
@@ -147,4 +148,26 @@ def test_shifts_move_and_interpolate():
 
 def test_normalize():
     image = np.array([[[0], [255]]], np.uint8)
-    np.testing.assert_allclose(images.normalize(image, 0.5, 0.5)[..., 0], [[-1.0, 1.0]])
+    np.testing.assert_allclose(
+        images.normalize(image, (0.5,), (0.5,))[..., 0], [[-1.0, 1.0]]
+    )
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_prefetch_says_when_a_batch_is_late(ahead):
+    late = []
+    made = threading.Event()
+
+    def make(step):
+        if step == 1:
+            made.wait()
+        return step
+
+    def note():
+        late.append(True)
+        made.set()
+
+    stream = batches.prefetch(make, 0, 3, ahead=ahead, late=note)
+    assert list(stream) == [0, 1, 2]
+    assert late
+    assert len(late) == 3 or ahead

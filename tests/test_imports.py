@@ -21,7 +21,8 @@ LEVELS = [
     {"tasks"},
     {"state"},
     {"run", "loop"},
-    {"flags", "train", "evaluate", "predict", "export"},
+    {"flags", "train", "evaluate", "predict", "prepare", "export"},
+    {"compare", "comparison"},
 ]
 CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}
 HEAVY = ("jax", "flax", "tensorflow", "torch", "optax", "orbax", "grain", "numpy")

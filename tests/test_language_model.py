@@ -16,13 +16,14 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import flags, predict, state, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.core.step import init_state
+from rdrop_jax.data import vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.models.outputs import log_probs
 from rdrop_jax.optim import make_schedule
 from rdrop_jax.run import open_run
 from rdrop_jax.runtime.mesh import make_mesh, put
-from rdrop_jax.tasks import language_model
+from rdrop_jax.tasks import language_config, language_model
 
 LM = str(Path(__file__).parent.parent / "configs" / "lm.py")
 TINY = {
@@ -104,7 +105,7 @@ def test_a_run_ends_with_scores_and_a_sample(finished, capsys):
 
 def reference(run, ids, block, context):
     """Log-probability of every token, each from a call of its own without padding."""
-    module = language_model.make_model(run.config, len(run.task_vocabulary))
+    module = language_config.make_model(run.config, len(run.task_vocabulary))
     before = run.task_vocabulary.end
     stream = [before, *ids]
 
@@ -189,7 +190,7 @@ def test_continuations(finished):
     task = tasks.build(greedy, workdir)
     (found,) = task.predictor(make_mesh()).run(run.params, ["the cat"])
     ids = run.task_vocabulary.encode(["the cat"])[0]
-    module = language_model.make_model(greedy, len(run.task_vocabulary))
+    module = language_config.make_model(greedy, len(run.task_vocabulary))
     for _ in range(4):
         seen = jnp.asarray([[run.task_vocabulary.end, *ids]])
         output = module.apply({"params": run.params}, seen, train=False)
@@ -250,7 +251,7 @@ def test_large_vocabularies_and_devices_change_no_update(
     more = ADAPTIVE if kind == "adaptive" else {}
     config = config_of(folder, optimizer__name="sgd", optimizer__lr=1.0, **more)
     expected = grads_and_metrics(config, workdir)
-    monkeypatch.setattr(language_model, "LARGE_VOCAB", 4)
+    monkeypatch.setattr(language_config, "LARGE_VOCAB", 4)
     cases = [None, make_mesh(data=8)]
     for mesh in cases if kind == "plain" else cases[1:]:
         found = grads_and_metrics(config, workdir, mesh)
@@ -268,10 +269,10 @@ PRESETS = ("demo", "chars", "files", "wikitext103", "wikitext103_adaptive")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets(preset):
     config = flags.load(f"{LM}:{preset}", {})
-    language_model.check(config)
+    language_config.check(config)
     resolved = config_lib.resolve(config, 100.0)
     vocab = {"demo": 2000, "chars": 90, "files": 10_000}.get(preset, 267_735)
-    module = language_model.make_model(resolved, vocab)
+    module = language_config.make_model(resolved, vocab)
     init = functools.partial(language_model.init_params, module)
     params = jax.eval_shape(init, jax.random.key(0))
     tx = state.make_tx(resolved)
@@ -315,14 +316,14 @@ def test_bad_fields(folder, overrides, message):
 
 
 def test_a_vocabulary_that_tensor_does_not_divide(folder, monkeypatch):
-    monkeypatch.setattr(language_model, "LARGE_VOCAB", 4)
+    monkeypatch.setattr(language_config, "LARGE_VOCAB", 4)
     with pytest.raises(InputError, match=r"mesh.tensor: expected a divisor of the 23"):
-        language_model.make_loss(config_of(folder), 23, make_mesh(data=4, tensor=2))
+        language_config.make_loss(config_of(folder), 23, make_mesh(data=4, tensor=2))
 
 
 def test_same_words_in_any_order_of_lines(folder):
     del folder
     for lines in itertools.islice(itertools.permutations(text(4)), 3):
-        made = language_model.vocabularies.learn("words", lines, 0, 1)
-        expected = language_model.vocabularies.learn("words", text(4), 0, 1)
+        made = vocabularies.learn("words", lines, 0, 1)
+        expected = vocabularies.learn("words", text(4), 0, 1)
         assert made.dump() == expected.dump()

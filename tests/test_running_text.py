@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from rdrop_jax import flags
-from rdrop_jax.data import docstrings, running_text, token_files, vocabularies, wikitext
+from rdrop_jax.data import docstrings, running_text, token_files, vocabularies
 from rdrop_jax.errors import InputError
+from rdrop_jax.prepare import prepare
 
 LM = "configs/lm.py"
 LINES = ["the cat saw the dog", "", "the dog ran", "a cat ran"]
@@ -169,16 +170,17 @@ def test_wikitext103_from_its_files(tmp_path, how):
                 archive.write(path, f"wikitext-103/{path.name}")
         source = tmp_path / "wikitext-103-v1.zip"
     said = []
-    folder = wikitext.prepare(tmp_path / "data" / "wikitext103", [source], said.append)
+    root = tmp_path / "data"
+    folder = prepare("wikitext103", root, [source], said.append)
     found = token_files.load(folder)
     ids = found.splits["train"].ids.tolist()
     assert found.vocabulary.decode(ids) == "\n= A title =\n\nthe cat <unk> the\n"
     assert len(found.vocabulary) == 7  # its own <unk>, and ends of lines
     assert found.splits["validation"].words == 3
     assert "test: 3 tokens; published: 245569" in said
-    data = data_of(tmp_path, LINES, name="wikitext103", dir=tmp_path / "data")
+    data = data_of(tmp_path, LINES, name="wikitext103", dir=root)
     running_text.check(data)
-    assert wikitext.prepare(folder, [], said.append) == folder
-    (folder / "index.json").unlink()
+    assert prepare("wikitext103", root, [], said.append) == folder
+    assert "is there already" in said[-1]
     with pytest.raises(InputError, match=r"expected wiki.train.tokens in .* none"):
-        wikitext.prepare(folder, [tmp_path / "data"], said.append)
+        prepare("wikitext103", tmp_path / "other", [root], said.append)

@@ -3,6 +3,7 @@
 import errno
 import json
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -14,9 +15,11 @@ import toy
 from jax.sharding import PartitionSpec
 
 from rdrop_jax import init_state
+from rdrop_jax.core.metrics import Mean
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import disk, mesh, workdir, writers
 from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
+from rdrop_jax.runtime.window import Window
 
 
 def test_mesh_takes_what_is_left():
@@ -227,3 +230,17 @@ def test_parameter_table_folds_blocks():
     assert "block_*/kernel" in table
     assert "x 4" in table
     assert "29 parameters" in table
+
+
+def test_waiting_for_data_is_counted_once_the_device_is_done():
+    window = Window(0, 0.0)
+    window.compiled(0)
+    window.idle(jnp.ones(()))
+    time.sleep(0.05)
+    window.busy()
+    window.busy()  # the next batch was there in time
+    window.add({"ce": Mean(jnp.float32(1.0), jnp.float32(1.0))})
+    time.sleep(0.05)
+    found = window.read(1)["data_wait"]
+    assert 0.05 < found < 0.95
+    assert window.read(2)["data_wait"] == 0.0

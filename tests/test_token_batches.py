@@ -26,7 +26,7 @@ def make(pairs=3000, max_tokens=1024, multiple=8, count=8, **kwargs):
 
 def test_batch_t_is_a_pure_function_of_seed_and_t():
     one, other = make(), make()
-    steps = [0, 3, one.steps_per_epoch + 1, 2 * one.steps_per_epoch]
+    steps = [0, 3, int(one.steps_per_epoch) + 1, 2 * int(one.steps_per_epoch)]
     backwards = {t: other[t] for t in reversed(steps)}
     for t in steps:
         for name, x in one[t].items():
@@ -39,7 +39,7 @@ def test_batch_t_is_a_pure_function_of_seed_and_t():
 
 def test_an_epoch_holds_every_pair_once_and_epochs_differ():
     data = make()
-    steps = data.steps_per_epoch
+    steps = int(data.steps_per_epoch)
     epochs = [[data.plan(e * steps + i) for i in range(steps)] for e in range(3)]
     for epoch in epochs:
         seen = np.concatenate([batch.pairs for batch in epoch])
@@ -65,7 +65,7 @@ def test_shapes_are_few_and_padding_is_small():
         assert shape.rows * max(shape.source, shape.target) <= 1024
         assert shape.rows % 8 == 0
     tokens = cells = 0
-    for t in range(data.steps_per_epoch):
+    for t in range(int(data.steps_per_epoch)):
         batch = data[t]
         rows = batch["where"].any(axis=1)
         tokens += batch["src_where"][rows].sum() + batch["where"].sum()

@@ -33,6 +33,7 @@ class TrainBatches:
       batch_size: rows over all processes.
       seed: of order and augmentation.
       process: (index, count) of this process.
+      workers: threads that make the rows of a batch; 0 for the caller's own.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class TrainBatches:
         batch_size: int,
         seed: int,
         process: tuple[int, int] = (0, 1),
+        workers: int = 0,
     ) -> None:
         index, count = process
         if batch_size % count:
@@ -52,6 +54,7 @@ class TrainBatches:
             )
         stream = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
         self._stream = stream.random_map(transform)
+        self._map = make_map(workers)
         self._batch_size = batch_size
         self._local = range(
             index * batch_size // count, (index + 1) * batch_size // count
@@ -61,31 +64,75 @@ class TrainBatches:
 
     def __getitem__(self, step: int) -> HostBatch:
         start = step * self._batch_size
-        return stack([self._stream[start + i] for i in self._local])
+        positions = [start + i for i in self._local]
+        return stack(list(self._map(self._stream.__getitem__, positions)))
 
 
 def stack(rows: Sequence[Row]) -> HostBatch:
     """Rows with the same fields to one batch."""
-    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    batch = {}
+    for name in rows[0]:
+        parts = [np.asarray(row[name]) for row in rows]
+        whole = np.empty((len(parts), *parts[0].shape), parts[0].dtype)
+        batch[name] = np.stack(parts, out=whole)
+    return batch
+
+
+def make_map(workers: int) -> Callable[..., Iterator[Any]]:
+    """`map` whose results are made by threads, in order.
+
+    Decoding and resizing leave the interpreter to others, so that threads do what
+    processes would, without copies and without children to look after.
+
+    Args:
+      workers: threads; 0 for `map` itself.
+
+    Returns:
+      ``(function, *iterables) -> results``.
+    """
+    if workers == 0:
+        return map
+    return ThreadPoolExecutor(workers, thread_name_prefix="rows").map
 
 
 def eval_batches(
-    rows: Rows, transform: Callable[[Row], Row], *, batch_size: int
+    rows: Rows,
+    transform: Callable[[Row], Row],
+    *,
+    batch_size: int,
+    process: tuple[int, int] = (0, 1),
+    workers: int = 0,
+    ahead: int = 0,
 ) -> Iterator[HostBatch]:
     """Every row once, in order; the last batch is padded.
 
     Args:
       rows: a split.
-      transform: ``row -> row``.
-      batch_size: rows per batch.
+      transform: ``row -> row``; one that says ``"where": False`` does not count.
+      batch_size: rows per batch, over all processes.
+      process: (index, count) of this process, which makes its own part of each batch.
+      workers: threads that make rows.
+      ahead: batches made ahead.
 
     Yields:
       Batches of one shape, with ``where`` [batch] False on padding.
     """
-    for start in range(0, len(rows), batch_size):
-        count = min(batch_size, len(rows) - start)
-        batch = stack([transform(rows[start + i]) for i in range(count)])
-        yield pad(batch, batch_size)
+    index, count = process
+    local = np.arange(index * batch_size // count, (index + 1) * batch_size // count)
+    mapped = make_map(workers)
+
+    def make(number: int) -> HostBatch:
+        positions = number * batch_size + local
+        there = positions < len(rows)
+        taken = np.minimum(positions, len(rows) - 1)
+        unique = dict.fromkeys(taken.tolist())
+        made = dict(
+            zip(unique, mapped(lambda i: transform(rows[i]), unique), strict=True)
+        )
+        batch = stack([made[i] for i in taken.tolist()])
+        return batch | {"where": there & batch.get("where", True)}
+
+    yield from prefetch(make, 0, -(-len(rows) // batch_size), ahead=ahead)
 
 
 def pad(batch: HostBatch, batch_size: int) -> HostBatch:
@@ -99,7 +146,12 @@ def pad(batch: HostBatch, batch_size: int) -> HostBatch:
 
 
 def prefetch(
-    make: Callable[[int], Any], start: int, stop: int, *, ahead: int
+    make: Callable[[int], Any],
+    start: int,
+    stop: int,
+    *,
+    ahead: int,
+    late: Callable[[], None] = lambda: None,
 ) -> Iterator[Any]:
     """``make(start), ..., make(stop - 1)``, some made ahead in threads.
 
@@ -108,12 +160,15 @@ def prefetch(
       start: first step.
       stop: one past the last.
       ahead: how many are under way at once; 0 makes each when asked.
+      late: called where one is asked for that is not made yet.
 
     Yields:
       Results in order; an exception of ``make`` is raised in its place.
     """
     if ahead == 0:
-        yield from map(make, range(start, stop))
+        for step in range(start, stop):
+            late()
+            yield make(step)
         return
     pool = ThreadPoolExecutor(ahead, thread_name_prefix="data")
     try:
@@ -121,6 +176,8 @@ def prefetch(
             pool.submit(make, step) for step in range(start, min(start + ahead, stop))
         ]
         for step in range(start, stop):
+            if not pending[0].done():
+                late()
             done = pending.pop(0).result()
             if step + ahead < stop:
                 pending.append(pool.submit(make, step + ahead))

@@ -1,23 +1,232 @@
-"""Image transforms in numpy."""
+"""Image transforms in PIL and numpy; what is random depends on the rng alone."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
+from ml_collections import ConfigDict
+from PIL import Image
+
+from rdrop_jax.data.randaugment import LEVELS, rand_augment
+from rdrop_jax.errors import InputError
+
+Picture = Image.Image | np.ndarray
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+CROPS = ("none", "random", "pad")
+_TRIES = 10
 
 
 def normalize(
-    image: Num[np.ndarray, "height width channels"], mean: float, std: float
+    image: Num[np.ndarray, "height width channels"],
+    mean: Sequence[float],
+    std: Sequence[float],
 ) -> Float[np.ndarray, "height width channels"]:
-    """Pixels from 0..255 to [0, 1], then ``(x - mean) / std``."""
-    return ((image.astype(np.float32) / 255) - mean) / std
+    """Pixels from 0..255 to [0, 1], then ``(x - mean) / std`` per channel."""
+    x = image.astype(np.float32)
+    x /= np.float32(255)
+    x -= np.asarray(mean, np.float32)
+    x /= np.asarray(std, np.float32)
+    return x
+
+
+def check(data: ConfigDict) -> None:
+    """Checks the fields that transforms take.
+
+    Raises:
+      InputError: names the field.
+    """
+    least, most = data.crop_area
+    channels = (1, data.channels)
+    for field, fits, expected in (
+        ("channels", data.channels in (1, 3), "1 or 3"),
+        ("image_size", data.image_size >= 1, "at least 1"),
+        ("mean", len(data.mean) in channels, "a number for all channels, or for each"),
+        ("std", len(data.std) in channels and min(data.std) > 0, "numbers above 0"),
+        ("crop", data.crop in CROPS, f"one of {', '.join(CROPS)}"),
+        ("crop_area", 0 < least <= most <= 1, "least and largest part, in (0, 1]"),
+        ("crop_ratio", 0 < data.crop_ratio[0] <= data.crop_ratio[1], "least, largest"),
+        ("pad", data.pad >= 0, "at least 0"),
+        ("randaugment", data.randaugment >= 0, "at least 0"),
+        ("magnitude", 0 <= data.magnitude <= LEVELS, f"from 0 to {LEVELS}"),
+        ("shift", data.shift >= 0, "at least 0"),
+        ("eval_crop", 0 <= data.eval_crop <= 1, "from 0 to 1"),
+        (
+            "interpolation",
+            data.interpolation in INTERPOLATIONS,
+            "one of " + ", ".join(INTERPOLATIONS),
+        ),
+        ("workers", data.workers >= 0, "at least 0"),
+    ):
+        if not fits:
+            raise InputError(
+                f"data.{field}: expected {expected}, found {data[field]!r}"
+            )
+
+
+def make_train_transform(
+    data: ConfigDict,
+) -> Callable[[Picture, np.random.Generator], Float[np.ndarray, "size size channels"]]:
+    """What a training image goes through.
+
+    In this order: crop (``data.crop``) to ``data.image_size``, flip, RandAugment,
+    shift, normalisation.
+
+    Args:
+      data: the config's ``data``.
+
+    Returns:
+      ``(image, rng) -> pixels``, a pure function.
+    """
+    size, filter = data.image_size, INTERPOLATIONS[data.interpolation]
+
+    def transform(image: Picture, rng: np.random.Generator) -> np.ndarray:
+        if data.crop == "random":
+            image = random_resized_crop(
+                image, size, rng, data.crop_area, data.crop_ratio, filter
+            )
+        else:
+            image = squeeze(image, size, filter)
+        if data.crop == "pad":
+            image = pad_crop(pixels(image), data.pad, rng)
+        if data.flip and rng.random() < 0.5:
+            image = pixels(image)[:, ::-1]
+        if data.randaugment:
+            image = rand_augment(picture(image), data.randaugment, data.magnitude, rng)
+        moved = random_shift(pixels(image), data.shift, rng)
+        return normalize(moved, data.mean, data.std)
+
+    return transform
+
+
+def make_eval_transform(
+    data: ConfigDict,
+) -> Callable[[Picture], Float[np.ndarray, "size size channels"]]:
+    """What an image goes through to be scored.
+
+    With ``data.eval_crop`` 0 the whole image is squeezed into a square; else the middle
+    square, that part of the shorter side wide, is resized.
+
+    Args:
+      data: the config's ``data``.
+
+    Returns:
+      ``image -> pixels``.
+    """
+    size, filter = data.image_size, INTERPOLATIONS[data.interpolation]
+
+    def transform(image: Picture) -> np.ndarray:
+        if data.eval_crop:
+            image = central_crop(image, size, data.eval_crop, filter)
+        else:
+            image = squeeze(image, size, filter)
+        return normalize(pixels(image), data.mean, data.std)
+
+    return transform
+
+
+def picture(image: Picture) -> Image.Image:
+    """As a PIL image."""
+    if isinstance(image, Image.Image):
+        return image
+    grey = image.shape[-1] == 1
+    return Image.fromarray(image[..., 0] if grey else np.ascontiguousarray(image))
+
+
+def pixels(image: Picture) -> np.ndarray:
+    """As an array [height, width, channels]."""
+    if isinstance(image, np.ndarray):
+        return image
+    array = np.asarray(image)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _extent(image: Picture) -> tuple[int, int]:
+    """Width and height."""
+    if isinstance(image, np.ndarray):
+        return image.shape[1], image.shape[0]
+    return image.size
+
+
+def squeeze(image: Picture, size: int, filter: Image.Resampling) -> Picture:
+    """The whole image as a square, without regard to its proportions."""
+    if _extent(image) == (size, size):
+        return image
+    return picture(image).resize((size, size), filter)
+
+
+def central_crop(
+    image: Picture, size: int, part: float, filter: Image.Resampling
+) -> Picture:
+    """The middle square, ``part`` of the shorter side wide, as ``size`` pixels."""
+    width, height = _extent(image)
+    if part == 1 and width == height == size:
+        return image
+    side = part * min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return picture(image).resize((size, size), filter, box=box)
+
+
+def random_resized_crop(
+    image: Picture,
+    size: int,
+    rng: np.random.Generator,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+    filter: Image.Resampling,
+) -> Picture:
+    """A random part of an image, stretched to a square (Szegedy et al., 2015).
+
+    Args:
+      image: the image.
+      size: pixels per side of the result.
+      rng: draws the part.
+      area: least and largest part of the image's area, uniform.
+      ratio: least and largest width by height, log-uniform.
+      filter: how pixels are interpolated.
+
+    Returns:
+      The part; after ten draws that do not fit, the largest middle one that does.
+    """
+    width, height = _extent(image)
+    for _ in range(_TRIES):
+        wanted = width * height * rng.uniform(*area)
+        shape = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(wanted * shape)), round(math.sqrt(wanted / shape))
+        if 0 < w <= width and 0 < h <= height:
+            left = int(rng.integers(width - w + 1))
+            top = int(rng.integers(height - h + 1))
+            break
+    else:
+        shape = min(max(width / height, ratio[0]), ratio[1])
+        w, h = min(width, round(height * shape)), min(height, round(width / shape))
+        left, top = (width - w) // 2, (height - h) // 2
+    box = (left, top, left + w, top + h)
+    return picture(image).resize((size, size), filter, box=box)
+
+
+def pad_crop(
+    image: UInt8[np.ndarray, "height width channels"],
+    margin: int,
+    rng: np.random.Generator,
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Zeros around an image, then a random part of the old size (He et al., 2016)."""
+    height, width, _ = image.shape
+    padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)))
+    top, left = rng.integers(2 * margin + 1, size=2)
+    return padded[top : top + height, left : left + width]
 
 
 def random_shift(
     image: UInt8[np.ndarray, "height width channels"],
     pixels: float,
     rng: np.random.Generator,
-) -> Float[np.ndarray, "height width channels"]:
+) -> Num[np.ndarray, "height width channels"]:
     """Moves an image by up to ``pixels`` along each side, fractions interpolated.
 
     Args:
@@ -26,11 +235,11 @@ def random_shift(
       rng: draws the move.
 
     Returns:
-      The moved image.
+      The moved image; the image itself where ``pixels`` is 0.
     """
-    moved = image.astype(np.float32)
     if pixels == 0:
-        return moved
+        return image
+    moved = image.astype(np.float32)
     margin = math.ceil(pixels)
     for axis, move in enumerate(rng.uniform(-pixels, pixels, size=2)):
         size = image.shape[axis]

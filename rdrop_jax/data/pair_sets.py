@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import cldr, parallel, prepared_text
+from rdrop_jax.data import catalogue, cldr, parallel, prepared_text
 from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.errors import InputError
 
@@ -48,9 +48,12 @@ def find(data: ConfigDict) -> PairSet:
         return _files(data)
     if data.name in prepared_text.NAMES:
         return _prepared(data)
+    if data.name.startswith(catalogue.PREFIX):
+        return _catalogue(data)
     raise InputError(
         "data.name: expected one of cldr_names, files, "
-        f"{', '.join(prepared_text.NAMES)}, found {data.name!r}"
+        f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME, found "
+        f"{data.name!r}"
     )
 
 
@@ -108,15 +111,7 @@ def _prepared(data: ConfigDict) -> PairSet:
     root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
     folder = Path(root) / data.name
     if not (folder / "index.json").is_file():
-        where = (
-            f"in {root}" if root else "and neither data.dir nor $RDROP_DATA_DIR is set"
-        )
-        raise InputError(
-            f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
-            f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'} "
-            f"--from DOWNLOADS\nand train with --config.data.dir={root or 'DATA'}; see "
-            "docs/translation.md"
-        )
+        raise InputError(_how_to_prepare(data, " --from DOWNLOADS"))
     index = prepared_text.read_index(folder)
 
     def read(split: str) -> Pairs:
@@ -125,6 +120,38 @@ def _prepared(data: ConfigDict) -> PairSet:
     return PairSet(
         {split: _call(read, split) for split in SPLITS},
         lambda: {name: entry["sha256"] for name, entry in index["files"].items()},
+    )
+
+
+def _catalogue(data: ConfigDict) -> PairSet:
+    """As ``tfds:wmt14_translate/de-en``: features named like the languages."""
+    root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
+    name = data.name.removeprefix(catalogue.PREFIX)
+    if not (root / name).is_dir():
+        raise InputError(_how_to_prepare(data, ""))
+    folder = catalogue.find(root, name)
+    missing = {*SPLITS} - {*catalogue.splits(folder)}
+    if missing:
+        raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")
+    return PairSet(
+        {
+            split: _call(
+                lambda s: catalogue.read_texts(folder, s, data.source, data.target),
+                split,
+            )
+            for split in SPLITS
+        },
+        lambda: {str(folder): _sha256(folder / "dataset_info.json")},
+    )
+
+
+def _how_to_prepare(data: ConfigDict, files: str) -> str:
+    root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
+    where = f"in {root}" if root else "and neither data.dir nor $RDROP_DATA_DIR is set"
+    return (
+        f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
+        f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'}{files}"
+        f"\nand train with --config.data.dir={root or 'DATA'}; see docs/translation.md"
     )
 
 

@@ -1,33 +1,50 @@
-"""Whether a dataset is there, by looking at paths alone. Needs no jax."""
-
-import importlib.util
-from pathlib import Path
+"""Whether a dataset is there, and what it says of itself; needs no jax."""
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import pair_sets, running_text
+from rdrop_jax.data import image_sets, images, pair_sets, running_text
 from rdrop_jax.errors import InputError
 
 
-def digits_file() -> Path:
-    """scikit-learn's digits.csv.gz, found without importing scikit-learn."""
-    spec = importlib.util.find_spec("sklearn")
-    if spec is None or not spec.submodule_search_locations:
-        raise InputError(
-            "data.name=digits: expected scikit-learn, which carries the digits, found "
-            "no such package; pip install scikit-learn"
-        )
-    file = Path(spec.submodule_search_locations[0], "datasets/data/digits.csv.gz")
-    if not file.is_file():
-        raise InputError(f"data.name=digits: expected {file}, found no such file")
-    return file
+def completed(config: ConfigDict) -> ConfigDict:
+    """A config with what its dataset says of itself: classes, and how many.
 
+    They stand in the workdir from then on, so that prediction needs no dataset, and a
+    dataset that changes its classes between starts is noticed.
 
-def check(config: ConfigDict) -> None:
-    """Raises `InputError` where training data cannot be read."""
+    Args:
+      config: as `rdrop_jax.flags.load` returns it.
+
+    Returns:
+      A locked copy; the config itself where there is nothing to add.
+
+    Raises:
+      InputError: training data that is not there, or of other classes.
+    """
     if config.task == "translation":
         pair_sets.find(config.data)
     elif config.task == "language_model":
         running_text.check(config.data)
-    elif config.data.name == "digits":
-        digits_file()
+    if config.task != "image_classification":
+        return config
+    data = config.data
+    images.check(data)
+    if data.classes and data.num_classes:
+        return config  # by an earlier call
+    classes = image_sets.find(data).classes
+    if not classes and not data.num_classes:
+        raise InputError(
+            f"data.num_classes: expected how many classes {data.name} has, which it "
+            "does not say, found 0"
+        )
+    if classes and data.num_classes not in (0, len(classes)):
+        raise InputError(
+            f"data.num_classes: expected {len(classes)}, the classes of {data.name}, "
+            f"found {data.num_classes}"
+        )
+    if not classes:
+        return config
+    filled = config.copy_and_resolve_references().unlock()
+    filled.data.classes = classes
+    filled.data.num_classes = len(classes)
+    return filled.lock()

@@ -1,16 +1,38 @@
-"""Labelled images as arrays, by split."""
+"""Labelled images by split: in memory, cut from one another, or embedded."""
 
 import hashlib
+import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from rdrop_jax.data.ready import digits_file
 from rdrop_jax.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+
+
+@runtime_checkable
+class ImageRows(Protocol):
+    """A random-access source of labelled images, not yet decoded.
+
+    Rows are ``{"image", "label"}``: pixels [height, width, channels] from 0 to 255, the
+    bytes of an image file, or its path; and a class id.
+
+    Attributes:
+      labels: of all rows where they are known without reading; None elsewhere.
+    """
+
+    @property
+    def labels(self) -> np.ndarray | None: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, row: int) -> dict[str, Any]: ...
+    def name(self, row: int) -> str:
+        """What messages call a row."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -20,10 +42,12 @@ class Images:
     Attributes:
       images: [rows, height, width, channels], 0 to 255.
       labels: class ids [rows].
+      origin: what messages call the split.
     """
 
     images: UInt8[np.ndarray, "rows height width channels"]
     labels: Int[np.ndarray, " rows"]
+    origin: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -34,8 +58,76 @@ class Images:
     def __repr__(self) -> str:
         return f"Images({self.images.shape})"
 
+    def name(self, row: int) -> str:
+        return f"{self.origin} row {row}".strip()
 
-def check_labels(labels: np.ndarray, num_classes: int, name: str) -> None:
+
+@dataclass(frozen=True)
+class Subset:
+    """Some rows of a source.
+
+    Attributes:
+      rows: the source.
+      indices: which of its rows, in which order.
+    """
+
+    rows: ImageRows
+    indices: Int[np.ndarray, " subset"]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return self.rows[int(self.indices[row])]
+
+    def __repr__(self) -> str:
+        return f"Subset({len(self)} of {self.rows!r})"
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        labels = self.rows.labels
+        return None if labels is None else labels[self.indices]
+
+    def name(self, row: int) -> str:
+        return self.rows.name(int(self.indices[row]))
+
+
+def cut(
+    rows: int, held_out: dict[str, float], split_seed: int
+) -> dict[str, Int[np.ndarray, " subset"]]:
+    """Which rows of a training split to hold out for splits that do not exist.
+
+    Args:
+      rows: how many there are.
+      held_out: split to a number of rows, or a fraction below 1.
+      split_seed: shuffles the rows before they are cut.
+
+    Returns:
+      Sorted row numbers for "train" and for every split of ``held_out``.
+
+    Raises:
+      InputError: nothing is left to train, or a split is empty.
+    """
+    order = np.random.default_rng(split_seed).permutation(rows)
+    found, start = {}, 0
+    for name, size in held_out.items():
+        count = round(rows * size) if size < 1 else int(size)
+        if not 0 < count < rows - start:
+            raise InputError(
+                f"data.{name}: expected a part of the {rows} training rows, found "
+                f"{size:g}, which is {count} rows of the {rows - start} that are left"
+            )
+        found[name] = np.sort(order[start : start + count])
+        start += count
+    return found | {"train": np.sort(order[start:])}
+
+
+def check_labels(
+    labels: np.ndarray,
+    num_classes: int,
+    name: str,
+    describe: Callable[[int], str] = "row {}".format,
+) -> None:
     """Refuses class ids that the model has no output for.
 
     Raises:
@@ -45,9 +137,23 @@ def check_labels(labels: np.ndarray, num_classes: int, name: str) -> None:
     if bad.size:
         raise InputError(
             f"{name}: expected labels from 0 to data.num_classes - 1 = "
-            f"{num_classes - 1}, found {labels[bad[0]]} in row {bad[0]}"
+            f"{num_classes - 1}, found {labels[bad[0]]} in {describe(int(bad[0]))}"
             f" ({bad.size} such rows)"
         )
+
+
+def digits_file() -> Path:
+    """scikit-learn's digits.csv.gz, found without importing scikit-learn."""
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            "data.name=digits: expected scikit-learn, which carries the digits, found "
+            "no such package; pip install scikit-learn"
+        )
+    file = Path(spec.submodule_search_locations[0], "datasets/data/digits.csv.gz")
+    if not file.is_file():
+        raise InputError(f"data.name=digits: expected {file}, found no such file")
+    return file
 
 
 def digits(split: str, split_seed: int) -> Images:
@@ -72,7 +178,7 @@ def digits(split: str, split_seed: int) -> Images:
     }
     rows = table[order[cut[split]]]
     pixels = np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8)
-    return Images(pixels.reshape(-1, 8, 8, 1), rows[:, -1])
+    return Images(pixels.reshape(-1, 8, 8, 1), rows[:, -1], f"digits, {split},")
 
 
 def digits_sha256() -> str:

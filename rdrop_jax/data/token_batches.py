@@ -6,6 +6,7 @@ one bucket, as many as fit its tokens; so each bucket is one shape, and one comp
 
 import functools
 import itertools
+from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -48,11 +49,12 @@ class Side(NamedTuple):
 
 def make_side(sentences: Iterable[list[int]], vocab_size: int) -> Side:
     """Sentences as one array, in two bytes per token where they suffice."""
-    kind = np.uint16 if vocab_size <= 2**16 else np.int32
-    parts = [np.asarray(ids, kind) for ids in sentences]
-    lengths = np.fromiter(map(len, parts), np.int64, len(parts))
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    return Side(np.concatenate([np.zeros(0, kind), *parts]), starts)
+    kind = "H" if vocab_size <= 2**16 else "i"
+    flat, starts = array(kind), array("q", [0])
+    for ids in sentences:
+        flat.extend(ids)
+        starts.append(len(flat))
+    return Side(np.array(flat, kind), np.array(starts, np.int64))
 
 
 def choose_lengths(

@@ -21,7 +21,7 @@ def prepare(
     """Writes WikiText-103 as ids of its own words.
 
     Args:
-      folder: where it will stand; left alone if it is there.
+      folder: where it will stand.
       sources: ``wikitext-103-v1.zip``, a folder with its files, or the files
         ``wiki.train.tokens``, ``wiki.valid.tokens`` and ``wiki.test.tokens``.
       say: takes lines on progress.
@@ -32,9 +32,6 @@ def prepare(
     Raises:
       InputError: a file that is missing or empty.
     """
-    if (folder / "index.json").is_file():
-        say(f"{folder} is there already; remove it to prepare it again")
-        return folder
     found = {
         split: _find(sources, rf"wiki\.{part}\.tokens")
         for split, part in _PARTS.items()

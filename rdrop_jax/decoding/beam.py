@@ -1,11 +1,11 @@
 """Beam search with a cache and static shapes, over any model.
 
-A search step takes the logits of every live hypothesis, and as fairseq's generator does:
+A search step takes the logits of every live hypothesis, and as fairseq's generator:
 
-- the ``beam`` best continuations that do not end, over all hypotheses of an example, are
-  the next live ones, whatever ends beside them;
+- the ``beam`` best continuations that do not end, over all hypotheses of an example,
+  are the next live ones, whatever ends beside them;
 - an EOS ends a hypothesis if it is among the ``beam`` best continuations of all kinds;
-- what ended is scored by ``log p / length ** length_penalty``, its EOS counted in length;
+- what ended is scored by ``log p / length ** length_penalty``, its EOS counted;
 - EOS is forced after ``max_length`` tokens and forbidden before ``min_length``;
 - an example is done when ``beam`` hypotheses have ended.
 

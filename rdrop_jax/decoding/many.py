@@ -32,6 +32,9 @@ class Shapes(NamedTuple):
     rooms: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
 
 
+SHAPES = Shapes()
+
+
 class Found(NamedTuple):
     """Best hypotheses of one example, best first.
 
@@ -48,7 +51,7 @@ Search = Callable[..., list[Found]]
 
 
 def make_search(
-    start: Start, step: Step, options: Options, shapes: Shapes = Shapes()
+    start: Start, step: Step, options: Options, shapes: Shapes = SHAPES
 ) -> Search:
     """A beam search over any number of sources, compiled once per shape.
 

@@ -85,7 +85,7 @@ class Seq2Seq(nn.Module):
       source_vocab_size: where the source has a table of its own.
       share: "all" for one table, "decoder" for one of target and output, "none".
       pre_norm: norms before the sublayers and after the last block.
-      activation: "relu" or "gelu".
+      activation: "relu", "gelu" or "silu".
       positions: "fairseq" or "marian" sinusoids, or "learned".
       position_offset: row of the first position: 2 in BART's table.
       max_length: most positions of source and of target.

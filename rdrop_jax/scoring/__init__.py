@@ -1,1 +1,1 @@
-"""Scores of answers against references."""
+"""Scores of predictions, exact over a whole split."""

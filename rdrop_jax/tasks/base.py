@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from jax.sharding import Mesh
 
 from rdrop_jax.core.passes import Forward, Key, Params
@@ -14,6 +15,10 @@ from rdrop_jax.runtime.mesh import Rules
 
 # Scores of some parameters on one split, as finished numbers.
 Evaluator = Callable[[Params], dict[str, float]]
+# ``(params, key | None) -> arrays [examples, ...]`` of one split: each score whose mean
+# over examples is the evaluator's, and "log_probs" [examples, classes] where a task has
+# classes. With a key dropout is on: one sub-model's answers.
+ExampleScores = Callable[[Params, Key | None], dict[str, np.ndarray]]
 
 
 @runtime_checkable
@@ -64,6 +69,8 @@ class Task:
       scores: names that evaluators return and ``eval.metric`` may choose.
       evaluators: ``split -> mesh -> evaluator``; data is read when one is made.
       predictor: ``mesh -> predictor``.
+      examples: ``split -> mesh -> scores of each example``; empty where scores are of a
+        corpus as a whole.
       partition_rules: how the tensor axis cuts the parameters.
       pretrained: how its parameters come from files of other libraries and go there;
         none where they do not.
@@ -80,6 +87,9 @@ class Task:
     scores: tuple[str, ...]
     evaluators: Mapping[str, Callable[[Mesh], Evaluator]]
     predictor: Callable[[Mesh], Predictor]
+    examples: Mapping[str, Callable[[Mesh], ExampleScores]] = field(
+        default_factory=dict
+    )
     sharded_loss: Callable[[Mesh], Loss] | None = None
     out_axes: Any = 0
     partition_rules: Rules = ()

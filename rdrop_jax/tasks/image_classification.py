@@ -1,35 +1,36 @@
 """Image classification."""
 
 import functools
-import itertools
-import json
-import sys
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.adapters import linen_forward
-from rdrop_jax.core.losses import softmax_cross_entropy
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.core.rdrop import rdrop_loss
-from rdrop_jax.data import images, sources
-from rdrop_jax.data.batches import Row, TrainBatches, eval_batches, pad, stack
+from rdrop_jax.data import image_sets, images, sources
+from rdrop_jax.data.batches import HostBatch, Row, TrainBatches, eval_batches
+from rdrop_jax.data.decode import Decoded
+from rdrop_jax.data.subsets import balanced_subset
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import SIZES, Size, ViT
 from rdrop_jax.pretrained import vit as vit_files
 from rdrop_jax.pretrained.merge import Family
 from rdrop_jax.runtime.mesh import put
-from rdrop_jax.tasks.base import Evaluator, Predictor, Task
+from rdrop_jax.scoring import classification
+from rdrop_jax.tasks.base import Evaluator, ExampleScores, Task
+from rdrop_jax.tasks.examples import make_example_scores
+from rdrop_jax.tasks.image_prediction import make_predictor
 
-Split = Callable[[str], sources.Images]
+Split = Callable[[str], Decoded]
+Sums = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
 def build(config: ConfigDict) -> Task:
@@ -57,24 +58,42 @@ def build(config: ConfigDict) -> Task:
             stop_gradient=config.rdrop.stop_gradient,
         )
 
-    @functools.cache
-    def split(name: str) -> sources.Images:
-        return load_split(config.data, name)
+    found = functools.cache(lambda: image_sets.find(config.data))
+    opened: dict[str, Decoded] = {}
+
+    def split(name: str) -> Decoded:
+        if name not in opened:
+            opened[name] = load_split(found(), config, name)
+        return opened[name]
+
+    sums_on = functools.cache(functools.partial(make_sums, forward))
+
+    def provenance() -> dict[str, str]:
+        left_out = {
+            f"{name}: images left out": str(len(rows.skipped))
+            for name, rows in opened.items()
+            if rows.skipped
+        }
+        return found().provenance() | left_out
 
     return Task(
         init=init,
         forward=forward,
         loss=loss,
         train_data=functools.cache(lambda: make_train_data(config, split("train"))),
-        scores=("accuracy", "loss"),
+        scores=classification.NAMES,
         evaluators={
-            name: functools.partial(make_evaluator, config, forward, split, name)
+            name: functools.partial(make_evaluator, config, sums_on, split, name)
+            for name in sources.SPLITS
+        },
+        examples={
+            name: functools.partial(_make_examples, config, forward, split, name)
             for name in sources.SPLITS
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
         partition_rules=PARTITION_RULES,
         pretrained=make_family(module, config.data),
-        provenance=lambda: {"digits.csv.gz": sources.digits_sha256()},
+        provenance=provenance,
     )
 
 
@@ -92,11 +111,6 @@ def make_model(config: ConfigDict) -> ViT:
     for field, value in counts.items():
         if value is not None and value < 1:
             raise InputError(f"{field}: expected at least 1, found {value}")
-    if config.data.shift < 0 or config.data.std <= 0:
-        raise InputError(
-            "data.shift, data.std: expected at least 0 and above 0, found "
-            f"{config.data.shift} and {config.data.std}"
-        )
     chosen = {k: m[k] for k in Size._fields if m[k] is not None}
     size = SIZES[m.variant]._replace(**chosen)
     if size.width % size.heads:
@@ -128,153 +142,101 @@ def make_family(module: ViT, data: ConfigDict) -> Family:
         channels=data.channels,
         mean=np.broadcast_to(data.mean, data.channels).tolist(),
         std=np.broadcast_to(data.std, data.channels).tolist(),
+        labels=tuple(data.classes),
     )
     return vit_files.family(module, images)
 
 
-def load_split(data: ConfigDict, name: str) -> sources.Images:
-    """One split of the named dataset, checked against the model's shapes."""
-    if data.name != "digits":
-        raise InputError(f"data.name: expected digits, found {data.name!r}")
-    rows = sources.digits(name, data.split_seed)
-    sources.check_labels(rows.labels, data.num_classes, f"{data.name}, {name}")
-    wanted = (data.image_size, data.image_size, data.channels)
-    if rows.images.shape[1:] != wanted:
-        raise InputError(
-            "data.image_size, data.channels: expected the images' "
-            f"{rows.images.shape[1:]}, found {wanted}"
-        )
-    return rows
+def load_split(found: image_sets.ImageSet, config: ConfigDict, name: str) -> Decoded:
+    """One split of a dataset, its labels checked against the model."""
+    data = config.data
+    rows = image_sets.open_split(found, data, name)
+    if rows.labels is not None:
+        title = f"{data.name}, {name}"
+        sources.check_labels(rows.labels, data.num_classes, title, rows.name)
+    if name == "train" and data.labelled:
+        labels = rows.labels
+        if labels is None:
+            labels = np.array([rows[i]["label"] for i in range(len(rows))])
+        kept = balanced_subset(labels, data.labelled, config.seed)
+        rows = sources.Subset(rows, kept)
+    return Decoded(
+        rows,
+        channels=data.channels,
+        num_classes=data.num_classes,
+        skip_bad=data.skip_bad,
+    )
 
 
-def _plain(data: ConfigDict) -> Callable[[Row], Row]:
-    def transform(row: Row) -> Row:
-        image = images.normalize(row["image"], data.mean, data.std)
-        return {"image": image, "label": np.int32(row["label"])}
-
-    return transform
+def _process() -> tuple[int, int]:
+    return jax.process_index(), jax.process_count()
 
 
-def make_train_data(config: ConfigDict, rows: sources.Images) -> TrainBatches:
+def make_train_data(config: ConfigDict, rows: Decoded) -> TrainBatches:
     """Shuffled, augmented batches of the training split."""
-    plain = _plain(config.data)
+    augmented = images.make_train_transform(config.data)
 
     def transform(row: Row, rng: np.random.Generator) -> Row:
-        moved = images.random_shift(row["image"], config.data.shift, rng)
-        return plain(row | {"image": moved})
+        return {"image": augmented(row["image"], rng), "label": row["label"]}
 
     return TrainBatches(
         rows,
         transform,
         batch_size=config.batch_size,
         seed=config.seed,
-        process=(jax.process_index(), jax.process_count()),
+        process=_process(),
+        workers=config.data.workers,
     )
 
 
-def make_evaluator(
-    config: ConfigDict, forward: Forward, split: Split, name: str, mesh: Mesh
-) -> Evaluator:
-    """Accuracy and cross entropy over a whole split, every image once."""
-    rows = split(name)
+def _plain(data: ConfigDict) -> Callable[[Row], Row]:
+    resized = images.make_eval_transform(data)
+    return lambda row: row | {"image": resized(row["image"])}
 
-    @jax.jit
-    def score(params: Params, batch: Batch) -> tuple[jax.Array, jax.Array]:
+
+def make_sums(forward: Forward, mesh: Mesh) -> Sums:
+    """The compiled part of evaluation, the same for all splits."""
+
+    # Whole on every process, which reads them all.
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def sums(params: Params, batch: Batch) -> dict[str, jax.Array]:
         logits = forward(params, batch, None)
-        hit = (jnp.argmax(logits, axis=-1) == batch["label"]) & batch["where"]
-        nll = softmax_cross_entropy(logits, batch["label"], where=batch["where"])
-        return jnp.sum(hit), jnp.sum(nll)
+        return classification.sums(logits, batch["label"], batch["where"])
+
+    return sums
+
+
+def make_evaluator(
+    config: ConfigDict,
+    sums_on: Callable[[Mesh], Sums],
+    split: Split,
+    name: str,
+    mesh: Mesh,
+) -> Evaluator:
+    """The scores of `rdrop_jax.scoring.classification`, every image once."""
+    rows, sums = split(name), sums_on(mesh)
 
     def evaluate(params: Params) -> dict[str, float]:
-        hits, nll = 0, 0.0
         batches = eval_batches(
-            rows, _plain(config.data), batch_size=config.eval.batch_size
+            rows,
+            _plain(config.data),
+            batch_size=config.eval.batch_size,
+            process=_process(),
+            workers=config.data.workers,
+            ahead=config.data.prefetch,
         )
-        for batch in batches:
-            hit, loss = jax.device_get(score(params, put(mesh, batch, whole=True)))
-            hits, nll = hits + int(hit), nll + float(loss)
-        return {
-            "accuracy": hits / len(rows),
-            "loss": nll / len(rows),
-            "examples": len(rows),
-        }
+        return classification.scores(
+            jax.device_get(sums(params, put(mesh, batch))) for batch in batches
+        )
 
     return evaluate
 
 
-def make_predictor(
-    config: ConfigDict, forward: Forward, split: Split, mesh: Mesh
-) -> Predictor:
-    """Labels with probabilities for images."""
-    data = config.data
-    shape = (data.image_size, data.image_size, data.channels)
+def _make_examples(
+    config: ConfigDict, forward: Forward, split: Split, name: str, mesh: Mesh
+) -> ExampleScores:
+    def batches() -> Iterator[HostBatch]:
+        transform, size = _plain(config.data), config.eval.batch_size
+        return eval_batches(split(name), transform, batch_size=size)
 
-    @jax.jit
-    def probabilities(params: Params, batch: Batch) -> jax.Array:
-        logits = forward(params, batch, None).astype(jnp.float32)
-        return jax.nn.softmax(logits, axis=-1)
-
-    def prepared(number: int, image: Any) -> Row:
-        try:
-            pixels = np.asarray(image)
-        except ValueError as error:
-            raise InputError(
-                f"--input: expected rows of one length in image {number}, found others"
-            ) from error
-        if pixels.shape == shape[:2] and data.channels == 1:
-            pixels = pixels[..., None]
-        if pixels.shape != shape or not np.issubdtype(pixels.dtype, np.number):
-            raise InputError(
-                f"--input: expected images {shape} of numbers from 0 to 255, found "
-                f"{pixels.dtype} {pixels.shape} in image {number}"
-            )
-        return {"image": images.normalize(pixels, data.mean, data.std)}
-
-    def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        numbered = iter(enumerate(inputs))
-        while chunk := list(itertools.islice(numbered, config.eval.batch_size)):
-            batch = stack([prepared(number, image) for number, image in chunk])
-            padded = pad(batch, config.eval.batch_size)
-            found = jax.device_get(probabilities(params, put(mesh, padded, whole=True)))
-            for p in found[: len(chunk)]:
-                label = int(np.argmax(p))
-                yield {
-                    "label": label,
-                    "probability": round(float(p[label]), 6),
-                    "probabilities": [round(float(x), 6) for x in p],
-                }
-
-    return Predictor(
-        read=read_images, rows=lambda name: list(split(name).images), run=run
-    )
-
-
-def read_images(path: str) -> Iterator[Any]:
-    """Images from a .npy array, or JSON lines with one nested list each.
-
-    Args:
-      path: file name, or "-" for JSON lines on standard input.
-
-    Yields:
-      Arrays or nested lists, pixels from 0 to 255.
-
-    Raises:
-      InputError: no such file, or a line that is not JSON.
-    """
-    if path != "-" and not Path(path).is_file():
-        raise InputError(f"--input: no file {path!r}")
-    if path.endswith(".npy"):
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise InputError(f"--input: expected an array in {path!r}") from error
-        yield from array
-        return
-    with sys.stdin.buffer if path == "-" else open(path, "rb") as lines:
-        for number, line in enumerate(lines):
-            try:
-                yield json.loads(line)
-            except ValueError as error:  # neither JSON nor UTF-8
-                raise InputError(
-                    f"--input: expected JSON in line {number + 1}, found {line[:40]!r}"
-                ) from error
+    return make_example_scores(forward, batches, mesh)

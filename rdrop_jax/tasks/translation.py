@@ -7,14 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.adapters import linen_forward
-from rdrop_jax.core.losses import softmax_cross_entropy
 from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.passes import Batch, Forward, Params
+from rdrop_jax.core.passes import Batch, Params
 from rdrop_jax.core.rdrop import rdrop_loss
 from rdrop_jax.data import encoded, moses, pair_sets, token_batches, tokenizers
 from rdrop_jax.data.parallel import Pairs
@@ -23,9 +20,10 @@ from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq, Size
-from rdrop_jax.runtime.mesh import put
+from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.scoring import translation as scoring
-from rdrop_jax.tasks.base import Evaluator, Task
+from rdrop_jax.tasks.base import Task
+from rdrop_jax.tasks.translation_scores import make_evaluator, make_samples
 from rdrop_jax.tasks.translator import Translator, make_predictor
 
 Split = Callable[[str], Pairs]
@@ -197,10 +195,27 @@ def init_params(module: Seq2Seq, key: jax.Array) -> Params:
 
 
 def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
-    """Those that ``data.vocabulary`` names, or new ones from the training pairs."""
+    """Those that a run starts with.
+
+    In this order: (1) of the workdir that ``init_from`` names, whose parameters make
+    sense with no other, (2) of the workdir ``data.vocabulary``, (3) new ones.
+
+    Raises:
+      InputError: (1) and (2) differ.
+    """
     data = config.data
-    if data.vocabulary:
-        return tokenizers.load(Path(data.vocabulary))
+    named = [tokenizers.load(Path(data.vocabulary))] if data.vocabulary else []
+    first, _ = workdir_lib.split_checkpoint(config.init_from)
+    if config.init_from and (first / tokenizers.FOLDER).is_dir():
+        found = tokenizers.load(first)
+        if any(found.provenance() != other.provenance() for other in named):
+            raise InputError(
+                f"data.vocabulary: expected that of init_from={config.init_from}, or "
+                f"none, found another in {data.vocabulary}"
+            )
+        return found
+    if named:
+        return named[0]
     train = prepared(config, split("train"))
     if data.joint_vocabulary:
         texts = [*train.source, *train.target]
@@ -246,77 +261,3 @@ def make_train_data(config: ConfigDict, pairs: encoded.Encoded) -> TokenBatches:
         seed=config.seed,
         process=(jax.process_index(), jax.process_count()),
     )
-
-
-def make_evaluator(
-    config: ConfigDict,
-    forward: Forward,
-    translator: Translator,
-    split: Split,
-    encode: Callable[[str], encoded.Encoded],
-    name: str,
-    mesh: Mesh,
-) -> Evaluator:
-    """Cross entropy per token, and scores of beam search, over a whole split."""
-    texts, (source, target, _) = split(name), encode(name)
-    tokens = int(target.lengths.sum())
-    batches = _eval_batches(config, source, target)
-
-    @jax.jit
-    def score(params: Params, batch: Batch) -> jax.Array:
-        logits = forward(params, batch, None)
-        return jnp.sum(
-            softmax_cross_entropy(logits, batch["labels"], where=batch["where"])
-        )
-
-    def evaluate(params: Params) -> dict[str, float]:
-        nll = 0.0
-        for batch in batches:
-            rows = token_batches.collate(source, target, batch, range(batch.shape.rows))
-            nll += float(score(params, put(mesh, rows, whole=True)))
-        answers = translator.translate(params, texts.source)
-        hypotheses = [answer.texts[0] for answer in answers]
-        loss = nll / tokens
-        return {
-            **translator.score(hypotheses, texts.target),
-            "loss": loss,
-            "perplexity": float(np.exp(min(loss, 700.0))),
-            "examples": len(texts),
-        }
-
-    return evaluate
-
-
-def _eval_batches(
-    config: ConfigDict, source: token_batches.Side, target: token_batches.Side
-) -> list[token_batches.Batch]:
-    lengths = token_batches.choose_lengths(
-        source.lengths, target.lengths, config.data.buckets
-    )
-    # No update to fill here: as many tokens as a microbatch holds.
-    room = config.batch_size // config.accum_steps
-    multiple = config.data.rows_multiple
-    room = max(room, multiple * max(map(max, lengths)))
-    shapes = token_batches.make_shapes(lengths, room, multiple)
-    buckets = token_batches.assign(source.lengths, target.lengths, shapes)
-    return list(token_batches.cut(np.arange(len(buckets)), buckets, shapes))
-
-
-def make_samples(
-    translator: Translator, split: Split, count: int = 10
-) -> Callable[[Params], list[str]]:
-    """A few test sentences with their translations, as lines to read."""
-
-    def samples(params: Params) -> list[str]:
-        test = split("test")
-        rows = np.linspace(0, len(test) - 1, min(count, len(test))).astype(int)
-        chosen = test.select(rows)
-        answers = translator.translate(params, chosen.source)
-        return [
-            f"{source} -> {translator.shown(answer.texts[0])} ({reference})"
-            for source, answer, reference in zip(
-                chosen.source, answers, chosen.target, strict=True
-            )
-        ]
-
-    return samples

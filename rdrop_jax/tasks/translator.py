@@ -151,7 +151,8 @@ def make_search(config: ConfigDict, module: Seq2Seq) -> many.Search:
     longest = config.data.max_length
     shapes = many.Shapes()
     shapes = many.Shapes(
-        rows=tuple(sorted({-(-rows // 4), rows})),
+        # Few left of a large batch go on in one of a quarter.
+        rows=(rows // 4, rows) if rows >= 16 else (rows,),
         sources=(*(n for n in shapes.sources if n < longest), longest),
         rooms=(*(n for n in shapes.rooms if n < longest), longest),
     )

@@ -1,0 +1,136 @@
+"""python -m rdrop_jax.compare --config configs/vit.py --alphas 0,1,5 --seeds 6
+
+Trains with and without R-Drop at equal budgets and says whether it helps.
+"""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rdrop_jax import config as config_lib
+from rdrop_jax import flags
+from rdrop_jax.comparison import page, plan, runs, tables
+from rdrop_jax.comparison.phases import Comparison, claim
+from rdrop_jax.comparison.plan import Options
+from rdrop_jax.comparison.report import make_report
+from rdrop_jax.data import ready
+from rdrop_jax.errors import InputError, TrainingError
+from rdrop_jax.runtime import lock, preemption
+from rdrop_jax.runtime.disk import explained, write_json, write_text
+
+
+def compare(
+    options: Options,
+    workdir: Path,
+    *,
+    jobs: int = 1,
+    command: str = "",
+    start: runs.Start = runs.start,
+) -> dict[str, Any]:
+    """Makes all runs of a comparison, from where its folder stands, and the report.
+
+    Args:
+      options: what to compare.
+      workdir: folder of the comparison; made if it is not there.
+      jobs: runs at a time.
+      command: shown on the page.
+      start: makes the process of a run.
+
+    Returns:
+      What report.json holds.
+
+    Raises:
+      InputError: arguments or data that cannot be used, a folder of another comparison
+        or in use.
+      Stopped: SIGTERM or SIGINT asked for it.
+      TrainingError: no seed was finished both with and without R-Drop.
+    """
+    base = plan.check(options)
+    ready.completed(base)
+    with explained(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    with lock.held(workdir), preemption.stoppable() as stop:
+        began = claim(options, config_lib.flatten(base), workdir, command)
+        found = Comparison(options, began, workdir, jobs=jobs, start=start, stop=stop)
+        found.make_runs()
+        report = make_report(found.evidence())
+        write_json(workdir / "report.json", report)
+        write_text(workdir / "report.md", tables.make_markdown(report))
+        write_text(workdir / "report.html", page.make_page(report))
+    print(tables.make_markdown(report))
+    print(f"report in {workdir}/report.html, .json and .md", flush=True)
+    rdrop = next(arm for arm in report["arms"] if arm["arm"] == "rdrop")
+    if rdrop["difference"] is None:
+        raise TrainingError(report["verdict"]["sentence"])
+    return report
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(",") if word.strip())
+    except ValueError:
+        raise InputError(f"--alphas: expected numbers, found {text!r}") from None
+
+
+def _axis(text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, values = text.partition("=")
+    if not equals:
+        raise InputError(f"--vary: expected FIELD=VALUE,VALUE, found {text!r}")
+    return name, tuple(value for value in values.split(",") if value)
+
+
+def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
+    """Parses the command line.
+
+    Returns:
+      What to compare, the folder, and how many runs at a time.
+    """
+    parser = flags.Parser(prog="rdrop_jax.compare", description=__doc__)
+    add = parser.add_argument
+    add("--config", metavar="FILE[:PRESET]", required=True)
+    add("--workdir", type=Path, required=True)
+    add("--alphas", default="1", help="those above 0 are tried by rdrop; default: 1")
+    add("--seeds", type=int, default=6, help="to choose settings by; default: 6")
+    add("--final_seeds", type=int, help="others, for the verdict; default: --seeds")
+    add("--arms", default="", help=f"besides plain and rdrop: {', '.join(plan.ARMS)}")
+    add("--vary", action="append", default=[], metavar="FIELD=VALUE,VALUE")
+    add("--metric", metavar="NAME:max|min", help="default: eval.metric and eval.mode")
+    add("--jobs", type=int, default=1, help="runs at a time; default: 1")
+    args, overrides = flags.parse(parser, argv)
+    if args.jobs < 1:
+        raise InputError(f"--jobs: expected at least 1, found {args.jobs}")
+    evaluation = flags.load(args.config, overrides).eval
+    name, colon, mode = (args.metric or "").partition(":")
+    if not args.metric:
+        name, mode = evaluation.metric, evaluation.mode
+    elif not colon and name == evaluation.metric:
+        mode = evaluation.mode
+    if mode not in ("max", "min"):
+        raise InputError(
+            f"--metric: expected NAME:max or NAME:min, found {args.metric!r}"
+        )
+    named = [word for word in args.arms.split(",") if word]
+    options = Options(
+        config=args.config,
+        overrides=overrides,
+        alphas=_numbers(args.alphas),
+        seeds=args.seeds,
+        final_seeds=args.seeds if args.final_seeds is None else args.final_seeds,
+        arms=tuple(dict.fromkeys(["plain", "rdrop", *named])),
+        vary=dict(_axis(text) for text in args.vary),
+        metric=name,
+        mode=mode,
+    )
+    return options, args.workdir, args.jobs
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and compares."""
+    options, workdir, jobs = read_options(argv)
+    command = f"python -m rdrop_jax.compare {shlex.join(argv)}"
+    compare(options, workdir, jobs=jobs, command=command)
+
+
+if __name__ == "__main__":
+    flags.run(main)

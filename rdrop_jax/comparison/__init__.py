@@ -1,0 +1,1 @@
+"""Whether R-Drop helps: equal budgets, choice on validation, fresh seeds, intervals."""

@@ -1,0 +1,195 @@
+"""The order in which a comparison makes its runs. Needs no jax."""
+
+import json
+import math
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import rdrop_jax
+from rdrop_jax.comparison import plan, results, runs
+from rdrop_jax.comparison.plan import Options, Setting, Trial
+from rdrop_jax.comparison.report import Evidence
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime.disk import write_json
+from rdrop_jax.runtime.preemption import Stop
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def claim(
+    options: Options, base: dict[str, Any], workdir: Path, command: str
+) -> dict[str, Any]:
+    """Makes the folder this comparison's, or checks that it is.
+
+    Returns:
+      What comparison.json holds.
+    """
+    path = workdir / "comparison.json"
+    asked = {"options": options.to_dict(), "base": base}
+    if path.exists():
+        try:
+            began: dict[str, Any] = json.loads(path.read_bytes())
+            lines = plan.unlike({k: began[k] for k in asked}, asked)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"--workdir: {path}: expected what the comparison there was begun "
+                "with, found something else; take another workdir"
+            ) from error
+        if lines:
+            raise InputError(
+                f"--workdir: {workdir} holds another comparison; take another workdir, "
+                "or the same values:\n  " + "\n  ".join(lines)
+            )
+        return began
+    if any(item.name != "lock" for item in workdir.iterdir()):
+        raise InputError(
+            f"--workdir: expected a new folder or one of a comparison, found other "
+            f"things in {workdir}"
+        )
+    probe = runs.probe(options, plan.variants(options))
+    if options.metric not in probe["scores"]:
+        raise InputError(
+            f"--metric: expected one that all arms have, of "
+            f"{', '.join(probe['scores'])}, found {options.metric!r}"
+        )
+    versions = {"python": platform.python_version(), "rdrop_jax": rdrop_jax.__version__}
+    versions |= {name: metadata.version(name) for name in PACKAGES}
+    began = asked | {"probe": probe, "versions": versions, "command": command}
+    write_json(path, began)
+    return began
+
+
+class Comparison:
+    """The runs of a comparison, made phase by phase.
+
+    Args:
+      options: what was asked for.
+      began: what comparison.json holds.
+      workdir: of the comparison.
+      jobs: runs at a time.
+      start: makes the process of a run.
+      stop: ends the runs once set.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        began: dict[str, Any],
+        workdir: Path,
+        *,
+        jobs: int,
+        start: runs.Start,
+        stop: Stop,
+    ) -> None:
+        self._options, self._began, self._workdir = options, began, workdir
+        self._jobs, self._start, self._stop = jobs, start, stop
+        self._select = (began["base"]["eval.metric"], began["base"]["eval.mode"])
+        self._settings: dict[str, list[Setting]] = {}
+        self._picked: dict[str, Setting | None] = {}
+        self._found: dict[str, results.Run] = {}
+        self._failed: dict[str, str] = {}
+        self._ratio: float | None = None
+        each = plan.trials_per_arm(options)
+        self._chooses = each > 1
+        per_arm = options.final_seeds + each * options.seeds * self._chooses
+        self._progress = runs.Progress(per_arm * len(options.arms), jobs)
+
+    def make_runs(self) -> None:
+        """Of all arms those to choose by, then those for the verdict.
+
+        equal_compute comes last, because the others tell how much time is equal.
+        """
+        late = [arm for arm in self._options.arms if arm == "equal_compute"]
+        self._make([arm for arm in self._options.arms if arm not in late])
+        if late:
+            self._ratio = self._cost_ratio()
+            if self._ratio is not None:
+                self._make(late)
+
+    def _make(self, arms: Sequence[str]) -> None:
+        steps, ratio = self._began["probe"]["steps_per_epoch"], self._ratio or 1.0
+        for arm in arms:
+            self._settings[arm] = plan.settings(self._options, steps, arm, ratio)
+        if self._chooses:
+            every = [s for arm in arms for s in self._settings[arm]]
+            self._execute(every, final=False)
+        for arm in arms:
+            self._picked[arm] = self._pick(arm)
+        chosen = [self._picked[arm] for arm in arms]
+        self._progress.skip(chosen.count(None) * self._options.final_seeds)
+        self._execute([s for s in chosen if s is not None], final=True)
+
+    def _execute(self, settings: Sequence[Setting], *, final: bool) -> None:
+        # Seed by seed, so that arms are trained side by side.
+        trials = [plan.trials(self._options, s, final=final) for s in settings]
+        ordered = [trial for row in zip(*trials, strict=True) for trial in row]
+        failed = runs.execute(
+            self._options,
+            ordered,
+            self._workdir,
+            jobs=self._jobs,
+            progress=self._progress,
+            stop=self._stop,
+            start=self._start,
+        )
+        self._failed |= failed
+        for trial in ordered:
+            if trial.name not in failed:
+                self._found[trial.name] = results.read_run(trial, self._workdir)
+
+    def _runs_of(self, setting: Setting | None, *, final: bool) -> list[results.Run]:
+        if setting is None:
+            return []
+        trials: list[Trial] = plan.trials(self._options, setting, final=final)
+        return [self._found[t.name] for t in trials if t.name in self._found]
+
+    def _pick(self, arm: str) -> Setting | None:
+        settings = self._settings[arm]
+        if not self._chooses:
+            return settings[0]
+        found = {s.index: self._runs_of(s, final=False) for s in settings}
+        return results.choose(found, settings, self._options.seeds, *self._select)
+
+    def _cost_ratio(self) -> float | None:
+        """Measured once and kept, so that a second start makes the same updates."""
+        path = self._workdir / "cost.json"
+        if not path.exists():
+            plain, rdrop = (
+                self._runs_of(self._picked[arm], final=True)
+                for arm in ("plain", "rdrop")
+            )
+            ratio = results.cost_ratio(plain, rdrop)
+            if not math.isfinite(ratio):
+                why = "no finished runs of plain and rdrop to time its updates by"
+                self._failed["equal_compute"] = why
+                return None
+            write_json(path, {"cost_ratio": round(ratio, 2)})
+        return float(json.loads(path.read_bytes())["cost_ratio"])
+
+    def evidence(self) -> Evidence:
+        """What the report is made of."""
+        selection = {
+            arm: {s.index: self._runs_of(s, final=False) for s in settings}
+            for arm, settings in self._settings.items()
+        }
+        began = self._began
+        return Evidence(
+            options=self._options,
+            base=began["base"],
+            probe=began["probe"],
+            versions=began["versions"],
+            command=began["command"],
+            select=self._select,
+            settings=self._settings,
+            picked=self._picked,
+            selection=selection if self._chooses else {},
+            final={
+                arm: self._runs_of(setting, final=True)
+                for arm, setting in self._picked.items()
+            },
+            failed=self._failed,
+            cost_ratio=self._ratio,
+        )

@@ -1,0 +1,187 @@
+"""What finished runs say: choice of settings, differences, cost. Needs no jax."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from rdrop_jax.comparison import stats
+from rdrop_jax.comparison.plan import Setting, Trial
+
+Curve = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      trial: which.
+      result: its result.json.
+      diagnostics: its diagnostics.json; empty for a run to choose by.
+      records: its metrics.jsonl.
+      examples: score to values [examples] on test data; empty where there are none.
+    """
+
+    trial: Trial
+    result: dict[str, Any]
+    diagnostics: dict[str, Any]
+    records: list[dict[str, Any]]
+    examples: dict[str, np.ndarray]
+
+    @property
+    def update_seconds(self) -> float:
+        """Median over the log windows."""
+        speeds = [r["steps_per_second"] for r in self.records if _has_speed(r)]
+        return 1.0 / float(np.median(speeds)) if speeds else math.nan
+
+
+def _has_speed(record: Mapping[str, Any]) -> bool:
+    return record["kind"] == "train" and record.get("steps_per_second", 0.0) > 0
+
+
+def read_run(trial: Trial, workdir: Path) -> Run:
+    """Reads the workdir of a finished run.
+
+    Args:
+      trial: which.
+      workdir: of the comparison.
+    """
+    folder = workdir / trial.name
+    examples: dict[str, np.ndarray] = {}
+    if (folder / "test_examples.npz").is_file():
+        with np.load(folder / "test_examples.npz", allow_pickle=False) as stored:
+            examples = {name: stored[name] for name in stored.files}
+    diagnostics = folder / "diagnostics.json"
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return Run(
+        trial=trial,
+        result=json.loads((folder / "result.json").read_bytes()),
+        diagnostics=json.loads(diagnostics.read_bytes()) if trial.final else {},
+        records=[json.loads(line) for line in lines],
+        examples=examples,
+    )
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, standard deviation and the values themselves."""
+    array = np.asarray(values, np.float64)
+    return {"mean": float(array.mean()), "sd": stats.sd(array), "values": list(values)}
+
+
+def choose(
+    runs: Mapping[int, Sequence[Run]],
+    settings: Sequence[Setting],
+    seeds: int,
+    metric: str,
+    mode: str,
+) -> Setting | None:
+    """The setting with the best mean validation score.
+
+    Args:
+      runs: index of a setting to its finished runs.
+      settings: of one arm.
+      seeds: how many runs each has; one with fewer finished ones is not chosen.
+      metric: name of the score.
+      mode: "max" or "min".
+
+    Returns:
+      The setting, the first of those that tie; none if none can be chosen.
+    """
+    sign = 1.0 if mode == "max" else -1.0
+    means = {}
+    for setting in settings:
+        scores = [run.result["validation"][metric] for run in runs[setting.index]]
+        mean = sum(scores) / seeds if len(scores) == seeds else math.nan
+        if math.isfinite(mean):
+            means[setting.index] = sign * mean
+    if not means:
+        return None
+    best = max(means, key=lambda index: means[index])
+    return next(s for s in settings if s.index == best)
+
+
+def cost_ratio(plain: Sequence[Run], rdrop: Sequence[Run]) -> float:
+    """Median time of an update with R-Drop over that of plain; NaN without runs."""
+    medians = [
+        float(np.median([run.update_seconds for run in runs])) if runs else math.nan
+        for runs in (rdrop, plain)
+    ]
+    return medians[0] / medians[1]
+
+
+def difference(
+    arm: Sequence[Run], plain: Sequence[Run], metric: str
+) -> dict[str, Any] | None:
+    """An arm minus plain on test data, over the seeds that both finished.
+
+    Returns:
+      `stats.Paired` as a dict, the ``seeds``, and ``examples``: the bootstrap interval
+      over test examples, none where the task scores no single ones.
+    """
+    ours, theirs = ({run.trial.seed: run for run in runs} for runs in (arm, plain))
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    a, b = (
+        np.array([runs[seed].result["test"][metric] for seed in seeds], np.float64)
+        for runs in (ours, theirs)
+    )
+    found = stats.paired(a, b)
+    examples = None
+    if all(metric in runs[s].examples for runs in (ours, theirs) for s in seeds):
+        per_example = [
+            ours[s].examples[metric].astype(np.float64) - theirs[s].examples[metric]
+            for s in seeds
+        ]
+        examples = stats.bootstrap_interval(np.mean(per_example, axis=0))
+    return {
+        "seeds": seeds,
+        **vars(found),
+        "values": list(found.values),
+        "examples": None if examples is None else list(examples),
+    }
+
+
+def curve(
+    runs: Sequence[Run], kind: str, name: str, *, scale: float = 1.0
+) -> Curve | None:
+    """Mean and standard deviation over runs, at the steps that all recorded.
+
+    Args:
+      runs: of one setting.
+      kind: "train" or "validation".
+      name: of the value.
+      scale: what a step is multiplied by.
+
+    Returns:
+      ``x``, ``mean``, ``sd``; none where no run recorded it.
+    """
+    found: list[dict[int, float]] = [
+        {r["step"]: r[name] for r in run.records if r["kind"] == kind and name in r}
+        for run in runs
+    ]
+    steps = sorted(set.intersection(*map(set, found))) if found else []
+    if not steps:
+        return None
+    table: Float[np.ndarray, "runs steps"] = np.array(
+        [[one[step] for step in steps] for one in found], np.float64
+    )
+    sd = table.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(steps))
+    return {
+        "x": [step * scale for step in steps],
+        "mean": table.mean(axis=0).tolist(),
+        "sd": sd.tolist(),
+    }
+
+
+def mean_of(runs: Sequence[Run], get: Callable[[Run], float | None]) -> float | None:
+    """Mean of a value over runs; none unless every run has it."""
+    values = [get(run) for run in runs]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

@@ -1,0 +1,202 @@
+"""Charts as SVG text, for pages that load nothing."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 420, 300  # in units of the viewBox; text is 12 of them high
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 30, 44
+# Okabe and Ito's colours, told apart in most kinds of colour blindness.
+COLOURS = ("#444444", "#0072b2", "#d55e00", "#009e73", "#aa3377")
+_DASHES = ("", "7 3", "2 2", "9 3 2 3", "4 4")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A mean with a band.
+
+    Attributes:
+      name: for the legend.
+      style: number of its colour and dashes.
+      x: positions.
+      mean: heights.
+      sd: half the height of the band.
+    """
+
+    name: str
+    style: int
+    x: Sequence[float]
+    mean: Sequence[float]
+    sd: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A row of an interval chart.
+
+    Attributes:
+      name: of the row.
+      mean: the mark.
+      low: left end.
+      high: right end.
+      points: single values, drawn small.
+    """
+
+    name: str
+    mean: float
+    low: float
+    high: float
+    points: Sequence[float] = ()
+
+
+def ticks(low: float, high: float, count: int = 6) -> list[float]:
+    """Round numbers inside a range, about ``count`` of them."""
+    span = high - low
+    step = 10.0 ** math.floor(math.log10(span / count))
+    step *= next(m for m in (1, 2, 2.5, 5, 10) if span / (step * m) <= count)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def label(value: float) -> str:
+    """A tick's number, short."""
+    return f"{value:.4g}".replace("-", "\u2212") if value else "0"
+
+
+def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
+    """Means over x with bands of one standard deviation."""
+    low_x, high_x = _range([v for line in lines for v in line.x])
+    edges = [
+        m + sign * s
+        for line in lines
+        for m, s in zip(line.mean, line.sd, strict=True)
+        for sign in (-1, 1)
+    ]
+    low_y, high_y = _range(edges, margin=0.04)
+    rows = math.ceil(len(lines) / 3)
+    top = _TOP + 16 * rows
+
+    def at(px: float, py: float) -> tuple[float, float]:
+        across = (px - low_x) / (high_x - low_x) * (WIDTH - _LEFT - _RIGHT)
+        up = (py - low_y) / (high_y - low_y) * (HEIGHT - top - _BOTTOM)
+        return _LEFT + across, HEIGHT - _BOTTOM - up
+
+    parts = [_axes(title, x, y, top)]
+    for tick in ticks(low_x, high_x):
+        parts.append(_x_tick(at(tick, low_y)[0], label(tick)))
+    for tick in ticks(low_y, high_y):
+        parts.append(_y_tick(at(low_x, tick)[1], label(tick)))
+    for number, line in enumerate(lines):
+        colour = COLOURS[line.style % len(COLOURS)]
+        dash = _DASHES[line.style % len(_DASHES)]
+        upper = [
+            at(a, m + s) for a, m, s in zip(line.x, line.mean, line.sd, strict=True)
+        ]
+        lower = [
+            at(a, m - s) for a, m, s in zip(line.x, line.mean, line.sd, strict=True)
+        ]
+        parts.append(
+            f'<polygon points="{_points(upper + lower[::-1])}" fill="{colour}" '
+            'fill-opacity="0.15"/>'
+        )
+        middle = _points([at(a, m) for a, m in zip(line.x, line.mean, strict=True)])
+        stroke = (
+            f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
+        )
+        parts.append(f'<polyline points="{middle}" {stroke}/>')
+        left, below = _LEFT + number % 3 * 118, _TOP + 8 + 16 * (number // 3)
+        parts.append(
+            f'<path d="M{left} {below - 4}h22" {stroke}/>'
+            f'<text x="{left + 27}" y="{below}">{escape(line.name)}</text>'
+        )
+    return _svg(title, HEIGHT, parts)
+
+
+def interval_chart(rows: Sequence[Interval], *, title: str, x: str) -> str:
+    """Intervals and single values around zero, a row each."""
+    every = [v for r in rows for v in (r.low, r.high, *r.points) if math.isfinite(v)]
+    low, high = _range([*every, 0.0], margin=0.06)
+    height = _TOP + _BOTTOM + 44 * len(rows)
+    bottom = height - _BOTTOM
+
+    def at(value: float) -> float:
+        return 28 + (value - low) / (high - low) * (WIDTH - 56)
+
+    parts = [f'<text class="title" x="12" y="16">{escape(title)}</text>']
+    for tick in ticks(low, high):
+        parts.append(
+            f'<path class="grid" d="M{at(tick):.1f} {_TOP}V{bottom}"/>'
+            f'<text x="{at(tick):.1f}" y="{bottom + 15}" text-anchor="middle">'
+            f"{label(tick)}</text>"
+        )
+    parts.append(f'<path class="axis" d="M{at(0.0):.1f} {_TOP}V{bottom}"/>')
+    parts.append(
+        f'<text x="{WIDTH / 2}" y="{height - 8}" text-anchor="middle">'
+        f"{escape(x)}</text>"
+    )
+    for number, row in enumerate(rows):
+        y = _TOP + 44 * number + 30
+        parts.append(f'<text x="12" y="{y - 16}">{escape(row.name)}</text>')
+        parts += [
+            f'<circle cx="{at(v):.1f}" cy="{y}" r="3" fill="#0072b2" '
+            'fill-opacity="0.4"/>'
+            for v in row.points
+        ]
+        if math.isfinite(row.low) and math.isfinite(row.high):
+            parts.append(
+                f'<path d="M{at(row.low):.1f} {y}H{at(row.high):.1f}" '
+                'stroke="#0072b2" stroke-width="2"/>'
+            )
+        parts.append(
+            f'<path d="M{at(row.mean):.1f} {y - 7}v14" stroke="#0072b2" '
+            'stroke-width="3"/>'
+        )
+    return _svg(title, height, parts)
+
+
+def _range(values: Sequence[float], margin: float = 0.0) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if high - low <= 1e-12 * max(abs(low), abs(high), 1e-300):
+        pad = abs(low) * 0.5 or 0.5
+        return low - pad, high + pad
+    pad = margin * (high - low)
+    return low - pad, high + pad
+
+
+def _svg(title: str, height: int, parts: Sequence[str]) -> str:
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    )
+
+
+def _axes(title: str, x: str, y: str, top: int) -> str:
+    middle = (top + HEIGHT - _BOTTOM) / 2
+    return (
+        f'<text class="title" x="{_LEFT}" y="16">{escape(title)}</text>'
+        f'<path class="axis" d="M{_LEFT} {top}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
+        f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 8}" '
+        f'text-anchor="middle">{escape(x)}</text>'
+        f'<text transform="translate(13 {middle}) rotate(-90)" '
+        f'text-anchor="middle">{escape(y)}</text>'
+    )
+
+
+def _x_tick(x: float, text: str) -> str:
+    y = HEIGHT - _BOTTOM
+    return (
+        f'<path class="axis" d="M{x:.1f} {y}v4"/>'
+        f'<text x="{x:.1f}" y="{y + 17}" text-anchor="middle">{text}</text>'
+    )
+
+
+def _y_tick(y: float, text: str) -> str:
+    return (
+        f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>'
+        f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
+    )
+
+
+def _points(pairs: Sequence[tuple[float, float]]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in pairs)

@@ -1,0 +1,168 @@
+"""Archives from elsewhere: checked before they are read, never unpacked to disk."""
+
+import hashlib
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rdrop_jax.errors import InputError
+
+_CHUNK = 2**22
+_SAY_EVERY = 10.0  # seconds
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that a dataset is made from.
+
+    Attributes:
+      file: the name it is published under.
+      url: where it is.
+      md5: published checksum; "" where none is known.
+      sha256: the same.
+    """
+
+    file: str
+    url: str
+    md5: str = ""
+    sha256: str = ""
+
+
+def locate(sources: tuple[Source, ...], files: list[Path]) -> dict[str, Path]:
+    """Finds every source among files and folders.
+
+    Returns:
+      Name of each source to its path.
+
+    Raises:
+      InputError: one is missing; says where it can be had.
+    """
+    found = {}
+    for source in sources:
+        tried = [f / source.file if f.is_dir() else f for f in files]
+        there = [f for f in tried if f.is_file()]
+        exact = [f for f in there if f.name == source.file]
+        if not exact and len(sources) == 1 and there:
+            exact = there[:1]  # the one file that was named, under another name
+        if not exact:
+            places = ", ".join(map(str, files))
+            raise InputError(
+                f"--from: expected {source.file}, found none in {places}; it is at "
+                f"{source.url}"
+            )
+        found[source.file] = exact[0]
+    return found
+
+
+def verify(
+    sources: tuple[Source, ...], paths: dict[str, Path], say: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Checksums of sources, compared with the published ones.
+
+    Raises:
+      InputError: a file is another than the published one.
+    """
+    return {s.file: _verified(s, paths[s.file], say) for s in sources}
+
+
+def _verified(source: Source, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    sums = {name: hashlib.new(name) for name in ("md5", "sha256")}
+    size, done, spoke = path.stat().st_size, 0, time.monotonic()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            for value in sums.values():
+                value.update(chunk)
+            done += len(chunk)
+            if time.monotonic() - spoke > _SAY_EVERY:
+                spoke = time.monotonic()
+                say(
+                    f"checking {path.name}: {done / size:.0%} of {size / 2**30:.1f} GiB"
+                )
+    for name, value in sums.items():
+        wanted = getattr(source, name)
+        if wanted and value.hexdigest() != wanted:
+            raise InputError(
+                f"--from: {path}: expected {name} {wanted}, found {value.hexdigest()}; "
+                f"it is damaged or another file; get it again from {source.url}"
+            )
+    return {"bytes": size} | {name: value.hexdigest() for name, value in sums.items()}
+
+
+def open_tar(path: Path, file: Any = None) -> tarfile.TarFile:
+    """A tar archive for random access; ``file`` for one inside another.
+
+    Raises:
+      InputError: not a tar archive.
+    """
+    try:
+        return tarfile.open(None if file else path, "r:*", fileobj=file)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(
+            f"{path}: expected a tar archive, found none: {error}"
+        ) from error
+
+
+def members(archive: tarfile.TarFile, origin: str) -> Iterator[tarfile.TarInfo]:
+    """Plain files of an archive; nothing is ever written under their names.
+
+    Raises:
+      InputError: a damaged archive, or a name that leaves it.
+    """
+    try:
+        while (member := archive.next()) is not None:
+            vars(archive)["members"] = []  # a million would fill the memory
+            parts = Path(member.name).parts
+            if member.name.startswith("/") or ".." in parts:
+                raise InputError(
+                    f"{origin}: expected names below the archive, found {member.name!r}"
+                )
+            if member.isfile():
+                yield member
+            elif not member.isdir():
+                raise InputError(
+                    f"{origin}: expected files and folders, found a link or device "
+                    f"{member.name!r}"
+                )
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(f"{origin}: a damaged archive: {error}") from error
+
+
+def read(
+    archive: tarfile.TarFile, member: tarfile.TarInfo, origin: str, limit: int
+) -> bytes:
+    """The bytes of a member that is no larger than ``limit``.
+
+    Raises:
+      InputError: too large, or cut off.
+    """
+    if member.size > limit:
+        raise InputError(
+            f"{origin}: {member.name}: expected at most {limit} bytes, found "
+            f"{member.size}"
+        )
+    try:
+        file = archive.extractfile(member)
+        content = b"" if file is None else file.read()
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise InputError(f"{origin}: {member.name}: damaged: {error}") from error
+    if len(content) != member.size:
+        raise InputError(
+            f"{origin}: {member.name}: expected {member.size} bytes, found "
+            f"{len(content)}"
+        )
+    return content
+
+
+def lines(content: bytes, origin: str) -> list[str]:
+    """Lines of a text file.
+
+    Raises:
+      InputError: not UTF-8.
+    """
+    try:
+        return content.decode().split()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{origin}: expected text, found {error}") from error

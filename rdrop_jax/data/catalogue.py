@@ -1,0 +1,164 @@
+"""Datasets of the TensorFlow Datasets catalogue, read without TensorFlow."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdrop_jax.data.parallel import Pairs
+from rdrop_jax.errors import InputError
+
+PREFIX = "tfds:"
+
+
+def find(root: Path, name: str) -> Path:
+    """The newest prepared version of a dataset, in array_record.
+
+    Args:
+      root: folder of prepared datasets.
+      name: of the dataset, with its config, as in ``glue/cola``; or with its version.
+
+    Returns:
+      The folder of the version.
+
+    Raises:
+      InputError: nothing there, or in another format.
+    """
+    base = root / name
+    versions = [base, *(p for p in base.glob("*") if p.is_dir())]
+    there = [p for p in versions if (p / "dataset_info.json").is_file()]
+    if not there:
+        raise InputError(f"data.name={PREFIX}{name}: nothing is prepared in {base}")
+    newest = max(there, key=_version)
+    try:
+        kind = json.loads((newest / "dataset_info.json").read_bytes())["fileFormat"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{newest}: expected dataset_info.json: {error}") from error
+    if kind != "array_record":
+        raise InputError(
+            f"{newest}: expected the format array_record, which needs no TensorFlow, "
+            f"found {kind}"
+        )
+    return newest
+
+
+def _version(folder: Path) -> list[int]:
+    return [int(part) for part in folder.name.split(".") if part.isdigit()]
+
+
+def splits(folder: Path) -> list[str]:
+    """Names of the splits that were prepared."""
+    info = json.loads((folder / "dataset_info.json").read_bytes())
+    return [split["name"] for split in info["splits"]]
+
+
+def classes(folder: Path) -> tuple[str, ...]:
+    """Names of the feature ``label``; none where it has none."""
+    path = folder / "label.labels.txt"
+    return tuple(path.read_text().splitlines()) if path.is_file() else ()
+
+
+class Examples:
+    """Images and labels of one split.
+
+    Raises:
+      InputError: other features, or fewer examples than the index says.
+    """
+
+    labels = None
+
+    def __init__(self, folder: Path, split: str) -> None:
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(str(folder))
+        features = builder.info.features
+        if features is None or not {"image", "label"} <= set(features):
+            raise InputError(
+                f"{folder}: expected features image and label, found {features}"
+            )
+        undecoded = {"image": tfds.decode.SkipDecoding()}
+        self._source = builder.as_data_source(split, decoders=undecoded)
+        self._name = f"{folder}, {split}"
+        wanted = builder.info.splits[split].num_examples
+        if len(self._source) != wanted:
+            raise InputError(
+                f"{self._name}: expected {wanted} examples, found {len(self._source)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        example = self._source[row]
+        return {"image": example["image"], "label": np.int64(example["label"])}
+
+    def __repr__(self) -> str:
+        return f"Examples({self._name})"
+
+    def name(self, row: int) -> str:
+        return f"{self._name}, example {row}"
+
+
+def read_texts(folder: Path, split: str, source: str, target: str) -> Pairs:
+    """Sentence pairs of one split, under features named like their languages.
+
+    Raises:
+      InputError: other features, or fewer examples than the index says.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    features = builder.info.features
+    if features is None or not {source, target} <= set(features):
+        raise InputError(
+            f"{folder}: expected features {source} and {target}, found {features}"
+        )
+    rows = builder.as_data_source(split)
+    wanted = builder.info.splits[split].num_examples
+    if len(rows) != wanted:
+        raise InputError(
+            f"{folder}, {split}: expected {wanted} examples, found {len(rows)}"
+        )
+    pairs = Pairs([], [], f"{folder}, {split}")
+    for row in rows:
+        pairs.source.append(" ".join(row[source].decode().split()))
+        pairs.target.append(" ".join(row[target].decode().split()))
+    return pairs
+
+
+def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:
+    """Downloads and prepares a dataset of the catalogue as array_record.
+
+    Args:
+      root: folder of prepared datasets.
+      name: of the dataset, ``name``, ``name/config`` or with ``:version``.
+      say: takes lines on progress.
+
+    Returns:
+      The folder that was written.
+
+    Raises:
+      InputError: no TensorFlow, no such dataset, no network.
+    """
+    if importlib.util.find_spec("tensorflow") is None:
+        raise InputError(
+            f"{name}: the catalogue's own code needs TensorFlow, once: pip install "
+            "'rdrop-jax[prepare]'; training does not"
+        )
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=str(root), file_format="array_record")
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise InputError(
+            f"{name}: no such dataset in the catalogue: {error}"
+        ) from error
+    say(f"preparing {builder.info.full_name} in {builder.data_path}")
+    try:
+        builder.download_and_prepare()
+    except (OSError, tfds.download.DownloadError) as error:
+        raise InputError(f"{name}: cannot be downloaded: {error}") from error
+    return Path(builder.data_path)

@@ -1,0 +1,134 @@
+"""From image files to pixels; files may come from anybody."""
+
+import io
+import struct
+import sys
+import threading
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from rdrop_jax.data.batches import Row
+from rdrop_jax.data.sources import ImageRows
+from rdrop_jax.errors import InputError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+_MODES = {1: "L", 3: "RGB"}
+# What PIL raises on files that are damaged, or larger than it admits.
+_DAMAGED = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    TypeError,
+    KeyError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class BadImage(InputError):
+    """An image that cannot be read."""
+
+
+def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
+    """Pixels of an image.
+
+    Args:
+      image: a path, the bytes of a file, or pixels, uint8 [height, width, 1 or 3].
+      channels: 1 for grey, 3 for colour; an image of another kind is converted.
+
+    Returns:
+      An array of so many channels as it is, anything else as a PIL image, fully read.
+
+    Raises:
+      BadImage: missing, damaged, of another format, or of too many pixels.
+    """
+    if isinstance(image, np.ndarray):
+        if image.shape[-1] == channels:
+            return image
+        grey = image.shape[-1] == 1
+        return Image.fromarray(image[..., 0] if grey else image).convert(
+            _MODES[channels]
+        )
+    try:
+        file = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
+        with Image.open(file, formats=FORMATS) as opened:
+            return opened.convert(_MODES[channels])
+    except _DAMAGED as error:
+        # An unidentified file is quoted by its address in memory; leave that out.
+        reason = str(error).split(" <_io")[0]
+        raise BadImage(
+            f"expected an image ({', '.join(FORMATS)}), found one that cannot be read: "
+            f"{reason}"
+        ) from error
+
+
+class Decoded:
+    """Rows with pixels in place of files, and labels that are checked.
+
+    Args:
+      rows: the source.
+      channels: of the pixels.
+      num_classes: of the model.
+      skip_bad: an image that cannot be read gives way to the next that can; its row
+        then says ``"where": False``.
+
+    Attributes:
+      skipped: name to reason of the images that gave way so far.
+    """
+
+    def __init__(
+        self, rows: ImageRows, *, channels: int, num_classes: int, skip_bad: bool
+    ) -> None:
+        self._rows = rows
+        self._channels = channels
+        self._num_classes = num_classes
+        self._skip_bad = skip_bad
+        self._lock = threading.Lock()
+        self.skipped: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"Decoded({self._rows!r})"
+
+    def __getitem__(self, row: int) -> Row:
+        for ahead in range(len(self)):
+            candidate = (row + ahead) % len(self)
+            try:
+                return self._read(candidate) | {"where": ahead == 0}
+            except BadImage as error:
+                self._skip(self._rows.name(candidate), error)
+        raise InputError(f"{self._rows!r}: expected images, found none to be read")
+
+    def raw(self, row: int) -> Any:
+        """The image of a row as its source gives it."""
+        return self._rows[row]["image"]
+
+    def _read(self, row: int) -> Row:
+        found = self._rows[row]
+        label = int(found["label"])
+        if not 0 <= label < self._num_classes:
+            raise InputError(
+                f"{self._rows.name(row)}: expected a label from 0 to data.num_classes "
+                f"- 1 = {self._num_classes - 1}, found {label}"
+            )
+        image = decode(found["image"], self._channels)
+        return {"image": image, "label": np.int32(label)}
+
+    def _skip(self, name: str, error: BadImage) -> None:
+        if not self._skip_bad:
+            raise InputError(
+                f"{name}: {error}. --config.data.skip_bad=true leaves such images out"
+            ) from error
+        with self._lock:
+            if name not in self.skipped:
+                self.skipped[name] = str(error)
+                print(f"left out: {name}: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,172 @@
+"""Image datasets by name: where they are, their splits and classes. Needs no jax."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import catalogue, folder, npz, prepared, sources
+from rdrop_jax.data.sources import ImageRows
+from rdrop_jax.errors import InputError
+
+# Prepared by rdrop_jax.prepare, and what it is prepared from.
+PREPARED = {
+    "cifar100": "cifar-100-python.tar.gz",
+    "imagenet2012": "ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar "
+    "ILSVRC2012_devkit_t12.tar.gz",
+}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """A dataset that is there.
+
+    Attributes:
+      splits: those that it has by itself, read when called.
+      classes: names by class id; empty where it has none.
+      provenance: checksums, for result.json.
+    """
+
+    splits: Mapping[str, Callable[[], ImageRows]]
+    classes: tuple[str, ...]
+    provenance: Callable[[], dict[str, str]]
+
+
+def find(data: ConfigDict) -> ImageSet:
+    """The dataset that a config names.
+
+    Args:
+      data: the config's ``data``.
+
+    Returns:
+      The dataset, nothing of it read but names and indices.
+
+    Raises:
+      InputError: it is not there; says how to prepare it.
+    """
+    if data.name == "digits":
+        sources.digits_file()
+        return ImageSet(
+            {s: _call(sources.digits, s, data.split_seed) for s in sources.SPLITS},
+            (),
+            lambda: {"digits.csv.gz": sources.digits_sha256()},
+        )
+    if data.name in PREPARED:
+        return _prepared(data)
+    if data.name.startswith(catalogue.PREFIX):
+        return _catalogue(data)
+    if data.name == "folder":
+        files, classes = folder.find(_root(data))
+        return ImageSet(
+            {name: _call(lambda rows: rows, rows) for name, rows in files.items()},
+            classes,
+            lambda: {name: _listing(rows) for name, rows in files.items()},
+        )
+    if data.name == "npz":
+        paths = npz.find(_root(data))
+        return ImageSet(
+            {name: _call(npz.load, path) for name, path in paths.items()},
+            npz.classes(paths["train"]),
+            lambda: {path.name: _sha256(path) for path in paths.values()},
+        )
+    raise InputError(
+        f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, or "
+        f"{catalogue.PREFIX}NAME, found {data.name!r}"
+    )
+
+
+def open_split(found: ImageSet, data: ConfigDict, name: str) -> ImageRows:
+    """A split, cut from the training rows where the dataset has none.
+
+    Args:
+      found: the dataset.
+      data: the config's ``data``.
+      name: "train", "validation" or "test".
+
+    Returns:
+      Its rows.
+    """
+    missing = {
+        split: data[split]
+        for split in ("validation", "test")
+        if split not in found.splits
+    }
+    if name in found.splits and (name != "train" or not missing):
+        return found.splits[name]()
+    rows = found.splits["train"]()
+    return sources.Subset(rows, sources.cut(len(rows), missing, data.split_seed)[name])
+
+
+def _call(make: Callable[..., ImageRows], *args: object) -> Callable[[], ImageRows]:
+    return lambda: make(*args)
+
+
+def _root(data: ConfigDict) -> Path:
+    root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
+    if not root:
+        raise InputError(
+            f"data.dir: expected where {data.name} is, found nothing; set "
+            "--config.data.dir or $RDROP_DATA_DIR"
+        )
+    if not Path(root).exists():
+        raise InputError(f"data.dir: expected {root}, found no such file or folder")
+    return Path(root)
+
+
+def _unprepared(data: ConfigDict, sources: str) -> InputError:
+    root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
+    where = f"in {root}" if root else "and neither data.dir nor $RDROP_DATA_DIR is set"
+    return InputError(
+        f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
+        f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'}"
+        f"{' --from ' + sources if sources else ''}\n"
+        f"and train with --config.data.dir={root or 'DATA'}; see docs/data.md"
+    )
+
+
+def _prepared(data: ConfigDict) -> ImageSet:
+    root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
+    place = root / data.name
+    if not (place / "index.json").is_file():
+        raise _unprepared(data, PREPARED[data.name])
+    index = prepared.read_index(place)
+    prepared.check_images(index, place)
+    return ImageSet(
+        {s: _call(prepared.Records, place, index, s) for s in index["splits"]},
+        tuple(index["classes"]),
+        lambda: {name: s["sha256"] for name, s in index["sources"].items()},
+    )
+
+
+def _catalogue(data: ConfigDict) -> ImageSet:
+    root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
+    name = data.name.removeprefix(catalogue.PREFIX)
+    if not (root / name).is_dir():
+        raise _unprepared(data, "")
+    place = catalogue.find(root, name)
+    return ImageSet(
+        {s: _call(catalogue.Examples, place, s) for s in catalogue.splits(place)},
+        catalogue.classes(place),
+        lambda: {"dataset_info.json": _sha256(place / "dataset_info.json")},
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _listing(rows: folder.Files) -> str:
+    """Checksum of the names and labels of image files."""
+
+    def lines() -> Iterator[bytes]:
+        for path, label in zip(rows.paths, rows.labels, strict=True):
+            yield f"{path}\t{label}\n".encode()
+
+    return (
+        f"{len(rows)} files, sha256 of names and labels "
+        + hashlib.sha256(b"".join(lines())).hexdigest()
+    )

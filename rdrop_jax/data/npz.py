@@ -1,0 +1,94 @@
+"""Images in .npz files: arrays x and y, or image and label."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from rdrop_jax.data.folder import NAMES
+from rdrop_jax.data.sources import Images
+from rdrop_jax.errors import InputError
+
+_NAMES = (("x", "y"), ("image", "label"), ("images", "labels"))
+
+
+def find(root: Path) -> dict[str, Path]:
+    """Splits of a folder with one ``*SPLIT*.npz`` each, or of one file.
+
+    Raises:
+      InputError: none to train on, or two for one split.
+    """
+    if root.is_file():
+        return {"train": root}
+    found: dict[str, Path] = {}
+    for split, names in NAMES.items():
+        files = sorted({p for name in names for p in root.glob(f"*{name}*.npz")})
+        if len(files) > 1:
+            raise InputError(
+                f"data.dir: expected one .npz file for {split} in {root}, found "
+                f"{', '.join(p.name for p in files)}"
+            )
+        found |= dict.fromkeys([split], files[0]) if files else {}
+    if "train" not in found:
+        raise InputError(
+            f"data.dir: expected *train*.npz in {root}, found "
+            f"{', '.join(p.name for p in found.values()) or 'none'}"
+        )
+    return found
+
+
+def load(path: Path) -> Images:
+    """Images and class ids of a file.
+
+    Args:
+      path: .npz with x (uint8 [rows, height, width] or [..., channels]) and y (integers
+        [rows]), or the same under image and label; nothing in it is unpickled.
+
+    Returns:
+      All rows.
+
+    Raises:
+      InputError: other arrays, or a file that cannot be read.
+    """
+    arrays = _read(path)
+    for x, y in _NAMES:
+        if x in arrays and y in arrays:
+            images, labels = arrays[x], arrays[y]
+            break
+    else:
+        raise InputError(
+            f"{path}: expected arrays x and y, or image and label, found "
+            f"{', '.join(arrays) or 'none'}"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise InputError(
+            f"{path}: expected {x} as uint8 [rows, height, width, 1 or 3], found "
+            f"{images.dtype} {images.shape}"
+        )
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if not whole or labels.shape != (len(images),) or not len(images):
+        raise InputError(
+            f"{path}: expected {y} as {len(images)} integers, at least one, found "
+            f"{labels.dtype} {labels.shape}"
+        )
+    return Images(images, labels.astype(np.int64), str(path))
+
+
+def classes(path: Path) -> tuple[str, ...]:
+    """Class names, from the array ``classes``; none where there is none."""
+    names = _read(path, ("classes",)).get("classes", np.zeros(0, str))
+    return tuple(str(name) for name in names.tolist())
+
+
+def _read(path: Path, only: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = [n for n in file.files if only is None or n in only]
+            return {name: file[name] for name in names}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(
+            f"{path}: expected an .npz file of plain arrays, found one that cannot be "
+            f"read: {error}"
+        ) from error

@@ -1,0 +1,89 @@
+"""RandAugment (Cubuk et al., 2020) on PIL images."""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+LEVELS = 10  # magnitudes run from 0 to this
+Op = Callable[[Image.Image, float, float], Image.Image]
+
+
+def rand_augment(
+    image: Image.Image, operations: int, magnitude: float, rng: np.random.Generator
+) -> Image.Image:
+    """Applies operations drawn from the fourteen of the paper, with repetition.
+
+    Geometric operations fill with black; the sign of those that have one is random.
+
+    Args:
+      image: grey or RGB.
+      operations: how many.
+      magnitude: strength of each, from 0 to 10.
+      rng: draws operations and signs.
+
+    Returns:
+      The image, its size unchanged.
+    """
+    for number in rng.integers(len(OPERATIONS), size=operations):
+        sign = 1.0 if rng.random() < 0.5 else -1.0
+        image = OPERATIONS[number](image, magnitude / LEVELS, sign)
+    return image
+
+
+def _identity(image: Image.Image, level: float, sign: float) -> Image.Image:
+    return image
+
+
+def _autocontrast(image: Image.Image, level: float, sign: float) -> Image.Image:
+    return ImageOps.autocontrast(image)
+
+
+def _equalize(image: Image.Image, level: float, sign: float) -> Image.Image:
+    return ImageOps.equalize(image)
+
+
+def _rotate(image: Image.Image, level: float, sign: float) -> Image.Image:
+    return image.rotate(sign * 30 * level)
+
+
+def _solarize(image: Image.Image, level: float, sign: float) -> Image.Image:
+    return ImageOps.solarize(image, round(256 * (1 - level)))
+
+
+def _posterize(image: Image.Image, level: float, sign: float) -> Image.Image:
+    return ImageOps.posterize(image, 8 - round(4 * level))
+
+
+def _enhanced(kind: Callable[[Image.Image], "ImageEnhance._Enhance"]) -> Op:
+    return lambda image, level, sign: kind(image).enhance(1 + sign * 0.9 * level)
+
+
+def _affine(*matrix: float) -> Op:
+    """The matrix of ``level = sign = 1``; offsets are parts of width and height."""
+
+    def apply(image: Image.Image, level: float, sign: float) -> Image.Image:
+        a, b, c, d, e, f = (sign * level * x for x in matrix)
+        width, height = image.size
+        data = (1 + a, b, c * width, d, 1 + e, f * height)
+        return image.transform(image.size, Image.Transform.AFFINE, data)
+
+    return apply
+
+
+OPERATIONS: tuple[Op, ...] = (
+    _identity,
+    _autocontrast,
+    _equalize,
+    _rotate,
+    _solarize,
+    _posterize,
+    _enhanced(ImageEnhance.Color),
+    _enhanced(ImageEnhance.Contrast),
+    _enhanced(ImageEnhance.Brightness),
+    _enhanced(ImageEnhance.Sharpness),
+    _affine(0.0, 0.3, 0.0, 0.0, 0.0, 0.0),  # shear along x
+    _affine(0.0, 0.0, 0.0, 0.3, 0.0, 0.0),  # shear along y
+    _affine(0.0, 0.0, 0.3, 0.0, 0.0, 0.0),  # move along x
+    _affine(0.0, 0.0, 0.0, 0.0, 0.0, 0.3),  # move along y
+)

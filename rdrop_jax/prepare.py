@@ -1,0 +1,102 @@
+"""python -m rdrop_jax.prepare cifar100 --data_dir DATA --from cifar-100-python.tar.gz
+
+Names: cifar100, imagenet2012; iwslt14_de_en, iwslt14_es_en, iwslt17_fr_en,
+iwslt17_zh_en, wmt14_en_de, wmt14_en_fr, each for both directions; wikitext103;
+tfds:NAME for any dataset of TensorFlow Datasets.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rdrop_jax import config as config_lib
+from rdrop_jax import flags
+from rdrop_jax.errors import InputError
+
+
+def prepare(
+    name: str, data_dir: Path, files: Sequence[Path], say: Callable[[str], None] = print
+) -> Path:
+    """Writes a dataset in the form that training reads.
+
+    Args:
+      name: of the dataset.
+      data_dir: folder of prepared datasets.
+      files: what was downloaded: archives, or folders that hold them.
+      say: takes lines on progress.
+
+    Returns:
+      The folder of the dataset. One that is there already is left as it is.
+
+    Raises:
+      InputError: no such name, or files that are missing, damaged or others.
+    """
+    from rdrop_jax.data import (  # numpy, PIL
+        catalogue,
+        cifar,
+        corpora,
+        imagenet,
+        prepared,
+        prepared_text,
+        token_files,
+        wikitext,
+    )
+
+    recipes: dict[str, Callable[..., Path]] = {
+        "cifar100": cifar.prepare,
+        "imagenet2012": imagenet.prepare,
+        "wikitext103": wikitext.prepare,
+        **dict.fromkeys(prepared_text.NAMES, corpora.prepare),
+    }
+    readers: dict[str, Callable[[Path], Any]] = {
+        "wikitext103": token_files.read_index,
+        **dict.fromkeys(prepared_text.NAMES, prepared_text.read_index),
+    }
+    if name.startswith(catalogue.PREFIX):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        return catalogue.prepare(data_dir, name.removeprefix(catalogue.PREFIX), say)
+    if name not in recipes:
+        hint = config_lib.suggest(name, recipes)
+        raise InputError(
+            f"{name}: no such dataset.{hint} There are: {', '.join(recipes)}, and "
+            f"{catalogue.PREFIX}NAME for the catalogue of TensorFlow Datasets"
+        )
+    folder = data_dir / name
+    if folder.exists():
+        readers.get(name, prepared.read_index)(folder)
+        say(f"{folder} is there already; remove it to prepare it again")
+        return folder
+    return recipes[name](folder, list(files), say)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and prepares one dataset."""
+    parser = flags.Parser(prog="rdrop_jax.prepare", description=__doc__)
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument(
+        "--data_dir",
+        type=Path,
+        default=os.environ.get("RDROP_DATA_DIR"),
+        help="folder of prepared datasets; default: $RDROP_DATA_DIR",
+    )
+    parser.add_argument(
+        "--from",
+        dest="files",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="archives or folders that hold them; default: the data folder",
+    )
+    args = flags.parse_plain(parser, argv)
+    if args.data_dir is None:
+        raise InputError(
+            "--data_dir: expected a folder, or $RDROP_DATA_DIR, found none"
+        )
+    data_dir = Path(args.data_dir)
+    folder = prepare(args.name, data_dir, args.files or [data_dir])
+    print(f"prepared: {folder}")
+
+
+if __name__ == "__main__":
+    flags.run(main)

@@ -1,0 +1,189 @@
+"""Labels for images that nobody has labelled."""
+
+import functools
+import itertools
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from PIL import Image
+
+from rdrop_jax.core.passes import Batch, Forward, Params
+from rdrop_jax.data import images
+from rdrop_jax.data.batches import Row, make_map, pad, stack
+from rdrop_jax.data.decode import BadImage, Decoded, decode
+from rdrop_jax.data.folder import SUFFIXES, image_files
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime.mesh import put
+from rdrop_jax.tasks.base import Predictor
+
+
+def make_predictor(
+    config: ConfigDict, forward: Forward, split: Callable[[str], Decoded], mesh: Mesh
+) -> Predictor:
+    """Labels with probabilities, and names where the dataset gave any.
+
+    Args:
+      config: of the run.
+      forward: ``(params, batch, key | None) -> logits``.
+      split: name to rows.
+      mesh: where the parameters lie.
+
+    Returns:
+      The predictor; its inputs are what `prepared` takes.
+    """
+    names = tuple(config.data.classes)
+    size = config.eval.batch_size
+    prepare = functools.partial(prepared, config.data)
+    mapped = make_map(config.data.workers)
+
+    @jax.jit
+    def probabilities(params: Params, batch: Batch) -> jax.Array:
+        logits = forward(params, batch, None).astype(jnp.float32)
+        return jax.nn.softmax(logits, axis=-1)
+
+    def answer(image: Any, p: np.ndarray) -> dict[str, Any]:
+        label = int(np.argmax(p))
+        found: dict[str, Any] = {"label": label}
+        if names:
+            found["name"] = names[label]
+        if isinstance(image, Path):
+            found = {"input": str(image)} | found
+        return found | {
+            "probability": round(float(p[label]), 6),
+            "probabilities": [round(float(x), 6) for x in p],
+        }
+
+    def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        numbers = itertools.count()
+        inputs = iter(inputs)
+        while chunk := list(itertools.islice(inputs, size)):
+            batch = stack(list(mapped(prepare, numbers, chunk)))
+            padded = pad(batch, size)
+            found = jax.device_get(probabilities(params, put(mesh, padded, whole=True)))
+            yield from map(answer, chunk, found)
+
+    def rows(name: str) -> Iterator[Any]:
+        source = split(name)
+        return (source.raw(i) for i in range(len(source)))
+
+    return Predictor(read=read_images, rows=rows, run=run)
+
+
+def prepared(data: ConfigDict, number: int, image: Any) -> Row:
+    """An input as the model takes it.
+
+    Args:
+      data: the config's ``data``.
+      number: of the input, for messages.
+      image: a path, the bytes of an image file, a PIL image, or pixels: uint8 of any
+        size, or numbers from 0 to 255 as arrays or nested lists of the model's size.
+
+    Returns:
+      The row of a batch.
+
+    Raises:
+      InputError: names what is wrong, and with which image.
+    """
+    transform = images.make_eval_transform(data)
+    if isinstance(image, str | Path | bytes | Image.Image):
+        name = f"image {number}" if not isinstance(image, str | Path) else str(image)
+        try:
+            if isinstance(image, Image.Image):
+                image = image.convert("L" if data.channels == 1 else "RGB")
+            else:
+                source = image if isinstance(image, bytes) else Path(image)
+                image = decode(source, data.channels)
+        except BadImage as error:
+            raise InputError(f"--input: {name}: {error}") from error
+        return {"image": transform(image)}
+    shape = (data.image_size, data.image_size, data.channels)
+    try:
+        pixels = np.asarray(image)
+    except ValueError as error:
+        raise InputError(
+            f"--input: expected rows of one length in image {number}, found others"
+        ) from error
+    if pixels.ndim == 2 and data.channels == 1:
+        pixels = pixels[..., None]
+    integer = np.issubdtype(pixels.dtype, np.integer)
+    bytes_ = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.size
+    if pixels.shape != shape and not (bytes_ and pixels.shape[-1] == data.channels):
+        raise InputError(
+            f"--input: expected images {shape} of numbers from 0 to 255, or uint8 of "
+            f"another size, found {pixels.dtype} {np.shape(image)} in image {number}"
+        )
+    if integer and pixels.min() >= 0 and pixels.max() <= 255:
+        return {"image": transform(pixels.astype(np.uint8))}
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise InputError(
+            f"--input: expected numbers from 0 to 255 in image {number}, found "
+            f"{pixels.dtype}"
+        )
+    return {"image": images.normalize(pixels, data.mean, data.std)}
+
+
+def read_images(path: str) -> Iterator[Any]:
+    """Images from one argument of ``--input``.
+
+    Args:
+      path: an image file; a folder of them; a .txt file with a path per line, relative
+        to the file's folder; a .npy array; JSON lines with one nested list of pixels
+        each, or "-" for those on standard input.
+
+    Yields:
+      Paths, arrays or nested lists, pixels from 0 to 255.
+
+    Raises:
+      InputError: no such file, or a line that is not JSON.
+    """
+    file = Path(path)
+    if path != "-" and not file.exists():
+        raise InputError(f"--input: no file {path!r}")
+    if file.is_dir():
+        found = sorted(image_files(file))
+        if not found:
+            raise InputError(
+                f"--input: expected images ({', '.join(SUFFIXES)}) in {path}, found "
+                "none"
+            )
+        yield from found
+    elif path.lower().endswith(SUFFIXES):
+        yield file
+    elif path.endswith(".txt"):
+        yield from _listed(file)
+    elif path.endswith(".npy"):
+        try:
+            array = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(f"--input: expected an array in {path!r}") from error
+        yield from array
+    else:
+        yield from _json_lines(path)
+
+
+def _listed(file: Path) -> Iterator[Path]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"--input: expected UTF-8 in {file}: {error}") from error
+    for line in filter(str.strip, lines):
+        yield file.parent / line.strip()
+
+
+def _json_lines(path: str) -> Iterator[Any]:
+    with sys.stdin.buffer if path == "-" else open(path, "rb") as lines:
+        for number, line in enumerate(lines):
+            try:
+                yield json.loads(line)
+            except ValueError as error:  # neither JSON nor UTF-8
+                raise InputError(
+                    f"--input: expected JSON in line {number + 1}, found {line[:40]!r}"
+                ) from error
