@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.turns import in_turns, ratio, table
-from rdrop_jax.decoding.beam import Options
 from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.decoding.many import Found, Shapes, make_search
+from rdrop_jax.decoding.options import Options
 from rdrop_jax.models.seq2seq import Seq2Seq, Size
 from rdrop_jax.runtime import process
 
@@ -46,14 +46,33 @@ def random_model(size: Size, vocab: int, length: int) -> tuple[Seq2Seq, Any]:
         lambda: model.init(jax.random.key(0), ids, ids > 0, ids, train=False)
     )
     params = jax.tree.map(np.array, start()["params"])
-    towards = np.random.default_rng(1).normal(size=size.width)
-    towards /= np.linalg.norm(towards)
+    rng = np.random.default_rng(1)
+    towards = rng.normal(size=size.width) / size.width**0.5
     lean = np.clip(np.arange(model.max_length) - length, -40, 40)
     places = params["target_embed"]["positions"]
     places["table"] = 10 * places["table"] + np.outer(lean, towards).astype(np.float32)
     params["output"] *= 2
-    params["output"][:, EOS] = 6 * towards
     params["logits_bias"][[PAD, BOS, UNKNOWN]] = -30
+
+    # EOS looks along what tells late from early positions in hidden states.
+    inputs = jnp.asarray(rng.integers(4, vocab, (16, 2 * length)))
+    hidden = jax.jit(
+        lambda: model.apply(
+            {"params": params},
+            inputs,
+            inputs > 0,
+            inputs,
+            train=False,
+            return_hidden=True,
+        )
+    )()
+    early, late = (
+        np.mean(x, axis=(0, 1)) for x in np.split(np.asarray(hidden), [length], axis=1)
+    )
+    along = 16 * (late - early) / np.sum((late - early) ** 2)
+    best = np.max(np.asarray(hidden) @ params["output"], axis=-1).mean()
+    params["output"][:, EOS] = along
+    params["logits_bias"][EOS] = best - along @ (early + late) / 2
     return model, params
 
 
@@ -131,6 +150,7 @@ def by_ctranslate2(
                 return_scores=True,
                 disable_unk=True,
                 max_decoding_length=LIMIT + 1,
+                min_decoding_length=0,
                 suppress_sequences=[["<pad>"], ["<s>"]],
             )
             for i, result in zip(rows, results, strict=True):

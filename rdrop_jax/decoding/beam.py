@@ -11,7 +11,7 @@ A search step takes the logits of every live hypothesis, and as fairseq's genera
 
 Where it differs from fairseq: limits belong to each example, not to the longest source
 of its batch, so that neighbours change nothing; an example is also done as soon as no
-live hypothesis can reach its ``n_best`` (see `Options.early_stop`), which changes no
+live hypothesis can reach its ``n_best`` (see `Options`), which changes no
 result; if more hypotheses end in the last step than there is room for, the best stay by
 their final scores. Equal scores go to what ended first, then to the lower beam, then to
 the lower id.
@@ -25,47 +25,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.decoding.cache import Cache, reorder
+from rdrop_jax.decoding.options import Options, check, divisor
 from rdrop_jax.decoding.top import top_k
 
 TokensToLogits = Callable[[Array, Cache], tuple[Array, Cache]]
-Constrain = Callable[[Array, Array, Array], Array]
-PENALTIES = ("power", "gnmt")
 _NEVER = -jnp.inf
-
-
-class Options(NamedTuple):
-    """What a search looks for.
-
-    Attributes:
-      bos: id that every hypothesis starts from; EOS in fairseq.
-      eos: id that ends one.
-      pad: id after the end; never chosen.
-      beam: live hypotheses per example.
-      n_best: how many to return, at most ``beam``.
-      length_penalty: exponent of the length; 0 compares plain log-probabilities.
-      penalty: "power" divides by ``length ** length_penalty``, "gnmt" by
-        ``((5 + length) / 6) ** length_penalty``.
-      early_stop: stop an example once ``beam`` hypotheses have ended, as fairseq does.
-        False goes on until no live one can reach the ``n_best``: until the best live
-        log-probability, divided for the length that flatters it most (the limit, or the
-        next one if the penalty is negative), is not above the worst of them.
-      forbid: further ids that are never chosen, as that of unknown words. BOS is
-        forbidden too, unless it is EOS.
-      constrain: None, or ``(log_probs [batch, beam, vocab], tokens [batch, beam, time],
-        step) -> log_probs``, which may lower any of them, to -inf if it must. The first
-        ``step`` tokens are those chosen so far.
-    """
-
-    bos: int
-    eos: int
-    pad: int
-    beam: int = 5
-    n_best: int = 1
-    length_penalty: float = 1.0
-    penalty: str = "power"
-    early_stop: bool = True
-    forbid: tuple[int, ...] = ()
-    constrain: Constrain | None = None
 
 
 class Hypotheses(NamedTuple):
@@ -106,17 +70,6 @@ class State(NamedTuple):
     min_length: Int[Array, "batch"]
     max_length: Int[Array, "batch"]
     cache: Cache
-
-
-def check(options: Options) -> None:
-    """Refuses options that cannot be."""
-    if options.penalty not in PENALTIES:
-        raise ValueError(f"penalty must be one of {PENALTIES}: {options.penalty!r}")
-    if not 1 <= options.n_best <= options.beam:
-        raise ValueError(
-            "n_best must be between 1 and beam: found "
-            f"{options.n_best} of {options.beam}"
-        )
 
 
 def beam_search(
@@ -251,7 +204,7 @@ def _step(
     at = state.step
     written = _write(state.tokens, jnp.full_like(last, options.eos), at)
     ended_tokens, ended_scores = _keep(
-        state, written, ending / _divisor(at + 1, options), options
+        state, written, ending / divisor(at + 1, options), options
     )
     tokens = jnp.take_along_axis(state.tokens, parents[..., None], axis=1)
     done = state.done | (at >= state.max_length)
@@ -259,7 +212,7 @@ def _step(
         done |= jnp.all(ended_scores > _NEVER, axis=1)
     # Log-probabilities only fall: no future score is above this bound.
     longest = state.max_length + 1 if options.length_penalty >= 0 else at + 2
-    bound = going[:, 0] / _divisor(longest, options)
+    bound = going[:, 0] / divisor(longest, options)
     done |= bound <= ended_scores[:, options.n_best - 1]
     return State(
         at + 1,
@@ -319,10 +272,3 @@ def _keep(
 
 def _write(tokens: Array, ids: Array, at: Array) -> Array:
     return jax.lax.dynamic_update_slice_in_dim(tokens, ids[..., None], at, axis=2)
-
-
-def _divisor(length: Array, options: Options) -> Array:
-    size = length.astype(jnp.float32)
-    if options.penalty == "gnmt":
-        size = (5.0 + size) / 6.0
-    return size**options.length_penalty

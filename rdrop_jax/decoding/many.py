@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rdrop_jax.decoding import beam
-from rdrop_jax.decoding.beam import Options, State
+from rdrop_jax.decoding.beam import State
 from rdrop_jax.decoding.cache import Cache, grow, take_rows
+from rdrop_jax.decoding.options import Options
 from rdrop_jax.errors import InputError
 
 Start = Callable[[Any, jax.Array, jax.Array, int], Cache]
