@@ -180,7 +180,7 @@ def make_loss(config: ConfigDict, vocab_size: int, mesh: Mesh | None) -> Loss:
         labels = batch["labels"]
         if isinstance(outputs, AdaptiveOutput):
             return adaptive_rdrop_loss(
-                *outputs, labels, divergence=r.clusters, **objective
+                *outputs, labels, divergence=r.clusters, mesh=mesh, **objective
             )
         objective["label_smoothing"] = r.label_smoothing
         objective["smoothing"] = r.smoothing

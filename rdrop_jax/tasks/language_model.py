@@ -170,13 +170,14 @@ def scores(nll: float, text: Split) -> dict[str, float]:
 
     Returns:
       ``perplexity`` per word and ``bits_per_character``, which do not depend on how a
-      text is cut into tokens; ``loss`` per token, in nats; how many ``tokens``.
+      text is cut into tokens; ``loss`` per token, in nats; ``examples``, how many
+      tokens.
     """
     return {
         "perplexity": math.exp(min(nll / text.words, 700.0)),
         "bits_per_character": nll / math.log(2) / text.characters,
         "loss": nll / len(text.ids),
-        "tokens": len(text.ids),
+        "examples": len(text.ids),
     }
 
 
