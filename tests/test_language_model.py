@@ -183,8 +183,11 @@ def test_continuations(finished):
     assert [f["prompt"] for f in found] == prompts
     assert answer(prompts) == found
     assert answer(prompts[:1]) == found[:1]
-    (long,) = answer([" ".join(["the"] * 20)])
-    assert long["notes"] == ["only the last 7 of 20 tokens are read"]
+    (long,) = answer(["a dog sees the cat 3 " * 3])
+    assert long["notes"] == ["only the last 8 of 18 tokens are read"]
+    (short,) = answer(["cat 3 a dog sees the cat 3"])
+    assert short["text"] == long["text"]
+    assert "notes" not in short
     run = Opened(workdir)
     greedy = config_of(workdir.parent, eval__temperature=0)
     task = tasks.build(greedy, workdir)

@@ -198,7 +198,7 @@ def _continue(
     ids: list[list[int]],
     number: int,
 ) -> Iterator[dict[str, Any]]:
-    room = generator.room() - 1
+    room = generator.room()
     found = generator.generate(params, ids, number)
     for line, prompt, new in zip(lines, ids, found, strict=True):
         answer: dict[str, Any] = {
