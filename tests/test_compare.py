@@ -10,10 +10,11 @@ from html.parser import HTMLParser
 import numpy as np
 import programs
 import pytest
+from pictures import noise, write_folder
 from tiny import TINY, VIT, train
 
 from rdrop_jax import compare, evaluate
-from rdrop_jax.comparison import diagnostics, page, runs, worker
+from rdrop_jax.comparison import diagnostics, page, plan, results, runs, worker
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.run import open_run
 from rdrop_jax.runtime import lock
@@ -242,8 +243,37 @@ def test_the_worker_says_what_the_plan_needs():
     variants = [{"data.labelled": "64"}, {"data.labelled": "64", "batch_size": "16"}]
     found = worker.probe({"config": VIT, "probe": variants})
     assert found["steps_per_epoch"] == [2.0, 4.0]
-    assert found["scores"][:2] == ["accuracy", "loss"]
+    assert {"accuracy", "loss"} <= set(found["scores"])
     assert set(found) == set(PROBE)
+
+
+def test_the_worker_asks_the_dataset_and_looks_for_weights(tmp_path):
+    write_folder(tmp_path, noise(20), np.arange(20) % 2, ("ant", "bee"))
+    fields = TINY | {"data.dir": str(tmp_path), "data.image_size": "8"}
+    job = {"config": f"{VIT}:folder", "probe": [fields | {"init_from": ""}]}
+    assert worker.probe(job)["steps_per_epoch"] == [16 / 64]
+    with pytest.raises(InputError, match=r"init_from: .* found nothing at ViT-B_16"):
+        worker.probe(job | {"probe": [fields]})
+
+
+def test_what_a_process_ends_with_is_told_whole():
+    said = ["a warning", "error: not prepared", "  do this", "and that"]
+    assert runs.message(said) == "not prepared\n  do this\nand that"
+    assert runs.message(["Traceback", "KeyError: 'x'"]) == "KeyError: 'x'"
+    assert runs.message([]) == "the task cannot be built"
+
+
+def test_two_passes_never_cost_less_than_one(compared):
+    options, _, _ = compare.read_options([*ARGV, "--workdir", str(compared[0])])
+    plain, rdrop = (
+        results.read_run(plan.trials(options, setting, final=True)[0], compared[0])
+        for setting in (
+            plan.settings(options, [10.0], arm)[0] for arm in ("plain", "rdrop")
+        )
+    )
+    assert results.cost_ratio([plain], [rdrop]) == 2.0
+    assert results.cost_ratio([rdrop], [plain]) == 1.0
+    assert np.isnan(results.cost_ratio([plain], []))
 
 
 def test_a_second_start_makes_only_what_is_missing(compared, tmp_path):
@@ -302,6 +332,8 @@ def test_folders_of_others_are_refused(compared, tmp_path):
 def test_a_metric_that_no_arm_has_is_refused(tmp_path):
     with pytest.raises(InputError, match="--metric: expected one that all arms have"):
         run(tmp_path / "cmp", [*ARGV, "--metric=bleu:max"])
+    with pytest.raises(InputError, match=r"eval\.metric: expected one that all arms"):
+        run(tmp_path / "cmp", [*ARGV, "--config.eval.metric=bleu"])
 
 
 class Reader(HTMLParser):

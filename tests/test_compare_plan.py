@@ -79,6 +79,14 @@ def test_learning_rates_lie_around_the_config_s():
     assert [float(r) / 3e-3 for r in rates] == pytest.approx([1, 0.5, 2, 0.25, 4])
 
 
+def test_no_trial_is_made_twice():
+    options = read("--alphas=1,2,5", "--vary=optimizer.lr=4e-3,2e-3,5e-3")
+    rates = [float(s.overrides["optimizer.lr"]) for s in settings(options, "plain")]
+    assert rates[:3] == [4e-3, 8e-3, 1e-3]  # 2e-3 is another's
+    assert rates[3:6] == [2e-3, 5e-4, 2.5e-4]
+    assert rates[6:] == [5e-3, 2.5e-3, 1e-2]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -95,6 +103,7 @@ def test_learning_rates_lie_around_the_config_s():
         (["--vary=optimizer.lr="], "--vary optimizer.lr: expected different values"),
         (["--vary=optimizer.lrr=1"], r"optimizer.lrr: no such field"),
         (["--vary=model.dropout=0.1,2"], r"model.dropout: expected in \[0, 1\)"),
+        (["--vary=optimizer.lr=0,1"], "optimizer.lr: expected above 0, found 0"),
         (["--vary=seed=1,2"], "seed: the comparison sets this field itself"),
         (["--config.rdrop.alpha=1"], "rdrop.alpha: the comparison sets this field"),
         (

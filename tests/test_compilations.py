@@ -26,4 +26,4 @@ def test_a_run_compiles_each_of_its_programs_once(compiled, tmp_path):
     jax.clear_caches()
     train(tmp_path)  # six updates, two validations and the test split
     assert compiled["jit(train_step)"] == 1, compiled
-    assert compiled["jit(score)"] == 3, compiled  # two evaluators, one anew at the end
+    assert compiled["jit(sums)"] == 1, compiled  # of all splits

@@ -282,6 +282,20 @@ def test_other_files_are_bad_images(tmp_path, monkeypatch):
     assert decode(out.getvalue(), 3).mode == "RGB"
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sixteen_bits_of_grey_are_scaled(channels):
+    deep = np.arange(0, 2**16, 2**8, dtype=np.uint16).reshape(16, 16)
+    out = io.BytesIO()
+    Image.fromarray(deep).save(out, "PNG")
+    found = np.asarray(decode(out.getvalue(), channels)).reshape(16, 16, channels)
+    for channel in range(channels):
+        np.testing.assert_array_equal(found[..., channel], deep >> 8)
+    row = prepared(settings(channels=channels), 0, Image.fromarray(deep))
+    assert row["image"].shape == (16, 16, channels)
+    assert row["image"].min() == -1
+    assert row["image"].mean() == pytest.approx(0, abs=0.01)
+
+
 def test_labels_of_files_are_checked_with_their_name():
     rows = Images(noise(2), np.array([0, 5]), "mine")
     with pytest.raises(InputError, match=r"mine row 1: expected a label .* 1, found 5"):
@@ -319,6 +333,9 @@ def test_predict_reads_files_folders_and_lists(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"in .*empty, found none"):
         list(read_images(str(tmp_path / "empty")))
+    (tmp_path / "scan.tiff").write_bytes(b"II*\0")
+    with pytest.raises(InputError, match=r"expected an image \(.*JSON in line 1"):
+        list(read_images(str(tmp_path / "scan.tiff")))
     data = settings(eval_crop=0.5)
     wanted = images.make_eval_transform(data)(np.asarray(Image.open(paths[0])))
     opened = Image.open(paths[0])
@@ -326,3 +343,17 @@ def test_predict_reads_files_folders_and_lists(tmp_path):
         np.testing.assert_array_equal(prepared(data, 0, given)["image"], wanted)
     with pytest.raises(InputError, match=r"--input: .*notes\.md: expected an image"):
         prepared(data, 0, tmp_path / "photos" / "notes.md")
+
+
+def test_predict_takes_fractions_as_it_takes_bytes():
+    data = settings(eval_crop=0.75)
+    (image,) = noise(1, 16)
+    wanted = prepared(data, 0, image)["image"]
+    found = prepared(data, 0, image.astype(float))["image"]
+    # Bytes are rounded after each of the two passes of resizing.
+    np.testing.assert_allclose(found, wanted, atol=1 / 255 / 0.5)
+    for bad in (np.nan, -0.5, 255.5):
+        broken = image.astype(float)
+        broken[3, 3, 1] = bad
+        with pytest.raises(InputError, match="from 0 to 255 in image 7, found others"):
+            prepared(data, 7, broken)

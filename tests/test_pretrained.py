@@ -409,7 +409,7 @@ def test_the_program_ends_with_the_message(tmp_path):
     code, _, err = run_program("train", *argv)
     assert code == 2
     assert err.startswith("error: init_from: expected a workdir, WORKDIR:STEP, a .npz")
-    assert err.endswith("found nothing at ViT-B_16.npz\n")
+    assert "found nothing at ViT-B_16.npz; docs/pretrained.md says" in err
     assert not (tmp_path / "run").exists()
 
 

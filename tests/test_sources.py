@@ -79,6 +79,13 @@ def test_tables(tmp_path):
     (tmp_path / "test.tsv").write_text("\n".join(lines[3:]))
     _, found = splits("folder", tmp_path, data__validation="1")
     np.testing.assert_array_equal(found["test"].labels, [0, 1, 2])
+    photos = tmp_path / "photos"  # links to images that lie elsewhere
+    photos.mkdir()
+    for row in range(3):
+        (photos / f"{row}.png").symlink_to(tmp_path / f"{row}.png")
+    (photos / "train.tsv").write_text("\n".join(lines[:3]))
+    _, found = splits("folder", photos, data__validation="1", data__test="1")
+    assert found["train"].name(0).startswith(str(photos))
     for line, message in (
         ("../x.png\tant", r"train\.tsv, line 1: expected a path below"),
         ("/etc/passwd\tant", "expected a path below"),
@@ -87,6 +94,12 @@ def test_tables(tmp_path):
     ):
         (tmp_path / "train.tsv").write_text(line)
         refused("folder", tmp_path, message)
+    (tmp_path / "train.tsv").write_text("\n".join(lines))
+    (tmp_path / "test.tsv").write_text("\n")
+    refused("folder", tmp_path, "expected test images in .*, found none")
+    for name in ("val", "valid"):
+        (tmp_path / f"{name}.tsv").write_text(lines[0])
+    refused("folder", tmp_path, r"one of each split, found .*val\.tsv, .*valid\.tsv")
 
 
 def test_folders_that_cannot_be_used(tmp_path):
@@ -129,6 +142,14 @@ def test_npz(tmp_path):
     refused("npz", tmp_path, "expected an .npz file of plain arrays")
     np.savez(tmp_path / "my_train.npz", x=images, y=LABELS[:6])
     refused("npz", tmp_path, "data.num_classes: expected how many classes npz has")
+
+
+@pytest.mark.parametrize(
+    ("file", "split"), [("latest_train", "test"), ("trainval", "validation")]
+)
+def test_a_file_of_two_splits_is_refused(tmp_path, file, split):
+    np.savez(tmp_path / f"{file}.npz", x=noise(6), y=LABELS[:6], classes=CLASSES)
+    refused("npz", tmp_path, f"of its own for train, found .*{file}.npz, .* {split}")
 
 
 def test_prepared(tmp_path):
@@ -183,9 +204,11 @@ def test_the_catalogue_is_read_without_tensorflow(tmp_path):
     images = noise(6)
     assert {x.tobytes() for x in images} == {x for _, x in wanted}
     info = tmp_path / "shapes" / "1.0.0" / "dataset_info.json"
-    info.write_text(
-        json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"})
-    )
+    whole = json.loads(info.read_text())
+    parts = [part | {"name": "all"} for part in whole["splits"]]
+    info.write_text(json.dumps(whole | {"splits": parts}))
+    refused("tfds:shapes", tmp_path, "expected a split train in .*, found all")
+    info.write_text(json.dumps(whole | {"fileFormat": "tfrecord"}))
     refused("tfds:shapes", tmp_path, "expected the format array_record, .* tfrecord")
 
 

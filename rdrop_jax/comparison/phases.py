@@ -50,11 +50,13 @@ def claim(
             f"things in {workdir}"
         )
     probe = runs.probe(options, plan.variants(options))
-    if options.metric not in probe["scores"]:
-        raise InputError(
-            f"--metric: expected one that all arms have, of "
-            f"{', '.join(probe['scores'])}, found {options.metric!r}"
-        )
+    names = {"--metric": options.metric, "eval.metric": base["eval.metric"]}
+    for field, name in names.items():
+        if name not in probe["scores"]:
+            raise InputError(
+                f"{field}: expected one that all arms have, of "
+                f"{', '.join(probe['scores'])}, found {name!r}"
+            )
     versions = {"python": platform.python_version(), "rdrop_jax": rdrop_jax.__version__}
     versions |= {name: metadata.version(name) for name in PACKAGES}
     began = asked | {"probe": probe, "versions": versions, "command": command}

@@ -159,7 +159,8 @@ def check(options: Options) -> ConfigDict:
         if name in options.overrides:
             raise InputError(f"--vary {name}: found --config.{name} as well")
     for variant in variants(options):  # typos and values out of range
-        flags.load(options.config, options.overrides | variant)
+        if not flags.load(options.config, options.overrides | variant).optimizer.lr:
+            raise InputError("optimizer.lr: expected above 0, found 0")
     return flags.load(options.config, options.overrides)
 
 
@@ -184,8 +185,8 @@ def settings(
 ) -> list[Setting]:
     """The settings of one arm, as many for each arm.
 
-    An arm without an alpha of its own chooses among learning rates in its place: the
-    config's times 1, 1/2, 2, 1/4, 4, ...
+    An arm without an alpha of its own chooses among learning rates in its place
+    (`_rates`).
 
     Args:
       options: what was asked for.
@@ -197,7 +198,8 @@ def settings(
       The settings.
     """
     found: list[Setting] = []
-    for variant, steps in zip(variants(options), steps_per_epoch, strict=True):
+    rates = _rates(options)
+    for number, variant in enumerate(variants(options)):
         for slot, alpha in enumerate(_alphas(options)):
             changes = {"rdrop.alpha": "0.0", "rdrop.num_passes": "none"}
             values = dict(variant)
@@ -205,12 +207,12 @@ def settings(
                 changes["rdrop.alpha"] = repr(alpha)
                 values = {"rdrop.alpha": f"{alpha:g}"} | values
             elif len(_alphas(options)) > 1:
-                shared = flags.load(options.config, options.overrides | variant)
-                rate = f"{shared.optimizer.lr * _factor(slot):.6g}"
-                values["optimizer.lr"] = changes["optimizer.lr"] = rate
+                values["optimizer.lr"] = rates[number][slot]
+                changes["optimizer.lr"] = rates[number][slot]
             if arm == "two_passes":
                 changes["rdrop.num_passes"] = "2"
             overrides = options.overrides | variant | changes
+            steps = steps_per_epoch[number]
             overrides |= _in_updates(options, arm, overrides, steps, cost_ratio)
             found.append(Setting(arm, len(found), values, overrides))
     return found
@@ -226,6 +228,34 @@ def trials(options: Options, setting: Setting, *, final: bool) -> list[Trial]:
 
 def _alphas(options: Options) -> list[float]:
     return [alpha for alpha in options.alphas if alpha > 0]
+
+
+def _rates(options: Options) -> list[list[str]]:
+    """Learning rates of an arm without an alpha: of each variant, one per trial.
+
+    The variant's own times 1, 1/2, 2, 1/4, 4, ..., leaving out what another trial has.
+    """
+    count = len(_alphas(options))
+    own = [
+        flags.load(options.config, options.overrides | variant).optimizer.lr
+        for variant in variants(options)
+    ]
+    tried = [
+        variant | {"optimizer.lr": f"{lr:.6g}"}
+        for variant, lr in zip(variants(options), own, strict=True)
+    ]
+    found = []
+    for first, lr in zip(list(tried), own, strict=True):
+        rates = [first["optimizer.lr"]]
+        for slot in itertools.count(1):
+            if len(rates) == count:
+                break
+            other = first | {"optimizer.lr": f"{lr * _factor(slot):.6g}"}
+            if other not in tried:
+                tried.append(other)
+                rates.append(other["optimizer.lr"])
+        found.append(rates)
+    return found
 
 
 def _factor(slot: int) -> float:

@@ -107,12 +107,16 @@ def choose(
 
 
 def cost_ratio(plain: Sequence[Run], rdrop: Sequence[Run]) -> float:
-    """Median time of an update with R-Drop over that of plain; NaN without runs."""
+    """Median time of an update with R-Drop over that of plain; NaN without runs.
+
+    At least 1: two passes cannot cost less than one, and what says so is noise.
+    """
     medians = [
         float(np.median([run.update_seconds for run in runs])) if runs else math.nan
         for runs in (rdrop, plain)
     ]
-    return medians[0] / medians[1]
+    ratio = medians[0] / medians[1]
+    return 1.0 if ratio < 1 else ratio
 
 
 def difference(

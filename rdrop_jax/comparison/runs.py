@@ -79,10 +79,17 @@ def probe(options: Options, variants: Sequence[dict[str, str]]) -> dict[str, Any
         [*_WORKER, json.dumps(job)], capture_output=True, text=True, check=False
     )
     if process.returncode:
-        said = process.stderr.strip().splitlines() or ["the task cannot be built"]
-        raise InputError(said[-1].removeprefix("error: "))
+        raise InputError(message(process.stderr.strip().splitlines()))
     found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return found
+
+
+def message(said: Sequence[str]) -> str:
+    """The error that a process ended with, all of its lines; else its last line."""
+    if not said:
+        return "the task cannot be built"
+    starts = [i for i, line in enumerate(said) if line.startswith("error: ")]
+    return "\n".join(said[starts[-1] if starts else -1 :]).removeprefix("error: ")
 
 
 def finished(trial: Trial, workdir: Path) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 
 from rdrop_jax import flags
 from rdrop_jax import train as train_program
+from rdrop_jax.data import ready
+from rdrop_jax.pretrained import files
 
 
 def work(job: Mapping[str, Any]) -> None:
@@ -38,12 +40,20 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       ``steps_per_epoch`` of each variant, the names of ``scores``, ``data``, and the
       ``device``.
+
+    Raises:
+      InputError: data or weights that cannot be used.
     """
+    configs = [flags.load(job["config"], each) for each in job["probe"]]
+    configs = [ready.completed(config) for config in configs]
+    for config in configs:
+        if config.init_from:
+            files.check(config.init_from)
     import jax
 
     from rdrop_jax import tasks
 
-    built = [tasks.build(flags.load(job["config"], each)) for each in job["probe"]]
+    built = [tasks.build(config) for config in configs]
     device = jax.devices()[0]
     return {
         "steps_per_epoch": [task.train_data().steps_per_epoch for task in built],

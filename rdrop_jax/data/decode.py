@@ -53,13 +53,11 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
         if image.shape[-1] == channels:
             return image
         grey = image.shape[-1] == 1
-        return Image.fromarray(image[..., 0] if grey else image).convert(
-            _MODES[channels]
-        )
+        return converted(Image.fromarray(image[..., 0] if grey else image), channels)
     try:
         file = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
         with Image.open(file, formats=FORMATS) as opened:
-            return opened.convert(_MODES[channels])
+            return converted(opened, channels)
     except _DAMAGED as error:
         # An unidentified file is quoted by its address in memory; leave that out.
         reason = str(error).split(" <_io")[0]
@@ -67,6 +65,18 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
             f"expected an image ({', '.join(FORMATS)}), found one that cannot be read: "
             f"{reason}"
         ) from error
+
+
+def converted(image: Image.Image, channels: int) -> Image.Image:
+    """An image as 8 bits of grey or colour; 16 bits are scaled, transparency dropped.
+
+    Args:
+      image: of any mode.
+      channels: 1 for grey, 3 for colour.
+    """
+    if image.mode.startswith("I;16"):  # convert would make white of all above 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert(_MODES[channels])
 
 
 class Decoded:

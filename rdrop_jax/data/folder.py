@@ -64,8 +64,8 @@ def find(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
       Split to files, and class names by id.
 
     Raises:
-      InputError: no images, a class without images, fewer than two classes, a path that
-        leaves the folder.
+      InputError: no images, a class or a split without any, a split that is there
+        twice, fewer than two classes, a path that leaves the folder.
     """
     pairs = dict(_tables(root)) or dict(_folders(root))
     if "train" not in pairs:
@@ -83,6 +83,8 @@ def find(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
     ids = {name: i for i, name in enumerate(classes)}
     splits = {}
     for split, found in pairs.items():
+        if not found:
+            raise InputError(f"data.dir: expected {split} images in {root}, found none")
         for path, label in found:
             if label not in ids:
                 raise InputError(
@@ -105,11 +107,7 @@ def _folders(root: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         for name in names
         if (root / name).is_dir()
     ]
-    repeated = [
-        path for split, path in splits if [s for s, _ in splits].count(split) > 1
-    ]
-    if repeated:
-        raise InputError(f"data.dir: expected one folder per split, found {repeated}")
+    _check_single(splits)
     for split, folder in splits or [("train", root)]:
         classes = sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
         if not classes:
@@ -145,8 +143,18 @@ def _tables(root: Path) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     tables = [(split, path) for split, path in found if path.is_file()]
     if not tables and (root / "labels.tsv").is_file():
         tables = [("train", root / "labels.tsv")]
+    _check_single(tables)
     for split, path in tables:
         yield split, list(_pairs(path, root))
+
+
+def _check_single(found: list[tuple[str, Path]]) -> None:
+    splits = [split for split, _ in found]
+    repeated = [str(path) for split, path in found if splits.count(split) > 1]
+    if repeated:
+        raise InputError(
+            f"data.dir: expected one of each split, found {', '.join(repeated)}"
+        )
 
 
 def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
@@ -154,7 +162,7 @@ def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
         lines: Iterable[str] = table.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"data.dir: expected UTF-8 in {table}, {error}") from error
-    inside = root.resolve()
+    inside = os.path.abspath(root)
     for number, line in enumerate(lines, 1):
         where = f"{table}, line {number}"
         if not line.strip():
@@ -162,6 +170,7 @@ def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
         path, tab, label = line.partition("\t")
         if not tab or not path or not label.strip() or "\t" in label:
             raise InputError(f"{where}: expected PATH<TAB>LABEL, found {line!r}")
-        if not (root / path).resolve().is_relative_to(inside):
+        # By name alone: links that lead elsewhere are the user's own, as in folders.
+        if not Path(os.path.abspath(root / path)).is_relative_to(inside):
             raise InputError(f"{where}: expected a path below {root}, found {path!r}")
         yield path, label.strip()

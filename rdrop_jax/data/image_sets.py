@@ -1,5 +1,6 @@
 """Image datasets by name: where they are, their splits and classes. Needs no jax."""
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.data import catalogue, folder, npz, prepared, sources
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import seal
 
 # Prepared by rdrop_jax.prepare, and what it is prepared from.
 PREPARED = {
@@ -70,7 +72,7 @@ def find(data: ConfigDict) -> ImageSet:
         return ImageSet(
             {name: _call(npz.load, path) for name, path in paths.items()},
             npz.classes(paths["train"]),
-            lambda: {path.name: _sha256(path) for path in paths.values()},
+            lambda: {path.name: seal.sha256(path) for path in paths.values()},
         )
     raise InputError(
         f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, or "
@@ -101,7 +103,8 @@ def open_split(found: ImageSet, data: ConfigDict, name: str) -> ImageRows:
 
 
 def _call(make: Callable[..., ImageRows], *args: object) -> Callable[[], ImageRows]:
-    return lambda: make(*args)
+    """Read once, however many splits are cut from it."""
+    return functools.cache(lambda: make(*args))
 
 
 def _root(data: ConfigDict) -> Path:
@@ -147,16 +150,16 @@ def _catalogue(data: ConfigDict) -> ImageSet:
     if not (root / name).is_dir():
         raise _unprepared(data, "")
     place = catalogue.find(root, name)
+    if "train" not in (splits := catalogue.splits(place)):
+        raise InputError(
+            f"data.name={data.name}: expected a split train in {place}, found "
+            f"{', '.join(splits) or 'none'}"
+        )
     return ImageSet(
-        {s: _call(catalogue.Examples, place, s) for s in catalogue.splits(place)},
+        {s: _call(catalogue.Examples, place, s) for s in splits},
         catalogue.classes(place),
-        lambda: {"dataset_info.json": _sha256(place / "dataset_info.json")},
+        lambda: {"dataset_info.json": seal.sha256(place / "dataset_info.json")},
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listing(rows: folder.Files) -> str:

@@ -16,7 +16,7 @@ def find(root: Path) -> dict[str, Path]:
     """Splits of a folder with one ``*SPLIT*.npz`` each, or of one file.
 
     Raises:
-      InputError: none to train on, or two for one split.
+      InputError: none to train on, two for one split, or one for two.
     """
     if root.is_file():
         return {"train": root}
@@ -34,6 +34,13 @@ def find(root: Path) -> dict[str, Path]:
             f"data.dir: expected *train*.npz in {root}, found "
             f"{', '.join(p.name for p in found.values()) or 'none'}"
         )
+    for split, path in found.items():
+        others = [name for name in found if name != split and found[name] == path]
+        if others:  # as latest_train.npz or trainval.npz: its rows would be in both
+            raise InputError(
+                f"data.dir: expected a file of its own for {split}, found {path}, "
+                f"whose name says {' and '.join(others)} too"
+            )
     return found
 
 

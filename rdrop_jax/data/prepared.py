@@ -29,7 +29,8 @@ def read_index(folder: Path) -> dict[str, Any]:
     """The index of a prepared dataset.
 
     Raises:
-      InputError: there is none, or one of another format, or a file is not there.
+      InputError: there is none, one that is damaged or of another format, or a file is
+        not there.
     """
     path = folder / "index.json"
     try:
@@ -42,14 +43,25 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: expected format {FORMAT}, found another; prepare it again"
         )
-    for files in index["splits"].values():
-        for name, shard in files.items():
-            size = (folder / name).stat().st_size if (folder / name).is_file() else None
-            if size != shard["bytes"]:
-                raise InputError(
-                    f"{folder / name}: expected {shard['bytes']} bytes, as "
-                    f"{path.name} says, found {size or 'no such file'}; prepare again"
-                )
+    try:
+        sizes = {
+            name: shard["bytes"]
+            for files in index["splits"].values()
+            for name, shard in files.items()
+        }
+        _ = index["classes"], index["features"], index["sources"].items()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: expected splits, classes, features and sources, found a damaged "
+            f"index: {error}; prepare it again"
+        ) from error
+    for name, expected in sizes.items():
+        size = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if size != expected:
+            raise InputError(
+                f"{folder / name}: expected {expected} bytes, as {path.name} says, "
+                f"found {size or 'no such file'}; prepare again"
+            )
     return index
 
 

@@ -61,7 +61,7 @@ def check(name: str) -> None:
     path = Path(name)
     if is_weights(path):
         if not path.exists():
-            raise InputError(f"init_from: expected {EXPECTED}, found nothing at {name}")
+            raise _nothing(name)
         with _explained(path):
             for file, holds in _parts(path).items():
                 _check_file(file, holds)
@@ -69,7 +69,7 @@ def check(name: str) -> None:
         return
     workdir, checkpoint = workdir_lib.split_checkpoint(name)
     if not workdir.exists():
-        raise InputError(f"init_from: expected {EXPECTED}, found nothing at {name}")
+        raise _nothing(name)
     if not (workdir / "config.json").is_file():
         raise InputError(f"init_from: expected {EXPECTED}, found {name}")
     try:
@@ -84,6 +84,13 @@ def check(name: str) -> None:
         raise InputError(
             f"init_from: expected a checkpoint in {workdir}, found steps {[*steps]}"
         )
+
+
+def _nothing(name: str) -> InputError:
+    return InputError(
+        f"init_from: expected {EXPECTED}, found nothing at {name}; docs/pretrained.md "
+        "says where weights are had, and --config.init_from= starts without any"
+    )
 
 
 def read(path: Path) -> Stored:

@@ -61,9 +61,7 @@ def recorded_init(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
         return None
     try:
         return json.loads(path.read_bytes())
-    except (
-        ValueError
-    ):  # damaged; the result says where the weights came from all the same
+    except ValueError:  # damaged; the result says all the same where they came from
         return {"from": config.init_from}
 
 

@@ -189,9 +189,18 @@ def make_train_data(config: ConfigDict, rows: Decoded) -> TrainBatches:
     )
 
 
-def _plain(data: ConfigDict) -> Callable[[Row], Row]:
-    resized = images.make_eval_transform(data)
-    return lambda row: row | {"image": resized(row["image"])}
+def _eval_batches(
+    config: ConfigDict, rows: Decoded, process: tuple[int, int]
+) -> Iterator[HostBatch]:
+    resized = images.make_eval_transform(config.data)
+    return eval_batches(
+        rows,
+        lambda row: row | {"image": resized(row["image"])},
+        batch_size=config.eval.batch_size,
+        process=process,
+        workers=config.data.workers,
+        ahead=config.data.prefetch,
+    )
 
 
 def make_sums(forward: Forward, mesh: Mesh) -> Sums:
@@ -217,14 +226,7 @@ def make_evaluator(
     rows, sums = split(name), sums_on(mesh)
 
     def evaluate(params: Params) -> dict[str, float]:
-        batches = eval_batches(
-            rows,
-            _plain(config.data),
-            batch_size=config.eval.batch_size,
-            process=_process(),
-            workers=config.data.workers,
-            ahead=config.data.prefetch,
-        )
+        batches = _eval_batches(config, rows, _process())
         return classification.scores(
             jax.device_get(sums(params, put(mesh, batch))) for batch in batches
         )
@@ -236,7 +238,6 @@ def _make_examples(
     config: ConfigDict, forward: Forward, split: Split, name: str, mesh: Mesh
 ) -> ExampleScores:
     def batches() -> Iterator[HostBatch]:
-        transform, size = _plain(config.data), config.eval.batch_size
-        return eval_batches(split(name), transform, batch_size=size)
+        return _eval_batches(config, split(name), (0, 1))
 
     return make_example_scores(forward, batches, mesh)

@@ -18,7 +18,7 @@ from PIL import Image
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import images
 from rdrop_jax.data.batches import Row, make_map, pad, stack
-from rdrop_jax.data.decode import BadImage, Decoded, decode
+from rdrop_jax.data.decode import BadImage, Decoded, converted, decode
 from rdrop_jax.data.folder import SUFFIXES, image_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.mesh import put
@@ -97,7 +97,7 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
         name = f"image {number}" if not isinstance(image, str | Path) else str(image)
         try:
             if isinstance(image, Image.Image):
-                image = image.convert("L" if data.channels == 1 else "RGB")
+                image = converted(image, data.channels)
             else:
                 source = image if isinstance(image, bytes) else Path(image)
                 image = decode(source, data.channels)
@@ -122,12 +122,28 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
         )
     if integer and pixels.min() >= 0 and pixels.max() <= 255:
         return {"image": transform(pixels.astype(np.uint8))}
-    if not np.issubdtype(pixels.dtype, np.floating):
+    known = np.issubdtype(pixels.dtype, np.floating)
+    # Written so that NaN is refused.
+    if not known or not np.all((pixels >= 0) & (pixels <= 255)):
         raise InputError(
             f"--input: expected numbers from 0 to 255 in image {number}, found "
-            f"{pixels.dtype}"
+            f"{'others' if known or integer else pixels.dtype}"
         )
-    return {"image": images.normalize(pixels, data.mean, data.std)}
+    return {"image": _fractions(data, pixels)}
+
+
+def _fractions(data: ConfigDict, pixels: np.ndarray) -> np.ndarray:
+    """Numbers of the model's size as the transform takes bytes, but not rounded."""
+    if data.eval_crop:  # Pillow resizes such numbers one channel at a time
+        filter = images.INTERPOLATIONS[data.interpolation]
+        planes = [
+            images.central_crop(
+                Image.fromarray(plane), data.image_size, data.eval_crop, filter
+            )
+            for plane in np.moveaxis(pixels.astype(np.float32), -1, 0)
+        ]
+        pixels = np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    return images.normalize(pixels, data.mean, data.std)
 
 
 def read_images(path: str) -> Iterator[Any]:
@@ -184,6 +200,8 @@ def _json_lines(path: str) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except ValueError as error:  # neither JSON nor UTF-8
+                images = f"an image ({', '.join(SUFFIXES)}), .txt, .npy or "
                 raise InputError(
-                    f"--input: expected JSON in line {number + 1}, found {line[:40]!r}"
+                    f"--input: expected {images if path != '-' else ''}JSON in line "
+                    f"{number + 1}, found {line[:40]!r}"
                 ) from error
