@@ -1,8 +1,9 @@
 """python -m rdrop_jax.predict --workdir runs/vit --input photo.jpg more_photos/
 
-One line per input: a translation as text, all else as JSON, as the label of an image or
-text, its name and probability, all probabilities, and for image files which one. --json
-and --n_best give JSON for translations too.
+One line per input: for translations and continued text a line of text, else JSON, as
+the label of an image or text, its name and probability, all probabilities, and for
+image files which one. --json and --n_best give JSON for text too. A language model goes
+on where a line ends, or with --mode score says how probable it is.
 """
 
 import itertools
@@ -16,29 +17,35 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import flags
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import workdir as workdir_lib
 
 
 def load(
-    workdir: str | Path, checkpoint: str = "best"
+    workdir: str | Path, checkpoint: str = "best", mode: str | None = None
 ) -> Callable[[Iterable[Any]], list[dict[str, Any]]]:
     """A trained model as a function, compiled once per shape.
 
     Args:
       workdir: folder of the run.
       checkpoint: "best", "last", a step or "average:N".
+      mode: of a language model, "generate" or "score"; None takes the run's own.
 
     Returns:
       Inputs of the task to answers: for images, arrays [height, width, channels] of
       pixels from 0 to 255 to ``{"label", "probability", "probabilities"}``; the same
       for classes of texts or pairs of them; for translation, texts to
-      ``{"source", "text", "score"}``.
+      ``{"source", "text", "score"}``; for language models, texts to ``{"prompt",
+      "text"}`` or ``{"text", "log_prob", "perplexity", ...}``.
 
     Raises:
       InputError: no such run or checkpoint.
     """
+    config = workdir_lib.read(Path(workdir))
+    if mode is not None:
+        choose(config, mode)
     from rdrop_jax.run import open_run  # jax starts here
 
-    run = open_run(Path(workdir), checkpoint)
+    run = open_run(Path(workdir), checkpoint, config)
     predictor = run.task.predictor(run.mesh)
     return lambda inputs: list(predictor.run(run.params, inputs))
 
@@ -64,7 +71,10 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--json", action="store_true", help="JSON lines, with scores")
     parser.add_argument("--n_best", metavar="N", help="N answers, best first; as JSON")
+    parser.add_argument("--mode", help="of language models: generate (default), score")
     args, config = flags.parse_run(parser, argv)
+    if args.mode is not None:
+        choose(config, args.mode)
     if args.n_best is not None:
         ask_for_n_best(config, args.n_best)
     from rdrop_jax.run import open_run
@@ -104,6 +114,17 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(
             f"--output: cannot write {args.output!r}: {error.strerror}"
         ) from error
+
+
+def choose(config: ConfigDict, mode: str) -> None:
+    """Sets what a task answers, where it has a choice.
+
+    Raises:
+      InputError: a task with one kind of answer.
+    """
+    if "predict" not in config.eval:
+        raise InputError(f"--mode: task {config.task} has one, found {mode!r}")
+    flags.override(config, {"eval.predict": mode})
 
 
 def ask_for_n_best(config: ConfigDict, n_best: str) -> None:

@@ -2,8 +2,8 @@
 
 Names: cifar100, imagenet2012; iwslt14_de_en, iwslt14_es_en, iwslt17_fr_en,
 iwslt17_zh_en, wmt14_en_de, wmt14_en_fr, each for both directions; glue/cola, glue/sst2,
-glue/mrpc, glue/qqp, glue/stsb, glue/mnli, glue/qnli, glue/rte; tfds:NAME for any
-dataset of TensorFlow Datasets.
+glue/mrpc, glue/qqp, glue/stsb, glue/mnli, glue/qnli, glue/rte; wikitext103; tfds:NAME
+for any dataset of TensorFlow Datasets.
 """
 
 import os
@@ -41,12 +41,15 @@ def prepare(
         imagenet,
         prepared,
         prepared_text,
+        token_files,
+        wikitext,
     )
 
     # Each with what reads the index of a folder that is there already.
     recipes: dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]] = {
         "cifar100": (cifar.prepare, prepared.read_index),
         "imagenet2012": (imagenet.prepare, prepared.read_index),
+        "wikitext103": (wikitext.prepare, token_files.read_index),
         **dict.fromkeys(
             prepared_text.NAMES, (corpora.prepare, prepared_text.read_index)
         ),

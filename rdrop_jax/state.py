@@ -67,7 +67,7 @@ def make_step(
       task: what to train.
       tx: optimizer.
       config: resolved config.
-      mesh: that parameters are cut over; None on one device.
+      mesh: that batch and parameters are cut over; None on one device.
 
     Returns:
       The step.
@@ -77,10 +77,13 @@ def make_step(
     if mesh is not None and mesh.shape["fsdp"] > 1:
         placed = jax.tree.map(lambda x: x.sharding, abstract_params(task, mesh))
         gather = functools.partial(gathered, placed)
+    loss = task.loss
+    if mesh is not None and mesh.size > 1 and task.sharded_loss is not None:
+        loss = task.sharded_loss(mesh)
     return make_train_step(
         task.forward,
         tx,
-        task.loss,
+        loss,
         alpha=make_alpha(r.alpha, r.alpha_warmup),
         num_passes=r.num_passes,
         objective_scale=r.objective_scale,

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rdrop_jax import adaptive_rdrop_loss, rdrop_loss
+from rdrop_jax.runtime.mesh import make_mesh
 
 CASES = json.loads((Path(__file__).parent / "golden_cases.json").read_text())
 CASE = CASES["adaptive_softmax_lm"]
@@ -127,6 +129,27 @@ def test_equals_the_loss_of_the_full_distribution(passes, chunk_size):
         found, expected = metrics[name].compute(), wanted_metrics[name].compute()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     assert_close(gradients, wanted_gradients)
+
+
+@pytest.mark.parametrize("axes", [{"fsdp": 2}, {"tensor": 2}])
+def test_devices_change_nothing_and_share_no_row(axes):
+    hidden, kernels, labels, options = make()
+    mesh = make_mesh(data=3, devices=jax.devices()[:6], **axes)
+    by_rows = NamedSharding(mesh, PartitionSpec(None, ("data", "fsdp")))
+
+    def loss(hidden, kernels, mesh):
+        found = adaptive_rdrop_loss(
+            hidden, kernels, labels, alpha=0.7, chunk_size=2, mesh=mesh, **options
+        )
+        return found[0], found
+
+    grad = jax.jit(jax.grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    expected = grad(hidden, kernels, None)
+    placed = jax.device_put(hidden, by_rows)
+    assert_close(grad(placed, kernels, mesh), expected)
+    program = grad.lower(placed, kernels, mesh).compile().as_text()
+    assert "all-gather" not in program
+    assert "all-reduce" in program
 
 
 def test_masked_rows_may_hold_anything():

@@ -291,8 +291,8 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
 def test_masks_that_do_not_differ_stop_the_run(tmp_path, monkeypatch):
     build = tasks.build
 
-    def without_key(config):
-        task = build(config)
+    def without_key(config, workdir):
+        task = build(config, workdir)
         forward = lambda params, batch, key: task.forward(params, batch, None)  # noqa: E731
         return replace(task, forward=forward)
 
@@ -319,7 +319,7 @@ def test_bad_models_and_data_are_named(tmp_path):
         ({"data__channels": 2}, "data.channels: expected 1 or 3, found 2"),
         ({"data__name": "cifar"}, "data.name: expected one of digits, cifar100,"),
         ({"model__name": "cnn"}, "model.name: expected vit, found 'cnn'"),
-        ({"task": "translation"}, "task: expected one of image_classification"),
+        ({"task": "speech"}, "task: expected one of image_classification"),
         (
             {"eval__metric": "bleu"},
             "eval.metric: expected one of accuracy, top5, loss, ece, found",

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Integer
 
 from rdrop_jax.core.losses import clear
@@ -43,6 +44,7 @@ def adaptive_rdrop_loss(
     objective_scale: str = "sum",
     denominators: Denominators | None = None,
     chunk_size: int = _CHUNK_SIZE,
+    mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     r"""`rdrop_loss` of an adaptive softmax, a few positions at a time.
 
@@ -62,7 +64,10 @@ def adaptive_rdrop_loss(
         of the head and, with weight 1, of the tail that the label is in.
       objective_scale: "sum", or "mean" to divide by the passes.
       denominators: as `rdrop_jax.rdrop_loss`.
-      chunk_size: positions at a time.
+      chunk_size: positions at a time and device.
+      mesh: where positions are split over devices: over its axes ``data`` and ``fsdp``
+        along the first axis of ``labels``. Each device has chunks of its own; sums over
+        devices follow.
 
     Returns:
       Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, which
@@ -90,13 +95,14 @@ def adaptive_rdrop_loss(
     passes = len(hidden[0])
     s_scale, ce_scale = scales(own, denominators, alpha, passes, objective_scale)
     rows = tuple(jnp.moveaxis(x.reshape(passes, -1, x.shape[-1]), 0, 1) for x in hidden)
-    loss, ce, s = _objective(
+    loss, ce, s = _objective_on(
+        mesh,
+        divergence,
+        chunk_size,
         rows,
         tuple(kernels),
         _PerRow(labels.reshape(-1), w, label_w),
         (jnp.asarray(ce_scale, dtype), jnp.asarray(s_scale, dtype)),
-        divergence,
-        chunk_size,
     )
     return loss, metrics_of(Mean(ce, own[0]), Mean(s, own[1]), passes)
 
@@ -142,6 +148,27 @@ class _PerRow(NamedTuple):
     labels: Array
     s: Array
     ce: Array
+
+
+def _objective_on(
+    mesh: Mesh | None, divergence: str, chunk_size: int, *args: Any
+) -> tuple[Array, Array, Array]:
+    """`_objective`, the rows of each device by themselves."""
+    if mesh is None or mesh.size == 1:
+        return _objective(*args, divergence, chunk_size)
+    axes = ("data", "fsdp")
+    rows, whole = PartitionSpec(axes), PartitionSpec()
+
+    def local(*args: Any) -> Any:
+        return jax.lax.psum(_objective(*args, divergence, chunk_size), axes)
+
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(rows, whole, rows, whole),
+        out_specs=whole,
+        check_vma=False,
+    )(*args)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import image_sets, images, pair_sets, text_sets
+from rdrop_jax.data import image_sets, images, pair_sets, running_text, text_sets
 from rdrop_jax.errors import InputError
 
 
@@ -23,7 +23,9 @@ def completed(config: ConfigDict) -> ConfigDict:
     """
     if config.task == "translation":
         pair_sets.find(config.data)
-    if config.task == "text_classification":
+    elif config.task == "language_model":
+        running_text.check(config.data)
+    elif config.task == "text_classification":
         return text_sets.completed(config)
     if config.task != "image_classification":
         return config

@@ -103,6 +103,19 @@ class EncoderBlock(_Block):
         x = x + self.mlp(self._before(x, self.mlp_norm), train=train)
         return self.drop(start, self._after(x, self.mlp_norm), train=train)
 
+    def step(
+        self,
+        x: Float[Array, "batch beam width"],
+        past: KeysValues,
+        index: Int[Array, ""],
+    ) -> tuple[Float[Array, "batch beam width"], KeysValues]:
+        """The position ``index`` of every beam, causal, dropout off."""
+        h = self._before(x, self.attention_norm)
+        h, past = self.attention.step(h, past, index)
+        x = self._after(x + h, self.attention_norm)
+        x = x + self.mlp(self._before(x, self.mlp_norm), train=False)
+        return self._after(x, self.mlp_norm), past
+
 
 class DecoderBlock(_Block):
     """Causal self-attention, attention to the source, MLP."""

@@ -7,11 +7,17 @@ from typing import Protocol
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks import image_classification, text_classification, translation
+from rdrop_jax.tasks import (
+    image_classification,
+    language_model,
+    text_classification,
+    translation,
+)
 from rdrop_jax.tasks.base import Task
 
 BUILDERS: dict[str, Callable[[ConfigDict, Path | None], Task]] = {
     "image_classification": lambda config, workdir: image_classification.build(config),
+    "language_model": language_model.build,
     "translation": translation.build,
     "text_classification": text_classification.build,
 }
@@ -24,6 +30,7 @@ class Prepare(Protocol):
 
 
 PREPARE: dict[str, Prepare] = {
+    "language_model": language_model.prepare,
     "text_classification": text_classification.prepare,
     "translation": translation.prepare,
 }

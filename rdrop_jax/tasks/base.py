@@ -62,6 +62,8 @@ class Task:
       forward: ``(params, batch, key | None) -> outputs``.
       loss: ``(outputs stacked over passes, batch, **objective) -> (scalar, metrics)``,
         as `rdrop_jax.make_train_step` takes it.
+      sharded_loss: ``mesh -> loss`` on several devices; None where ``loss`` serves,
+        which the compiler then cuts.
       out_axes: where `forward_passes` stacks the passes.
       train_data: the training batches; called only to train, read once.
       scores: names that evaluators return and ``eval.metric`` may choose.
@@ -88,6 +90,7 @@ class Task:
     examples: Mapping[str, Callable[[Mesh], ExampleScores]] = field(
         default_factory=dict
     )
+    sharded_loss: Callable[[Mesh], Loss] | None = None
     out_axes: Any = 0
     partition_rules: Rules = ()
     pretrained: Family | None = None

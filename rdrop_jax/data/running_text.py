@@ -1,0 +1,199 @@
+"""Running text by name: docstrings, the user's files, WikiText-103. Needs no jax."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import docstrings, token_files, vocabularies
+from rdrop_jax.data.lines import read as read_lines
+from rdrop_jax.data.token_files import SPLITS, Corpus
+from rdrop_jax.errors import InputError
+
+PREPARED = ("wikitext103",)
+NAMES = ("docstrings", "files", *PREPARED)
+PACKAGES = ("numpy", "scipy")
+# Of a text without splits of its own.
+HELD_OUT = 0.05
+# Lines that more docstrings share say nothing of where they come from.
+_COMMON = 20
+_LINE = 20  # characters of a line that is longer than a heading
+
+
+def check(data: ConfigDict) -> None:
+    """Whether a text can be read, by looking at paths.
+
+    Raises:
+      InputError: names what is missing, and how to prepare it.
+    """
+    if data.name not in NAMES:
+        raise InputError(
+            f"data.name: expected one of {', '.join(NAMES)}, found {data.name!r}"
+        )
+    if data.name == "docstrings":
+        for package in PACKAGES:
+            docstrings.root(package)
+    elif data.name == "files":
+        files(data)
+    else:
+        token_files.read_index(prepared(data))
+
+
+def root(data: ConfigDict) -> Path:
+    """The folder of the user's data."""
+    return Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
+
+
+def prepared(data: ConfigDict) -> Path:
+    """Where a prepared text lies.
+
+    Raises:
+      InputError: it is not there; says how to prepare it.
+    """
+    folder = root(data) / data.name
+    if not (folder / "index.json").is_file():
+        where = data.dir or os.environ.get("RDROP_DATA_DIR", "")
+        raise InputError(
+            f"data.name={data.name}: expected it in {folder}, found nothing. Prepare "
+            f"it once:\n  python -m rdrop_jax.prepare {data.name} --data_dir "
+            f"{where or 'DATA'} --from DOWNLOADS\nand train with "
+            f"--config.data.dir={where or 'DATA'}; see docs/language-models.md"
+        )
+    return folder
+
+
+def files(data: ConfigDict) -> dict[str, Path]:
+    """The user's files by split.
+
+    Raises:
+      InputError: none to train on, or one that is not there.
+    """
+    if not data.files.train:
+        raise InputError(
+            "data.files.train: expected a text file to train on, found none named"
+        )
+    found = {s: root(data) / data.files[s] for s in SPLITS if data.files[s]}
+    for split, path in found.items():
+        if not path.is_file():
+            raise InputError(f"data.files.{split}: no file {str(path)!r}")
+    return found
+
+
+def corpus(data: ConfigDict) -> Corpus:
+    """A text with its vocabulary, made from the training split unless one is given.
+
+    Raises:
+      InputError: an empty text, or words that a vocabulary does not know.
+    """
+    if data.name == "docstrings":
+        texts: Mapping[str, Sequence[str]] = docstring_lines(data.split_seed)
+    else:
+        texts = cut({s: list(read_lines(p)) for s, p in files(data).items()})
+    for split, lines in texts.items():
+        if not any(line.strip() for line in lines):
+            raise InputError(f"{split}: expected text, found none")
+    return token_files.make(vocabulary(data, texts["train"]), texts)
+
+
+def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.Vocabulary:
+    """The one that ``data.vocabulary`` names, or a new one."""
+    if data.vocabulary:
+        return vocabularies.read(Path(data.vocabulary))
+    return vocabularies.learn(data.tokens, lines, data.vocab_size, data.min_count)
+
+
+def cut(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Splits that are missing, taken from the end of the training text.
+
+    Args:
+      texts: lines by split, "train" at least.
+
+    Returns:
+      "train", "validation" and "test".
+
+    Raises:
+      InputError: too short to cut.
+    """
+    train = list(texts["train"])
+    found: dict[str, Sequence[str]] = dict(texts)
+    missing = [split for split in SPLITS if split not in texts]
+    # By characters: lines may be paragraphs or verses.
+    ends = np.cumsum([len(line) + 1 for line in train])
+    total = int(ends[-1]) if len(ends) else 0
+    stop = len(train)
+    for i, split in enumerate(reversed(missing), 1):
+        start = int(np.searchsorted(ends, total * (1 - HELD_OUT * i), "right"))
+        found[split] = train[start:stop]
+        stop = start
+        if start < 1 or not found[split]:
+            raise InputError(
+                f"data.files.{split}: expected a file, or enough lines in "
+                f"data.files.train to hold some out, found {len(train)} lines"
+            )
+    found["train"] = train[:stop]
+    return found
+
+
+def docstring_lines(split_seed: int) -> dict[str, Sequence[str]]:
+    """Docstrings of numpy and scipy, each once, a blank line after each.
+
+    Docstrings that share a line stay in one split, unless more than 20 have it: few
+    lines of over 20 characters then stand in two splits.
+
+    Args:
+      split_seed: another seed cuts other splits.
+
+    Returns:
+      Lines by split.
+    """
+    texts = sorted({d.text for package in PACKAGES for d in docstrings.read(package)})
+    groups = grouped([_long_lines(text) for text in texts])
+    order = np.random.default_rng(split_seed).permutation(len(groups))
+    held = {"test": round(HELD_OUT * len(texts)), "validation": 0}
+    held["validation"] = held["test"]
+    found: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for group in (groups[i] for i in order):
+        fits = (s for s, room in held.items() if len(group) <= min(room, 100))
+        split = next(fits, "train")
+        if split != "train":
+            held[split] -= len(group)
+        for i in group:
+            found[split] += [*(x.rstrip() for x in texts[i].splitlines()), ""]
+    return dict(found)
+
+
+def _long_lines(text: str) -> set[str]:
+    lines = (line.strip() for line in text.splitlines())
+    return {line for line in lines if len(line) > _LINE}
+
+
+def grouped(keys: Sequence[set[str]]) -> list[list[int]]:
+    """Items that share a key, if no more than 20 items have it.
+
+    Args:
+      keys: of each item.
+
+    Returns:
+      Groups of items, in the order of their first ones.
+    """
+    counts = Counter(key for each in keys for key in each)
+    parent = list(range(len(keys)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    first: dict[str, int] = {}
+    for i, each in enumerate(keys):
+        for key in each:
+            if counts[key] <= _COMMON:
+                a, b = sorted((find(i), find(first.setdefault(key, i))))
+                parent[b] = a
+    groups: dict[int, list[int]] = {}
+    for i in range(len(keys)):
+        groups.setdefault(find(i), []).append(i)
+    return list(groups.values())

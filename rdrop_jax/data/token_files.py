@@ -1,0 +1,215 @@
+"""A text as ids in memory-mapped files, with its vocabulary, written whole or not.
+
+FOLDER/index.json        format, sizes, checksums
+FOLDER/vocabulary.json
+FOLDER/train.bin, validation.bin, test.bin    int32, little-endian
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from rdrop_jax.data import vocabularies
+from rdrop_jax.data.vocabularies import Vocabulary
+from rdrop_jax.errors import InputError
+
+FORMAT = 1
+SPLITS = ("train", "validation", "test")
+_CHUNK = 10_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split.
+
+    Attributes:
+      ids: of the whole text, ends of lines included.
+      words: in the text, counting the end of each line as one.
+      characters: in the text, counting the end of each line as one.
+    """
+
+    ids: Int[np.ndarray, " tokens"]
+    words: int
+    characters: int
+
+    def __repr__(self) -> str:
+        return f"Split({len(self.ids)} tokens)"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text.
+
+    Attributes:
+      vocabulary: of its ids.
+      splits: by name.
+      provenance: checksums, for result.json.
+    """
+
+    vocabulary: Vocabulary
+    splits: Mapping[str, Split]
+    provenance: Mapping[str, str]
+
+
+def encode(vocabulary: Vocabulary, lines: Iterable[str], origin: str) -> Split:
+    """A text as ids.
+
+    Args:
+      vocabulary: that it is told in.
+      lines: the text.
+      origin: what messages call it.
+
+    Returns:
+      The ids.
+
+    Raises:
+      InputError: less than two tokens, or a token that a vocabulary without <unk> does
+        not know.
+    """
+    parts, words, characters = [np.zeros(0, np.int32)], 0, 0
+    waiting: list[str] = []
+
+    def flush() -> None:
+        try:
+            ids = vocabulary.encode(waiting)
+        except InputError as error:
+            raise InputError(f"{origin}: {error}") from error
+        flat = [i for line in ids for i in (*line, vocabulary.end)]
+        parts.append(np.asarray(flat, np.int32))
+        waiting.clear()
+
+    for line in lines:
+        waiting.append(line)
+        words += len(line.split()) + 1
+        characters += len(line) + 1
+        if len(waiting) == _CHUNK:
+            flush()
+    flush()
+    ids = np.concatenate(parts)
+    if len(ids) < 2:
+        raise InputError(f"{origin}: expected at least two tokens, found {len(ids)}")
+    return Split(ids, words, characters)
+
+
+def make(vocabulary: Vocabulary, texts: Mapping[str, Iterable[str]]) -> Corpus:
+    """A corpus in memory.
+
+    Args:
+      vocabulary: of all splits.
+      texts: lines by split.
+
+    Returns:
+      The corpus.
+    """
+    splits = {name: encode(vocabulary, text, name) for name, text in texts.items()}
+    return Corpus(vocabulary, splits, _provenance(vocabulary, splits))
+
+
+def _provenance(vocabulary: Vocabulary, splits: Mapping[str, Split]) -> dict[str, str]:
+    found = {"vocabulary": hashlib.sha256(vocabulary.dump().encode()).hexdigest()}
+    for name, split in splits.items():
+        found[name] = hashlib.sha256(_bytes(split.ids)).hexdigest()
+    return found
+
+
+def _bytes(ids: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(ids, "<i4").view(np.uint8).data
+
+
+def save(corpus: Corpus, folder: Path, *, texts: bool = True) -> Path:
+    """Writes a corpus beside its place and moves it there when it is whole.
+
+    Args:
+      corpus: what to write.
+      folder: what is there is replaced.
+      texts: False writes the vocabulary alone, for a run whose text lies elsewhere.
+
+    Returns:
+      The folder.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    (partial / "vocabulary.json").write_text(corpus.vocabulary.dump(), "utf-8")
+    index = {
+        "format": FORMAT,
+        "sha256": dict(corpus.provenance),
+        "splits": {
+            name: {
+                "tokens": len(split.ids),
+                "words": split.words,
+                "characters": split.characters,
+            }
+            for name, split in corpus.splits.items()
+        },
+    }
+    if texts:
+        for name, split in corpus.splits.items():
+            (partial / f"{name}.bin").write_bytes(_bytes(split.ids))
+    (partial / "index.json").write_text(json.dumps(index, indent=1))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return folder
+
+
+def load(folder: Path, texts: Path | None = None) -> Corpus:
+    """A corpus whose ids are read from disk as they are needed.
+
+    Args:
+      folder: that `save` wrote.
+      texts: where its ids lie, if elsewhere.
+
+    Returns:
+      The corpus; splits whose files are not there are left out.
+
+    Raises:
+      InputError: no such folder, another vocabulary than its index says, or a file
+        that is cut off.
+    """
+    index = read_index(folder)
+    path = folder / "vocabulary.json"
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != index["sha256"]["vocabulary"]:
+        raise InputError(
+            f"{path}: expected the vocabulary that {folder / 'index.json'} tells of, "
+            f"found {'another' if content else 'no such file'}: put it back"
+        )
+    splits = {}
+    for name, entry in index["splits"].items():
+        file = (texts or folder) / f"{name}.bin"
+        if not file.is_file():
+            continue
+        if file.stat().st_size != 4 * entry["tokens"]:
+            raise InputError(
+                f"{file}: expected {4 * entry['tokens']} bytes, found "
+                f"{file.stat().st_size}; make it again"
+            )
+        ids = np.memmap(file, "<i4", "r")
+        splits[name] = Split(ids, entry["words"], entry["characters"])
+    vocabulary = vocabularies.parse(content.decode())
+    return Corpus(vocabulary, splits, index["sha256"])
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The index of a corpus.
+
+    Raises:
+      InputError: there is none.
+    """
+    path = folder / "index.json"
+    try:
+        index = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: expected the index of a text, found none: {error}"
+        ) from error
+    if not isinstance(index, dict) or index.get("format") != FORMAT:
+        raise InputError(f"{path}: expected format {FORMAT}; prepare it again")
+    return index

@@ -1,0 +1,198 @@
+"""Language model with adaptive input and adaptive softmax, as `transformer_lm_wiki103`.
+
+Frequent words come first in the vocabulary. The words of cluster i have vectors
+``factor ** i`` times narrower than those of the first, and a matrix that makes them as
+wide as the model; both serve input and output. Pre-norm without a last norm, ReLU.
+Baevski and Auli, 2019 (arXiv 1809.10853); sites and ties as in fairseq.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rdrop_jax.decoding.cache import Cache
+from rdrop_jax.models.blocks import Form, Rates
+from rdrop_jax.models.causal import CausalStack, empty_cache
+from rdrop_jax.models.decoder import Size
+from rdrop_jax.models.embeddings import Positions
+from rdrop_jax.models.layers import PARTITION_RULES, Dropout, Dtype
+from rdrop_jax.models.outputs import AdaptiveOutput
+
+__all__ = ["PARTITION_RULES", "SIZES", "AdaptiveDecoder", "clusters"]
+
+SIZES = {
+    "adaptive_mini": Size(2, 128, 4, 512),
+    "transformer_lm_wiki103": Size(16, 1024, 8, 4096),
+}
+
+
+def clusters(
+    cutoffs: Sequence[int], vocab_size: int, width: int, factor: int
+) -> list[tuple[int, int, int]]:
+    """First word, number of words and width of every cluster.
+
+    Args:
+      cutoffs: first word of each cluster after the head.
+      vocab_size: words.
+      width: of the model and of the head's words.
+      factor: how much narrower each cluster is than the one before.
+
+    Returns:
+      A triple per cluster.
+
+    Raises:
+      ValueError: cutoffs that do not rise within the vocabulary, or a cluster without
+        width.
+
+    Example:
+      >>> clusters((20, 60), 100, 64, 4)
+      [(0, 20, 64), (20, 40, 16), (60, 40, 4)]
+    """
+    bounds = [0, *cutoffs, vocab_size]
+    if any(a >= b for a, b in itertools.pairwise(bounds)):
+        raise ValueError(
+            f"cutoffs must rise, above 0 and below the vocabulary's {vocab_size} "
+            f"words: found {tuple(cutoffs)}"
+        )
+    widths = [width // max(factor, 1) ** i for i in range(len(bounds) - 1)]
+    if factor < 1 or not all(widths):
+        raise ValueError(
+            f"factor must leave every cluster a width of {width} at first: found "
+            f"{factor}, {widths}"
+        )
+    return [(a, b - a, w) for a, b, w in zip(bounds, bounds[1:], widths, strict=False)]
+
+
+class AdaptiveDecoder(nn.Module):
+    """The model.
+
+    Attributes:
+      vocab_size: words, the most frequent first.
+      cutoffs: first word of each cluster after the head.
+      factor: how much narrower each cluster is than the one before.
+      size: depth and widths.
+      rates: of dropout at its sites.
+      softmax_dropout: before the output, and after the projection of each tail.
+      activation: "relu" or "gelu".
+      positions: "fairseq" or "marian" sinusoids, or "learned".
+      position_offset: row of the first position.
+      max_length: most positions.
+      dtype: of the activations; parameters are float32.
+      remat: recompute each block in the backward pass.
+      masks: of dropout, "hash" or "bernoulli" as `rdrop_jax.dropout`.
+    """
+
+    vocab_size: int
+    cutoffs: tuple[int, ...] = (20_000, 60_000)
+    factor: int = 4
+    size: Size = SIZES["transformer_lm_wiki103"]
+    rates: Rates = Rates(dropout=0.3, attention=0.1, activation=0.1)
+    softmax_dropout: float = 0.2
+    activation: str = "relu"
+    positions: str = "fairseq"
+    position_offset: int = 0
+    max_length: int = 3072
+    dtype: Dtype = jnp.float32
+    remat: bool = False
+    masks: str = "hash"
+
+    def setup(self) -> None:
+        """Names the parameters."""
+        width = self.size.width
+        self.parts = clusters(self.cutoffs, self.vocab_size, width, self.factor)
+        self.embedding = [
+            self.param(
+                f"embedding_{i}",
+                nn.initializers.normal(narrow**-0.5),
+                (words, narrow),
+                jnp.float32,
+            )
+            for i, (_, words, narrow) in enumerate(self.parts)
+        ]
+        xavier = nn.initializers.xavier_uniform()
+        self.projection = [
+            self.param(f"projection_{i}", xavier, (narrow, width), jnp.float32)
+            for i, (_, _, narrow) in enumerate(self.parts)
+        ]
+        shape = (len(self.parts) - 1, width)
+        self.classes = self.param("classes", xavier, shape, jnp.float32)
+        self.place = Positions(
+            self.positions, width, self.max_length, self.position_offset, self.dtype
+        )
+        self.drop_in = Dropout(self.rates.dropout, self.masks)
+        self.drop_out = [Dropout(self.softmax_dropout, self.masks) for _ in self.parts]
+        self.form = Form(
+            self.size.heads,
+            self.size.mlp_width,
+            self.rates,
+            True,
+            self.activation,
+            self.dtype,
+            self.masks,
+        )
+        self.stack = CausalStack(self.size.layers, self.form, False, self.remat)
+
+    def __call__(
+        self, tokens: Int[Array, "batch time"], *, train: bool
+    ) -> AdaptiveOutput:
+        """Of the next word at every position.
+
+        Args:
+          tokens: ids.
+          train: whether dropout is on; it then needs the stream "dropout".
+
+        Returns:
+          Inputs and kernels of the head and of each tail, as
+          `rdrop_jax.core.adaptive.adaptive_rdrop_loss` takes them.
+
+        Raises:
+          ValueError: more positions than ``max_length``.
+        """
+        time = tokens.shape[1]
+        if time > self.max_length:
+            raise ValueError(f"max_length is {self.max_length}: found {time} positions")
+        x = self._embed(tokens, jnp.arange(time)[None], train)
+        return self._output(self.stack(x, train), train)
+
+    def init_cache(self, batch: int, length: int, beam: int = 1) -> Cache:
+        """An empty cache with room for ``length`` positions."""
+        size = self.size
+        return empty_cache(size.layers, self.form, size.width, batch, length, beam)
+
+    def decode_step(
+        self, tokens: Int[Array, "batch beam"], cache: Cache
+    ) -> tuple[AdaptiveOutput, Cache]:
+        """Of the word after these, as `Decoder.decode_step`."""
+        x = self._embed(tokens, cache.filled[None, None], False)
+        x, cache = self.stack.step(x, cache)
+        return self._output(x, False), cache
+
+    def _embed(
+        self, tokens: Int[Array, "batch time"], at: Int[Array, "1 _"], train: bool
+    ) -> Float[Array, "batch time width"]:
+        x = jnp.zeros((*tokens.shape, self.size.width), self.dtype)
+        for (first, words, _), table, matrix in zip(
+            self.parts, self.embedding, self.projection, strict=True
+        ):
+            local = tokens - first
+            within = (local >= 0) & (local < words)
+            rows = jnp.take(table, jnp.clip(local, 0, words - 1), axis=0)
+            rows = jnp.where(within[..., None], rows, 0.0).astype(self.dtype)
+            x = x + rows @ matrix.astype(self.dtype)
+        x = x * self.size.width**0.5 + self.place(at)
+        return self.drop_in(x, train=train)
+
+    def _output(
+        self, x: Float[Array, "batch time width"], train: bool
+    ) -> AdaptiveOutput:
+        x = self.drop_out[0](x, train=train)
+        hidden = [x]
+        for matrix, drop in zip(self.projection[1:], self.drop_out[1:], strict=True):
+            narrow = jnp.einsum("btw,nw->btn", x, matrix.astype(self.dtype))
+            hidden.append(drop(narrow, train=train))
+        head = jnp.concatenate([self.embedding[0], self.classes])
+        kernels = [k.astype(self.dtype) for k in (head, *self.embedding[1:])]
+        return AdaptiveOutput(tuple(hidden), tuple(kernels))

@@ -1,0 +1,102 @@
+"""Probabilities from what language models return in place of logits."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from rdrop_jax.core.large_vocab import LinearOutput
+
+# Log-probabilities that exist at a time.
+_CHUNK = 2**23
+
+
+class AdaptiveOutput(NamedTuple):
+    """What a model with an adaptive softmax returns.
+
+    With `forward_passes`, ``out_axes=AdaptiveOutput(0, None)`` keeps one set of
+    kernels.
+
+    Attributes:
+      hidden: of the head and of each tail, [..., width of its own].
+      kernels: the head's [words + tails, width], and each tail's [words, width].
+    """
+
+    hidden: Any
+    kernels: Any
+
+
+Output = LinearOutput | AdaptiveOutput
+
+
+def logits(output: LinearOutput) -> Float[Array, "*rows vocab"]:
+    """All logits in float32, of a tied kernel [vocab, width]."""
+    z = _product(output.hidden, output.kernel)
+    if output.bias is None:
+        return z
+    return z + output.bias.reshape(*[1] * (z.ndim - 1), -1)
+
+
+def log_probs(output: Output) -> Float[Array, "*rows vocab"]:
+    """Log-probabilities of all words, in float32.
+
+    Args:
+      output: with a tied kernel [vocab, width] if linear.
+
+    Returns:
+      [..., vocab], the words of an adaptive softmax in the order of their ids.
+    """
+    if isinstance(output, LinearOutput):
+        return jax.nn.log_softmax(logits(output), axis=-1)
+    head, *tails = (
+        jax.nn.log_softmax(_product(h, k), axis=-1)
+        for h, k in zip(output.hidden, output.kernels, strict=True)
+    )
+    words = head.shape[-1] - len(tails)
+    parts = [head[..., :words]]
+    parts += [head[..., words + i, None] + tail for i, tail in enumerate(tails)]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def nll(output: Output, labels: Int[Array, "batch time"]) -> Float[Array, "batch time"]:
+    """Minus the log-probability of each label, a few positions at a time.
+
+    Args:
+      output: hidden states [batch, time, width].
+      labels: ids.
+
+    Returns:
+      float32 nats.
+    """
+    batch, time = labels.shape
+    vocab = vocab_size(output)
+    size = max(1, min(time, _CHUNK // max(batch * vocab, 1)))
+    count = -(-time // size)
+
+    def cut(x: Array) -> Array:
+        # Time first: rows stay on their devices.
+        rest = [(0, 0), (0, count * size - time)] + [(0, 0)] * (x.ndim - 2)
+        parts = jnp.pad(x, rest).reshape(batch, count, size, *x.shape[2:])
+        return jnp.moveaxis(parts, 1, 0)
+
+    def chunk(part: tuple[Any, Array]) -> Array:
+        found = log_probs(output._replace(hidden=part[0]))
+        return -jnp.take_along_axis(found, part[1][..., None], axis=-1)[..., 0]
+
+    found = jax.lax.map(chunk, jax.tree.map(cut, (output.hidden, labels)))
+    return jnp.moveaxis(found, 0, 1).reshape(batch, -1)[:, :time]
+
+
+def vocab_size(output: Output) -> int:
+    """How many words there are."""
+    if isinstance(output, LinearOutput):
+        return int(output.kernel.shape[0])
+    rows = sum(int(k.shape[0]) for k in output.kernels)
+    return rows - (len(output.kernels) - 1)
+
+
+def _product(hidden: Array, kernel: Array) -> Array:
+    return jnp.einsum(
+        "...w,vw->...v", hidden, kernel, preferred_element_type=jnp.float32
+    )

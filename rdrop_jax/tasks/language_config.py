@@ -1,0 +1,200 @@
+"""What a config says of a language model: its fields, the module, the objective."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from rdrop_jax.core import adaptive as adaptive_loss
+from rdrop_jax.core.adaptive import adaptive_rdrop_loss
+from rdrop_jax.core.large_vocab import LinearOutput, large_vocab_rdrop_loss
+from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.passes import Batch
+from rdrop_jax.core.rdrop import rdrop_loss, resolve_num_passes
+from rdrop_jax.core.step import Loss
+from rdrop_jax.data import running_text, vocabularies
+from rdrop_jax.errors import InputError
+from rdrop_jax.models import adaptive, decoder
+from rdrop_jax.models.adaptive import AdaptiveDecoder
+from rdrop_jax.models.blocks import Rates
+from rdrop_jax.models.decoder import Decoder, Size
+from rdrop_jax.models.embeddings import POSITIONS
+from rdrop_jax.models.layers import ACTIVATIONS
+from rdrop_jax.models.outputs import AdaptiveOutput, logits
+from rdrop_jax.tasks.text_generation import MODES
+
+SIZES = decoder.SIZES | adaptive.SIZES
+# From so many words on, their logits are never made as a whole: that takes 0.8 to 1.05
+# of the time of the plain loss and a fifth to a half of its scratch memory, but 1.1 of
+# the time with 512 words (2 x 1,024 positions, widths 128 and 512, on a CPU).
+LARGE_VOCAB = 1000
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the fields that are a language model's own.
+
+    Raises:
+      InputError: names the field, what was expected and what was found.
+    """
+    m, data, score = config.model, config.data, config.eval
+    choices = {
+        "data.name": (data.name, running_text.NAMES),
+        "data.tokens": (data.tokens, vocabularies.KINDS),
+        "eval.predict": (score.predict, MODES),
+        "model.activation": (m.activation, tuple(ACTIVATIONS)),
+        "model.name": (m.name, tuple(SIZES)),
+        "model.positions": (m.positions, POSITIONS),
+        "rdrop.clusters": (config.rdrop.clusters, adaptive_loss.DIVERGENCES),
+    }
+    for field, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise InputError(
+                f"{field}: expected one of {', '.join(allowed)}, found {value!r}"
+            )
+    least = {
+        "data.block_size": (data.block_size, 1),
+        "data.min_count": (data.min_count, 0),
+        "data.vocab_size": (data.vocab_size, 8 if data.tokens == "bpe" else 0),
+        "eval.block_size": (score.block_size, 1),
+        "eval.context": (score.context, 0),
+        "eval.new_tokens": (score.new_tokens, 1),
+        "eval.temperature": (score.temperature, 0),
+    }
+    for field, (value, low) in least.items():
+        if value < low:
+            raise InputError(f"{field}: expected at least {low}, found {value}")
+    if score.context >= score.block_size:
+        raise InputError(
+            f"eval.context: expected less than eval.block_size={score.block_size}, "
+            f"found {score.context}"
+        )
+    longest = max(data.block_size, score.block_size)
+    if score.new_tokens >= longest:
+        raise InputError(
+            f"eval.new_tokens: expected less than the model's {longest} positions, the "
+            f"larger block_size, found {score.new_tokens}"
+        )
+    if not 0 < score.top_p <= 1:
+        raise InputError(f"eval.top_p: expected in (0, 1], found {score.top_p}")
+    if data.vocabulary and data.tokens != "words":
+        raise InputError(
+            f"data.vocabulary: expected none where data.tokens={data.tokens}, found "
+            f"{data.vocabulary!r}"
+        )
+    if m.name in adaptive.SIZES:
+        _check_clusters(config)
+
+
+def _check_clusters(config: ConfigDict) -> None:
+    """Refuses what the loss of an adaptive softmax does not know."""
+    r, why = config.rdrop, f"with model.name={config.model.name}"
+    wanted: dict[str, tuple[Any, Any]] = {
+        "rdrop.divergence": (r.divergence, "symmetric_kl"),
+        "rdrop.stop_gradient": (r.stop_gradient, "none"),
+        "rdrop.label_smoothing": (r.label_smoothing, 0.0),
+    }
+    for field, (value, only) in wanted.items():
+        if value != only:
+            raise InputError(f"{field}: expected {only} {why}, found {value}")
+    if resolve_num_passes(r.alpha, r.num_passes) > 2:
+        raise InputError(
+            f"rdrop.num_passes: expected at most 2 {why}, found {r.num_passes}"
+        )
+
+
+def make_model(config: ConfigDict, vocab_size: int) -> Decoder | AdaptiveDecoder:
+    """The module that ``config.model`` describes, for so many words."""
+    m = config.model
+    chosen = {k: m[k] for k in Size._fields if m[k] is not None}
+    for name, value in chosen.items():
+        if value < 1:
+            raise InputError(f"model.{name}: expected at least 1, found {value}")
+    size = SIZES[m.name]._replace(**chosen)
+    if size.width % size.heads or size.width % 2:
+        raise InputError(
+            f"model.width: expected an even multiple of {size.heads} heads, found "
+            f"{size.width}"
+        )
+    shared: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "size": size,
+        "rates": Rates(
+            m.dropout, m.attention_dropout, m.activation_dropout, m.layer_dropout
+        ),
+        "activation": m.activation,
+        "positions": m.positions,
+        "max_length": max(config.data.block_size, config.eval.block_size),
+        "dtype": jnp.dtype(m.dtype),
+        "remat": m.remat,
+        "masks": m.masks,
+    }
+    if m.name not in adaptive.SIZES:
+        return Decoder(**shared)
+    cutoffs = tuple(m.cutoffs)
+    try:
+        adaptive.clusters(cutoffs, vocab_size, size.width, m.factor)
+    except ValueError as error:
+        raise InputError(f"model.cutoffs, model.factor: {error}") from error
+    return AdaptiveDecoder(
+        **shared, cutoffs=cutoffs, factor=m.factor, softmax_dropout=m.softmax_dropout
+    )
+
+
+def out_axes(config: ConfigDict) -> LinearOutput | AdaptiveOutput:
+    """Where passes are stacked: hidden states, not the kernels that all share."""
+    if config.model.name in adaptive.SIZES:
+        return AdaptiveOutput(0, None)
+    return LinearOutput(0, None, None)
+
+
+def make_loss(config: ConfigDict, vocab_size: int, mesh: Mesh | None) -> Loss:
+    """The objective, in the form that suits the vocabulary.
+
+    Args:
+      config: of the run.
+      vocab_size: words.
+      mesh: of several devices; None for one.
+
+    Returns:
+      ``(outputs, batch, **objective) -> (scalar, metrics)``.
+    """
+    r = config.rdrop
+    large = (
+        vocab_size >= LARGE_VOCAB
+        and (r.divergence, r.stop_gradient) == ("symmetric_kl", "none")
+        and resolve_num_passes(r.alpha, r.num_passes) <= 2
+    )
+    tensor = 1 if mesh is None else mesh.shape["tensor"]
+    if large and vocab_size % tensor and config.model.name not in adaptive.SIZES:
+        raise InputError(
+            f"mesh.tensor: expected a divisor of the {vocab_size} words of the "
+            f"vocabulary, found {tensor}"
+        )
+
+    def loss(
+        outputs: Any, batch: Batch, **objective: Any
+    ) -> tuple[jax.Array, dict[str, Mean]]:
+        objective["where"] = batch["where"]
+        labels = batch["labels"]
+        if isinstance(outputs, AdaptiveOutput):
+            return adaptive_rdrop_loss(
+                *outputs, labels, divergence=r.clusters, mesh=mesh, **objective
+            )
+        objective["label_smoothing"] = r.label_smoothing
+        objective["smoothing"] = r.smoothing
+        if large:
+            hidden, kernel, _ = outputs
+            return large_vocab_rdrop_loss(
+                hidden, kernel, labels, tied=True, mesh=mesh, **objective
+            )
+        return rdrop_loss(
+            logits(outputs),
+            labels,
+            divergence=r.divergence,
+            stop_gradient=r.stop_gradient,
+            **objective,
+        )
+
+    return loss

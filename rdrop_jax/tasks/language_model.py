@@ -1,0 +1,196 @@
+"""Language modelling: the next token of running text."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from rdrop_jax.core.adapters import linen_forward
+from rdrop_jax.core.passes import Batch, Forward, Params
+from rdrop_jax.data import running_text, token_files
+from rdrop_jax.data.batches import TrainBatches
+from rdrop_jax.data.blocks import Blocks, Windows
+from rdrop_jax.data.token_files import Corpus, Split
+from rdrop_jax.errors import InputError
+from rdrop_jax.models import decoder
+from rdrop_jax.models.adaptive import AdaptiveDecoder
+from rdrop_jax.models.decoder import Decoder
+from rdrop_jax.models.outputs import nll
+from rdrop_jax.tasks.base import Evaluator, Task
+from rdrop_jax.tasks.language_config import check, make_loss, make_model, out_axes
+from rdrop_jax.tasks.text_generation import (
+    Sums,
+    TextGenerator,
+    make_predictor,
+    nll_of_windows,
+)
+
+FOLDER = "text"
+SCORES = ("perplexity", "bits_per_character", "loss")
+_PROMPT = 16  # tokens of the prompt of the sample
+
+
+def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+    """The task of a config whose ``task`` is language_model.
+
+    Args:
+      config: of the run.
+      workdir: holds its text or, if that is prepared, its vocabulary; None makes both.
+
+    Returns:
+      The task.
+
+    Raises:
+      InputError: a field out of range, or a text that is not the run's.
+    """
+    check(config)
+    corpus = load(config, workdir)
+    vocabulary = corpus.vocabulary
+    module = make_model(config, len(vocabulary))
+    forward = linen_forward(
+        module, "inputs", train={"train": True}, evaluate={"train": False}
+    )
+    sums = functools.cache(functools.partial(make_sums, forward))
+    generator = TextGenerator(config, module, vocabulary)
+
+    def lines(name: str) -> list[str]:
+        return vocabulary.decode(split(corpus, name).ids).split("\n")
+
+    return Task(
+        init=functools.partial(init_params, module),
+        forward=forward,
+        loss=make_loss(config, len(vocabulary), None),
+        sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
+        out_axes=out_axes(config),
+        train_data=functools.cache(
+            lambda: make_train_data(config, split(corpus, "train"), vocabulary.end)
+        ),
+        scores=SCORES,
+        evaluators={
+            name: functools.partial(
+                make_evaluator, config, sums, corpus, vocabulary.end, name
+            )
+            for name in token_files.SPLITS
+        },
+        predictor=lambda mesh: make_predictor(generator, sums(mesh), mesh, lines),
+        partition_rules=decoder.PARTITION_RULES,
+        provenance=lambda: dict(corpus.provenance),
+        samples=lambda mesh: make_samples(generator, corpus),
+    )
+
+
+def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
+    """Writes the text of a run as ids into its workdir, before its first step.
+
+    A prepared text stays where it is; its vocabulary goes into the workdir.
+    """
+    check(config)
+    if not begun:
+        texts = config.data.name not in running_text.PREPARED
+        token_files.save(load(config, None), workdir / FOLDER, texts=texts)
+
+
+def load(config: ConfigDict, workdir: Path | None) -> Corpus:
+    """The text of a run, read from disk as it is needed."""
+    data = config.data
+    texts = None
+    if data.name in running_text.PREPARED:
+        texts = running_text.root(data) / data.name
+    if workdir is not None:
+        return token_files.load(workdir / FOLDER, texts)
+    if texts is not None:
+        return token_files.load(running_text.prepared(data))
+    return running_text.corpus(data)
+
+
+def split(corpus: Corpus, name: str) -> Split:
+    """A split, which must be there."""
+    if name not in corpus.splits:
+        raise InputError(f"data.dir: expected {name}.bin of the run's text, found none")
+    return corpus.splits[name]
+
+
+def init_params(module: Decoder | AdaptiveDecoder, key: jax.Array) -> Params:
+    """New parameters."""
+    return module.init(key, jnp.zeros((1, 2), jnp.int32), train=False)["params"]
+
+
+def make_train_data(config: ConfigDict, text: Split, before: int) -> TrainBatches:
+    """Shuffled blocks of the training text."""
+    return TrainBatches(
+        Blocks(text.ids, config.data.block_size, before),
+        lambda row, rng: row,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process=(jax.process_index(), jax.process_count()),
+    )
+
+
+def make_sums(forward: Forward, mesh: Mesh) -> Sums:
+    """Minus the log-probability of what counts in each row, on every process."""
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def sums(params: Params, batch: Batch) -> jax.Array:
+        each = nll(forward(params, batch, None), batch["labels"])
+        return jnp.sum(jnp.where(batch["where"], each, 0.0), axis=1)
+
+    return sums
+
+
+def make_evaluator(
+    config: ConfigDict,
+    sums_on: Callable[[Mesh], Sums],
+    corpus: Corpus,
+    before: int,
+    name: str,
+    mesh: Mesh,
+) -> Evaluator:
+    """Perplexity of a whole split, every token once, with context before it."""
+    text, sums = split(corpus, name), sums_on(mesh)
+    windows = Windows(text.ids, config.eval.block_size, config.eval.context, before)
+
+    def evaluate(params: Params) -> dict[str, float]:
+        each = nll_of_windows(sums, mesh, params, windows, config.eval.batch_size)
+        return scores(float(each.sum()), text)
+
+    return evaluate
+
+
+def scores(nll: float, text: Split) -> dict[str, float]:
+    """What a text scores.
+
+    Args:
+      nll: minus the log-probability of the whole text, in nats.
+      text: how long it is.
+
+    Returns:
+      ``perplexity`` per word and ``bits_per_character``, which do not depend on how a
+      text is cut into tokens; ``loss`` per token, in nats; ``examples``, how many
+      tokens.
+    """
+    return {
+        "perplexity": math.exp(min(nll / text.words, 700.0)),
+        "bits_per_character": nll / math.log(2) / text.characters,
+        "loss": nll / len(text.ids),
+        "examples": len(text.ids),
+    }
+
+
+def make_samples(
+    generator: TextGenerator, corpus: Corpus
+) -> Callable[[Params], list[str]]:
+    """The first words of the test text, and how the model goes on."""
+
+    def samples(params: Params) -> list[str]:
+        ids = split(corpus, "test").ids[:_PROMPT].tolist()
+        (found,) = generator.generate(params, [ids])
+        texts = [corpus.vocabulary.decode(x) for x in (ids, found)]
+        begun, new = (" ".join(text.split()) for text in texts)
+        return [f"sample: {begun} ... {new}"]
+
+    return samples
