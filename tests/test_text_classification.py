@@ -337,10 +337,10 @@ def test_weights_that_do_not_fit(exported, tmp_path):
 
     def larger(arrays):
         name = "bert.embeddings.word_embeddings.weight"
-        arrays[name] = np.zeros((300, 16), np.float32)
+        arrays[name] = np.zeros((300, 32), np.float32)
 
     folder = damaged(exported, tmp_path / "larger", larger)
-    with pytest.raises(InputError, match=r"encoder/tokens: expected.*\(300, 16\)"):
+    with pytest.raises(InputError, match=r"encoder/tokens: expected.*\(300, 32\)"):
         train(tmp_path / "run", names, init_from=folder)
     with pytest.raises(
         InputError, match=r"300 tokens of model.vocab_size, found a tok"
