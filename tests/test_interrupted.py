@@ -17,7 +17,7 @@ from rdrop_jax import flags, loop
 from rdrop_jax import train as train_program
 from rdrop_jax.errors import Stopped
 from rdrop_jax.run import open_run
-from rdrop_jax.runtime import lock, seal
+from rdrop_jax.runtime import lock, seal, window
 
 
 def assert_same_run(ours, theirs):
@@ -118,9 +118,9 @@ def train(workdir):
     return train_program.train(flags.load("configs/vit.py", OPTIONS), workdir)
 
 
-def signalled(monkeypatch, name, at_call=1):
+def signalled(monkeypatch, name, at_call=1, module=loop):
     """Sends SIGTERM to this process in a call of a function of the loop."""
-    real, calls = getattr(loop, name), []
+    real, calls = getattr(module, name), []
 
     def wrapped(*args):
         calls.append(args)
@@ -129,7 +129,7 @@ def signalled(monkeypatch, name, at_call=1):
             time.sleep(0.2)
         return real(*args)
 
-    monkeypatch.setattr(loop, name, wrapped)
+    monkeypatch.setattr(module, name, wrapped)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_bad_state_is_not_saved_on_a_signal(monkeypatch, tmp_path):
     monkeypatch.setitem(OPTIONS, "optimizer.clip", "0")
     monkeypatch.setitem(OPTIONS, "optimizer.warmup", "0")
     monkeypatch.setitem(OPTIONS, "eval.every", "0")
-    signalled(monkeypatch, "merge")  # step 2
+    signalled(monkeypatch, "merge", module=window)  # step 2
     with pytest.raises(loop.TrainingError, match="expected a finite loss"):
         train(tmp_path)
     assert not seal.step_folders(tmp_path / "checkpoints")

@@ -475,7 +475,11 @@ def test_exports_that_cannot_be_written(finished, tmp_path):
         (tmp_path, {}, r"--output: expected a new or empty folder, found .* with mine"),
         (tmp_path / "mine" / "x", {}, "--output: cannot write in"),
         (tmp_path / "a", {"format": "onnx"}, "--format: expected one of safetensors,"),
-        (tmp_path / "b", {"checkpoint": "5"}, "--checkpoint: expected best, last or"),
+        (
+            tmp_path / "b",
+            {"checkpoint": "5"},
+            "--checkpoint: expected best, last, average:N or",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             export.export(finished[0], output, **options)
