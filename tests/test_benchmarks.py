@@ -19,10 +19,13 @@ SMALL = {
     ],
     "finetune": ["--size=mini", "--batch=4", "--length=16", "--rounds=1"],
 }
+SLOW = {"finetune": pytest.mark.slow}
 PACKAGES = {"decode": ("ctranslate2", "CTranslate2")}  # the others: PyTorch
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=SLOW.get(n, ())) for n in SMALL]
+)
 def test_benchmark(name):
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", *SMALL[name]],

@@ -244,6 +244,7 @@ def test_what_cannot_be_used_is_named():
         dropout_mask(jax.random.split(key), 0.5, (2,))
 
 
+@pytest.mark.slow
 def test_training_reaches_what_it_reaches_with_jax_random(tmp_path):
     options = {
         "total_steps": 300,
