@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Integer
 
-from rdrop_jax.core.losses import clear
+from rdrop_jax.core.losses import clear, weighted
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.rdrop import Denominators, metrics_of, scales
 from rdrop_jax.core.terms import position_weights
@@ -227,11 +227,7 @@ _objective.defvjp(_forward, _backward)
 
 def _total(sums: tuple[Array, Array], scales: tuple[Array, Array]) -> Any:
     ce, s = (jnp.sum(x) for x in sums)
-    return _weighed(ce, scales[0]) + _weighed(s, scales[1]), ce, s
-
-
-def _weighed(total: Array, scale: Array) -> Array:
-    return jnp.where(scale == 0, 0.0, scale * total)  # 0 * inf would be NaN
+    return weighted(scales[0], ce) + weighted(scales[1], s), ce, s
 
 
 def _chunked(tree: Any, size: int) -> Any:
@@ -270,21 +266,17 @@ def _chunk(
     parts += [head[..., words + i, None] + tail for i, tail in enumerate(tails)]
     labels = clear(per_row.ce != 0, per_row.labels)
     nll, within = _picked(parts, labels)
-    ce = jnp.sum(_weighed_rows(jnp.sum(nll, axis=0), per_row.ce))
+    ce = jnp.sum(weighted(per_row.ce, jnp.sum(nll, axis=0)))
     if head.shape[0] == 1:
-        s = jnp.zeros_like(ce)
+        s = jnp.zeros_like(per_row.s)
     elif divergence == "exact":
         s = functools.reduce(jnp.add, map(_half_jeffreys, parts))
     else:
         s = _half_jeffreys(head)
         for tail, hit in zip(tails, within[1:], strict=True):
             s += jnp.where(hit, _half_jeffreys(tail), 0.0)
-    s = jnp.sum(_weighed_rows(s, per_row.s))
-    return _weighed(ce, scales[0]) + _weighed(s, scales[1]), (ce, s)
-
-
-def _weighed_rows(values: Array, weight: Array) -> Array:
-    return jnp.where(weight == 0, 0.0, weight * values)
+    s = jnp.sum(weighted(per_row.s, s))
+    return weighted(scales[0], ce) + weighted(scales[1], s), (ce, s)
 
 
 def _half_jeffreys(log_p: Float[Array, "two rows words"]) -> Float[Array, " rows"]:

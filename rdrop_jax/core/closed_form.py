@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
+from rdrop_jax.core.losses import weighted
 from rdrop_jax.core.softmax_rows import Form, Rows, rows_objective
 
 _WHOLE = 2**22  # logits that are not worth a loop
@@ -91,18 +92,13 @@ def _finite(values: Array) -> Array:
     return jnp.where(jnp.isinf(values), 0.0, values)
 
 
-def _product(weight: Array, values: Array) -> Array:
-    """0 where the weight is 0, whatever the value is."""
-    return jnp.where(weight == 0, 0.0, weight * values)
-
-
 def weighted_sums(
     ce: Float[Array, " positions"], s: Float[Array, " positions"], weights: Weights
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """The loss, and the weighted sums of cross entropy and divergence."""
-    ce_sum = jnp.sum(_product(weights.ce, ce))
-    s_sum = jnp.sum(_product(weights.s, s))
-    loss = _product(weights.ce_scale, ce_sum) + _product(weights.s_scale, s_sum)
+    ce_sum = jnp.sum(weighted(weights.ce, ce))
+    s_sum = jnp.sum(weighted(weights.s, s))
+    loss = weighted(weights.ce_scale, ce_sum) + weighted(weights.s_scale, s_sum)
     return loss, ce_sum, s_sum
 
 

@@ -36,6 +36,13 @@ def clear(where: Mask | None, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     return jnp.where(where, x, jnp.zeros((), x.dtype))
 
 
+def weighted(
+    weight: Float[Array, "*positions"], values: Float[Array, "*positions"]
+) -> Float[Array, "*positions"]:
+    """``weight * values``, 0 where the weight is 0, also for infinite values."""
+    return jnp.where(weight == 0, 0.0, weight * values)
+
+
 def check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
     if a.shape != b.shape:
         raise ValueError(
