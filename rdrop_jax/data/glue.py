@@ -8,7 +8,6 @@ columns are those of their header lines.
 """
 
 import functools
-import hashlib
 import io
 import json
 import shutil
@@ -22,6 +21,7 @@ from typing import Any, cast
 from rdrop_jax.data import index as index_lib
 from rdrop_jax.data import lines
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import seal
 
 PREFIX = "glue/"
 _LARGEST = 2**30  # bytes of a file of GLUE, unpacked
@@ -145,22 +145,17 @@ def prepare(
         splits[split] = {
             "rows": written,
             "bytes": path.stat().st_size,
-            "sha256": _sha256(path),
+            "sha256": seal.sha256(path),
         }
         say(f"{split}: {written} rows")
     for source in files:
         if source.is_file():
-            sources[source.name] = _sha256(source)
+            sources[source.name] = seal.sha256(source)
     index = {"format": index_lib.FORMAT, "classes": task.classes, "splits": splits}
     text = json.dumps(index | {"sources": sources}, indent=1) + "\n"
     (partial / "index.json").write_text(text)
     partial.rename(folder)
     return folder
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open(task: GlueTask, file: str, sources: Sequence[Path]) -> io.BufferedIOBase:

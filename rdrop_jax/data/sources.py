@@ -1,6 +1,5 @@
 """Labelled images by split: in memory, cut from one another, or embedded."""
 
-import hashlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import seal
 
 SPLITS = ("train", "validation", "test")
 
@@ -183,4 +183,4 @@ def digits(split: str, split_seed: int) -> Images:
 
 def digits_sha256() -> str:
     """Checksum of the file that `digits` reads."""
-    return hashlib.sha256(digits_file().read_bytes()).hexdigest()
+    return seal.sha256(digits_file())

@@ -1,7 +1,6 @@
 """Labelled texts by name: where they are, their splits and classes. Needs no jax."""
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rdrop_jax.data import catalogue, docstrings, glue, tables
 from rdrop_jax.data.tables import Row
 from rdrop_jax.data.texts import LABELS, Columns, Texts, collect, find_classes
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import seal
 
 # The embedded default: subpackages of scipy with enough to learn from.
 _PACKAGE, _SHORTEST, _RAREST = "scipy", 20, 50
@@ -247,7 +247,7 @@ def _catalogue(data: ConfigDict) -> TextSet:
             for s, t in names.items()
         },
         task.classes,
-        lambda: {info.name: hashlib.sha256(info.read_bytes()).hexdigest()},
+        lambda: {info.name: seal.sha256(info)},
     )
 
 
@@ -300,9 +300,7 @@ def _files(data: ConfigDict) -> TextSet:
             )
 
     def provenance() -> dict[str, str]:
-        return {
-            p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in paths.values()
-        }
+        return {p.name: seal.sha256(p) for p in paths.values()}
 
     return TextSet(
         {s: _table(p, columns(data)) for s, p in paths.items()}, (), provenance

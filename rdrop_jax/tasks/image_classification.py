@@ -27,6 +27,7 @@ from rdrop_jax.runtime.mesh import put
 from rdrop_jax.scoring import classification
 from rdrop_jax.tasks.base import Evaluator, ExampleScores, Task
 from rdrop_jax.tasks.examples import make_example_scores
+from rdrop_jax.tasks.fields import check_choices, check_least
 from rdrop_jax.tasks.image_prediction import make_predictor
 
 Split = Callable[[str], Decoded]
@@ -102,15 +103,10 @@ def make_model(config: ConfigDict) -> ViT:
     m = config.model
     if m.name != "vit":
         raise InputError(f"model.name: expected vit, found {m.name!r}")
-    if m.variant not in SIZES:
-        raise InputError(
-            f"model.variant: expected one of {', '.join(SIZES)}, found {m.variant!r}"
-        )
+    check_choices({"model.variant": (m.variant, tuple(SIZES))})
     counts = {f"model.{k}": m[k] for k in (*Size._fields, "patch_size")}
     counts |= {f"data.{k}": config.data[k] for k in ("image_size", "num_classes")}
-    for field, value in counts.items():
-        if value is not None and value < 1:
-            raise InputError(f"{field}: expected at least 1, found {value}")
+    check_least({field: (value, 1) for field, value in counts.items()})
     chosen = {k: m[k] for k in Size._fields if m[k] is not None}
     size = SIZES[m.variant]._replace(**chosen)
     if size.width % size.heads:

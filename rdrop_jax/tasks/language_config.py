@@ -23,6 +23,7 @@ from rdrop_jax.models.decoder import Decoder, Size
 from rdrop_jax.models.embeddings import POSITIONS
 from rdrop_jax.models.layers import ACTIVATIONS
 from rdrop_jax.models.outputs import AdaptiveOutput, logits
+from rdrop_jax.tasks.fields import check_choices, check_least
 from rdrop_jax.tasks.text_generation import MODES
 
 SIZES = decoder.SIZES | adaptive.SIZES
@@ -48,11 +49,7 @@ def check(config: ConfigDict) -> None:
         "model.positions": (m.positions, POSITIONS),
         "rdrop.clusters": (config.rdrop.clusters, adaptive_loss.DIVERGENCES),
     }
-    for field, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise InputError(
-                f"{field}: expected one of {', '.join(allowed)}, found {value!r}"
-            )
+    check_choices(choices)
     least = {
         "data.block_size": (data.block_size, 1),
         "data.min_count": (data.min_count, 0),
@@ -62,9 +59,7 @@ def check(config: ConfigDict) -> None:
         "eval.new_tokens": (score.new_tokens, 1),
         "eval.temperature": (score.temperature, 0),
     }
-    for field, (value, low) in least.items():
-        if value < low:
-            raise InputError(f"{field}: expected at least {low}, found {value}")
+    check_least(least)
     if score.context >= score.block_size:
         raise InputError(
             f"eval.context: expected less than eval.block_size={score.block_size}, "

@@ -1,7 +1,6 @@
 """Classes, sets of labels or numbers for a text or a pair of texts."""
 
 import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,10 +27,12 @@ from rdrop_jax.models.encoder import KINDS, NORM_EPS, PAD_ID, SIZES, Classifier,
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import Size
 from rdrop_jax.pretrained import encoder as encoder_files
+from rdrop_jax.runtime import seal
 from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.scoring.language import NAMES
 from rdrop_jax.tasks import text_evaluation
 from rdrop_jax.tasks.base import Task
+from rdrop_jax.tasks.fields import check_choices, check_least
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
@@ -67,7 +68,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         share = {} if batches is None else {"padding": f"{batches.padding(256):.3f}"}
         own = {}
         if kept is not None and kept.is_file():
-            own = {pieces.NAME: hashlib.sha256(kept.read_bytes()).hexdigest()}
+            own = {pieces.NAME: seal.sha256(kept)}
         return found().provenance() | own | share
 
     scorer = text_evaluation.make_scorer(config, forward, tokenizer)
@@ -149,17 +150,12 @@ def make_model(config: ConfigDict) -> Classifier:
     m, data = config.model, config.data
     if m.name not in KINDS:
         raise InputError(f"model.name: expected one of {KINDS}, found {m.name!r}")
-    if m.variant not in SIZES:
-        raise InputError(
-            f"model.variant: expected one of {', '.join(SIZES)}, found {m.variant!r}"
-        )
+    check_choices({"model.variant": (m.variant, tuple(SIZES))})
     counts = {
         f"model.{k}": m[k] for k in (*Size._fields, "vocab_size", "max_positions")
     }
     counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
-    for field, value in counts.items():
-        if value is not None and value < 1:
-            raise InputError(f"{field}: expected at least 1, found {value}")
+    check_least({field: (value, 1) for field, value in counts.items()})
     chosen = {k: m[k] for k in Size._fields if m[k] is not None}
     size = SIZES[m.variant]._replace(**chosen)
     if size.width % size.heads:

@@ -23,6 +23,7 @@ from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq, Size
 from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.scoring import translation as scoring
 from rdrop_jax.tasks.base import Task
+from rdrop_jax.tasks.fields import check_choices, check_least
 from rdrop_jax.tasks.translation_scores import make_evaluator, make_samples
 from rdrop_jax.tasks.translator import Translator, make_predictor
 
@@ -124,11 +125,7 @@ def check(config: ConfigDict) -> None:
         "model.share": (config.model.share, ("all", "decoder", "none")),
         "model.name": (config.model.name, tuple(SIZES)),
     }
-    for field, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise InputError(
-                f"{field}: expected one of {', '.join(allowed)}, found {value!r}"
-            )
+    check_choices(choices)
     least = {
         "data.vocab_size": (data.vocab_size, 8),
         "data.max_length": (data.max_length, 2),
@@ -139,9 +136,7 @@ def check(config: ConfigDict) -> None:
         "eval.max_length_a": (score.max_length_a, 0),
         "eval.max_length_b": (score.max_length_b, 0),
     }
-    for field, (value, low) in least.items():
-        if value < low:
-            raise InputError(f"{field}: expected at least {low}, found {value}")
+    check_least(least)
     if score.n_best > score.beam:
         raise InputError(
             f"eval.n_best: expected at most eval.beam={score.beam}, found "

@@ -1,0 +1,35 @@
+"""Checks of config fields that are a family's own."""
+
+from collections.abc import Mapping, Sequence
+
+from rdrop_jax.errors import InputError
+
+
+def check_choices(choices: Mapping[str, tuple[str, Sequence[str]]]) -> None:
+    """Refuses words that a field does not know.
+
+    Args:
+      choices: field to its value and what is allowed.
+
+    Raises:
+      InputError: names the field, what was expected and what was found.
+    """
+    for field, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise InputError(
+                f"{field}: expected one of {', '.join(allowed)}, found {value!r}"
+            )
+
+
+def check_least(least: Mapping[str, tuple[int | float | None, int | float]]) -> None:
+    """Refuses numbers that are too small.
+
+    Args:
+      least: field to its value, which may be None, and the least that is allowed.
+
+    Raises:
+      InputError: names the field, what was expected and what was found.
+    """
+    for field, (value, low) in least.items():
+        if value is not None and value < low:
+            raise InputError(f"{field}: expected at least {low}, found {value}")
