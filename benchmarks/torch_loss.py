@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 
 def official(
-    logits: torch.Tensor, labels: torch.Tensor, smoothing: float
+    logits: torch.Tensor, labels: torch.Tensor, smoothing: float, alpha: float = 1.0
 ) -> torch.Tensor:
     """As the translation code: [x; x] rows, smoothed CE, F.kl_div both ways."""
     rows = len(labels)
@@ -20,7 +20,7 @@ def official(
     p, q = torch.split(F.softmax(logits, -1), rows)
     kl = F.kl_div(first, q, reduction="none").sum()
     kl = (kl + F.kl_div(second, p, reduction="none").sum()) / 2
-    return (ce + kl) / rows
+    return (ce + alpha * kl) / rows
 
 
 def make_loss(

@@ -155,6 +155,16 @@ def test_block_size_never_changes_which_tokens_count(finished):
         assert found["examples"] == result["validation"]["examples"]
 
 
+def test_parts_of_windows_average_to_the_scores(finished):
+    workdir, result = finished
+    run = open_run(workdir)
+    parts = run.task.examples["test"](run.mesh)(run.params, None)
+    assert set(parts) == {"loss", "bits_per_character"}
+    for name, each in parts.items():
+        assert len(each) > 1
+        assert each.mean() == pytest.approx(result["test"][name], rel=1e-6), name
+
+
 def test_scores_of_lines_add_up_to_their_text(finished):
     workdir, _ = finished
     answer = predict.load(workdir, mode="score")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.adapters import linen_forward
-from rdrop_jax.core.passes import Batch, Forward, Params
+from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data import running_text, token_files
 from rdrop_jax.data.batches import TrainBatches
 from rdrop_jax.data.blocks import Blocks, Windows
@@ -21,7 +23,7 @@ from rdrop_jax.models import decoder
 from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.decoder import Decoder
 from rdrop_jax.models.outputs import nll
-from rdrop_jax.tasks.base import Evaluator, Task
+from rdrop_jax.tasks.base import Evaluator, ExampleScores, Task
 from rdrop_jax.tasks.language_config import check, make_loss, make_model, out_axes
 from rdrop_jax.tasks.text_generation import (
     Sums,
@@ -78,6 +80,12 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             for name in token_files.SPLITS
         },
         predictor=lambda mesh: make_predictor(generator, sums(mesh), mesh, lines),
+        examples={
+            name: functools.partial(
+                make_examples, config, sums, corpus, vocabulary.end, name
+            )
+            for name in token_files.SPLITS
+        },
         partition_rules=decoder.PARTITION_RULES,
         provenance=lambda: dict(corpus.provenance),
         samples=lambda mesh: make_samples(generator, corpus),
@@ -142,6 +150,24 @@ def make_sums(forward: Forward, mesh: Mesh) -> Sums:
     return sums
 
 
+def make_nll(
+    config: ConfigDict,
+    sums_on: Callable[[Mesh], Sums],
+    text: Split,
+    before: int,
+    mesh: Mesh,
+) -> Callable[[Params], Float[np.ndarray, " windows"]]:
+    """``params ->`` minus the log-probability of each window of a text, in nats."""
+    windows = Windows(text.ids, config.eval.block_size, config.eval.context, before)
+    return functools.partial(
+        nll_of_windows,
+        sums_on(mesh),
+        mesh,
+        windows=windows,
+        batch_size=config.eval.batch_size,
+    )
+
+
 def make_evaluator(
     config: ConfigDict,
     sums_on: Callable[[Mesh], Sums],
@@ -151,14 +177,41 @@ def make_evaluator(
     mesh: Mesh,
 ) -> Evaluator:
     """Perplexity of a whole split, every token once, with context before it."""
-    text, sums = split(corpus, name), sums_on(mesh)
-    windows = Windows(text.ids, config.eval.block_size, config.eval.context, before)
+    text = split(corpus, name)
+    each = make_nll(config, sums_on, text, before, mesh)
 
     def evaluate(params: Params) -> dict[str, float]:
-        each = nll_of_windows(sums, mesh, params, windows, config.eval.batch_size)
-        return scores(float(each.sum()), text)
+        return scores(float(each(params).sum()), text)
 
     return evaluate
+
+
+def make_examples(
+    config: ConfigDict,
+    sums_on: Callable[[Mesh], Sums],
+    corpus: Corpus,
+    before: int,
+    name: str,
+    mesh: Mesh,
+) -> ExampleScores:
+    """Each window's part in the loss and the bits of a split.
+
+    The last window may be shorter, so a part is not the window's own loss; the mean of
+    the parts is that of the split. Dropout is off.
+    """
+    text = split(corpus, name)
+    each = make_nll(config, sums_on, text, before, mesh)
+
+    def examples(params: Params, key: Key | None) -> dict[str, np.ndarray]:
+        del key  # no class probabilities are told, so no sub-models are asked for
+        parts = each(params)
+        parts = parts * len(parts)
+        return {
+            "loss": parts / len(text.ids),
+            "bits_per_character": parts / math.log(2) / text.characters,
+        }
+
+    return examples
 
 
 def scores(nll: float, text: Split) -> dict[str, float]:

@@ -1,0 +1,113 @@
+"""A train step of a translator: R-Drop, plain, and the official PyTorch formulation.
+
+python -m benchmarks.translation [--layers 2 --width 192 --vocab 4000 --rows 64]
+"""
+
+import argparse
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.turns import by_torch, in_turns, ratio, table
+from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
+from rdrop_jax.models.blocks import Rates
+from rdrop_jax.models.seq2seq import Seq2Seq, Size
+from rdrop_jax.runtime import process
+
+DROPOUT, SMOOTHING, ALPHA = 0.3, 0.1, 5.0
+
+
+def make_batch(rows: int, time: int, vocab: int) -> dict[str, np.ndarray]:
+    """Sentences that fill four fifths to all of a shape."""
+    rng = np.random.default_rng(0)
+    there = np.arange(time) < rng.integers(4 * time // 5, time + 1, (2, rows, 1))
+    src, labels = np.where(there, rng.integers(4, vocab, (2, rows, time)), 0)
+    inputs = np.pad(labels, ((0, 0), (1, 0)))[:, :time]
+    named = {"src": src, "inputs": inputs, "labels": labels}
+    ids = {k: x.astype(np.int32) for k, x in named.items()}
+    return ids | {"src_where": there[0], "where": there[1]}
+
+
+def make_step(
+    size: Size, vocab: int, batch: dict[str, np.ndarray], alpha: float
+) -> Callable[[], None]:
+    """One update of ours."""
+    model = Seq2Seq(vocab, size, Rates(DROPOUT))
+    forward = linen_forward(
+        model,
+        lambda batch: (batch["src"], batch["src_where"], batch["inputs"]),
+        train={"train": True},
+        evaluate={"train": False},
+    )
+
+    def loss(logits, batch, **objective):
+        named = {"where": batch["where"], "label_smoothing": SMOOTHING}
+        return rdrop_loss(logits, batch["labels"], **named, **objective)
+
+    tx = optax.adamw(1e-3, 0.9, 0.98)
+    step = jax.jit(make_train_step(forward, tx, loss, alpha=alpha), donate_argnums=0)
+    data = {k: jnp.asarray(x) for k, x in batch.items()}
+
+    @jax.jit
+    def start():
+        key = jax.random.key(0)
+        ids = (data["src"], data["src_where"], data["inputs"])
+        params = model.init(key, *ids, train=False)["params"]
+        return init_state(params, tx, key)
+
+    held = [start()]
+
+    def call() -> None:
+        held[0], _ = step(held[0], data)
+        jax.block_until_ready(held[0])
+
+    return call
+
+
+def torch_step(
+    size: Size, vocab: int, batch: dict[str, np.ndarray]
+) -> dict[str, Callable[[], float]]:
+    """The official formulation, if PyTorch is there."""
+    if not by_torch():
+        return {}
+    from benchmarks import torch_seq2seq
+
+    model = torch_seq2seq.Transformer(
+        *size[1:], vocab=vocab, positions=batch["src"].shape[1], dropout=DROPOUT
+    )
+    step = torch_seq2seq.make_step(model, batch, alpha=ALPHA, smoothing=SMOOTHING)
+    return {"PyTorch R-Drop, official": step}
+
+
+def main() -> None:
+    """Prints times and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--width", type=int, default=192)
+    parser.add_argument("--vocab", type=int, default=4000)
+    parser.add_argument("--rows", type=int, default=64)
+    parser.add_argument("--length", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    size = Size(args.layers, args.layers, args.width, 4, 2 * args.width)
+    batch = make_batch(args.rows, args.length, args.vocab)
+    arms = {
+        "R-Drop": make_step(size, args.vocab, batch, ALPHA),
+        "plain": make_step(size, args.vocab, batch, 0.0),
+        **torch_step(size, args.vocab, batch),
+    }
+    print(
+        f"train step, {size}, {args.vocab} pieces, {args.rows} x {args.length} tokens",
+        flush=True,
+    )
+    seconds = in_turns(arms, args.rounds)
+    print(table(seconds, "R-Drop"))
+    print(f"R-Drop over plain: {ratio(seconds['R-Drop'], seconds['plain'])}")
+
+
+if __name__ == "__main__":
+    process.tune_allocator()
+    main()
