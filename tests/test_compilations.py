@@ -4,7 +4,10 @@ from collections import Counter
 
 import jax
 import pytest
+import tiny_nmt
 from tiny import train
+
+from rdrop_jax import tasks
 
 
 @pytest.fixture
@@ -27,3 +30,15 @@ def test_a_run_compiles_each_of_its_programs_once(compiled, tmp_path):
     train(tmp_path)  # six updates, two validations and the test split
     assert compiled["jit(train_step)"] == 1, compiled
     assert compiled["jit(sums)"] == 1, compiled  # of all splits
+
+
+def test_a_translator_compiles_each_of_its_shapes_once(compiled, tmp_path):
+    jax.clear_caches()
+    folder = tiny_nmt.write(tmp_path)
+    options = {"data__buckets": 2, "total_steps": 8, "eval__every": 8}
+    data = tasks.build(tiny_nmt.config(folder, **options)).train_data()
+    shapes = {data[t]["labels"].shape + data[t]["src"].shape for t in range(8)}
+    compiled.clear()
+    tiny_nmt.train(folder, tmp_path / "run", **options)
+    assert len(shapes) == 2
+    assert compiled["jit(train_step)"] == len(shapes), compiled
