@@ -9,18 +9,23 @@ import numpy as np
 from ctranslate2.converters import utils
 from ctranslate2.specs import common_spec, transformer_spec
 
+from rdrop_jax.decoding.options import Options
+from rdrop_jax.models.embeddings import sinusoids
 from rdrop_jax.models.seq2seq import Seq2Seq
 
-SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
+
+def tokens_of(size: int, options: Options) -> list[str]:
+    """Names of all ids."""
+    names = [str(i) for i in range(size)]
+    names[options.pad], names[options.bos] = "<pad>", "<s>"
+    names[options.eos], names[options.forbid[0]] = "</s>", "<unk>"
+    return names
 
 
-def tokens_of(size: int) -> list[str]:
-    """Names of all ids; the first are pad, BOS, EOS and unknown."""
-    return SPECIAL + [str(i) for i in range(len(SPECIAL), size)]
-
-
-def save(model: Seq2Seq, params: Mapping[str, Any], folder: Path) -> None:
-    """Writes a post-norm model with tables of its own and an output bias."""
+def save(
+    model: Seq2Seq, params: Mapping[str, Any], options: Options, folder: Path
+) -> None:
+    """Writes a post-norm model of ReLU, as it is searched with ``options``."""
     size = model.size
     spec = transformer_spec.TransformerSpec.from_config(
         (size.encoder_layers, size.decoder_layers),
@@ -34,18 +39,27 @@ def save(model: Seq2Seq, params: Mapping[str, Any], folder: Path) -> None:
     )
     for side, name, embed in sides:
         side.scale_embeddings = size.width**0.5
-        places = params[f"{embed}_embed"]["positions"]["table"]
-        side.position_encodings.encodings = np.asarray(places)
+        if model.positions == "learned":
+            places = params[f"{embed}_embed"]["positions"]["table"]
+        else:
+            rows = model.max_length + model.position_offset
+            places = sinusoids(rows, size.width, model.positions)
+        side.position_encodings.encodings = np.asarray(places)[model.position_offset :]
         for layer, block in zip(side.layer, params[name].values(), strict=True):
             _block(layer, block)
-    spec.encoder.embeddings[0].weight = np.asarray(params["source_embedding"])
-    spec.decoder.embeddings.weight = np.asarray(params["embedding"])
-    output = np.asarray(params["output"])
-    spec.decoder.projection.weight = np.ascontiguousarray(output.T)
-    spec.decoder.projection.bias = np.asarray(params["logits_bias"])
-    spec.register_source_vocabulary(tokens_of(model.vocab_size))
-    spec.register_target_vocabulary(tokens_of(model.vocab_size))
-    spec.config.decoder_start_token = "<s>"
+    table = np.asarray(params["embedding"])
+    source = table if model.share == "all" else params["source_embedding"]
+    output = params["output"].T if model.share == "none" else table
+    spec.encoder.embeddings[0].weight = np.asarray(source)
+    spec.decoder.embeddings.weight = table
+    spec.decoder.projection.weight = np.ascontiguousarray(output)
+    if model.logits_bias:
+        spec.decoder.projection.bias = np.asarray(params["logits_bias"])
+    names = tokens_of(model.vocab_size, options)
+    spec.register_source_vocabulary(names)
+    spec.register_target_vocabulary(names)
+    start = names[options.bos]
+    spec.config.decoder_start_token = spec.config.bos_token = start
     folder.mkdir(parents=True, exist_ok=True)
     spec.validate()
     spec.optimize()

@@ -1,10 +1,12 @@
 """Beam search over many sources: with a cache, without one, and by CTranslate2.
 
 python -m benchmarks.decode [--layers 6 --width 512 --sources 1000]
+python -m benchmarks.decode --workdir runs/mine --input sentences.txt
 
-Weights are random, made so that hypotheses end by themselves at lengths that vary:
-the positions of the target lean towards the output's EOS. Sources have the lengths of
-short sentences. All arms share weights, beam, batches and the sorting by length.
+Without the workdir of a trained translator weights are random, made so that hypotheses
+end by themselves at lengths that vary: the positions of the target lean towards the
+output's EOS. Sources then have the lengths of short sentences. All arms share weights,
+beam, batches and the sorting by length.
 """
 
 import argparse
@@ -21,11 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.turns import in_turns, ratio, table
+from rdrop_jax.data import lines, tokenizers
 from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.decoding.many import Found, Shapes, make_search
 from rdrop_jax.decoding.options import Options
 from rdrop_jax.models.seq2seq import Seq2Seq, Size
+from rdrop_jax.run import open_run
 from rdrop_jax.runtime import process
+from rdrop_jax.tasks import translation
 
 PAD, BOS, EOS, UNKNOWN = range(4)
 LIMIT = 63
@@ -83,6 +88,18 @@ def random_sources(count: int, vocab: int) -> list[list[int]]:
     return [[*rng.integers(4, vocab, n).tolist(), EOS] for n in lengths]
 
 
+def trained(workdir: Path, path: Path) -> tuple[Seq2Seq, Any, list[list[int]]]:
+    """Model and parameters of a run whose languages share a table, and sources."""
+    run = open_run(workdir)
+    vocabularies = tokenizers.load(workdir)
+    sizes = (len(vocabularies.source), len(vocabularies.target))
+    model = translation.make_model(run.config, *sizes)
+    texts = list(lines.read(path))
+    encoded = vocabularies.source.encode(texts)
+    longest = model.max_length - 1
+    return model, run.params, [[*ids[:longest], tokenizers.EOS] for ids in encoded]
+
+
 def cached(model: Seq2Seq) -> tuple[Callable, Callable]:
     """Start and step of a search with a cache."""
 
@@ -132,9 +149,9 @@ def by_ctranslate2(
     from benchmarks import ctranslate2_seq2seq as converted
 
     with tempfile.TemporaryDirectory() as folder:
-        converted.save(model, params, Path(folder))
+        converted.save(model, params, options, Path(folder))
         translator = converted.load(Path(folder), os.cpu_count() or 1)
-    names = converted.tokens_of(model.vocab_size)
+    names = converted.tokens_of(model.vocab_size, options)
     ids = {name: i for i, name in enumerate(names)}
     tokens = [[names[i] for i in source] for source in sources]
     order = sorted(range(len(sources)), key=lambda i: (len(sources[i]), i))
@@ -151,7 +168,7 @@ def by_ctranslate2(
                 disable_unk=True,
                 max_decoding_length=LIMIT + 1,
                 min_decoding_length=0,
-                suppress_sequences=[["<pad>"], ["<s>"]],
+                suppress_sequences=[[name] for name in ("<pad>", "<s>") if name in ids],
             )
             for i, result in zip(rows, results, strict=True):
                 chosen = [[ids[t] for t in best] for best in result.hypotheses]
@@ -187,6 +204,8 @@ def agreement(found: list[Found], wanted: list[Found]) -> str:
 def main() -> None:
     """Prints agreement, times and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=Path, help="of a trained translator")
+    parser.add_argument("--input", type=Path, help="its sentences, one per line")
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--mlp_width", type=int, default=1024)
@@ -198,10 +217,15 @@ def main() -> None:
     parser.add_argument("--uncached", type=int, default=32, help="sources without one")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    size = Size(args.layers, args.layers, args.width, 4, args.mlp_width)
-    model, params = random_model(size, args.vocab, args.length)
-    options = Options(BOS, EOS, PAD, args.beam, forbid=(UNKNOWN,))
-    sources = random_sources(args.sources, args.vocab)
+    if args.workdir:
+        model, params, sources = trained(args.workdir, args.input)
+        end, unknown = tokenizers.EOS, tokenizers.UNK
+        options = Options(end, end, tokenizers.PAD, args.beam, forbid=(unknown,))
+    else:
+        size = Size(args.layers, args.layers, args.width, 4, args.mlp_width)
+        model, params = random_model(size, args.vocab, args.length)
+        options = Options(BOS, EOS, PAD, args.beam, forbid=(UNKNOWN,))
+        sources = random_sources(args.sources, args.vocab)
     few = sources[: args.uncached]
     rows = (*(n for n in (8, 16, 24) if n < args.batch), args.batch)
     shapes = Shapes(rows=rows)
@@ -219,7 +243,7 @@ def main() -> None:
     }
     other = by_ctranslate2(model, params, sources, options, args.batch)
     arms |= {"CTranslate2": other} if other else {}
-    print(f"beam {args.beam}, {size}, {len(sources)} sources", flush=True)
+    print(f"beam {args.beam}, {model.size}, {len(sources)} sources", flush=True)
     found = arms["with a cache"]()
     lengths = [len(x.tokens[0]) for x in found]
     print(f"length {np.mean(lengths):.1f}, deviation {np.std(lengths):.1f}")

@@ -137,6 +137,18 @@ def test_dropout_sites_are_the_published_ones(monkeypatch, kind, heads):
     assert all(shape[0] == 4 for shape in drawn)
 
 
+def test_kernels_start_as_those_of_bert():
+    params = classifier("bert").init(jax.random.key(0), *inputs(), train=False)
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    kernels = {
+        jax.tree_util.keystr(path): np.std(x)
+        for path, x in paths
+        if path[-1].key == "kernel"
+    }
+    assert len(kernels) == 2 * 6 + 2
+    assert kernels == pytest.approx(dict.fromkeys(kernels, 0.02), rel=0.25)
+
+
 def test_remat_and_half_precision_compute_the_same():
     params, key = stored_params("bert", HEADS[0]), jax.random.key(0)
 

@@ -51,6 +51,21 @@ def test_learns_and_writes_what_it_says(trained):
     assert (workdir / pieces.NAME).is_file()
 
 
+def test_going_on_ends_with_the_same_bits_and_takes_no_other_tokenizer(tmp_path):
+    names = files(tmp_path) | {"optimizer.schedule": "constant"}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    result = train(whole, names)
+    train(parts, names, total_steps=2)
+    kept = (parts / pieces.NAME).read_text()
+    (parts / pieces.NAME).write_text(kept.replace("film", "flim"))
+    with pytest.raises(InputError, match=rf"other data[\s\S]*{pieces.NAME}: there"):
+        train(parts, names)
+    (parts / pieces.NAME).write_text(kept)
+    assert train(parts, names)["test"] == result["test"]
+    one, other = (run.open_run(path, "last").params for path in (whole, parts))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
 def test_evaluate_and_predict_need_the_workdir_alone(trained):
     folder, workdir, result = trained
     scores = evaluate_program.evaluate(workdir, "test", "best")

@@ -58,6 +58,8 @@ class Block(nn.Module):
             self.dropout,
             self.dtype,
             self.masks,
+            _INIT,
+            _INIT,
             name="attention",
         )
         h = x + attention(x, x, where=where, train=train)
