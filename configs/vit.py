@@ -38,6 +38,7 @@ def vit() -> ConfigDict:
     c.data.num_classes = 0  # 0: as many as the dataset has
     c.data.classes = ()  # their names; filled in from the dataset
     c.data.labelled = 0  # train on so many images, drawn by seed; 0 takes all
+    c.data.unlabelled = 0  # and on so many of the others for their consistency alone
     c.data.validation = 0.1  # held out where there is no such split: a part, or rows
     c.data.test = 0.1
     c.data.skip_bad = False  # an image that cannot be read gives way to the next

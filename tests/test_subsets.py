@@ -1,9 +1,12 @@
 """Subsets of labelled rows."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from tiny import train
 
+from rdrop_jax import tasks
 from rdrop_jax.data.subsets import balanced_subset
 from rdrop_jax.errors import InputError
 
@@ -33,3 +36,35 @@ def test_other_counts_are_refused(tmp_path):
         balanced_subset(LABELS, 401, 0)
     with pytest.raises(InputError, match=r"expected 1 to 1257 .* found -1"):
         train(tmp_path, data__labelled=-1)
+
+
+def test_unlabelled_rows_show_images_alone(tmp_path):
+    made = tiny.config(data__labelled=40, data__unlabelled=100)
+    task = tasks.build(made)
+    data = task.train_data()
+    batches = [data[t] for t in range(round(data.steps_per_epoch))]
+    known = np.concatenate([batch["labelled"] for batch in batches])
+    assert len(known) == 128
+    assert 30 < known.sum() <= 40
+
+    batch = next(b for b in batches if 0 < b["labelled"].sum() < 30)
+    batch = {name: jnp.asarray(x) for name, x in batch.items()}
+    wrong = jnp.where(batch["labelled"] == 1, batch["label"], 9 - batch["label"])
+    logits = np.random.default_rng(0).normal(size=(2, len(wrong), 10))
+    loss, other, without = (
+        task.loss(jnp.asarray(logits, jnp.float32), b, alpha=a)[0]
+        for b, a in (
+            (batch, 1.0),
+            (batch | {"label": wrong}, 1.0),
+            (batch, 0.0),
+        )
+    )
+    assert loss == other
+    assert loss > without + 0.1
+
+
+def test_counts_of_unlabelled_rows_are_checked(tmp_path):
+    with pytest.raises(InputError, match=r"data.unlabelled: expected 0 to 1217 rows"):
+        train(tmp_path, data__labelled=40, data__unlabelled=1218)
+    with pytest.raises(InputError, match=r"data.unlabelled: expected 0 where"):
+        train(tmp_path, data__unlabelled=10)

@@ -22,6 +22,10 @@ TINY = {
 }
 
 
-def train(workdir, **overrides):
+def config(**overrides):
     changed = {k.replace("__", "."): str(v) for k, v in overrides.items()}
-    return train_program.train(flags.load(VIT, TINY | changed), workdir)
+    return flags.load(VIT, TINY | changed)
+
+
+def train(workdir, **overrides):
+    return train_program.train(config(**overrides), workdir)

@@ -131,7 +131,8 @@ class Decoded:
                 f"- 1 = {self._num_classes - 1}, found {label}"
             )
         image = decode(found["image"], self._channels)
-        return {"image": image, "label": np.int32(label)}
+        said = {k: found[k] for k in ("labelled",) if k in found}
+        return {"image": image, "label": np.int32(label)} | said
 
     def _skip(self, name: str, error: BadImage) -> None:
         if not self._skip_bad:

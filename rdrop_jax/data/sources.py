@@ -69,16 +69,22 @@ class Subset:
     Attributes:
       rows: the source.
       indices: which of its rows, in which order.
+      labelled: how many of them, from the first on, may show their labels; None: all,
+        and the rows say nothing of it.
     """
 
     rows: ImageRows
     indices: Int[np.ndarray, " subset"]
+    labelled: int | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.rows[int(self.indices[row])]
+        found = self.rows[int(self.indices[row])]
+        if self.labelled is None:
+            return found
+        return found | {"labelled": np.float32(row < self.labelled)}
 
     def __repr__(self) -> str:
         return f"Subset({len(self)} of {self.rows!r})"

@@ -37,3 +37,29 @@ def balanced_subset(
         of_class = labels[order] == label
         rank[of_class] = np.arange(of_class.sum())
     return np.sort(order[np.argsort(rank, kind="stable")[:count]])
+
+
+def others(
+    rows: int, labelled: Int[np.ndarray, " labelled"], count: int, seed: int
+) -> Int[np.ndarray, " count"]:
+    """Further rows drawn at random, without a look at their labels.
+
+    Args:
+      rows: how many there are.
+      labelled: those that are taken already.
+      count: rows to draw.
+      seed: another seed draws other rows.
+
+    Returns:
+      Row numbers, ascending.
+
+    Raises:
+      InputError: a count that cannot be drawn.
+    """
+    left = np.setdiff1d(np.arange(rows), labelled)
+    if not 0 <= count <= len(left):
+        raise InputError(
+            f"data.unlabelled: expected 0 to {len(left)} rows besides the labelled "
+            f"ones, found {count}"
+        )
+    return np.sort(np.random.default_rng([seed, 1]).permutation(left)[:count])

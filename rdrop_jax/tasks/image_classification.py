@@ -14,10 +14,9 @@ from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.core.rdrop import rdrop_loss
-from rdrop_jax.data import image_sets, images, sources
+from rdrop_jax.data import image_sets, images, sources, subsets
 from rdrop_jax.data.batches import HostBatch, Row, TrainBatches, eval_batches
 from rdrop_jax.data.decode import Decoded
-from rdrop_jax.data.subsets import balanced_subset
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import SIZES, Size, ViT
@@ -53,6 +52,7 @@ def build(config: ConfigDict) -> Task:
             logits,
             batch["label"],
             **objective,
+            label_weight=batch.get("labelled"),
             label_smoothing=config.rdrop.label_smoothing,
             smoothing=config.rdrop.smoothing,
             divergence=config.rdrop.divergence,
@@ -154,8 +154,15 @@ def load_split(found: image_sets.ImageSet, config: ConfigDict, name: str) -> Dec
         labels = rows.labels
         if labels is None:
             labels = np.array([rows[i]["label"] for i in range(len(rows))])
-        kept = balanced_subset(labels, data.labelled, config.seed)
-        rows = sources.Subset(rows, kept)
+        kept = subsets.balanced_subset(labels, data.labelled, config.seed)
+        known = None
+        if data.unlabelled:
+            known = len(kept)
+            more = subsets.others(len(rows), kept, data.unlabelled, config.seed)
+            kept = np.concatenate([kept, more])
+        rows = sources.Subset(rows, kept, known)
+    elif name == "train" and data.unlabelled:
+        raise InputError("data.unlabelled: expected 0 where data.labelled is 0")
     return Decoded(
         rows,
         channels=data.channels,
@@ -173,7 +180,8 @@ def make_train_data(config: ConfigDict, rows: Decoded) -> TrainBatches:
     augmented = images.make_train_transform(config.data)
 
     def transform(row: Row, rng: np.random.Generator) -> Row:
-        return {"image": augmented(row["image"], rng), "label": row["label"]}
+        known = {k: row[k] for k in ("label", "labelled") if k in row}
+        return {"image": augmented(row["image"], rng)} | known
 
     return TrainBatches(
         rows,
