@@ -1,0 +1,106 @@
+"""Abstractive summarization with BART.
+
+Presets:
+  demo           what docstrings say, to their summary lines; from scratch, a toy
+  files          documents and summaries of your own
+  cnn_dailymail  the paper's run: BART-large on CNN/DailyMail
+  scitldr        abstracts to one sentence, with several references
+
+    python -m rdrop_jax.train --config configs/summarization.py[:PRESET]
+
+docs/summarization.md says how data and weights are had and what was run.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from rdrop_jax.config import base_config, pick
+
+
+def summarization() -> ConfigDict:
+    """What all presets share: BART, and the paper's objective and decoding."""
+    c = base_config()
+    c.task = "summarization"
+    c.batch_size = 65_536  # tokens: rows times the longer side, over all devices
+    c.rdrop.alpha = 0.7
+    c.rdrop.label_smoothing = 0.1
+
+    c.model.name = "bart.large"  # or bart.base
+    c.model.encoder_layers = placeholder(int)  # each of these five overrides the name
+    c.model.decoder_layers = placeholder(int)
+    c.model.width = placeholder(int)
+    c.model.heads = placeholder(int)
+    c.model.mlp_width = placeholder(int)
+    c.model.max_positions = 1024  # rows of the tables of positions, BART's 2 besides
+    c.model.dropout = 0.1  # after embeddings and every sublayer
+    c.model.attention_dropout = 0.1  # attention weights
+    c.model.activation_dropout = 0.0  # after the activation of an MLP
+    c.model.layer_dropout = 0.0  # whole layers
+
+    c.data.files = ConfigDict()  # of data.name=files: .tsv, .jsonl, .parquet, or what
+    c.data.files.train = ""  # train.source and train.target begin with; also .gz
+    c.data.files.validation = ""  # none: 1,000 training pairs are held out
+    c.data.files.test = ""  # the same
+    c.data.columns = ConfigDict()  # of tables, of tfds and of files to predict on
+    c.data.columns.source = "article"  # a text, or sentences in a list
+    c.data.columns.target = "highlights"  # a text, or several references in a list
+    c.data.tokenizer = ""  # file or folder; empty: that of init_from, or learn one
+    c.data.vocab_size = 50_265  # pieces at most of one that is learnt
+    c.data.max_length = 1024  # tokens of a document, <s> and </s> counted
+    c.data.max_target_length = 256  # of a summary to train on, the same
+    c.data.overlong = "truncate"  # what is longer, and count it; or refuse
+    c.data.buckets = 8  # shapes of batches, each compiled once
+    c.data.rows_multiple = 8  # rows of a microbatch are a multiple; so are devices
+
+    c.eval.batch_size = 32  # documents that are decoded together
+    c.eval.metric = "rouge2"
+    c.eval.beam = 4
+    c.eval.n_best = 1  # summaries that predict returns
+    c.eval.length_penalty = 2.0  # exponent of the length, </s> counted
+    c.eval.min_length = 55  # tokens before </s> at least, <s> counted
+    c.eval.max_length = 140  # the same, at most
+    c.eval.no_repeat_ngram = 3  # no so many tokens twice in a summary; 0 allows it
+    c.eval.stem = True  # ROUGE compares stems of words
+    c.eval.bootstrap = 1000  # samples of the intervals; 0 gives none
+    return c
+
+
+def demo() -> ConfigDict:
+    """Docstrings to their summary lines, in minutes on two cores. A toy."""
+    c = summarization()
+    c.total_steps = "8 epochs"
+    c.batch_size = 2048
+    c.rdrop.alpha = 0.7
+
+    c.data.name = "docstrings"
+    c.data.vocab_size = 2000
+    c.data.max_length = 64
+    c.data.max_target_length = 32
+    c.data.buckets = 2
+
+    c.model.encoder_layers = 2
+    c.model.decoder_layers = 2
+    c.model.width = 128
+    c.model.heads = 4
+    c.model.mlp_width = 256
+    c.model.max_positions = 64
+
+    c.optimizer.lr = 2e-3
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup = "10%"
+    c.optimizer.clip = 1.0
+    c.eval.every = "4 epochs"
+    c.eval.metric = "rougeL"
+    c.eval.length_penalty = 1.0
+    c.eval.min_length = 4
+    c.eval.max_length = 32
+    c.checkpoint.every = "4 epochs"
+    return c
+
+
+PRESETS = {preset.__name__: preset for preset in (demo,)}
+
+
+def get_config(preset: str = "demo") -> ConfigDict:
+    """The config of one preset."""
+    return pick(PRESETS, preset)
