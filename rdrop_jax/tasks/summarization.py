@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -11,6 +12,7 @@ from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
 from rdrop_jax.decoding.beam import Options
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.pretrained import bart
 from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.scoring import summarization as scoring
 from rdrop_jax.tasks import seq2seq
@@ -83,6 +85,7 @@ def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
             signatures=lambda: {"rouge": signature(config)},
             per_example=scoring.NAMES,
             hidden=True,
+            pretrained=bart.family(module, vocabularies.target, generation(config)),
         ),
     )
 
@@ -210,6 +213,22 @@ def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
         empty=("empty document: no summary",),
         cut_short=(f"the summary reached eval.max_length={score.max_length} tokens",),
     )
+
+
+def generation(config: ConfigDict) -> dict[str, Any]:
+    """The search of a config as generation_config.json says it.
+
+    Lengths there count </s>, and what the decoder starts from.
+    """
+    score = config.eval
+    return {
+        "num_beams": score.beam,
+        "early_stopping": True,
+        "length_penalty": score.length_penalty,
+        "no_repeat_ngram_size": score.no_repeat_ngram,
+        "min_length": score.min_length + 1,
+        "max_length": score.max_length + 2,
+    }
 
 
 def signature(config: ConfigDict) -> str:
