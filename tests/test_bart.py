@@ -82,7 +82,7 @@ def test_encoder_and_decoder_are_those_of_transformers():
 
 
 @functools.cache
-def make(options):
+def make(options, shapes):
     def start(p, src, where, length):
         memory = MODULE.apply({"params": p}, src, where, method="encode")
         given = {"params": p}, memory, where, length
@@ -91,19 +91,20 @@ def make(options):
     def step(p, ids, cache):
         return MODULE.apply({"params": p}, ids, cache, method="decode_step")
 
-    return make_search(start, step, options, Shapes((16, 64), (24,), (8, 24)))
+    return make_search(start, step, options, shapes)
 
 
-def search(options, low, high, rows=64):
+def search(options, low, high, rows, shapes):
     src, where = arrays()["src"][:rows], arrays()["where"][:rows]
     sources = [ids[at].tolist() for ids, at in zip(src, where, strict=True)]
-    found = make(options)(params(), sources, [high] * rows, [low] * rows)
+    found = make(options, shapes)(params(), sources, [high] * rows, [low] * rows)
     return [each.tokens[0] for each in found]
 
 
 def test_summaries_are_those_of_transformers():
     """A cache that grows and batches that shrink change nothing; nor does order."""
-    found = search(OPTIONS, LIMITS["min"], LIMITS["max"])
+    shapes = Shapes((16, 64), (24,), (8, 24))
+    found = search(OPTIONS, LIMITS["min"], LIMITS["max"], 64, shapes)
     wanted = [
         ids[1 : 1 + ids[1:].tolist().index(2)].tolist() for ids in arrays()["generated"]
     ]
@@ -119,8 +120,8 @@ def plain(logits_of, low, high, options):
     live, ended = [(0.0, [])], []
     for step in range(high + 1):
         candidates = []
-        for score, tokens in live:
-            z = np.asarray(logits_of(tokens), np.float64)
+        rows = logits_of([tokens for _, tokens in live])
+        for (score, tokens), z in zip(live, np.asarray(rows, np.float64), strict=True):
             row = z - np.log(np.exp(z - z.max()).sum()) - z.max()
             row[[options.pad, *options.forbid]] = -np.inf
             n = options.no_repeat
@@ -157,20 +158,22 @@ def plain(logits_of, low, high, options):
     ],
 )
 def test_constraints_are_those_of_a_plain_search(low, high, changes):
-    options, rows = OPTIONS._replace(**changes), 4
-    found = search(options, low, high, rows)
+    options, rows = OPTIONS._replace(**changes), 3
+    found = search(options, low, high, rows, Shapes((3,), (24,), (24,)))
     src, where = (jnp.asarray(arrays()[k][:rows]) for k in ("src", "where"))
-    logits = jax.jit(
-        lambda i, ids: MODULE.apply(
-            {"params": params()}, src[i][None], where[i][None], ids[None], train=False
-        )[0]
-    )
+
+    @jax.jit
+    def logits(i, ids):
+        one = (jnp.repeat(x[i][None], len(ids), axis=0) for x in (src, where))
+        return MODULE.apply({"params": params()}, *one, ids, train=False)
+
     for row in range(rows):
 
-        def of(tokens, row=row):
-            ids = np.ones(24, np.int32)
-            ids[: len(tokens) + 1] = [options.bos, *tokens]
-            return logits(row, jnp.asarray(ids))[len(tokens)]
+        def of(live, row=row):
+            ids, last = np.ones((options.beam, 24), np.int32), len(live[0])
+            ids[: len(live), 0] = options.bos
+            ids[: len(live), 1 : last + 1] = live
+            return np.asarray(logits(row, jnp.asarray(ids)))[: len(live), last]
 
         assert found[row] == plain(of, low, high, options)
         assert low <= len(found[row]) <= high
