@@ -28,10 +28,11 @@ format: $(VENV)/.dev
 # Arrays in tests/parity that other tests compare with, made again by PyTorch; and the
 # tests that need it. An environment of its own: it is large, and nothing else needs it.
 parity: .venv-parity/.done
-	for family in vit seq2seq encoder; do \
+	for family in vit seq2seq encoder bart; do \
 		.venv-parity/bin/python tests/parity/make_$$family.py || exit 1; done
 	.venv-parity/bin/python -m pytest -n 0 -m "not slow" \
-		tests/test_pretrained.py tests/test_seq2seq.py tests/test_encoder.py
+		tests/test_pretrained.py tests/test_seq2seq.py tests/test_encoder.py \
+		tests/test_bart.py
 
 .venv-parity/.done: requirements.txt requirements-dev.txt requirements-parity.txt .ci/make_venv
 	sh .ci/make_venv "$(PYTHON)" .venv-parity

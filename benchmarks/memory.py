@@ -1,9 +1,11 @@
 """python -m benchmarks.memory --config configs/vit.py:cifar100 --devices 8 --fsdp 8
 
 Memory per device of a preset's train step, from compiling it at full size for simulated
-CPU devices; nothing is run and no data is read. Any field is set as for training:
---config.accum_steps=2 --config.model.remat=true. CPU programs lay out activations in
-their own way, so that the temporary part is a guide for other devices and no promise.
+CPU devices; nothing is run and no data is read. Presets of configs/vit.py, and of
+configs/summarization.py with batches of the longest documents. Any field is set as for
+training: --config.accum_steps=2 --config.model.remat=true. CPU programs lay out
+activations in their own way, so that the temporary part is a guide for other devices
+and no promise.
 """
 
 import sys
@@ -28,28 +30,57 @@ def compile_step(config: ConfigDict, classes: int = 2) -> tuple[Any, Any]:
       The compiled step and the abstract state that it takes.
     """
     import jax
-    import jax.numpy as jnp
 
     from rdrop_jax import state as state_lib
-    from rdrop_jax import tasks
     from rdrop_jax.runtime.mesh import batch_sharding, make_mesh
 
     resolved = config_lib.resolve(config, 1000.0).unlock()
-    resolved.data.num_classes = resolved.data.num_classes or classes
     mesh = make_mesh(**resolved.mesh)
-    task, tx = tasks.build(resolved), state_lib.make_tx(resolved)
+    describe = _texts if resolved.task == "summarization" else _images
+    task, shapes = describe(resolved, classes)
+    tx = state_lib.make_tx(resolved)
     abstract = state_lib.abstract_state(task, tx, resolved, mesh)
-    size, rows = resolved.data.image_size, resolved.batch_size
-    shapes = {
-        "image": ((rows, size, size, resolved.data.channels), jnp.float32),
-        "label": ((rows,), jnp.int32),
-    }
     batch = {
         name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
         for name, (shape, dtype) in shapes.items()
     }
     step = jax.jit(state_lib.make_step(task, tx, resolved, mesh), donate_argnums=0)
     return step.lower(abstract, batch).compile(), abstract
+
+
+def _images(config: ConfigDict, classes: int) -> tuple[Any, dict[str, Any]]:
+    from rdrop_jax import tasks
+
+    config.data.num_classes = config.data.num_classes or classes
+    size, rows = config.data.image_size, config.batch_size
+    shape = (rows, size, size, config.data.channels)
+    return tasks.build(config), {"image": (shape, "f4"), "label": ((rows,), "i4")}
+
+
+def _texts(config: ConfigDict, classes: int) -> tuple[Any, dict[str, Any]]:
+    from rdrop_jax.tasks import summarization
+
+    data = config.data
+    rows = config.batch_size // data.max_length
+    source, target = (rows, data.max_length), (rows, data.max_target_length)
+    shapes = {"src": (source, "i4"), "src_where": (source, "?")}
+    shapes |= {"inputs": (target, "i4"), "labels": (target, "i4")}
+    shapes |= {"where": (target, "?")}
+    vocabulary = blank_vocabulary(data.vocab_size)
+    return summarization.with_vocabulary(config, vocabulary), shapes
+
+
+def blank_vocabulary(size: int) -> Any:
+    """As many pieces as a tokenizer has that is not there."""
+    from tokenizers import Tokenizer, models
+
+    from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
+
+    names = ["<s>", "<pad>", "</s>", "<unk>"]
+    names += [f"piece {i}" for i in range(size - len(names))]
+    tokenizer = Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, []))
+    vocabulary = Vocabulary("joint", tokenizer.to_str())
+    return Vocabularies(vocabulary, vocabulary)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,8 +2,8 @@
 
 Names: cifar100, imagenet2012; iwslt14_de_en, iwslt14_es_en, iwslt17_fr_en,
 iwslt17_zh_en, wmt14_en_de, wmt14_en_fr, each for both directions; glue/cola, glue/sst2,
-glue/mrpc, glue/qqp, glue/stsb, glue/mnli, glue/qnli, glue/rte; wikitext103; tfds:NAME
-for any dataset of TensorFlow Datasets.
+glue/mrpc, glue/qqp, glue/stsb, glue/mnli, glue/qnli, glue/rte; wikitext103;
+cnn_dailymail; tfds:NAME for any dataset of TensorFlow Datasets.
 """
 
 import os
@@ -36,6 +36,7 @@ def prepare(
     from rdrop_jax.data import (  # numpy, PIL
         catalogue,
         cifar,
+        cnn_dailymail,
         corpora,
         glue,
         imagenet,
@@ -49,6 +50,7 @@ def prepare(
     recipes: dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]] = {
         "cifar100": (cifar.prepare, prepared.read_index),
         "imagenet2012": (imagenet.prepare, prepared.read_index),
+        "cnn_dailymail": (cnn_dailymail.prepare, prepared_text.read_index),
         "wikitext103": (wikitext.prepare, token_files.read_index),
         **dict.fromkeys(
             prepared_text.NAMES, (corpora.prepare, prepared_text.read_index)

@@ -23,7 +23,7 @@ from rdrop_jax.models.outputs import log_probs
 from rdrop_jax.optim import make_schedule
 from rdrop_jax.run import open_run
 from rdrop_jax.runtime.mesh import make_mesh, put
-from rdrop_jax.tasks import language_config, language_model
+from rdrop_jax.tasks import language_config, language_model, vocabulary_loss
 from rdrop_jax.tasks.text_generation import TextGenerator
 
 LM = str(Path(__file__).parent.parent / "configs" / "lm.py")
@@ -284,7 +284,7 @@ def test_large_vocabularies_and_devices_change_no_update(
     more = ADAPTIVE if kind == "adaptive" else {}
     config = config_of(folder, optimizer__name="sgd", optimizer__lr=1.0, **more)
     expected = grads_and_metrics(config, workdir)
-    monkeypatch.setattr(language_config, "LARGE_VOCAB", 4)
+    monkeypatch.setattr(vocabulary_loss, "LARGE_VOCAB", 4)
     cases = [None, make_mesh(data=2, fsdp=2, tensor=2)]
     for mesh in cases if kind == "plain" else cases[1:]:
         found = grads_and_metrics(config, workdir, mesh)
@@ -349,7 +349,7 @@ def test_bad_fields(folder, overrides, message):
 
 
 def test_a_vocabulary_that_tensor_does_not_divide(folder, monkeypatch):
-    monkeypatch.setattr(language_config, "LARGE_VOCAB", 4)
+    monkeypatch.setattr(vocabulary_loss, "LARGE_VOCAB", 4)
     with pytest.raises(InputError, match=r"mesh.tensor: expected a divisor of the 23"):
         language_config.make_loss(config_of(folder), 23, make_mesh(data=4, tensor=2))
 

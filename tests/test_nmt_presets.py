@@ -13,7 +13,7 @@ from rdrop_jax.data import prepared_text
 from rdrop_jax.errors import InputError
 from rdrop_jax.flags import load, override
 from rdrop_jax.models.seq2seq import SIZES
-from rdrop_jax.tasks import translation
+from rdrop_jax.tasks import seq2seq, translation
 
 SPEC = importlib.util.spec_from_file_location("nmt", tiny_nmt.NMT)
 CONFIGS = importlib.util.module_from_spec(SPEC)
@@ -67,7 +67,7 @@ def test_preset_is_built_at_full_size_by_shape(name):
     )
     module = translation.make_model(c, c.data.vocab_size, c.data.vocab_size)
     params = jax.eval_shape(
-        lambda key: translation.init_params(module, key), jax.random.key(0)
+        lambda key: seq2seq.init_params(module, key), jax.random.key(0)
     )
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     if name in PAPER:

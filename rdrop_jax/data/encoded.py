@@ -27,7 +27,12 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    pairs: Pairs, vocabularies: Vocabularies, *, max_length: int, overlong: str
+    pairs: Pairs,
+    vocabularies: Vocabularies,
+    *,
+    max_length: int,
+    overlong: str,
+    max_target_length: int | None = None,
 ) -> Encoded:
     """Pairs to ids.
 
@@ -36,6 +41,7 @@ def encode(
       vocabularies: of both sides.
       max_length: most tokens of a sentence, its end counted.
       overlong: "truncate" cuts and counts what is longer, "refuse" raises.
+      max_target_length: that of targets, where it is another.
 
     Returns:
       The ids, without ends of sentences.
@@ -44,24 +50,27 @@ def encode(
       InputError: names the first sentence that is too long.
     """
     sides, notes = [], list(pairs.notes)
-    for texts, vocabulary in (
-        (pairs.source, vocabularies.source),
-        (pairs.target, vocabularies.target),
+    first = second = ("data.max_length", max_length)
+    if max_target_length is not None:
+        second = ("data.max_target_length", max_target_length)
+    for texts, vocabulary, (field, most) in (
+        (pairs.source, vocabularies.source, first),
+        (pairs.target, vocabularies.target, second),
     ):
         cut: list[int] = []
-        ids = _ids(texts, vocabulary, max_length, cut)
+        ids = _ids(texts, vocabulary, most, cut)
         sides.append(make_side(ids, len(vocabulary)))
         if cut and overlong == "refuse":
             raise InputError(
-                f"{pairs.origin}: expected at most data.max_length={max_length} "
+                f"{pairs.origin}: expected at most {field}={most} "
                 f"tokens, found more in {texts[cut[0]][:40]!r} ({len(cut)} such "
                 "sentences); "
                 "data.overlong=truncate would cut them"
             )
         if cut:
             notes.append(
-                f"{pairs.origin}: {len(cut)} sentences cut to data.max_length="
-                f"{max_length} tokens, the first {texts[cut[0]][:40]!r}"
+                f"{pairs.origin}: {len(cut)} sentences cut to {field}="
+                f"{most} tokens, the first {texts[cut[0]][:40]!r}"
             )
     return Encoded(sides[0], sides[1], tuple(notes))
 

@@ -1,6 +1,5 @@
 """Parallel corpora by name: where they are and which splits they have. Needs no jax."""
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.data import catalogue, cldr, parallel, prepared_text
 from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import seal
 
 SPLITS = ("train", "validation", "test")
 # Held out where a corpus of files has no such split.
@@ -45,11 +45,11 @@ def find(data: ConfigDict) -> PairSet:
     if data.name == "cldr_names":
         return _cldr(data)
     if data.name == "files":
-        return _files(data)
+        return files(data, (data.source, data.target))
     if data.name in prepared_text.NAMES:
-        return _prepared(data)
+        return _of_languages(data)
     if data.name.startswith(catalogue.PREFIX):
-        return _catalogue(data)
+        return catalogued(data, (data.source, data.target))
     raise InputError(
         "data.name: expected one of cldr_names, files, "
         f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME, found "
@@ -72,93 +72,130 @@ def _cldr(data: ConfigDict) -> PairSet:
     )
 
 
-def _files(data: ConfigDict) -> PairSet:
+def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
+    """The user's own files.
+
+    Args:
+      data: the config's ``data``.
+      endings: of the names of two text files, of sources and of targets.
+
+    Returns:
+      The pairs; splits without files are held out of training.
+
+    Raises:
+      InputError: a file is not named or not there.
+    """
     if not data.files.train:
         raise InputError(
-            "data.files.train: expected a .tsv or .jsonl file, or what comes before "
-            f".{data.source} and .{data.target} in the names of two text files, found "
-            "nothing"
+            "data.files.train: expected a .tsv, .jsonl or .parquet file, or what comes "
+            f"before .{endings[0]} and .{endings[1]} in the names of two text files, "
+            "found nothing"
         )
     root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
-    files = {
-        split: parallel.find(root / data.files[split], data.source, data.target)
+    found = {
+        split: parallel.find(root / data.files[split], *endings)
         for split in SPLITS
         if data.files[split]
     }
     columns = (data.columns.source, data.columns.target)
-    missing = {split: HELD_OUT for split in SPLITS if split not in files}
+    missing = {split: HELD_OUT for split in SPLITS if split not in found}
 
     def read(split: str) -> Pairs:
-        if split in files and (split != "train" or not missing):
-            pairs = parallel.read(files[split], columns)
+        if split in found and (split != "train" or not missing):
+            pairs = parallel.read(found[split], columns)
             return parallel.without_empty(pairs) if split == "train" else pairs
-        whole = parallel.without_empty(parallel.read(files["train"], columns))
+        whole = parallel.without_empty(parallel.read(found["train"], columns))
         return parallel.hold_out(whole, missing, data.split_seed)[split]
 
     return PairSet(
-        {split: _call(read, split) for split in SPLITS},
-        lambda: {str(path): _sha256(path) for both in files.values() for path in both},
+        {split: call(read, split) for split in SPLITS},
+        lambda: {
+            str(path): seal.sha256(path) for both in found.values() for path in both
+        },
     )
 
 
-def _prepared(data: ConfigDict) -> PairSet:
+def _of_languages(data: ConfigDict) -> PairSet:
     languages = data.name.split("_")[1:]
     if sorted(languages) != sorted((data.source, data.target)):
         raise InputError(
             f"data.source, data.target: expected {' and '.join(languages)}, the "
             f"languages of {data.name}, found {data.source!r} and {data.target!r}"
         )
+    return prepared(data, (data.source, data.target))
+
+
+def prepared(
+    data: ConfigDict, endings: tuple[str, str], page: str = "translation"
+) -> PairSet:
+    """A corpus that `rdrop_jax.prepare` wrote.
+
+    Args:
+      data: the config's ``data``.
+      endings: of the names of its files, of sources and of targets.
+      page: of the documentation, for messages.
+
+    Raises:
+      InputError: it is not there; says how to prepare it.
+    """
     root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
     folder = Path(root) / data.name
     if not (folder / "index.json").is_file():
-        raise InputError(_how_to_prepare(data, " --from DOWNLOADS"))
+        raise InputError(_how_to_prepare(data, " --from DOWNLOADS", page))
     index = prepared_text.read_index(folder)
 
     def read(split: str) -> Pairs:
-        return parallel.read(parallel.find(folder / split, data.source, data.target))
+        return parallel.read(parallel.find(folder / split, *endings))
 
     return PairSet(
-        {split: _call(read, split) for split in SPLITS},
+        {split: call(read, split) for split in SPLITS},
         lambda: {name: entry["sha256"] for name, entry in index["files"].items()},
     )
 
 
-def _catalogue(data: ConfigDict) -> PairSet:
-    """As ``tfds:wmt14_translate/de-en``: features named like the languages."""
+def catalogued(
+    data: ConfigDict, columns: tuple[str, str], page: str = "translation"
+) -> PairSet:
+    """A dataset of the catalogue, as ``tfds:wmt14_translate/de-en``.
+
+    Args:
+      data: the config's ``data``.
+      columns: features of sources and of targets.
+      page: of the documentation, for messages.
+
+    Raises:
+      InputError: it is not there; says how to prepare it.
+    """
     root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
     name = data.name.removeprefix(catalogue.PREFIX)
     if not (root / name).is_dir():
-        raise InputError(_how_to_prepare(data, ""))
+        raise InputError(_how_to_prepare(data, "", page))
     folder = catalogue.find(root, name)
     missing = {*SPLITS} - {*catalogue.splits(folder)}
     if missing:
         raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")
     return PairSet(
         {
-            split: _call(
-                lambda s: catalogue.read_texts(folder, s, data.source, data.target),
+            split: call(
+                lambda s: catalogue.read_texts(folder, s, *columns),
                 split,
             )
             for split in SPLITS
         },
-        lambda: {str(folder): _sha256(folder / "dataset_info.json")},
+        lambda: {str(folder): seal.sha256(folder / "dataset_info.json")},
     )
 
 
-def _how_to_prepare(data: ConfigDict, files: str) -> str:
+def _how_to_prepare(data: ConfigDict, files: str, page: str) -> str:
     root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
     where = f"in {root}" if root else "and neither data.dir nor $RDROP_DATA_DIR is set"
     return (
         f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
         f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'}{files}"
-        f"\nand train with --config.data.dir={root or 'DATA'}; see docs/translation.md"
+        f"\nand train with --config.data.dir={root or 'DATA'}; see docs/{page}.md"
     )
 
 
-def _call(read: Callable[[str], Pairs], split: str) -> Callable[[], Pairs]:
+def call(read: Callable[[str], Pairs], split: str) -> Callable[[], Pairs]:
+    """``read(split)``, later."""
     return lambda: read(split)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

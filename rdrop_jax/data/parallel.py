@@ -1,7 +1,7 @@
 """Sentence pairs from files: parallel text, tsv, JSON lines, each also as .gz."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 from rdrop_jax.data import lines, tables
 from rdrop_jax.errors import InputError
 
-TABLES = (".tsv", ".jsonl")
+TABLES = (".tsv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,15 @@ class Pairs:
       target: their translations, as many.
       origin: what messages call them.
       notes: what was done to them, for the user.
+      references: all that each source may be compared with, its target the first;
+        None where that is all.
     """
 
     source: list[str]
     target: list[str]
     origin: str
     notes: tuple[str, ...] = ()
+    references: list[list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.source)
@@ -36,14 +39,22 @@ class Pairs:
         """Some of the pairs, in the order of their row numbers ``rows``."""
         source = [self.source[i] for i in rows]
         target = [self.target[i] for i in rows]
-        return Pairs(source, target, self.origin, self.notes)
+        references = self.references
+        if references is not None:
+            references = [references[i] for i in rows]
+        return Pairs(source, target, self.origin, self.notes, references)
+
+    @property
+    def targets(self) -> list[list[str]]:
+        """All references of each source."""
+        return self.references or [[text] for text in self.target]
 
 
 def find(path: Path, source: str, target: str) -> tuple[Path, ...]:
     """The files that a path names, one table or one file per language.
 
     Args:
-      path: a .tsv or .jsonl file, or what comes before ``.de`` and ``.en``.
+      path: a .tsv, .jsonl or .parquet file, or what comes before ``.de`` and ``.en``.
       source: language, the ending of the file with sentences.
       target: language of their translations.
 
@@ -85,9 +96,20 @@ def read(
     if len(files) == 2:
         return _read_text(*files)
     plain = tables.kind(files[0]) == ".tsv" and all(map(str.isdecimal, columns))
-    pairs = list((_numbered if plain else _named)(files[0], columns))
-    found = Pairs([s for s, _ in pairs], [t for _, t in pairs], str(files[0]))
-    return _some(found)
+    if plain:
+        pairs = list(_numbered(files[0], columns))
+        return _some(Pairs([s for s, _ in pairs], [t for _, t in pairs], str(files[0])))
+    named = list(_named(files[0], columns))
+    sources, targets = [s for s, _ in named], [t for _, t in named]
+    several = any(len(each) > 1 for each in targets)
+    return _some(
+        Pairs(
+            sources,
+            [each[0] for each in targets],
+            str(files[0]),
+            references=targets if several else None,
+        )
+    )
 
 
 def _some(pairs: Pairs) -> Pairs:
@@ -111,22 +133,32 @@ def _read_text(source: Path, target: Path) -> Pairs:
     return _some(Pairs(one, other, f"{source}, {target.name}"))
 
 
-def _named(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    """Texts of a table with named columns."""
-    tsv = tables.kind(path) == ".tsv"
-    hint = "; for a file without a header give numbers, from 0" if tsv else ""
+def _named(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, list[str]]]:
+    """Texts of a table with named columns; a source, and one or more references."""
     for row in tables.read(path):
-        texts = []
-        for column in columns:
-            text = row.fields.get(column)
-            if not isinstance(text, str):
-                raise InputError(
-                    f"{row.place}: expected a text under data.columns {column!r}, "
-                    f"found {', '.join(row.fields)}{hint}"
-                )
-            # Texts of JSON may hold newlines.
-            texts.append(text.strip() if tsv else " ".join(text.split()))
-        yield texts[0], texts[1]
+        source, targets = (texts_of(row, column) for column in columns)
+        # A source in a list is cut into sentences; targets there are alternatives.
+        yield " ".join(source), targets
+
+
+def texts_of(row: tables.Row, column: str) -> list[str]:
+    """One text of a row, or a list of some, in one line each.
+
+    Raises:
+      InputError: names the row; no such column, or something else in it.
+    """
+    value = row.fields.get(column)
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and texts and all(isinstance(x, str) for x in texts):
+        # Texts of JSON may hold newlines.
+        return [" ".join(text.split()) for text in texts]
+    hint = ""
+    if ".tsv" in row.place:
+        hint = "; for a file without a header give numbers, from 0"
+    raise InputError(
+        f"{row.place}: expected a text under data.columns {column!r}, "
+        f"found {', '.join(row.fields)}{hint}"
+    )
 
 
 def _numbered(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
@@ -150,7 +182,7 @@ def without_empty(pairs: Pairs) -> Pairs:
         return pairs
     found = pairs.select(kept)
     note = f"{pairs.origin}: {dropped} pairs with an empty side dropped"
-    return Pairs(found.source, found.target, found.origin, (*pairs.notes, note))
+    return replace(found, notes=(*pairs.notes, note))
 
 
 def hold_out(pairs: Pairs, parts: dict[str, int], split_seed: int) -> dict[str, Pairs]:

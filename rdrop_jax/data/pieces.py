@@ -158,6 +158,28 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     return _as_bert(learned, lowercase=True)
 
 
+def train_bytes(texts: Sequence[str], vocab_size: int) -> Tokenizer:
+    """Learns byte-level BPE, a function of the texts alone.
+
+    Args:
+      texts: what to learn from.
+      vocab_size: pieces at most, the 256 bytes and special ones included.
+
+    Returns:
+      The tokenizer, with the special tokens and the template of RoBERTa and BART.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(_BYTES),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return _as_roberta(tokenizer)
+
+
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Writes tokenizer.json, whole or not at all."""
     aside = path.with_name(path.name + ".partial")

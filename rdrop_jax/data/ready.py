@@ -2,7 +2,14 @@
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import image_sets, images, pair_sets, running_text, text_sets
+from rdrop_jax.data import (
+    image_sets,
+    images,
+    pair_sets,
+    running_text,
+    summary_sets,
+    text_sets,
+)
 from rdrop_jax.errors import InputError
 
 
@@ -23,6 +30,8 @@ def completed(config: ConfigDict) -> ConfigDict:
     """
     if config.task == "translation":
         pair_sets.find(config.data)
+    elif config.task == "summarization":
+        summary_sets.find(config.data)
     elif config.task == "language_model":
         running_text.check(config.data)
     elif config.task == "text_classification":

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Integer
 
 from rdrop_jax.data.batches import HostBatch
-from rdrop_jax.data.tokenizers import EOS, PAD
+from rdrop_jax.data.tokenizers import PLAIN, Special
 from rdrop_jax.errors import InputError
 
 
@@ -210,6 +210,7 @@ class TokenBatches:
       shapes: of the batches.
       seed: of the order.
       process: (index, count) of this process.
+      special: ids of padding, of ends and of what decoders start from.
     """
 
     def __init__(
@@ -220,6 +221,7 @@ class TokenBatches:
         *,
         seed: int,
         process: tuple[int, int] = (0, 1),
+        special: Special = PLAIN,
     ) -> None:
         bad = [shape for shape in shapes if shape.rows % process[1]]
         if bad:
@@ -229,6 +231,7 @@ class TokenBatches:
             )
         self._sides = (source, target)
         self._shapes, self._seed, self._process = shapes, seed, process
+        self._special = special
         self._buckets = assign(source.lengths, target.lengths, shapes)
         # The order of an epoch is drawn once for all of its batches.
         self._epoch = functools.lru_cache(maxsize=2)(self._make_epoch)
@@ -257,7 +260,7 @@ class TokenBatches:
         batch = self.plan(step)
         part = batch.shape.rows // count
         rows = range(index * part, (index + 1) * part)
-        return collate(*self._sides, batch, rows)
+        return collate(*self._sides, batch, rows, self._special)
 
     @property
     def padding(self) -> float:
@@ -270,7 +273,13 @@ class TokenBatches:
         return 1 - tokens / cells
 
 
-def collate(source: Side, target: Side, batch: Batch, rows: Iterable[int]) -> HostBatch:
+def collate(
+    source: Side,
+    target: Side,
+    batch: Batch,
+    rows: Iterable[int],
+    special: Special = PLAIN,
+) -> HostBatch:
     """Arrays of some rows of a batch.
 
     Args:
@@ -278,34 +287,36 @@ def collate(source: Side, target: Side, batch: Batch, rows: Iterable[int]) -> Ho
       target: encoded translations.
       batch: which pairs and what shape.
       rows: of the batch; those beyond its pairs repeat the last one and do not count.
+      special: ids of padding, of ends and of what decoders start from.
 
     Returns:
-      ``src`` and ``src_where`` [rows, source]; ``inputs``, which begin with EOS,
-      ``labels``, which end with it, and ``where`` [rows, target].
+      ``src`` and ``src_where`` [rows, source]; ``inputs``, which begin with what a
+      decoder starts from, ``labels``, which end with EOS, and ``where`` [rows, target].
     """
     count = len(batch.pairs)
     pairs = [int(batch.pairs[min(row, count - 1)]) for row in rows]
     there = np.array([row < count for row in rows])
-    src, src_where = padded([source.sentence(i) for i in pairs], batch.shape.source)
-    labels, where = padded([target.sentence(i) for i in pairs], batch.shape.target)
+    shape = batch.shape
+    src, src_where = padded([source.sentence(i) for i in pairs], shape.source, special)
+    labels, where = padded([target.sentence(i) for i in pairs], shape.target, special)
     inputs = np.roll(labels, 1, axis=1)
-    inputs[:, 0] = EOS
+    inputs[:, 0] = special.start
     return {
         "src": src,
         "src_where": src_where,
-        "inputs": np.where(where, inputs, PAD),
+        "inputs": np.where(where, inputs, special.pad),
         "labels": labels,
         "where": where & there[:, None],
     }
 
 
 def padded(
-    sentences: list[np.ndarray], length: int
+    sentences: list[np.ndarray], length: int, special: Special = PLAIN
 ) -> tuple[Int[np.ndarray, "rows length"], Bool[np.ndarray, "rows length"]]:
     """Sentences with their ends, padded on the right, and where they are."""
-    ids = np.full((len(sentences), length), PAD, np.int32)
+    ids = np.full((len(sentences), length), special.pad, np.int32)
     lengths = np.array([len(sentence) for sentence in sentences])
     for row, sentence in enumerate(sentences):
         ids[row, : len(sentence)] = sentence
-        ids[row, len(sentence)] = EOS
+        ids[row, len(sentence)] = special.eos
     return ids, np.arange(length)[None] <= lengths[:, None]

@@ -1,7 +1,8 @@
 """Subword vocabularies: byte-pair encoding, trained or loaded, kept in the workdir.
 
 Text is NFC with single spaces; a word's first piece begins with U+2581, punctuation
-stands alone, and pieces of text joined again are the text. Training is a function of
+stands alone, and pieces of text joined again are the text. Or pieces are of bytes, as
+in BART, and its special tokens are BART's. Training is a function of
 the text alone. A run's vocabularies are written once, whole, before its first step:
 
     WORKDIR/vocabulary/index.json      format, sizes and checksums
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from rdrop_jax.errors import InputError
 
@@ -24,11 +26,36 @@ FOLDER = "vocabulary"
 FORMAT = 1
 PAD, EOS, UNK = 0, 1, 2
 SPECIAL = ("<pad>", "</s>", "<unk>")
+BOS = "<s>"
 _SPACE = "\u2581"
 
 
+class Special(NamedTuple):
+    """Ids that say something besides text.
+
+    Attributes:
+      pad: what is not there.
+      eos: the end of a text.
+      unk: what has no piece.
+      start: what a decoder starts from.
+      bos: what every text begins with; None where that is nothing.
+    """
+
+    pad: int = PAD
+    eos: int = EOS
+    unk: int = UNK
+    start: int = EOS
+    bos: int | None = None
+
+
+PLAIN = Special()
+
+
 class Vocabulary:
-    """Text to ids and back; ids 0, 1 and 2 are padding, end of sentence and unknown.
+    """Text to ids and back.
+
+    Ids 0, 1 and 2 are padding, end of sentence and unknown; or there is a ``<s>``, as
+    in BART, that every text begins with, and the others are where they are.
 
     Args:
       name: "joint", "source" or "target".
@@ -46,11 +73,20 @@ class Vocabulary:
             self._tokenizer = Tokenizer.from_str(text)
         except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{name}: not a tokenizer file: {error}") from error
-        ids = tuple(self._tokenizer.token_to_id(token) for token in SPECIAL)
-        if ids != (PAD, EOS, UNK):
+        pad, eos, unk = (self._tokenizer.token_to_id(token) for token in SPECIAL)
+        bos = self._tokenizer.token_to_id(BOS)
+        if bos is None and (pad, eos, unk) != (PAD, EOS, UNK):
             raise InputError(
-                f"{name}: expected ids 0, 1 and 2 for {', '.join(SPECIAL)}, found {ids}"
+                f"{name}: expected ids 0, 1 and 2 for {', '.join(SPECIAL)}, found "
+                f"{(pad, eos, unk)}"
             )
+        if pad is None or eos is None or unk is None:
+            raise InputError(
+                f"{name}: expected {', '.join(SPECIAL)} beside {BOS}, found "
+                f"{(pad, eos, unk)}"
+            )
+        self.special = Special(pad, eos, unk, eos, bos)
+        self._before = [] if bos is None else [bos]
         self._tokenizer.encode_special_tokens = True  # "</s>" in a text is text
         pieces = self._tokenizer.get_vocab().keys() - set(SPECIAL)
         self._characters = set("".join(pieces))
@@ -59,9 +95,9 @@ class Vocabulary:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without an end of sentence."""
-        encoded = self._tokenizer.encode_batch_fast(texts)
-        return [item.ids for item in encoded]
+        """Ids of each text, with what it begins with, without an end of sentence."""
+        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [[*self._before, *item.ids] for item in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; special ones say nothing."""

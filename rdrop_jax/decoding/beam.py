@@ -6,7 +6,8 @@ A search step takes the logits of every live hypothesis, and as fairseq's genera
   are the next live ones, whatever ends beside them;
 - an EOS ends a hypothesis if it is among the ``beam`` best continuations of all kinds;
 - what ended is scored by ``log p / length ** length_penalty``, its EOS counted;
-- EOS is forced after ``max_length`` tokens and forbidden before ``min_length``;
+- EOS is forced after ``max_length`` tokens and forbidden before ``min_length``, EOS
+  and what a decoder starts from not counted, a first token that is forced counted;
 - an example is done when ``beam`` hypotheses have ended.
 
 Where it differs from fairseq: limits belong to each example, not to the longest source
@@ -25,6 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.decoding.cache import Cache, reorder
+from rdrop_jax.decoding.constraints import begin_with, forbid_repeats
 from rdrop_jax.decoding.options import Options, check, divisor
 from rdrop_jax.decoding.top import top_k
 
@@ -159,8 +161,10 @@ def begin(
         max_length,
         cache,
     )
-    first = jnp.full((batch, 1), options.bos, jnp.int32)
-    return _step(tokens_to_logits, first, state, options)
+    start = jnp.full((batch, 1), options.bos, jnp.int32)
+    if options.first is not None:
+        tokens_to_logits = begin_with(options.first, tokens_to_logits)
+    return _step(tokens_to_logits, start, state, options)
 
 
 def run(
@@ -237,9 +241,13 @@ def _continuations(
     if options.constrain is not None:
         log_probs = options.constrain(logits - log_norm[..., None], state.tokens, at)
         logits, log_norm = log_probs, jnp.zeros_like(log_norm)
+    if options.no_repeat:
+        logits = forbid_repeats(logits, state.tokens, at, options.no_repeat)
     limit = (at >= state.max_length)[:, None]
     may_end = (at >= state.min_length)[:, None] | limit
     ending = state.scores + logits[..., options.eos] - log_norm
+    if options.free_end:
+        ending = jnp.where(limit, state.scores, ending)
     ending = jnp.where(may_end, ending, _NEVER)
 
     forbidden = {options.pad, options.bos, options.eos, *options.forbid}

@@ -26,6 +26,11 @@ class Options(NamedTuple):
         False goes on until no live one can reach the ``n_best``: until the best live
         log-probability, divided for the length that flatters it most (the limit, or the
         next one if the penalty is negative), is not above the worst of them.
+      first: id that every hypothesis begins with, at no cost; None leaves it free.
+      free_end: the EOS that ``max_length`` forces costs nothing, as in Hugging Face's
+        ``generate``; else its log-probability, as in fairseq.
+      no_repeat: no sequence of so many tokens stands twice in a hypothesis; 0 allows
+        it.
       forbid: further ids that are never chosen, as that of unknown words. BOS is
         forbidden too, unless it is EOS.
       constrain: None, or ``(log_probs [batch, beam, vocab], tokens [batch, beam, time],
@@ -41,6 +46,9 @@ class Options(NamedTuple):
     length_penalty: float = 1.0
     penalty: str = "power"
     early_stop: bool = True
+    first: int | None = None
+    free_end: bool = False
+    no_repeat: int = 0
     forbid: tuple[int, ...] = ()
     constrain: Constrain | None = None
 

@@ -51,6 +51,21 @@ def bart_params(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return _nested(_renamed(tensors))
 
 
+def bart_arrays(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The same by paths, as ``encoder/block_0/mlp/mlp_in/kernel``."""
+    return dict(_renamed(tensors))
+
+
+def bart_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The way back of `bart_arrays`: arrays by the names of Hugging Face's files.
+
+    Example:
+      >>> list(bart_tensors({"target_embed/norm/scale": np.ones(2)}))
+      ['model.decoder.layernorm_embedding.weight']
+    """
+    return dict(_theirs(path, x) for path, x in arrays.items())
+
+
 def marian_params(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Parameters of a `Seq2Seq` with Marian's options, from Marian's tensors.
 
@@ -81,6 +96,30 @@ def _renamed(tensors: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarra
             yield "logits_bias", x.reshape(-1)
         else:
             yield _ours(short, name), _laid_out(short, x)
+
+
+def _theirs(path: str, x: np.ndarray) -> tuple[str, np.ndarray]:
+    if path == "embedding":
+        return "model.shared.weight", x
+    if path == "logits_bias":
+        return "final_logits_bias", x[None]
+    *parents, leaf = path.split("/")
+    kind = "bias" if leaf == "bias" else "weight"
+    if leaf == "kernel":
+        x = x.T
+    side, *inner = parents
+    for name, embed in _EMBED.items():
+        if side == embed:
+            at_norm = inner == ["norm"]
+            stem = (
+                f"layernorm_embedding.{kind}" if at_norm else "embed_positions.weight"
+            )
+            return f"model.{name}.{stem}", x
+    if inner == ["norm"]:
+        return f"model.{side}.layer_norm.{kind}", x
+    block, stem = inner[0].removeprefix("block_"), "/".join(inner[1:])
+    back = {ours: theirs for theirs, ours in _IN_LAYER.items()}
+    return f"model.{side}.layers.{block}.{back[stem]}.{kind}", x
 
 
 def _ours(short: str, name: str) -> str:

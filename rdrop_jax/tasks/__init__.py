@@ -10,6 +10,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.tasks import (
     image_classification,
     language_model,
+    summarization,
     text_classification,
     translation,
 )
@@ -19,6 +20,7 @@ BUILDERS: dict[str, Callable[[ConfigDict, Path | None], Task]] = {
     "image_classification": lambda config, workdir: image_classification.build(config),
     "language_model": language_model.build,
     "translation": translation.build,
+    "summarization": summarization.build,
     "text_classification": text_classification.build,
 }
 
@@ -31,6 +33,7 @@ class Prepare(Protocol):
 
 PREPARE: dict[str, Prepare] = {
     "language_model": language_model.prepare,
+    "summarization": summarization.prepare,
     "text_classification": text_classification.prepare,
     "translation": translation.prepare,
 }

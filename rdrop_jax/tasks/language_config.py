@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.core import adaptive as adaptive_loss
 from rdrop_jax.core.adaptive import adaptive_rdrop_loss
-from rdrop_jax.core.large_vocab import LinearOutput, large_vocab_rdrop_loss
+from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import Batch
-from rdrop_jax.core.rdrop import rdrop_loss, resolve_num_passes
+from rdrop_jax.core.rdrop import resolve_num_passes
 from rdrop_jax.core.step import Loss
 from rdrop_jax.data import running_text, vocabularies
 from rdrop_jax.errors import InputError
@@ -22,15 +22,12 @@ from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.decoder import Decoder, Size
 from rdrop_jax.models.embeddings import POSITIONS
 from rdrop_jax.models.layers import ACTIVATIONS
-from rdrop_jax.models.outputs import AdaptiveOutput, logits
+from rdrop_jax.models.outputs import AdaptiveOutput
+from rdrop_jax.tasks import vocabulary_loss
 from rdrop_jax.tasks.fields import check_choices, check_least
 from rdrop_jax.tasks.text_generation import MODES
 
 SIZES = decoder.SIZES | adaptive.SIZES
-# From so many words on, their logits are never made as a whole: that takes 0.8 to 1.05
-# of the time of the plain loss and a fifth to a half of its scratch memory, but 1.1 of
-# the time with 512 words (2 x 1,024 positions, widths 128 and 512, on a CPU).
-LARGE_VOCAB = 1000
 
 
 def check(config: ConfigDict) -> None:
@@ -155,40 +152,18 @@ def make_loss(config: ConfigDict, vocab_size: int, mesh: Mesh | None) -> Loss:
     Returns:
       ``(outputs, batch, **objective) -> (scalar, metrics)``.
     """
-    r = config.rdrop
-    large = (
-        vocab_size >= LARGE_VOCAB
-        and (r.divergence, r.stop_gradient) == ("symmetric_kl", "none")
-        and resolve_num_passes(r.alpha, r.num_passes) <= 2
-    )
-    tensor = 1 if mesh is None else mesh.shape["tensor"]
-    if large and vocab_size % tensor and config.model.name not in adaptive.SIZES:
-        raise InputError(
-            f"mesh.tensor: expected a divisor of the {vocab_size} words of the "
-            f"vocabulary, found {tensor}"
-        )
+    if config.model.name not in adaptive.SIZES:
+        return vocabulary_loss.make_loss(config, vocab_size, mesh)
 
     def loss(
-        outputs: Any, batch: Batch, **objective: Any
+        outputs: AdaptiveOutput, batch: Batch, **objective: Any
     ) -> tuple[jax.Array, dict[str, Mean]]:
-        objective["where"] = batch["where"]
-        labels = batch["labels"]
-        if isinstance(outputs, AdaptiveOutput):
-            return adaptive_rdrop_loss(
-                *outputs, labels, divergence=r.clusters, mesh=mesh, **objective
-            )
-        objective["label_smoothing"] = r.label_smoothing
-        objective["smoothing"] = r.smoothing
-        if large:
-            hidden, kernel, _ = outputs
-            return large_vocab_rdrop_loss(
-                hidden, kernel, labels, tied=True, mesh=mesh, **objective
-            )
-        return rdrop_loss(
-            logits(outputs),
-            labels,
-            divergence=r.divergence,
-            stop_gradient=r.stop_gradient,
+        return adaptive_rdrop_loss(
+            *outputs,
+            batch["labels"],
+            where=batch["where"],
+            divergence=config.rdrop.clusters,
+            mesh=mesh,
             **objective,
         )
 

@@ -3,29 +3,27 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rdrop_jax.core.adapters import linen_forward
-from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.passes import Batch, Params
-from rdrop_jax.core.rdrop import rdrop_loss
-from rdrop_jax.data import encoded, moses, pair_sets, token_batches, tokenizers
+from rdrop_jax.data import encoded, moses, pair_sets, tokenizers
 from rdrop_jax.data.parallel import Pairs
-from rdrop_jax.data.token_batches import TokenBatches
-from rdrop_jax.data.tokenizers import Vocabularies
+from rdrop_jax.data.tokenizers import EOS, PAD, UNK, Vocabularies
+from rdrop_jax.decoding.beam import Options
 from rdrop_jax.errors import InputError
-from rdrop_jax.models.blocks import Rates
-from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq, Size
+from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.scoring import translation as scoring
+from rdrop_jax.tasks import seq2seq
 from rdrop_jax.tasks.base import Task
 from rdrop_jax.tasks.fields import check_choices, check_least
-from rdrop_jax.tasks.translation_scores import make_evaluator, make_samples
-from rdrop_jax.tasks.translator import Translator, make_predictor
+from rdrop_jax.tasks.translator import (
+    Answer,
+    Translator,
+    Ways,
+    make_predictor,
+    read_lines,
+)
 
 Split = Callable[[str], Pairs]
 SCORES = ("bleu", "chrf", "exact_match", "loss", "perplexity")
@@ -45,59 +43,73 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
       InputError: a field out of range, or vocabularies that are not the run's.
     """
     check(config)
-    split = functools.cache(lambda name: pair_sets.find(config.data).splits[name]())
+    find = functools.cache(lambda: pair_sets.find(config.data))
     vocabularies = (
-        make_vocabularies(config, split)
+        make_vocabularies(config, lambda name: find().splits[name]())
         if workdir is None
         else tokenizers.load(workdir)
     )
     module = make_model(config, len(vocabularies.source), len(vocabularies.target))
-    forward = linen_forward(
-        module,
-        lambda batch: (batch["src"], batch["src_where"], batch["inputs"]),
-        train={"train": True},
-        evaluate={"train": False},
-    )
-    translator = Translator(config, module, vocabularies)
-    encode = functools.cache(
-        lambda name: encode_split(config, split(name), vocabularies)
-    )
-
-    def loss(
-        logits: jax.Array, batch: Batch, **objective: Any
-    ) -> tuple[jax.Array, dict[str, Mean]]:
-        return rdrop_loss(
-            logits,
-            batch["labels"],
-            **objective,
-            where=batch["where"],
-            label_smoothing=config.rdrop.label_smoothing,
-            smoothing=config.rdrop.smoothing,
-            divergence=config.rdrop.divergence,
-            stop_gradient=config.rdrop.stop_gradient,
-        )
-
-    return Task(
-        init=functools.partial(init_params, module),
-        forward=forward,
-        loss=loss,
-        train_data=functools.cache(lambda: make_train_data(config, encode("train"))),
-        scores=SCORES,
-        evaluators={
-            name: functools.partial(
-                make_evaluator, config, forward, translator, split, encode, name
-            )
-            for name in pair_sets.SPLITS
-        },
-        predictor=lambda mesh: make_predictor(translator, split),
-        partition_rules=PARTITION_RULES,
-        provenance=lambda: (
-            pair_sets.find(config.data).provenance()
-            | vocabularies.provenance()
-            | scoring.signatures(["a"], ["a"], config.eval.bleu)
+    return seq2seq.make_task(
+        config,
+        seq2seq.Kind(
+            module=module,
+            vocabularies=vocabularies,
+            translator=Translator(config, module, vocabularies, make_ways(config)),
+            find=find,
+            encode=lambda pairs: encoded.encode(
+                prepared(config, pairs),
+                vocabularies,
+                max_length=config.data.max_length,
+                overlong=config.data.overlong,
+            ),
+            predictor=lambda translator, split: make_predictor(
+                translator, split, read_lines
+            ),
+            sample=lambda source, answer, target: f"{source} -> {answer} ({target})",
+            scores=SCORES,
+            signatures=lambda: scoring.signatures(["a"], ["a"], config.eval.bleu),
         ),
-        notes=lambda: encode("train").notes,
-        samples=lambda mesh: make_samples(translator, split),
+    )
+
+
+def make_ways(config: ConfigDict) -> Ways:
+    """How sentences are translated and scored."""
+    data, score = config.data, config.eval
+    longest = data.max_length
+
+    def limits(source: int) -> tuple[int, int]:
+        most = int(score.max_length_a * source + score.max_length_b)
+        return 0, min(longest - 1, most)
+
+    shown = moses.make_detokenize(data.target) if data.moses else str
+
+    def scores(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
+        hypotheses, references = [a.texts[0] for a in answers], pairs.target
+        if data.lowercase:
+            references = [text.lower() for text in references]
+        if score.bleu not in ("none", "compound"):
+            hypotheses, references = (
+                [shown(text) for text in side] for side in (hypotheses, references)
+            )
+        return scoring.scores(hypotheses, references, score.bleu)
+
+    return Ways(
+        options=Options(
+            bos=EOS,
+            eos=EOS,
+            pad=PAD,
+            beam=score.beam,
+            n_best=score.n_best,
+            length_penalty=score.length_penalty,
+            forbid=(UNK,),
+        ),
+        limits=limits,
+        longest=longest,
+        score=scores,
+        prepare=str.lower if data.lowercase else str,
+        read=moses.make_tokenize(data.source) if data.moses else str,
+        shown=shown,
     )
 
 
@@ -118,30 +130,18 @@ def check(config: ConfigDict) -> None:
     Raises:
       InputError: names the field, what was expected and what was found.
     """
+    seq2seq.check(config)
     data, score = config.data, config.eval
     choices = {
-        "data.overlong": (data.overlong, encoded.OVERLONG),
         "eval.bleu": (score.bleu, scoring.TOKENIZE),
         "model.share": (config.model.share, ("all", "decoder", "none")),
-        "model.name": (config.model.name, tuple(SIZES)),
     }
     check_choices(choices)
     least = {
-        "data.vocab_size": (data.vocab_size, 8),
-        "data.max_length": (data.max_length, 2),
-        "data.buckets": (data.buckets, 1),
-        "data.rows_multiple": (data.rows_multiple, 1),
-        "eval.beam": (score.beam, 1),
-        "eval.n_best": (score.n_best, 1),
         "eval.max_length_a": (score.max_length_a, 0),
         "eval.max_length_b": (score.max_length_b, 0),
     }
     check_least(least)
-    if score.n_best > score.beam:
-        raise InputError(
-            f"eval.n_best: expected at most eval.beam={score.beam}, found "
-            f"{score.n_best}"
-        )
     if config.model.share == "all" and not data.joint_vocabulary:
         raise InputError(
             "model.share=all: expected one vocabulary for both languages, found "
@@ -154,21 +154,9 @@ def check(config: ConfigDict) -> None:
 def make_model(config: ConfigDict, source_size: int, target_size: int) -> Seq2Seq:
     """The module that ``config.model`` describes, for vocabularies of these sizes."""
     m = config.model
-    chosen = {k: m[k] for k in Size._fields if m[k] is not None}
-    for name, value in chosen.items():
-        if value < 1:
-            raise InputError(f"model.{name}: expected at least 1, found {value}")
-    size = SIZES[m.name]._replace(**chosen)
-    if size.width % size.heads:
-        raise InputError(
-            f"model.heads: expected a divisor of width {size.width}, found {size.heads}"
-        )
-    return Seq2Seq(
-        vocab_size=target_size,
-        size=size,
-        rates=Rates(
-            m.dropout, m.attention_dropout, m.activation_dropout, m.layer_dropout
-        ),
+    return seq2seq.make_model(
+        config,
+        target_size,
         source_vocab_size=source_size,
         share=m.share,
         pre_norm=m.pre_norm,
@@ -176,17 +164,7 @@ def make_model(config: ConfigDict, source_size: int, target_size: int) -> Seq2Se
         positions=m.positions,
         position_offset=2 if m.positions == "fairseq" else 0,
         max_length=config.data.max_length,
-        dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
-        masks=m.masks,
     )
-
-
-def init_params(module: Seq2Seq, key: jax.Array) -> Params:
-    """New parameters."""
-    ids = jnp.zeros((1, 2), jnp.int32)
-    where = jnp.ones((1, 2), bool)
-    return module.init(key, ids, where, ids, train=False)["params"]
 
 
 def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
@@ -234,31 +212,3 @@ def prepared(config: ConfigDict, pairs: Pairs) -> Pairs:
         return pairs
     lower = [[text.lower() for text in side] for side in (pairs.source, pairs.target)]
     return Pairs(lower[0], lower[1], pairs.origin, pairs.notes)
-
-
-def encode_split(
-    config: ConfigDict, pairs: Pairs, vocabularies: Vocabularies
-) -> encoded.Encoded:
-    """Pairs as ids."""
-    return encoded.encode(
-        prepared(config, pairs),
-        vocabularies,
-        max_length=config.data.max_length,
-        overlong=config.data.overlong,
-    )
-
-
-def make_train_data(config: ConfigDict, pairs: encoded.Encoded) -> TokenBatches:
-    """Shuffled batches of about ``batch_size`` tokens."""
-    source, target = pairs.source, pairs.target
-    lengths = token_batches.choose_lengths(
-        source.lengths, target.lengths, config.data.buckets
-    )
-    multiple = config.data.rows_multiple * config.accum_steps
-    return TokenBatches(
-        source,
-        target,
-        token_batches.make_shapes(lengths, config.batch_size, multiple),
-        seed=config.seed,
-        process=(jax.process_index(), jax.process_count()),
-    )

@@ -1,4 +1,4 @@
-"""Texts to translations: pieces, beam search, and texts again."""
+"""Texts to other texts: pieces, beam search, and texts again."""
 
 import itertools
 import sys
@@ -10,15 +10,14 @@ import jax
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Params
-from rdrop_jax.data import lines, moses
+from rdrop_jax.data import lines
 from rdrop_jax.data.parallel import Pairs
-from rdrop_jax.data.tokenizers import EOS, PAD, UNK, Vocabularies
+from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.decoding import many
 from rdrop_jax.decoding.beam import Options
 from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
-from rdrop_jax.scoring import translation as scoring
 from rdrop_jax.tasks.base import Predictor
 
 # Batches that are sorted by length together.
@@ -26,17 +25,50 @@ _SORTED = 32
 
 
 class Answer(NamedTuple):
-    """Translations of one sentence, best first.
+    """Target texts for one source, best first.
 
     Attributes:
       texts: as the model writes them.
       scores: log-probability over the length penalty of each.
-      notes: what was done to the sentence, for the user.
+      notes: what was done to the source and to the best text, for the user.
+      cut_short: the best one is as long as it may be.
     """
 
     texts: list[str]
     scores: list[float]
     notes: tuple[str, ...] = ()
+    cut_short: bool = False
+
+
+class Ways(NamedTuple):
+    """How a family goes about it.
+
+    Attributes:
+      options: of the search.
+      limits: tokens of a source to the fewest and most of a target, its end not
+        counted.
+      longest: most positions of a target, its end counted.
+      score: ``(answers, pairs) -> scores`` of a corpus.
+      score_each: ``(answers, pairs) -> lists of scores`` of examples.
+      prepare: a text of the data as the model reads it.
+      read: a user's text in the form of the data.
+      shown: a target in the form that users expect.
+      unit: what messages call a source.
+      empty: note on a source without any text; none where it says itself.
+      cut_short: note on an answer as long as it may be; none where that is usual.
+    """
+
+    options: Options
+    limits: Callable[[int], tuple[int, int]]
+    longest: int
+    score: Callable[[list[Answer], Pairs], dict[str, float]]
+    score_each: Callable[[list[Answer], Pairs], dict[str, list[float]]] | None = None
+    prepare: Callable[[str], str] = str
+    read: Callable[[str], str] = str
+    shown: Callable[[str], str] = str
+    unit: str = "sentence"
+    empty: tuple[str, ...] = ()
+    cut_short: tuple[str, ...] = ()
 
 
 class Translator:
@@ -46,124 +78,101 @@ class Translator:
       config: of the run.
       module: the model.
       vocabularies: of the run.
+      ways: of the family.
     """
 
     def __init__(
-        self, config: ConfigDict, module: Seq2Seq, vocabularies: Vocabularies
+        self,
+        config: ConfigDict,
+        module: Seq2Seq,
+        vocabularies: Vocabularies,
+        ways: Ways,
     ) -> None:
-        self._config, self._vocabularies = config, vocabularies
-        self._search = make_search(config, module)
-        data = config.data
-        self._tokenize: Callable[[str], str] = lambda text: text
-        self._detokenize: Callable[[str], str] = lambda text: text
-        if data.moses:
-            self._tokenize = moses.make_tokenize(data.source)
-            self._detokenize = moses.make_detokenize(data.target)
+        self._config, self.vocabularies, self._ways = config, vocabularies, ways
+        self._search = make_search(config, module, ways)
+        self.read, self.shown = ways.read, ways.shown
+        self.score = ways.score
+
+    def score_each(self, answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
+        """Scores of each example."""
+        if self._ways.score_each is None:
+            raise ValueError("these scores are of a corpus as a whole")
+        return self._ways.score_each(answers, pairs)
 
     def translate(self, params: Params, texts: list[str]) -> list[Answer]:
-        """Translates sentences in the form of the training data.
+        """Answers for texts in the form of the training data.
 
         Args:
           params: of the model.
-          texts: tokenised and lower-cased as the training data; an empty one stays
-            empty.
+          texts: sources; an empty one stays empty.
 
         Returns:
           An answer for each, in order.
 
         Raises:
-          InputError: a sentence that is too long, where that is refused.
+          InputError: a source that is too long, where that is refused.
         """
         prepared, notes = self._prepared(texts)
-        kept = [row for row, ids in enumerate(prepared) if len(ids) > 1]
+        blank = 1 + (self.vocabularies.source.special.bos is not None)
+        kept = [row for row, ids in enumerate(prepared) if len(ids) > blank]
+        limits = [self._ways.limits(len(prepared[row])) for row in kept]
         found = self._search(
             params,
             [prepared[row] for row in kept],
-            [self._limit(len(prepared[row])) for row in kept],
+            [most for _, most in limits],
+            [fewest for fewest, _ in limits],
         )
-        answers = [Answer([""], [0.0]) for _ in texts]
-        decode = self._vocabularies.target.decode
-        for row, hypotheses in zip(kept, found, strict=True):
+        answers = [Answer([""], [0.0], self._ways.empty) for _ in texts]
+        decode = self.vocabularies.target.decode
+        for row, hypotheses, (_, most) in zip(kept, found, limits, strict=True):
+            full = bool(hypotheses.tokens) and len(hypotheses.tokens[0]) >= most
             answers[row] = Answer(
                 [decode(ids) for ids in hypotheses.tokens] or [""],
                 hypotheses.scores or [0.0],
-                notes[row],
+                (*notes[row], *(self._ways.cut_short if full else ())),
+                full,
             )
         return answers
 
     def _prepared(
         self, texts: list[str]
     ) -> tuple[list[list[int]], list[tuple[str, ...]]]:
-        data, vocabulary = self._config.data, self._vocabularies.source
-        if data.lowercase:
-            texts = [text.lower() for text in texts]
+        data, vocabulary = self._config.data, self.vocabularies.source
+        texts = [self._ways.prepare(text) for text in texts]
         prepared, notes = [], []
         encoded = vocabulary.encode(texts)
         for text, ids in zip(texts, encoded, strict=True):
             said = []
-            if UNK in ids:
+            if vocabulary.special.unk in ids:
                 unknown = vocabulary.unknown(text)
                 said.append(f"unknown to the vocabulary: {unknown}")
             if len(ids) >= data.max_length:
                 found = f"{len(ids) + 1} tokens, data.max_length={data.max_length}"
                 if data.overlong == "refuse":
                     raise InputError(
-                        f"--input: expected no longer sentence than the model's, found "
-                        f"{found} in {text[:40]!r}"
+                        f"--input: expected no longer {self._ways.unit} than the "
+                        f"model's, found {found} in {text[:40]!r}"
                     )
                 said.append(f"cut: {found}")
-            prepared.append([*ids[: data.max_length - 1], EOS])
+            prepared.append([*ids[: data.max_length - 1], vocabulary.special.eos])
             notes.append(tuple(said))
         return prepared, notes
 
-    def _limit(self, source: int) -> int:
-        score, longest = self._config.eval, self._config.data.max_length - 1
-        return min(longest, int(score.max_length_a * source + score.max_length_b))
-
-    def read(self, text: str) -> str:
-        """A user's text in the form of the training data."""
-        return self._tokenize(text)
-
-    def shown(self, text: str) -> str:
-        """A translation in the form that users expect."""
-        return self._detokenize(text)
-
-    def score(self, hypotheses: list[str], references: list[str]) -> dict[str, float]:
-        """BLEU, chrF and exact match, as ``eval.bleu`` says."""
-        data, tokenize = self._config.data, self._config.eval.bleu
-        if data.lowercase:
-            references = [text.lower() for text in references]
-        if tokenize not in ("none", "compound"):
-            hypotheses, references = (
-                [self.shown(text) for text in side] for side in (hypotheses, references)
-            )
-        return scoring.scores(hypotheses, references, tokenize)
-
     @property
     def chunk(self) -> int:
-        """How many sentences to translate at once."""
+        """How many sources to answer at once."""
         return int(self._config.eval.batch_size) * _SORTED
 
 
-def make_search(config: ConfigDict, module: Seq2Seq) -> many.Search:
-    """Beam search with the options of ``config.eval``."""
-    score, rows = config.eval, config.eval.batch_size
-    longest = config.data.max_length
+def make_search(config: ConfigDict, module: Seq2Seq, ways: Ways) -> many.Search:
+    """Beam search with the options of a family."""
+    rows, sources = config.eval.batch_size, config.data.max_length
     shapes = many.Shapes()
     shapes = many.Shapes(
         # Few left of a large batch go on in one of a quarter.
         rows=(rows // 4, rows) if rows >= 16 else (rows,),
-        sources=(*(n for n in shapes.sources if n < longest), longest),
-        rooms=(*(n for n in shapes.rooms if n < longest), longest),
-    )
-    options = Options(
-        bos=EOS,
-        eos=EOS,
-        pad=PAD,
-        beam=score.beam,
-        n_best=score.n_best,
-        length_penalty=score.length_penalty,
-        forbid=(UNK,),
+        sources=(*(n for n in shapes.sources if n < sources), sources),
+        rooms=(*(n for n in shapes.rooms if n < ways.longest), ways.longest),
     )
 
     def encode(module: Seq2Seq, src: jax.Array, where: jax.Array, length: int) -> Cache:
@@ -175,11 +184,21 @@ def make_search(config: ConfigDict, module: Seq2Seq) -> many.Search:
     def step(params: Params, ids: jax.Array, cache: Cache) -> Any:
         return module.apply({"params": params}, ids, cache, method="decode_step")
 
-    return many.make_search(start, step, options, shapes)
+    return many.make_search(start, step, ways.options, shapes)
 
 
-def make_predictor(translator: Translator, split: Callable[[str], Pairs]) -> Predictor:
-    """Translations of lines, in their order."""
+def make_predictor(
+    translator: Translator,
+    split: Callable[[str], Pairs],
+    read: Callable[[str], Iterable[Any]],
+) -> Predictor:
+    """Answers for texts, in their order.
+
+    Args:
+      translator: of the run.
+      split: pairs by the name of a split.
+      read: file with inputs to texts.
+    """
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
         waiting = iter(inputs)
@@ -207,7 +226,7 @@ def make_predictor(translator: Translator, split: Callable[[str], Pairs]) -> Pre
                 yield found
 
     return Predictor(
-        read=read_lines,
+        read=read,
         rows=lambda name: split(name).source,
         run=run,
         text=lambda answer: str(answer["text"]),

@@ -1,4 +1,4 @@
-"""Scores of a translator on whole splits, and a few translations to read."""
+"""Scores of a translator on whole splits, and a few of its answers to read."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.losses import softmax_cross_entropy
-from rdrop_jax.core.passes import Batch, Forward, Params
+from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data import encoded, token_batches
 from rdrop_jax.data.parallel import Pairs
+from rdrop_jax.models.outputs import nll as nll_of
 from rdrop_jax.runtime.mesh import put
-from rdrop_jax.tasks.base import Evaluator
+from rdrop_jax.tasks.base import Evaluator, ExampleScores
 from rdrop_jax.tasks.translator import Translator
 
 Split = Callable[[str], Pairs]
@@ -28,28 +30,29 @@ def make_evaluator(
     name: str,
     mesh: Mesh,
 ) -> Evaluator:
-    """Cross entropy per token, and scores of beam search, over a whole split."""
+    """Cross entropy per token, and scores of the answers, over a whole split."""
     texts, (source, target, _) = split(name), encode(name)
     tokens = int(target.lengths.sum())
     batches = _eval_batches(config, source, target)
+    special = translator.vocabularies.target.special
 
     @jax.jit
     def score(params: Params, batch: Batch) -> jax.Array:
-        logits = forward(params, batch, None)
-        return jnp.sum(
-            softmax_cross_entropy(logits, batch["labels"], where=batch["where"])
-        )
+        outputs, where = forward(params, batch, None), batch["where"]
+        if isinstance(outputs, LinearOutput):
+            return jnp.sum(jnp.where(where, nll_of(outputs, batch["labels"]), 0.0))
+        return jnp.sum(softmax_cross_entropy(outputs, batch["labels"], where=where))
 
     def evaluate(params: Params) -> dict[str, float]:
         nll = 0.0
         for batch in batches:
-            rows = token_batches.collate(source, target, batch, range(batch.shape.rows))
+            each = range(batch.shape.rows)
+            rows = token_batches.collate(source, target, batch, each, special)
             nll += float(score(params, put(mesh, rows, whole=True)))
         answers = translator.translate(params, texts.source)
-        hypotheses = [answer.texts[0] for answer in answers]
         loss = nll / tokens
         return {
-            **translator.score(hypotheses, texts.target),
+            **translator.score(answers, texts),
             "loss": loss,
             "perplexity": float(np.exp(min(loss, 700.0))),
             "examples": len(texts),
@@ -73,10 +76,42 @@ def _eval_batches(
     return list(token_batches.cut(np.arange(len(buckets)), buckets, shapes))
 
 
+def make_examples(
+    translator: Translator,
+    split: Split,
+    names: tuple[str, ...],
+    name: str,
+    mesh: Mesh,
+) -> ExampleScores:
+    """Scores of each example of a split, dropout off."""
+    texts = split(name)
+
+    def scores(params: Params, key: Key | None) -> dict[str, np.ndarray]:
+        if key is not None:
+            raise ValueError("answers are searched without dropout: expected no key")
+        found = translator.score_each(translator.translate(params, texts.source), texts)
+        return {name: np.asarray(found[name]) for name in names}
+
+    return scores
+
+
 def make_samples(
-    translator: Translator, split: Split, count: int = 10
+    translator: Translator,
+    split: Split,
+    line: Callable[[str, str, str], str],
+    count: int = 10,
 ) -> Callable[[Params], list[str]]:
-    """A few validation sentences with their translations, as lines to read."""
+    """A few validation texts with the answers for them, as lines to read.
+
+    Args:
+      translator: of the run.
+      split: pairs by the name of a split.
+      line: ``(source, answer, target) -> line``.
+      count: how many.
+
+    Returns:
+      ``params -> lines``.
+    """
 
     def samples(params: Params) -> list[str]:
         pairs = split("validation")
@@ -84,7 +119,7 @@ def make_samples(
         chosen = pairs.select(rows)
         answers = translator.translate(params, chosen.source)
         return [
-            f"{source} -> {translator.shown(answer.texts[0])} ({reference})"
+            line(source, translator.shown(answer.texts[0]), reference)
             for source, answer, reference in zip(
                 chosen.source, answers, chosen.target, strict=True
             )

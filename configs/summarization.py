@@ -1,0 +1,203 @@
+"""Abstractive summarization with BART.
+
+Presets:
+  demo           what docstrings say, to their summary lines; from scratch, a toy
+  files          documents and summaries of your own
+  cnn_dailymail  the paper's run: BART-large on CNN/DailyMail
+  scitldr        abstracts to one sentence, with several references
+
+    python -m rdrop_jax.train --config configs/summarization.py[:PRESET]
+
+docs/summarization.md says how data and weights are had and what was run.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from rdrop_jax.config import base_config, pick
+
+
+def summarization() -> ConfigDict:
+    """What all presets share: BART, and the paper's objective and decoding."""
+    c = base_config()
+    c.task = "summarization"
+    c.batch_size = 65_536  # tokens: rows times the longer side, over all devices
+    c.rdrop.alpha = 0.7
+    c.rdrop.label_smoothing = 0.1
+
+    c.model.name = "bart.large"  # or bart.base
+    c.model.encoder_layers = placeholder(int)  # each of these five overrides the name
+    c.model.decoder_layers = placeholder(int)
+    c.model.width = placeholder(int)
+    c.model.heads = placeholder(int)
+    c.model.mlp_width = placeholder(int)
+    c.model.max_positions = 1024  # rows of the tables of positions, BART's 2 besides
+    c.model.dropout = 0.1  # after embeddings and every sublayer
+    c.model.attention_dropout = 0.1  # attention weights
+    c.model.activation_dropout = 0.0  # after the activation of an MLP
+    c.model.layer_dropout = 0.0  # whole layers
+
+    c.data.files = ConfigDict()  # of data.name=files: .tsv, .jsonl, .parquet, or what
+    c.data.files.train = ""  # train.source and train.target begin with; also .gz
+    c.data.files.validation = ""  # none: 1,000 training pairs are held out
+    c.data.files.test = ""  # the same
+    c.data.columns = ConfigDict()  # of tables, of tfds and of files to predict on
+    c.data.columns.source = "article"  # a text, or sentences in a list
+    c.data.columns.target = "highlights"  # a text, or several references in a list
+    c.data.tokenizer = ""  # file or folder; empty: that of init_from, or learn one
+    c.data.vocab_size = 50_265  # pieces at most of one that is learnt
+    c.data.max_length = 1024  # tokens of a document, <s> and </s> counted
+    c.data.max_target_length = 256  # of a summary to train on, the same
+    c.data.overlong = "truncate"  # what is longer, and count it; or refuse
+    c.data.buckets = 8  # shapes of batches, each compiled once
+    c.data.rows_multiple = 8  # rows of a microbatch are a multiple; so are devices
+
+    c.eval.batch_size = 32  # documents that are decoded together
+    c.eval.metric = "rouge2"
+    c.eval.beam = 4
+    c.eval.n_best = 1  # summaries that predict returns
+    c.eval.length_penalty = 2.0  # exponent of the length, </s> counted
+    c.eval.min_length = 55  # tokens before </s> at least, <s> counted
+    c.eval.max_length = 140  # the same, at most
+    c.eval.no_repeat_ngram = 3  # no so many tokens twice in a summary; 0 allows it
+    c.eval.stem = True  # ROUGE compares stems of words
+    c.eval.bootstrap = 1000  # samples of the intervals; 0 gives none
+    return c
+
+
+def demo() -> ConfigDict:
+    """Docstrings to their summary lines, in minutes on two cores. A toy."""
+    c = summarization()
+    c.total_steps = "8 epochs"
+    c.batch_size = 2048
+    c.rdrop.alpha = 0.7
+
+    c.data.name = "docstrings"
+    c.data.vocab_size = 2000
+    c.data.max_length = 64
+    c.data.max_target_length = 32
+    c.data.buckets = 2
+
+    c.model.encoder_layers = 2
+    c.model.decoder_layers = 2
+    c.model.width = 128
+    c.model.heads = 4
+    c.model.mlp_width = 256
+    c.model.max_positions = 64
+
+    c.optimizer.lr = 2e-3
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup = "10%"
+    c.optimizer.clip = 1.0
+    c.eval.every = "4 epochs"
+    c.eval.metric = "rougeL"
+    c.eval.length_penalty = 1.0
+    c.eval.min_length = 4
+    c.eval.max_length = 32
+    c.checkpoint.every = "4 epochs"
+    return c
+
+
+def files() -> ConfigDict:
+    r"""Documents and summaries of yours, from weights of BART.
+
+    python -m rdrop_jax.train --config configs/summarization.py:files \
+        --config.data.dir=FOLDER --config.init_from=bart-base
+
+    FOLDER holds train.jsonl, validation.jsonl and test.jsonl with the columns article
+    and highlights; ``init_from`` is a folder with config.json, model.safetensors and
+    tokenizer files of facebook/bart-base. Without any (--config.init_from=) a model
+    starts from nothing, which takes some 100,000 summaries; make it small then.
+    """
+    c = summarization()
+    c.total_steps = "5 epochs"
+    c.batch_size = 8192
+    c.init_from = "bart-base"
+    c.data.name = "files"
+    c.data.files.train = "train.jsonl"
+    c.data.files.validation = "validation.jsonl"
+    c.data.files.test = "test.jsonl"
+    c.data.rows_multiple = 1
+
+    c.model.name = "bart.base"
+    c.optimizer.lr = 3e-5
+    c.optimizer.schedule = "polynomial"
+    c.optimizer.warmup = "5%"
+    c.optimizer.weight_decay = 0.01
+    c.optimizer.clip = 0.1
+    c.eval.every = "1 epochs"
+    c.eval.length_penalty = 1.0
+    c.eval.min_length = 5
+    return c
+
+
+def cnn_dailymail() -> ConfigDict:
+    r"""BART-large on CNN/DailyMail.
+
+    Paper: ROUGE-1/2/L 44.51/21.58/41.24 (44.16/21.28/40.90 without R-Drop), by
+    files2rouge.
+
+    python -m rdrop_jax.prepare cnn_dailymail --data_dir DATA --from FOLDER
+    python -m rdrop_jax.train --config summarization.py:cnn_dailymail \
+        --config.data.dir=DATA --config.init_from=bart-large
+
+    The published script (examples/summarization_rdrop): dropout and attention dropout
+    0.1, alpha 0.7, smoothing 0.1; Adam (0.9, 0.999), decoupled weight decay 0.01, clip
+    0.1; linear decay from 3e-5 after 500 steps to 0 at 20,000; 1,024 tokens x 16
+    microbatches x 4 GPUs in float16 (the paper says 8 GPUs); raw cased text; beam 4,
+    length penalty 2, 55 to 140 tokens, no trigram twice. Here bfloat16, blocks
+    recomputed, 8 microbatches of 8 documents. ``init_from`` is a folder of
+    facebook/bart-large. Never run here at this size.
+    """
+    c = summarization()
+    c.seed = 1
+    c.total_steps = 20_000
+    c.accum_steps = 8
+    c.init_from = "bart-large"
+    c.data.name = "cnn_dailymail"
+
+    c.model.dtype = "bfloat16"
+    c.model.remat = True
+    c.optimizer.lr = 3e-5
+    c.optimizer.schedule = "polynomial"
+    c.optimizer.warmup = 500
+    c.optimizer.weight_decay = 0.01
+    c.optimizer.clip = 0.1
+    c.eval.every = 5000
+    c.checkpoint.every = 1000
+    return c
+
+
+def scitldr() -> ConfigDict:
+    r"""Abstracts of papers to one sentence (Cachola et al., 2020), best of several.
+
+    python -m rdrop_jax.train --config configs/summarization.py:scitldr \
+        --config.data.dir=FOLDER --config.init_from=bart-large
+
+    FOLDER holds train.jsonl.gz, dev.jsonl.gz and test.jsonl.gz with the columns
+    document and summary, a list of references. R-Drop's paper does not train on it, and
+    no score is promised: settings are those of `files`. Never run here at this size.
+    """
+    c = files()
+    c.init_from = "bart-large"
+    c.data.files.train = "train.jsonl.gz"
+    c.data.files.validation = "dev.jsonl.gz"
+    c.data.files.test = "test.jsonl.gz"
+    c.data.columns.source = "document"
+    c.data.columns.target = "summary"
+    c.data.max_length = 512
+    c.data.max_target_length = 128
+
+    c.model.name = "bart.large"
+    c.model.dtype = "bfloat16"
+    c.model.remat = True
+    c.eval.max_length = 60
+    return c
+
+
+PRESETS = {preset.__name__: preset for preset in (demo, files, cnn_dailymail, scitldr)}
+
+
+def get_config(preset: str = "demo") -> ConfigDict:
+    """The config of one preset."""
+    return pick(PRESETS, preset)

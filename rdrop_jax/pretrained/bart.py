@@ -1,0 +1,157 @@
+"""BART weights as Hugging Face's transformers store them, in and out."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rdrop_jax.core.passes import Params
+from rdrop_jax.data.tokenizers import Vocabulary
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.pretrained import files
+from rdrop_jax.pretrained.merge import Family, Weights, flatten
+from rdrop_jax.pretrained.seq2seq import bart_arrays, bart_tensors
+
+# Rows that a table may have more or less than the tokenizer has pieces: published files
+# leave <mask> out, or are rounded up.
+_ROUNDED = 128
+
+
+def family(
+    module: Seq2Seq, vocabulary: Vocabulary, generation: Mapping[str, Any]
+) -> Family:
+    """How the parameters of a BART come from files and go to files.
+
+    Args:
+      module: the model.
+      vocabulary: of the run; its tokenizer is written beside the weights.
+      generation: content of generation_config.json, ids left out.
+
+    Returns:
+      The family.
+    """
+    return Family(
+        read=read,
+        save=lambda params, folder, format: save(
+            params, folder, module, vocabulary, generation
+        ),
+        formats=("safetensors",),
+        facts=_facts(module, vocabulary),
+        resize={"embedding": _fit, "logits_bias": _fit},
+        reinit=("logits_bias",),  # files of BartModel have none
+    )
+
+
+def _facts(module: Seq2Seq, vocabulary: Vocabulary) -> dict[str, Any]:
+    special = vocabulary.special
+    return {
+        "model_type": "bart",
+        "activation_function": module.activation,
+        "scale_embedding": module.scale_embedding,
+        "encoder_attention_heads": module.size.heads,
+        "decoder_attention_heads": module.size.heads,
+        "pad_token_id": special.pad,
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "decoder_start_token_id": special.start,
+    }
+
+
+def _fit(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A few rows less, or more: of zeros."""
+    rows, wanted = array.shape[0], shape[0]
+    if array.shape[1:] != shape[1:] or abs(rows - wanted) >= _ROUNDED:
+        return None
+    fitted = np.zeros(shape, array.dtype)
+    fitted[: min(rows, wanted)] = array[:wanted]
+    return fitted
+
+
+def read(path: Path) -> Weights:
+    """Weights of a .safetensors or a folder, under the names they have here.
+
+    Raises:
+      InputError: the file is damaged or of something else.
+    """
+    stored = files.read(path)
+    try:
+        arrays = bart_arrays(stored.arrays)
+    except ValueError as error:
+        raise InputError(f"init_from: {path}: expected BART: {error}") from error
+    known = (
+        "model_type",
+        "activation_function",
+        "scale_embedding",
+        "encoder_attention_heads",
+        "decoder_attention_heads",
+        "pad_token_id",
+        "bos_token_id",
+        "eos_token_id",
+        "decoder_start_token_id",
+    )
+    facts = {name: stored.config[name] for name in known if name in stored.config}
+    notes = [] if stored.config else ["no config.json: heads and ids are not checked"]
+    return Weights(arrays, facts, tuple(notes), stored.sha256)
+
+
+def save(
+    params: Params,
+    folder: Path,
+    module: Seq2Seq,
+    vocabulary: Vocabulary,
+    generation: Mapping[str, Any],
+) -> None:
+    """Writes parameters and tokenizer as transformers read them.
+
+    Args:
+      params: of ``module``.
+      folder: to write into.
+      module: the model.
+      vocabulary: of the run.
+      generation: as `family`.
+    """
+    special, size = vocabulary.special, module.size
+    ids = {
+        "pad_token_id": special.pad,
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "decoder_start_token_id": special.start,
+        "forced_bos_token_id": special.bos,
+        "forced_eos_token_id": special.eos,
+    }
+    config = _facts(module, vocabulary) | {
+        "architectures": ["BartForConditionalGeneration"],
+        "vocab_size": module.vocab_size,
+        "d_model": size.width,
+        "encoder_layers": size.encoder_layers,
+        "decoder_layers": size.decoder_layers,
+        "num_hidden_layers": size.encoder_layers,
+        "encoder_ffn_dim": size.mlp_width,
+        "decoder_ffn_dim": size.mlp_width,
+        "max_position_embeddings": module.max_length,
+        "dropout": module.rates.dropout,
+        "attention_dropout": module.rates.attention,
+        "activation_dropout": module.rates.activation,
+        "encoder_layerdrop": module.rates.layer,
+        "decoder_layerdrop": module.rates.layer,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+    ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
+    files.write(bart_tensors(ours), folder, config=config | ids)
+    # What a search here never writes.
+    never = {"suppress_tokens": [special.pad, special.unk]}
+    made = dict(generation) | ids | never
+    files.write_json(folder / "generation_config.json", made)
+    text = json.dumps(json.loads(vocabulary.text), indent=2, ensure_ascii=False)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    settings = {
+        "tokenizer_class": "BartTokenizer",
+        "model_max_length": module.max_length,
+    }
+    files.write_json(folder / "tokenizer_config.json", settings)

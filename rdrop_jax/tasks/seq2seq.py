@@ -1,0 +1,225 @@
+"""What translation and summarization share: one text to another."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rdrop_jax.core.adapters import linen_forward
+from rdrop_jax.core.large_vocab import LinearOutput
+from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.data import encoded, token_batches
+from rdrop_jax.data.pair_sets import SPLITS, PairSet
+from rdrop_jax.data.parallel import Pairs
+from rdrop_jax.data.token_batches import TokenBatches
+from rdrop_jax.data.tokenizers import Special, Vocabularies
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.blocks import Rates
+from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq, Size
+from rdrop_jax.pretrained.merge import Family
+from rdrop_jax.tasks.base import Predictor, Task
+from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.seq2seq_scores import make_evaluator, make_examples, make_samples
+from rdrop_jax.tasks.translator import Translator
+from rdrop_jax.tasks.vocabulary_loss import make_loss
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a family adds to an encoder-decoder.
+
+    Attributes:
+      module: the model.
+      vocabularies: of both sides.
+      translator: source texts to target texts.
+      find: the dataset of the config.
+      encode: pairs as ids.
+      predictor: ``(translator, split) -> predictor``.
+      sample: ``(source, answer, target) -> line`` to read.
+      scores: names of the scores.
+      signatures: what the scores are called elsewhere, for result.json.
+      per_example: names of the scores that are means over examples.
+      hidden: the model returns hidden states and its output matrix, from which the
+        loss of a large vocabulary is made.
+      pretrained: how parameters come from files and go there.
+    """
+
+    module: Seq2Seq
+    vocabularies: Vocabularies
+    translator: Translator
+    find: Callable[[], PairSet]
+    encode: Callable[[Pairs], encoded.Encoded]
+    predictor: Callable[[Translator, Callable[[str], Pairs]], Predictor]
+    sample: Callable[[str, str, str], str]
+    scores: tuple[str, ...]
+    signatures: Callable[[], dict[str, str]]
+    per_example: tuple[str, ...] = ()
+    hidden: bool = False
+    pretrained: Family | None = None
+
+
+def make_task(config: ConfigDict, kind: Kind) -> Task:
+    """The task of a family.
+
+    Args:
+      config: of the run.
+      kind: what the family adds.
+
+    Returns:
+      The task.
+    """
+    found = functools.cache(kind.find)
+    split = functools.cache(lambda name: found().splits[name]())
+    encode = functools.cache(lambda name: kind.encode(split(name)))
+    forward = make_forward(kind.module, hidden=kind.hidden)
+    special = kind.vocabularies.target.special
+    vocab_size = len(kind.vocabularies.target)
+    return Task(
+        init=functools.partial(init_params, kind.module),
+        forward=forward,
+        loss=make_loss(config, vocab_size),
+        sharded_loss=(
+            functools.partial(make_loss, config, vocab_size) if kind.hidden else None
+        ),
+        out_axes=LinearOutput(0, None, None) if kind.hidden else 0,
+        train_data=functools.cache(
+            lambda: make_train_data(config, encode("train"), special)
+        ),
+        scores=kind.scores,
+        evaluators={
+            name: functools.partial(
+                make_evaluator, config, forward, kind.translator, split, encode, name
+            )
+            for name in SPLITS
+        },
+        examples={
+            name: functools.partial(
+                make_examples, kind.translator, split, kind.per_example, name
+            )
+            for name in (SPLITS if kind.per_example else ())
+        },
+        predictor=lambda mesh: kind.predictor(kind.translator, split),
+        partition_rules=PARTITION_RULES,
+        pretrained=kind.pretrained,
+        provenance=lambda: (
+            found().provenance() | kind.vocabularies.provenance() | kind.signatures()
+        ),
+        notes=lambda: encode("train").notes,
+        samples=lambda mesh: make_samples(kind.translator, split, kind.sample),
+    )
+
+
+def make_forward(module: Seq2Seq, *, hidden: bool) -> Forward:
+    """Logits, or hidden states with the tied output matrix and its bias.
+
+    The bias is that of pretrained files, zeros as a rule, which nobody trains.
+    """
+    more = {"return_hidden": True} if hidden else {}
+    apply = linen_forward(
+        module,
+        lambda batch: (batch["src"], batch["src_where"], batch["inputs"]),
+        train={"train": True} | more,
+        evaluate={"train": False} | more,
+    )
+    if not hidden:
+        return apply
+
+    def forward(params: Params, batch: Batch, key: Key | None) -> LinearOutput:
+        bias = params.get("logits_bias")
+        return LinearOutput(
+            apply(params, batch, key),
+            params["embedding"].astype(module.dtype),
+            None if bias is None else jax.lax.stop_gradient(bias),
+        )
+
+    return forward
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the fields that all such families have.
+
+    Raises:
+      InputError: names the field, what was expected and what was found.
+    """
+    data, score = config.data, config.eval
+    check_choices(
+        {
+            "data.overlong": (data.overlong, encoded.OVERLONG),
+            "model.name": (config.model.name, tuple(SIZES)),
+        }
+    )
+    least = {
+        "data.vocab_size": (data.vocab_size, 8),
+        "data.max_length": (data.max_length, 2),
+        "data.buckets": (data.buckets, 1),
+        "data.rows_multiple": (data.rows_multiple, 1),
+        "eval.beam": (score.beam, 1),
+        "eval.n_best": (score.n_best, 1),
+    }
+    check_least(least)
+    if score.n_best > score.beam:
+        raise InputError(
+            f"eval.n_best: expected at most eval.beam={score.beam}, found "
+            f"{score.n_best}"
+        )
+
+
+def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
+    """The module that ``config.model`` describes.
+
+    Args:
+      config: of the run.
+      vocab_size: of the target.
+      options: further ones of `Seq2Seq`.
+    """
+    m = config.model
+    chosen = {k: m[k] for k in Size._fields if m[k] is not None}
+    for name, value in chosen.items():
+        if value < 1:
+            raise InputError(f"model.{name}: expected at least 1, found {value}")
+    size = SIZES[m.name]._replace(**chosen)
+    if size.width % size.heads:
+        raise InputError(
+            f"model.heads: expected a divisor of width {size.width}, found {size.heads}"
+        )
+    return Seq2Seq(
+        vocab_size=vocab_size,
+        size=size,
+        rates=Rates(
+            m.dropout, m.attention_dropout, m.activation_dropout, m.layer_dropout
+        ),
+        dtype=jnp.dtype(m.dtype),
+        remat=m.remat,
+        masks=m.masks,
+        **options,
+    )
+
+
+def init_params(module: Seq2Seq, key: jax.Array) -> Params:
+    """New parameters."""
+    ids = jnp.zeros((1, 2), jnp.int32)
+    where = jnp.ones((1, 2), bool)
+    return module.init(key, ids, where, ids, train=False)["params"]
+
+
+def make_train_data(
+    config: ConfigDict, pairs: encoded.Encoded, special: Special
+) -> TokenBatches:
+    """Shuffled batches of about ``batch_size`` tokens."""
+    source, target = pairs.source, pairs.target
+    lengths = token_batches.choose_lengths(
+        source.lengths, target.lengths, config.data.buckets
+    )
+    multiple = config.data.rows_multiple * config.accum_steps
+    return TokenBatches(
+        source,
+        target,
+        token_batches.make_shapes(lengths, config.batch_size, multiple),
+        seed=config.seed,
+        process=(jax.process_index(), jax.process_count()),
+        special=special,
+    )

@@ -1,0 +1,260 @@
+"""Summarization: BART over byte-level pieces, decoded by a constrained beam search."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import encoded, pieces, summary_sets, tables, tokenizers
+from rdrop_jax.data.parallel import Pairs, texts_of
+from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
+from rdrop_jax.decoding.beam import Options
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.pretrained import bart
+from rdrop_jax.runtime import workdir as workdir_lib
+from rdrop_jax.scoring import summarization as scoring
+from rdrop_jax.tasks import seq2seq
+from rdrop_jax.tasks.base import Task
+from rdrop_jax.tasks.fields import check_least
+from rdrop_jax.tasks.translator import (
+    Answer,
+    Translator,
+    Ways,
+    make_predictor,
+    read_lines,
+)
+
+SCORES = (*scoring.NAMES, "loss", "perplexity")
+# What of `Seq2Seq` is BART, and no field of a config.
+BART = {
+    "activation": "gelu",
+    "positions": "learned",
+    "position_offset": 2,
+    "scale_embedding": False,
+    "embedding_norm": True,
+    "logits_bias": True,
+}
+
+
+def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+    """The task of a config whose ``task`` is summarization.
+
+    Args:
+      config: of the run.
+      workdir: holds its vocabulary; None finds or makes it anew.
+
+    Returns:
+      The task.
+
+    Raises:
+      InputError: a field out of range, or a vocabulary that is not the run's.
+    """
+    check(config)
+    if workdir is None:
+        return with_vocabulary(config, make_vocabulary(config))
+    return with_vocabulary(config, tokenizers.load(workdir))
+
+
+def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
+    """The task, for a vocabulary that is known."""
+    data = config.data
+    module = make_model(config, len(vocabularies.target))
+    return seq2seq.make_task(
+        config,
+        seq2seq.Kind(
+            module=module,
+            vocabularies=vocabularies,
+            translator=Translator(
+                config, module, vocabularies, make_ways(config, vocabularies)
+            ),
+            find=lambda: summary_sets.find(data),
+            encode=lambda pairs: encoded.encode(
+                pairs,
+                vocabularies,
+                max_length=data.max_length,
+                overlong=data.overlong,
+                max_target_length=data.max_target_length,
+            ),
+            predictor=lambda translator, split: make_predictor(
+                translator, split, lambda path: read_documents(path, config)
+            ),
+            sample=_line,
+            scores=SCORES,
+            signatures=lambda: {"rouge": signature(config)},
+            per_example=scoring.NAMES,
+            hidden=True,
+            pretrained=bart.family(module, vocabularies.target, generation(config)),
+        ),
+    )
+
+
+def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
+    """Writes the vocabulary of a run in its workdir, before its first step."""
+    check(config)
+    tokenizers.ensure(workdir, lambda: make_vocabulary(config), begun=begun)
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the fields that are summarization's own.
+
+    Raises:
+      InputError: names the field, what was expected and what was found.
+    """
+    seq2seq.check(config)
+    data, score, positions = config.data, config.eval, config.model.max_positions
+    least = {
+        "data.max_target_length": (data.max_target_length, 3),
+        "data.max_length": (data.max_length, 3),
+        "eval.max_length": (score.max_length, 1),
+        "eval.min_length": (score.min_length, 0),
+        "eval.no_repeat_ngram": (score.no_repeat_ngram, 0),
+        "eval.bootstrap": (score.bootstrap, 0),
+    }
+    check_least(least)
+    longest = {
+        "data.max_length": data.max_length,
+        "data.max_target_length": data.max_target_length,
+        "eval.max_length": score.max_length + 1,
+    }
+    for field, found in longest.items():
+        if found > positions:
+            one = ", its end included," if field == "eval.max_length" else ""
+            raise InputError(
+                f"{field}: expected at most model.max_positions={positions}{one} "
+                f"found {found}"
+            )
+    if score.min_length > score.max_length:
+        raise InputError(
+            f"eval.min_length: expected at most eval.max_length={score.max_length}, "
+            f"found {score.min_length}"
+        )
+
+
+def make_model(config: ConfigDict, vocab_size: int) -> Seq2Seq:
+    """BART as ``config.model`` describes it."""
+    return seq2seq.make_model(
+        config, vocab_size, max_length=config.model.max_positions, **BART
+    )
+
+
+def make_vocabulary(config: ConfigDict) -> Vocabularies:
+    """The vocabulary that a run starts with.
+
+    That of ``data.tokenizer``; else what lies beside the parameters of ``init_from``;
+    else byte pairs learnt from the training texts.
+
+    Raises:
+      InputError: no such tokenizer, one without BART's special tokens, or parameters
+        without one.
+    """
+    data = config.data
+    if data.tokenizer:
+        return _joint(pieces.load(Path(data.tokenizer)).to_str())
+    if config.init_from:
+        beside = Path(config.init_from)
+        if not beside.exists():
+            beside, _ = workdir_lib.split_checkpoint(config.init_from)
+        folder = beside if beside.is_dir() else beside.parent
+        if (folder / tokenizers.FOLDER).is_dir():
+            return tokenizers.load(folder)
+        return _joint(pieces.load(folder).to_str())
+    train = summary_sets.find(data).splits["train"]()
+    texts = [*train.source, *train.target]
+    return _joint(pieces.train_bytes(texts, data.vocab_size).to_str())
+
+
+def _joint(text: str) -> Vocabularies:
+    vocabulary = Vocabulary("joint", text)
+    if vocabulary.special.bos is None:
+        raise InputError(
+            f"data.tokenizer: expected one with {tokenizers.BOS}, which texts of BART "
+            "begin with, found none"
+        )
+    return Vocabularies(vocabulary, vocabulary)
+
+
+def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
+    """How documents are summarized and scored."""
+    score, special = config.eval, vocabularies.target.special
+
+    def each(answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
+        texts = [answer.texts[0] for answer in answers]
+        found = scoring.rouge_each(texts, pairs.targets, stem=score.stem)
+        return {name: values.tolist() for name, values in found.items()}
+
+    def scores(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
+        texts = [answer.texts[0] for answer in answers]
+        found = scoring.rouge(
+            texts, pairs.targets, stem=score.stem, samples=score.bootstrap
+        )
+        return found | {"at_max_length": float(sum(a.cut_short for a in answers))}
+
+    return Ways(
+        options=Options(
+            bos=special.start,
+            eos=special.eos,
+            pad=special.pad,
+            beam=score.beam,
+            n_best=score.n_best,
+            length_penalty=score.length_penalty,
+            first=special.bos,
+            free_end=True,
+            no_repeat=score.no_repeat_ngram,
+            forbid=(special.unk,),
+        ),
+        limits=lambda source: (score.min_length, score.max_length),
+        longest=score.max_length + 1,
+        score=scores,
+        score_each=each,
+        read=lambda text: " ".join(text.split()),
+        unit="document",
+        empty=("empty document: no summary",),
+        cut_short=(f"the summary reached eval.max_length={score.max_length} tokens",),
+    )
+
+
+def generation(config: ConfigDict) -> dict[str, Any]:
+    """The search of a config as generation_config.json says it.
+
+    Lengths there count </s>, and what the decoder starts from.
+    """
+    score = config.eval
+    return {
+        "num_beams": score.beam,
+        "early_stopping": True,
+        "length_penalty": score.length_penalty,
+        "no_repeat_ngram_size": score.no_repeat_ngram,
+        "min_length": score.min_length + 1,
+        "max_length": score.max_length + 2,
+    }
+
+
+def signature(config: ConfigDict) -> str:
+    """How ROUGE was counted, for those who repeat it."""
+    from importlib.metadata import version
+
+    stem = "stem" if config.eval.stem else "no stem"
+    return (
+        f"rouge-score {version('rouge-score')}, F1, {stem}, best reference, sentences "
+        "end at .!?"
+    )
+
+
+def read_documents(path: str, config: ConfigDict) -> Iterator[str]:
+    """Documents of a table, or lines of a text file or of standard input.
+
+    Raises:
+      InputError: no such file or column, or a line that is not UTF-8.
+    """
+    if not path.removesuffix(".gz").endswith(tables.KINDS):
+        yield from read_lines(path)
+        return
+    for row in tables.read(Path(path)):
+        yield " ".join(texts_of(row, config.data.columns.source))
+
+
+def _line(source: str, answer: str, target: str) -> str:
+    begins = source if len(source) <= 60 else source[:57] + "..."
+    return f"{begins} -> {answer} ({target})"
