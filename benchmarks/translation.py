@@ -12,10 +12,14 @@ import numpy as np
 import optax
 
 from benchmarks.turns import by_torch, in_turns, ratio, table
-from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
+from rdrop_jax import init_state, make_train_step
+from rdrop_jax.config import base_config
+from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import Seq2Seq, Size
 from rdrop_jax.runtime import process
+from rdrop_jax.tasks.seq2seq import make_forward
+from rdrop_jax.tasks.vocabulary_loss import make_loss
 
 DROPOUT, SMOOTHING, ALPHA = 0.3, 0.1, 5.0
 
@@ -36,19 +40,14 @@ def make_step(
 ) -> Callable[[], None]:
     """One update of ours."""
     model = Seq2Seq(vocab, size, Rates(DROPOUT))
-    forward = linen_forward(
-        model,
-        lambda batch: (batch["src"], batch["src_where"], batch["inputs"]),
-        train={"train": True},
-        evaluate={"train": False},
-    )
-
-    def loss(logits, batch, **objective):
-        named = {"where": batch["where"], "label_smoothing": SMOOTHING}
-        return rdrop_loss(logits, batch["labels"], **named, **objective)
-
+    config = base_config()
+    config.rdrop.label_smoothing, config.rdrop.alpha = SMOOTHING, alpha
+    loss, out_axes = make_loss(config, vocab), LinearOutput(0, None, None)
     tx = optax.adamw(1e-3, 0.9, 0.98)
-    step = jax.jit(make_train_step(forward, tx, loss, alpha=alpha), donate_argnums=0)
+    train_step = make_train_step(
+        make_forward(model, hidden=True), tx, loss, alpha=alpha, out_axes=out_axes
+    )
+    step = jax.jit(train_step, donate_argnums=0)
     data = {k: jnp.asarray(x) for k, x in batch.items()}
 
     @jax.jit

@@ -90,8 +90,9 @@ def test_padding_changes_no_loss(folder):
     batch = jax.tree.map(jnp.asarray, task.train_data()[0])
 
     def loss(batch):
-        logits = task.forward(params, batch, None)[None]
-        return float(task.loss(logits, batch, alpha=1.0)[0])
+        outputs = task.forward(params, batch, None)
+        outputs = outputs._replace(hidden=outputs.hidden[None])
+        return float(task.loss(outputs, batch, alpha=1.0)[0])
 
     # More padding on each side, with any ids, and rows that do not count.
     def wider(x):
