@@ -57,8 +57,10 @@ def choose_lengths(
         np.maximum(source, target), np.arange(1, count) / count, method="higher"
     )
     square = np.unique(quantiles)[:, None].repeat(2, axis=1)
-    corners = np.concatenate([square, pairs.max(axis=0)[None]])
-    cost, most = _padded(corners, pairs, weights), pairs.max(axis=0)
+    most = pairs.max(axis=0, keepdims=True)
+    # Where one side is far shorter, as summaries are, squares would go beyond it.
+    corners = np.minimum(np.concatenate([square, most]), most)
+    cost = _padded(corners, pairs, weights)
     for move in (4 * grain, 2 * grain, grain):
         moved = True
         while moved:
@@ -66,10 +68,12 @@ def choose_lengths(
             for at in np.ndindex(corners.shape):
                 for by in (-move, move):
                     other = corners.copy()
-                    other[at] = min(other[at] + by, max(other[at], most[at[1]]))
+                    other[at] += by
                     found = _padded(other, pairs, weights)
                     if found < cost:
                         corners, cost, moved = other, found, True
+    if grain > 1:  # whose steps may lead beyond the longest
+        corners = np.minimum(corners, most)
     unique = {(int(s), int(t)) for s, t in corners}
     return sorted(unique, key=lambda corner: (sum(corner), corner))
 
