@@ -1,9 +1,9 @@
 """python -m rdrop_jax.predict --workdir runs/vit --input photo.jpg more_photos/
 
-One line per input: for translations and continued text a line of text, else JSON, as
-the label of an image or text, its name and probability, all probabilities, and for
-image files which one. --json and --n_best give JSON for text too. A language model goes
-on where a line ends, or with --mode score says how probable it is.
+One line per input: for translations, summaries and continued text a line of text, else
+JSON, as the label of an image or text, its name and probability, all probabilities, and
+for image files which one. --json and --n_best give JSON for text too. A language model
+goes on where a line ends, or with --mode score says how probable it is.
 """
 
 import itertools
@@ -33,8 +33,8 @@ def load(
     Returns:
       Inputs of the task to answers: for images, arrays [height, width, channels] of
       pixels from 0 to 255 to ``{"label", "probability", "probabilities"}``; the same
-      for classes of texts or pairs of them; for translation, texts to
-      ``{"source", "text", "score"}``; for language models, texts to ``{"prompt",
+      for classes of texts or pairs of them; for translation and summarization, texts
+      to ``{"source", "text", "score"}``; for language models, texts to ``{"prompt",
       "text"}`` or ``{"text", "log_prob", "perplexity", ...}``.
 
     Raises:

@@ -357,7 +357,7 @@ def test_bart_large_compiles_for_eight_devices_and_steps():
     compiled, _ = compile_step(load_config(preset, changed))
     found = compiled.memory_analysis()
     assert found.argument_size_in_bytes < 2**30
-    assert found.temp_size_in_bytes < 12 * 2**30
+    assert found.temp_size_in_bytes < 13 * 2**30
 
     shallow = {"model.encoder_layers": "1", "model.decoder_layers": "1"}
     shallow |= {"data.vocab_size": "512", "batch_size": "2048", "accum_steps": "2"}

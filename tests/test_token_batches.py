@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rdrop_jax.data import token_batches as tb
+from rdrop_jax.data.sides import make_side
 from rdrop_jax.data.tokenizers import EOS, PAD
 from rdrop_jax.errors import InputError
 
@@ -14,7 +15,7 @@ def sides(pairs=3000, seed=0):
     source = np.clip(rng.lognormal(2.6, 0.35, pairs), 3, 60).astype(int)
     target = np.clip(source * rng.normal(1.03, 0.12, pairs), 2, 70).astype(int)
     made = ([rng.integers(3, 99, n).tolist() for n in x] for x in (source, target))
-    return tuple(tb.make_side(sentences, 100) for sentences in made)
+    return tuple(make_side(sentences, 100) for sentences in made)
 
 
 def make(pairs=3000, max_tokens=1024, multiple=8, count=8, **kwargs):
@@ -74,8 +75,8 @@ def test_shapes_are_few_and_padding_is_small():
 
 
 def test_what_a_batch_holds():
-    source = tb.make_side([[5, 6], [7]], 100)
-    target = tb.make_side([[8], [9, 10, 11]], 100)
+    source = make_side([[5, 6], [7]], 100)
+    target = make_side([[8], [9, 10, 11]], 100)
     batch = tb.Batch(tb.Shape(4, 5, 4), np.array([1, 0]))
     found = tb.collate(source, target, batch, range(4))
     row = {"src": [7, EOS], "labels": [9, 10, 11, EOS], "inputs": [EOS, 9, 10, 11]}
@@ -85,7 +86,7 @@ def test_what_a_batch_holds():
     assert found["src_where"].sum(axis=1).tolist() == [2, 3, 3, 3]
     assert found["where"].sum(axis=1).tolist() == [4, 2, 0, 0]  # the last two only fill
     assert source.ids.dtype == np.uint16
-    assert tb.make_side([[70000]], 70001).ids.dtype == np.int32
+    assert make_side([[70000]], 70001).ids.dtype == np.int32
 
 
 def test_processes_share_a_batch():
@@ -110,3 +111,18 @@ def test_a_batch_too_small_for_its_longest_pair_is_refused():
         InputError, match=r"8 rows of 61 tokens, the longest .* 488, found 400"
     ):
         tb.make_shapes([(10, 10), (60, 61)], 400, 8)
+
+
+def test_very_many_lengths_are_looked_at_coarsely(monkeypatch):
+    rng = np.random.default_rng(0)
+    source, target = rng.integers(1, 1022, 3000), rng.integers(1, 90, 3000)
+    fine = tb.choose_lengths(source, target, 3)
+    monkeypatch.setattr(tb, "_DIFFERENT", 500)
+    coarse = tb.choose_lengths(source, target, 3)
+
+    def cells(lengths):  # refuses lengths that some pair does not fit
+        buckets = tb.assign(source, target, tb.make_shapes(lengths, 10_000, 1))
+        return sum(sum(lengths[bucket]) for bucket in buckets)
+
+    assert cells(coarse) < 1.02 * cells(fine)
+    assert max(fine) <= (source.max(), target.max())

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rdrop_jax.data.parallel import Pairs
-from rdrop_jax.data.token_batches import Side, make_side
+from rdrop_jax.data.sides import Side, make_side
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
 from rdrop_jax.errors import InputError
 

@@ -149,11 +149,12 @@ def texts_of(row: tables.Row, column: str) -> list[str]:
     """
     value = row.fields.get(column)
     texts = [value] if isinstance(value, str) else value
+    tsv = ".tsv" in row.place
     if isinstance(texts, list) and texts and all(isinstance(x, str) for x in texts):
         # Texts of JSON may hold newlines.
-        return [" ".join(text.split()) for text in texts]
+        return [t.strip() if tsv else " ".join(t.split()) for t in texts]
     hint = ""
-    if ".tsv" in row.place:
+    if tsv:
         hint = "; for a file without a header give numbers, from 0"
     raise InputError(
         f"{row.place}: expected a text under data.columns {column!r}, "

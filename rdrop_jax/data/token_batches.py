@@ -6,16 +6,19 @@ one bucket, as many as fit its tokens; so each bucket is one shape, and one comp
 
 import functools
 import itertools
-from array import array
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int, Integer
+from jaxtyping import Int
 
 from rdrop_jax.data.batches import HostBatch
+from rdrop_jax.data.sides import Side, padded
 from rdrop_jax.data.tokenizers import PLAIN, Special
 from rdrop_jax.errors import InputError
+
+# Pairs of lengths that are looked at one by one.
+_DIFFERENT = 10_000
 
 
 class Shape(NamedTuple):
@@ -26,44 +29,14 @@ class Shape(NamedTuple):
     rows: int
 
 
-class Side(NamedTuple):
-    """Sentences of one language end to end, the ends of sentences left out.
-
-    Attributes:
-      ids: of all sentences.
-      starts: where each begins, and where the last ends.
-    """
-
-    ids: Integer[np.ndarray, " tokens"]
-    starts: Int[np.ndarray, " sentences_and_one"]
-
-    @property
-    def lengths(self) -> Int[np.ndarray, " sentences"]:
-        """Tokens of each, its end of sentence counted."""
-        return np.diff(self.starts) + 1
-
-    def sentence(self, row: int) -> Integer[np.ndarray, " time"]:
-        """Ids of one."""
-        return self.ids[self.starts[row] : self.starts[row + 1]]
-
-
-def make_side(sentences: Iterable[list[int]], vocab_size: int) -> Side:
-    """Sentences as one array, in two bytes per token where they suffice."""
-    kind = "H" if vocab_size <= 2**16 else "i"
-    flat, starts = array(kind), array("q", [0])
-    for ids in sentences:
-        flat.extend(ids)
-        starts.append(len(flat))
-    return Side(np.array(flat, kind), np.array(starts, np.int64))
-
-
 def choose_lengths(
     source: Int[np.ndarray, " pairs"], target: Int[np.ndarray, " pairs"], count: int
 ) -> list[tuple[int, int]]:
     """Lengths of at most ``count`` buckets with little padding.
 
     Buckets begin as quantiles of the longer side. Then the length of one side of one
-    bucket is moved as long as that saves padding, by 4, 2 and at last by 1.
+    bucket is moved as long as that saves padding, by 4, 2 and at last by 1; by
+    multiples of a coarser grain where there are very many different lengths.
 
     Args:
       source: length of each source.
@@ -74,16 +47,21 @@ def choose_lengths(
       Lengths of source and target of each bucket, the smallest first.
       The last fits all pairs.
     """
-    pairs, weights = np.unique(
-        np.stack([source, target], axis=1), axis=0, return_counts=True
-    )
+    both, grain = np.stack([source, target], axis=1), 1
+    pairs, weights = np.unique(both, axis=0, return_counts=True)
+    while len(pairs) > _DIFFERENT:
+        grain *= 2
+        rounded = np.minimum(-(-both // grain) * grain, both.max(axis=0, keepdims=True))
+        pairs, weights = np.unique(rounded, axis=0, return_counts=True)
     quantiles = np.quantile(
         np.maximum(source, target), np.arange(1, count) / count, method="higher"
     )
     square = np.unique(quantiles)[:, None].repeat(2, axis=1)
-    corners = np.concatenate([square, pairs.max(axis=0)[None]])
+    most = pairs.max(axis=0, keepdims=True)
+    # Where one side is far shorter, as summaries are, squares would go beyond it.
+    corners = np.minimum(np.concatenate([square, most]), most)
     cost = _padded(corners, pairs, weights)
-    for move in (4, 2, 1):
+    for move in (4 * grain, 2 * grain, grain):
         moved = True
         while moved:
             moved = False
@@ -94,6 +72,8 @@ def choose_lengths(
                     found = _padded(other, pairs, weights)
                     if found < cost:
                         corners, cost, moved = other, found, True
+    if grain > 1:  # whose steps may lead beyond the longest
+        corners = np.minimum(corners, most)
     unique = {(int(s), int(t)) for s, t in corners}
     return sorted(unique, key=lambda corner: (sum(corner), corner))
 
@@ -308,15 +288,3 @@ def collate(
         "labels": labels,
         "where": where & there[:, None],
     }
-
-
-def padded(
-    sentences: list[np.ndarray], length: int, special: Special = PLAIN
-) -> tuple[Int[np.ndarray, "rows length"], Bool[np.ndarray, "rows length"]]:
-    """Sentences with their ends, padded on the right, and where they are."""
-    ids = np.full((len(sentences), length), special.pad, np.int32)
-    lengths = np.array([len(sentence) for sentence in sentences])
-    for row, sentence in enumerate(sentences):
-        ids[row, : len(sentence)] = sentence
-        ids[row, len(sentence)] = special.eos
-    return ids, np.arange(length)[None] <= lengths[:, None]

@@ -13,6 +13,7 @@ from rdrop_jax.core.losses import softmax_cross_entropy
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data import encoded, token_batches
 from rdrop_jax.data.parallel import Pairs
+from rdrop_jax.data.sides import Side
 from rdrop_jax.models.outputs import nll as nll_of
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.tasks.base import Evaluator, ExampleScores
@@ -62,7 +63,7 @@ def make_evaluator(
 
 
 def _eval_batches(
-    config: ConfigDict, source: token_batches.Side, target: token_batches.Side
+    config: ConfigDict, source: Side, target: Side
 ) -> list[token_batches.Batch]:
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets
