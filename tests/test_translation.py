@@ -14,6 +14,7 @@ from programs import run
 from rdrop_jax import predict, tasks
 from rdrop_jax.config import resolve
 from rdrop_jax.data import tokenizers
+from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.flags import load as load_config
@@ -21,6 +22,7 @@ from rdrop_jax.predict import load
 from rdrop_jax.run import open_run
 from rdrop_jax.runtime.mesh import make_mesh
 from rdrop_jax.tasks import translation
+from rdrop_jax.tasks.translator import Answer, Translator, make_predictor
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +129,26 @@ def test_what_is_too_long_is_cut_and_counted_or_refused(folder, run_dir):
         InputError, match=r"expected at most data\.max_length=5 tokens.* '"
     ):
         task.train_data()
+
+
+def test_texts_of_the_data_are_not_tokenised_again():
+    class Upper(Translator):
+        chunk, shown, read = 2, staticmethod(str), staticmethod(str.upper)
+
+        def __init__(self):
+            pass
+
+        def translate(self, params, texts):
+            return [Answer([text], [0.0]) for text in texts]
+
+    pairs = Pairs(["a b", "c"], ["d", "e"], "pairs")
+    predictor = make_predictor(Upper(), lambda name: pairs, lambda path: ["f g"])
+    by_split, by_user = (
+        [(answer["source"], answer["text"]) for answer in predictor.run({}, texts)]
+        for texts in (predictor.rows("test"), predictor.read("x"))
+    )
+    assert by_split == [("a b", "a b"), ("c", "c")]
+    assert by_user == [("f g", "F G")]
 
 
 def test_a_vocabulary_of_another_run_is_refused(run_dir, folder, tmp_path):

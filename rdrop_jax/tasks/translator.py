@@ -40,6 +40,12 @@ class Answer(NamedTuple):
     cut_short: bool = False
 
 
+class FromData(str):
+    """A text of the data, which is in their form already."""
+
+    __slots__ = ()
+
+
 class Ways(NamedTuple):
     """How a family goes about it.
 
@@ -206,13 +212,16 @@ def make_predictor(
             bad = next((x for x in chunk if not isinstance(x, str)), "")
             if bad != "":
                 raise InputError(f"--input: expected texts, found {bad!r}")
-            texts = [translator.read(text) for text in chunk]
+            texts = [
+                str(text) if isinstance(text, FromData) else translator.read(text)
+                for text in chunk
+            ]
             for text, answer in zip(
                 chunk, translator.translate(params, texts), strict=True
             ):
                 shown = [translator.shown(text) for text in answer.texts]
                 found: dict[str, Any] = {
-                    "source": text,
+                    "source": str(text),
                     "text": shown[0],
                     "score": round(answer.scores[0], 4),
                 }
@@ -227,7 +236,7 @@ def make_predictor(
 
     return Predictor(
         read=read,
-        rows=lambda name: split(name).source,
+        rows=lambda name: map(FromData, split(name).source),
         run=run,
         text=lambda answer: str(answer["text"]),
     )
