@@ -384,4 +384,8 @@ def test_a_shallow_bart_large_steps_on_eight_devices():
         now, metrics = step(now, put(mesh, batch))
     assert int(now.step) == 2
     assert int(now.first_bad_step) < 0
-    assert float(metrics["ce"].compute()) == pytest.approx(np.log(512), rel=0.3)
+    ce, kl = (float(metrics[name].compute()) for name in ("ce", "kl"))
+    # Tied to the table, a new model expects the token that it was given: logits reach
+    # a state's length of 32 times a row's of 1.
+    assert np.log(512) < ce < np.log(512) + 32
+    assert kl > 0
