@@ -211,6 +211,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say():
         ({"eval.max_length": "32"}, "eval.max_length: expected at most model.max_pos"),
         ({"data.max_length": "40"}, "data.max_length: expected at most model.max_pos"),
         ({"eval.beam": "2", "eval.n_best": "3"}, "eval.n_best: expected at most"),
+        ({"eval.length_penalty": "nan"}, "eval.length_penalty: expected a number"),
         ({"eval.no_repeat_ngram": "-1"}, "eval.no_repeat_ngram: expected at least 0"),
         ({"data.columns.target": "summary"}, "{}/train.jsonl, line 1: expected a text"),
         ({"data.name": "cnn"}, "data.name: expected one of docstrings, files, cnn_"),

@@ -1,6 +1,7 @@
 """What translation and summarization share: one text to another."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -161,6 +162,10 @@ def check(config: ConfigDict) -> None:
         "eval.n_best": (score.n_best, 1),
     }
     check_least(least)
+    if not math.isfinite(score.length_penalty):
+        raise InputError(
+            f"eval.length_penalty: expected a number, found {score.length_penalty}"
+        )
     if score.n_best > score.beam:
         raise InputError(
             f"eval.n_best: expected at most eval.beam={score.beam}, found "
