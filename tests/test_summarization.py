@@ -138,6 +138,33 @@ def test_a_run_goes_out_and_comes_in_again(run_dir, folder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, open_run(run_dir[0]).params)
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "text"),
+    [
+        ("d.tsv", "1", "7\ta b\n8\t c\n"),
+        ("d.tsv", "article", "id\tarticle\n7\ta b\n8\tc\n"),
+        ("d.jsonl", "article", '{"article": ["a", "b"]}\n{"article": "\\nc"}\n'),
+        ("d.txt", "article", "a b\nc \n"),
+    ],
+)
+def test_documents_are_read_as_for_training(folder, tmp_path, name, column, text):
+    (tmp_path / name).write_text(text)
+    config = tiny_sum.config(folder, data__columns__source=column)
+    path = str(tmp_path / name)
+    assert list(summarization.read_documents(path, config)) == ["a b", "c"]
+
+
+def test_scitldr_is_read_as_it_is_published(tmp_path):
+    row = {"source": ["A b.", "C."], "target": ["One", "Two"], "source_labels": [0, 1]}
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    config = load_config(
+        f"{tiny_sum.SUMMARIZATION}:scitldr", {"data.dir": str(tmp_path)}
+    )
+    pairs = summary_sets.find(config.data).splits["validation"]()
+    assert (pairs.source, pairs.targets) == (["A b. C."], [["One", "Two"]])
+
+
 def test_batches_begin_as_bart_does(folder):
     task = tasks.build(tiny_sum.config(folder))
     batch = task.train_data()[0]

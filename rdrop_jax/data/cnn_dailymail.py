@@ -79,11 +79,8 @@ def _tables(files: list[Path]) -> Iterator[tuple[str, str, str]]:
                 f"none in {len(files)} files"
             )
         for path in parts:
-            for row in tables.read(path):
-                article, highlights = (
-                    " ".join(parallel.texts_of(row, column)) for column in ENDINGS
-                )
-                yield split, article, highlights
+            for article, highlights in parallel.texts(path, ENDINGS):
+                yield split, " ".join(article), " ".join(highlights)
 
 
 def _stories(files: list[Path]) -> Iterator[tuple[str, str, str]]:

@@ -6,8 +6,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import encoded, pieces, summary_sets, tables, tokenizers
-from rdrop_jax.data.parallel import Pairs, texts_of
+from rdrop_jax.data import (
+    encoded,
+    parallel,
+    pieces,
+    summary_sets,
+    tables,
+    tokenizers,
+)
+from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
 from rdrop_jax.decoding.beam import Options
 from rdrop_jax.errors import InputError
@@ -251,8 +258,8 @@ def read_documents(path: str, config: ConfigDict) -> Iterator[str]:
     if not path.removesuffix(".gz").endswith(tables.KINDS):
         yield from read_lines(path)
         return
-    for row in tables.read(Path(path)):
-        yield " ".join(texts_of(row, config.data.columns.source))
+    for (sentences,) in parallel.texts(Path(path), [config.data.columns.source]):
+        yield " ".join(sentences)
 
 
 def _line(source: str, answer: str, target: str) -> str:
