@@ -16,7 +16,13 @@ from programs import run
 from benchmarks.memory import blank_vocabulary, compile_step
 from rdrop_jax import predict, tasks
 from rdrop_jax.config import check, resolve
-from rdrop_jax.data import cnn_dailymail, prepared_text, summary_sets, tokenizers
+from rdrop_jax.data import (
+    cnn_dailymail,
+    pieces,
+    prepared_text,
+    summary_sets,
+    tokenizers,
+)
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.export import export
@@ -251,6 +257,17 @@ def test_fields_and_columns_are_checked(folder, overrides, message):
     with pytest.raises(InputError) as error:
         tasks.build(config)
     assert str(error.value).startswith(message.format(folder))
+
+
+def test_vocabularies_that_are_not_barts_are_refused(folder, tmp_path):
+    path = tmp_path / pieces.NAME
+    pieces.train_wordpiece(["a b"], 60).save(str(path))
+    with pytest.raises(InputError, match=r"data\.tokenizer: .*as BART's, found one wi"):
+        tasks.build(tiny_sum.config(folder, data__tokenizer=path))
+    other = tokenizers.train("joint", ["a b"], 20)
+    tokenizers.save(tokenizers.Vocabularies(other, other), tmp_path / "run")
+    with pytest.raises(InputError, match=r"init_from: expected a summarizer"):
+        tasks.build(tiny_sum.config(folder, init_from=tmp_path / "run"))
 
 
 def test_empty_documents_are_dropped_from_training_and_counted(folder, tmp_path):
