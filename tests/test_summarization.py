@@ -58,7 +58,7 @@ def model(run_dir):
 
 
 def test_a_run_scores_with_intervals_and_counts(run_dir):
-    _, result = run_dir
+    workdir, result = run_dir
     for split in ("validation", "test"):
         found = result[split]
         assert set(summarization.SCORES) < set(found)
@@ -68,6 +68,9 @@ def test_a_run_scores_with_intervals_and_counts(run_dir):
         assert 0 <= found["at_max_length"] <= 9
     assert result["data"]["rouge"].startswith("rouge-score 0.1.2, F1, stem")
     assert "vocabulary/joint.json" in result["data"]
+    # A run goes on with another version of the package that scores.
+    provenance = open_run(workdir).task.provenance()
+    assert result["data"].keys() - provenance.keys() == {"rouge"}
 
 
 def test_examples_are_those_of_the_scores(run_dir, folder, model):

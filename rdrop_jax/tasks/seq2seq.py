@@ -106,9 +106,8 @@ def make_task(config: ConfigDict, kind: Kind) -> Task:
         predictor=lambda mesh: kind.predictor(kind.translator, split),
         partition_rules=PARTITION_RULES,
         pretrained=kind.pretrained,
-        provenance=lambda: (
-            found().provenance() | kind.vocabularies.provenance() | kind.signatures()
-        ),
+        provenance=lambda: found().provenance() | kind.vocabularies.provenance(),
+        signatures=kind.signatures,
         notes=lambda: encode("train").notes,
         samples=lambda mesh: make_samples(kind.translator, split, kind.sample),
     )
