@@ -217,6 +217,8 @@ def main() -> None:
     parser.add_argument("--uncached", type=int, default=32, help="sources without one")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    if (args.workdir is None) != (args.input is None):
+        parser.error("--workdir and --input go together")
     if args.workdir:
         model, params, sources = trained(args.workdir, args.input)
         end, unknown = tokenizers.EOS, tokenizers.UNK

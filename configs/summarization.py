@@ -70,7 +70,6 @@ def demo() -> ConfigDict:
     c = summarization()
     c.total_steps = "8 epochs"
     c.batch_size = 2048
-    c.rdrop.alpha = 0.7
 
     c.data.name = "docstrings"
     c.data.vocab_size = 2000
@@ -174,17 +173,16 @@ def scitldr() -> ConfigDict:
     python -m rdrop_jax.train --config configs/summarization.py:scitldr \
         --config.data.dir=FOLDER --config.init_from=bart-large
 
-    FOLDER holds train.jsonl.gz, dev.jsonl.gz and test.jsonl.gz with the columns
-    document and summary, a list of references. R-Drop's paper does not train on it, and
-    no score is promised: settings are those of `files`. Never run here at this size.
+    FOLDER is SciTLDR-Data/SciTLDR-A of github.com/allenai/scitldr: train.jsonl,
+    dev.jsonl and test.jsonl, also gzipped, with the columns source, sentences in a
+    list, and target, a list of references. R-Drop's paper does not train on it, and no
+    score is promised: settings are those of `files`. Never run here at this size.
     """
     c = files()
     c.init_from = "bart-large"
-    c.data.files.train = "train.jsonl.gz"
-    c.data.files.validation = "dev.jsonl.gz"
-    c.data.files.test = "test.jsonl.gz"
-    c.data.columns.source = "document"
-    c.data.columns.target = "summary"
+    c.data.files.validation = "dev.jsonl"
+    c.data.columns.source = "source"
+    c.data.columns.target = "target"
     c.data.max_length = 512
     c.data.max_target_length = 128
 

@@ -192,7 +192,7 @@ def finish(
         "checkpoint_step": best,
         **{split: task.evaluators[split](mesh)(params) for split in splits},
         "seconds": round(progress.seconds, 2),
-        "data": task.provenance(),
+        "data": task.provenance() | task.signatures(),
     }
     if init := workdir_lib.recorded_init(config, workdir):
         result["init"] = init

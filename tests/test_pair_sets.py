@@ -80,13 +80,18 @@ def test_a_corpus_of_the_catalogue(tmp_path):
         def _generate_examples(self):
             for row in range(4):
                 yield row, {"de": f"Zeile  {row}\n", "en": f"line {row} \u00fc"}
+            yield 4, {"de": "\n", "en": "of nothing"}
 
     Pairs(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
     found = pair_sets.find(data(data__name="tfds:pairs", data__dir=tmp_path))
     pairs = found.splits["test"]()
     assert sorted(zip(pairs.target, pairs.source, strict=True)) == [
-        (f"Zeile {row}", f"line {row} \u00fc") for row in range(4)
+        ("", "of nothing"),
+        *((f"Zeile {row}", f"line {row} \u00fc") for row in range(4)),
     ]
+    train = found.splits["train"]()
+    assert len(train) == 4
+    assert train.notes[0].endswith("1 pairs with an empty side dropped")
     other = data(data__name="tfds:pairs", data__dir=tmp_path, data__target="fr")
     read = pair_sets.find(other).splits["test"]
     with pytest.raises(InputError, match="expected features en and fr, found"):

@@ -71,6 +71,13 @@ def test_bad_text_names_the_line(tmp_path):
     assert found.startswith("train.en.gz: cannot be read: ")
 
 
+def test_names_of_folders_say_nothing_of_files(tmp_path):
+    path = tmp_path / "all.tsv" / "t.jsonl"
+    path.parent.mkdir()
+    path.write_text('{"source": "a\\nb", "target": "c"}\n')
+    assert parallel.read((path,)).source == ["a b"]
+
+
 def test_bad_tables_name_the_line(tmp_path):
     lines = b'{"source": "a", "target": "b"}\n{"source": "a"}\n'
     assert message(tmp_path, {"t.jsonl": lines}, name="t.jsonl") == (
@@ -86,7 +93,7 @@ def test_bad_tables_name_the_line(tmp_path):
         "file without a header give numbers, from 0"
     )
     found = message(tmp_path, {"t.tsv": b"a\tb\nc\n"}, ("1", "0"), name="t.tsv")
-    assert found == "t.tsv, line 2: expected at least 2 columns, found 1"
+    assert found == "t.tsv, line 2: expected a text under data.columns '1', found 0"
     found = message(tmp_path, {"t.tsv": b""}, name="t.tsv")
     assert found == "t.tsv: expected pairs, found none"
 

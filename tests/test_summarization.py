@@ -16,7 +16,13 @@ from programs import run
 from benchmarks.memory import blank_vocabulary, compile_step
 from rdrop_jax import predict, tasks
 from rdrop_jax.config import check, resolve
-from rdrop_jax.data import cnn_dailymail, prepared_text, summary_sets, tokenizers
+from rdrop_jax.data import (
+    cnn_dailymail,
+    pieces,
+    prepared_text,
+    summary_sets,
+    tokenizers,
+)
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.export import export
@@ -52,7 +58,7 @@ def model(run_dir):
 
 
 def test_a_run_scores_with_intervals_and_counts(run_dir):
-    _, result = run_dir
+    workdir, result = run_dir
     for split in ("validation", "test"):
         found = result[split]
         assert set(summarization.SCORES) < set(found)
@@ -62,6 +68,9 @@ def test_a_run_scores_with_intervals_and_counts(run_dir):
         assert 0 <= found["at_max_length"] <= 9
     assert result["data"]["rouge"].startswith("rouge-score 0.1.2, F1, stem")
     assert "vocabulary/joint.json" in result["data"]
+    # A run goes on with another version of the package that scores.
+    provenance = open_run(workdir).task.provenance()
+    assert result["data"].keys() - provenance.keys() == {"rouge"}
 
 
 def test_examples_are_those_of_the_scores(run_dir, folder, model):
@@ -138,6 +147,33 @@ def test_a_run_goes_out_and_comes_in_again(run_dir, folder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded, open_run(run_dir[0]).params)
 
 
+@pytest.mark.parametrize(
+    ("name", "column", "text"),
+    [
+        ("d.tsv", "1", "7\ta b\n8\t c\n"),
+        ("d.tsv", "article", "id\tarticle\n7\ta b\n8\tc\n"),
+        ("d.jsonl", "article", '{"article": ["a", "b"]}\n{"article": "\\nc"}\n'),
+        ("d.txt", "article", "a b\nc \n"),
+    ],
+)
+def test_documents_are_read_as_for_training(folder, tmp_path, name, column, text):
+    (tmp_path / name).write_text(text)
+    config = tiny_sum.config(folder, data__columns__source=column)
+    path = str(tmp_path / name)
+    assert list(summarization.read_documents(path, config)) == ["a b", "c"]
+
+
+def test_scitldr_is_read_as_it_is_published(tmp_path):
+    row = {"source": ["A b.", "C."], "target": ["One", "Two"], "source_labels": [0, 1]}
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    config = load_config(
+        f"{tiny_sum.SUMMARIZATION}:scitldr", {"data.dir": str(tmp_path)}
+    )
+    pairs = summary_sets.find(config.data).splits["validation"]()
+    assert (pairs.source, pairs.targets) == (["A b. C."], [["One", "Two"]])
+
+
 def test_batches_begin_as_bart_does(folder):
     task = tasks.build(tiny_sum.config(folder))
     batch = task.train_data()[0]
@@ -211,6 +247,7 @@ def test_intervals_hold_the_mean_as_often_as_they_say():
         ({"eval.max_length": "32"}, "eval.max_length: expected at most model.max_pos"),
         ({"data.max_length": "40"}, "data.max_length: expected at most model.max_pos"),
         ({"eval.beam": "2", "eval.n_best": "3"}, "eval.n_best: expected at most"),
+        ({"eval.length_penalty": "nan"}, "eval.length_penalty: expected a number"),
         ({"eval.no_repeat_ngram": "-1"}, "eval.no_repeat_ngram: expected at least 0"),
         ({"data.columns.target": "summary"}, "{}/train.jsonl, line 1: expected a text"),
         ({"data.name": "cnn"}, "data.name: expected one of docstrings, files, cnn_"),
@@ -223,6 +260,17 @@ def test_fields_and_columns_are_checked(folder, overrides, message):
     with pytest.raises(InputError) as error:
         tasks.build(config)
     assert str(error.value).startswith(message.format(folder))
+
+
+def test_vocabularies_that_are_not_barts_are_refused(folder, tmp_path):
+    path = tmp_path / pieces.NAME
+    pieces.train_wordpiece(["a b"], 60).save(str(path))
+    with pytest.raises(InputError, match=r"data\.tokenizer: .*as BART's, found one wi"):
+        tasks.build(tiny_sum.config(folder, data__tokenizer=path))
+    other = tokenizers.train("joint", ["a b"], 20)
+    tokenizers.save(tokenizers.Vocabularies(other, other), tmp_path / "run")
+    with pytest.raises(InputError, match=r"init_from: expected a summarizer"):
+        tasks.build(tiny_sum.config(folder, init_from=tmp_path / "run"))
 
 
 def test_empty_documents_are_dropped_from_training_and_counted(folder, tmp_path):
@@ -321,8 +369,13 @@ def test_cnn_dailymail_from_stories_or_tables(tmp_path):
     tables.mkdir()
     for name in ("train-00000-of-00001", "validation", "test"):
         row = {"article": "A man\nran.", "highlights": "Man.\nRan.", "id": "1"}
-        (tables / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+        rows = [row] if name == "test" else [row, row | {"article": " "}]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tables / f"{name}.jsonl").write_text(text)
+    del said[:]
     folder = prepare("cnn_dailymail", tmp_path / "two", [tables], said.append)
+    assert said[0].endswith("published: 287113; 1 with an empty side left out")
+    assert said[2] == "test: 1 articles; published: 11490"
     changes["data__dir"] = tmp_path / "two"
     pairs = summary_sets.find(tiny_sum.config(tmp_path, **changes).data).splits[
         "test"

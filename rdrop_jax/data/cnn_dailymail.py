@@ -51,7 +51,7 @@ def prepare(
         if path.is_file()
     ]
     writer = Writer(folder, ENDINGS)
-    rows = dict.fromkeys(SPLITS, 0)
+    rows, empty = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
     with contextlib.ExitStack() as stack:
         add = {split: stack.enter_context(writer.open(split)) for split in SPLITS}
         stories = any(path.name in STORIES for path in files)
@@ -59,8 +59,11 @@ def prepare(
             if article and highlights:
                 add[split](article, highlights)
                 rows[split] += 1
+            else:
+                empty[split] += 1
     for split, count in rows.items():
-        say(f"{split}: {count} articles; published: {ROWS[split]}")
+        less = f"; {empty[split]} with an empty side left out" if empty[split] else ""
+        say(f"{split}: {count} articles; published: {ROWS[split]}{less}")
     return writer.finish({"published": ROWS})
 
 
@@ -79,11 +82,8 @@ def _tables(files: list[Path]) -> Iterator[tuple[str, str, str]]:
                 f"none in {len(files)} files"
             )
         for path in parts:
-            for row in tables.read(path):
-                article, highlights = (
-                    " ".join(parallel.texts_of(row, column)) for column in ENDINGS
-                )
-                yield split, article, highlights
+            for article, highlights in parallel.texts(path, ENDINGS):
+                yield split, " ".join(article), " ".join(highlights)
 
 
 def _stories(files: list[Path]) -> Iterator[tuple[str, str, str]]:

@@ -174,14 +174,13 @@ def catalogued(
     missing = {*SPLITS} - {*catalogue.splits(folder)}
     if missing:
         raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")
+
+    def read(split: str) -> Pairs:
+        pairs = catalogue.read_texts(folder, split, *columns)
+        return parallel.without_empty(pairs) if split == "train" else pairs
+
     return PairSet(
-        {
-            split: call(
-                lambda s: catalogue.read_texts(folder, s, *columns),
-                split,
-            )
-            for split in SPLITS
-        },
+        {split: call(read, split) for split in SPLITS},
         lambda: {str(folder): seal.sha256(folder / "dataset_info.json")},
     )
 

@@ -1,6 +1,6 @@
 """Sentence pairs from files: parallel text, tsv, JSON lines, each also as .gz."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,6 @@ import numpy as np
 
 from rdrop_jax.data import lines, tables
 from rdrop_jax.errors import InputError
-
-TABLES = (".tsv", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def find(path: Path, source: str, target: str) -> tuple[Path, ...]:
     Raises:
       InputError: a file is not there.
     """
-    if path.name.removesuffix(".gz").endswith(TABLES):
+    if path.name.removesuffix(".gz").endswith(tables.KINDS):
         return (_there(path),)
     return tuple(_there(Path(f"{path}.{language}")) for language in (source, target))
 
@@ -87,7 +85,7 @@ def read(
       columns: of source and target in a table; in one without a header, numbers from 0.
 
     Returns:
-      The pairs, lines stripped of white space around them.
+      The pairs, stripped of white space around them.
 
     Raises:
       InputError: names the line that is not UTF-8 or has no such column, or the counts
@@ -95,19 +93,15 @@ def read(
     """
     if len(files) == 2:
         return _read_text(*files)
-    plain = tables.kind(files[0]) == ".tsv" and all(map(str.isdecimal, columns))
-    if plain:
-        pairs = list(_numbered(files[0], columns))
-        return _some(Pairs([s for s, _ in pairs], [t for _, t in pairs], str(files[0])))
-    named = list(_named(files[0], columns))
-    sources, targets = [s for s, _ in named], [t for _, t in named]
-    several = any(len(each) > 1 for each in targets)
+    rows = list(texts(files[0], columns))
+    targets = [each for _, each in rows]
     return _some(
         Pairs(
-            sources,
+            # A source in a list is cut into sentences; targets there are alternatives.
+            [" ".join(source) for source, _ in rows],
             [each[0] for each in targets],
             str(files[0]),
-            references=targets if several else None,
+            references=targets if any(len(each) > 1 for each in targets) else None,
         )
     )
 
@@ -133,46 +127,37 @@ def _read_text(source: Path, target: Path) -> Pairs:
     return _some(Pairs(one, other, f"{source}, {target.name}"))
 
 
-def _named(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, list[str]]]:
-    """Texts of a table with named columns; a source, and one or more references."""
-    for row in tables.read(path):
-        source, targets = (texts_of(row, column) for column in columns)
-        # A source in a list is cut into sentences; targets there are alternatives.
-        yield " ".join(source), targets
+def texts(path: Path, columns: Sequence[str]) -> Iterator[list[list[str]]]:
+    """Texts of each row of a table, under some columns: one, or several in a list.
 
+    Args:
+      path: .tsv, .jsonl or .parquet.
+      columns: their names; numbers from 0 for a .tsv without a header.
 
-def texts_of(row: tables.Row, column: str) -> list[str]:
-    """One text of a row, or a list of some, in one line each.
+    Yields:
+      For each column one text or more, in one line each.
 
     Raises:
       InputError: names the row; no such column, or something else in it.
     """
-    value = row.fields.get(column)
-    texts = [value] if isinstance(value, str) else value
-    tsv = ".tsv" in row.place
-    if isinstance(texts, list) and texts and all(isinstance(x, str) for x in texts):
+    tsv = tables.kind(path) == ".tsv"
+    hint = "; for a file without a header give numbers, from 0" if tsv else ""
+    header = not (tsv and all(map(str.isdecimal, columns)))
+    for row in tables.read(path, header=header):
+        found = [_texts_of(row, column, hint if header else "") for column in columns]
         # Texts of JSON may hold newlines.
-        return [t.strip() if tsv else " ".join(t.split()) for t in texts]
-    hint = ""
-    if tsv:
-        hint = "; for a file without a header give numbers, from 0"
+        yield [[t.strip() if tsv else " ".join(t.split()) for t in x] for x in found]
+
+
+def _texts_of(row: tables.Row, column: str, hint: str) -> list[str]:
+    value = row.fields.get(column)
+    found = [value] if isinstance(value, str) else value
+    if isinstance(found, list) and found and all(isinstance(x, str) for x in found):
+        return found
     raise InputError(
         f"{row.place}: expected a text under data.columns {column!r}, "
         f"found {', '.join(row.fields)}{hint}"
     )
-
-
-def _numbered(path: Path, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    """Texts of a tsv without a header."""
-    one, other = (int(column) for column in columns)
-    for place, line in lines.placed(lines.read(path), str(path)):
-        row = line.split("\t")
-        if len(row) <= max(one, other):
-            raise InputError(
-                f"{place}: expected at least {max(one, other) + 1} columns, found "
-                f"{len(row)}"
-            )
-        yield row[one].strip(), row[other].strip()
 
 
 def without_empty(pairs: Pairs) -> Pairs:

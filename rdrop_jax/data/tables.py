@@ -40,13 +40,15 @@ def kind(path: Path) -> str:
     return suffix
 
 
-def read(path: Path) -> Iterator[Row]:
+def read(path: Path, *, header: bool = True) -> Iterator[Row]:
     """Rows of a file, in order.
 
-    A tsv has a header and no quoting: a quotation mark is a quotation mark.
+    A tsv has no quoting: a quotation mark is a quotation mark.
 
     Args:
       path: file.
+      header: the first line of a tsv names the columns; else they are "0", "1" and so
+        on, and rows may differ in how many they have.
 
     Yields:
       Rows.
@@ -60,15 +62,17 @@ def read(path: Path) -> Iterator[Row]:
     if how == ".parquet":
         yield from _parquet(path)
         return
-    rows = _tsv if how == ".tsv" else _jsonl
-    yield from rows(lines.placed(lines.read(path), str(path)))
+    found = lines.placed(lines.read(path), str(path))
+    yield from _tsv(found, header) if how == ".tsv" else _jsonl(found)
 
 
-def _tsv(found: Iterable[tuple[str, str]]) -> Iterator[Row]:
+def _tsv(found: Iterable[tuple[str, str]], header: bool) -> Iterator[Row]:
     columns: list[str] | None = None
     for place, line in found:
         values = line.split("\t")
-        if columns is None:
+        if not header:
+            yield Row(place, {str(i): value for i, value in enumerate(values)})
+        elif columns is None:
             columns = values
         elif len(values) != len(columns):
             raise InputError(

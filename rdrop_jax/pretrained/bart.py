@@ -82,20 +82,8 @@ def read(path: Path) -> Weights:
         arrays = bart_arrays(stored.arrays)
     except ValueError as error:
         raise InputError(f"init_from: {path}: expected BART: {error}") from error
-    known = (
-        "model_type",
-        "activation_function",
-        "scale_embedding",
-        "encoder_attention_heads",
-        "decoder_attention_heads",
-        "pad_token_id",
-        "bos_token_id",
-        "eos_token_id",
-        "decoder_start_token_id",
-    )
-    facts = {name: stored.config[name] for name in known if name in stored.config}
     notes = [] if stored.config else ["no config.json: heads and ids are not checked"]
-    return Weights(arrays, facts, tuple(notes), stored.sha256)
+    return Weights(arrays, stored.config, tuple(notes), stored.sha256)
 
 
 def save(

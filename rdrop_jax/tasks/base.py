@@ -76,6 +76,8 @@ class Task:
         none where they do not.
       provenance: what result.json says of the data, checksums of embedded data above
         all.
+      signatures: how scores are counted, for result.json beside it; a run goes on
+        where they change, as with another version of a package.
       notes: what was done to the training data, a line each, for the user.
       samples: ``mesh -> params -> lines`` to show at the end; None shows nothing.
     """
@@ -95,5 +97,6 @@ class Task:
     partition_rules: Rules = ()
     pretrained: Family | None = None
     provenance: Callable[[], dict[str, str]] = field(default=dict)
+    signatures: Callable[[], dict[str, str]] = field(default=dict)
     notes: Callable[[], tuple[str, ...]] = field(default=tuple)
     samples: Callable[[Mesh], Callable[[Params], list[str]]] | None = None

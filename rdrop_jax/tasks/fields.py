@@ -31,5 +31,5 @@ def check_least(least: Mapping[str, tuple[int | float | None, int | float]]) -> 
       InputError: names the field, what was expected and what was found.
     """
     for field, (value, low) in least.items():
-        if value is not None and value < low:
+        if value is not None and not value >= low:
             raise InputError(f"{field}: expected at least {low}, found {value}")

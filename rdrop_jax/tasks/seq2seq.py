@@ -1,6 +1,7 @@
 """What translation and summarization share: one text to another."""
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -105,9 +106,8 @@ def make_task(config: ConfigDict, kind: Kind) -> Task:
         predictor=lambda mesh: kind.predictor(kind.translator, split),
         partition_rules=PARTITION_RULES,
         pretrained=kind.pretrained,
-        provenance=lambda: (
-            found().provenance() | kind.vocabularies.provenance() | kind.signatures()
-        ),
+        provenance=lambda: found().provenance() | kind.vocabularies.provenance(),
+        signatures=kind.signatures,
         notes=lambda: encode("train").notes,
         samples=lambda mesh: make_samples(kind.translator, split, kind.sample),
     )
@@ -161,6 +161,10 @@ def check(config: ConfigDict) -> None:
         "eval.n_best": (score.n_best, 1),
     }
     check_least(least)
+    if not math.isfinite(score.length_penalty):
+        raise InputError(
+            f"eval.length_penalty: expected a number, found {score.length_penalty}"
+        )
     if score.n_best > score.beam:
         raise InputError(
             f"eval.n_best: expected at most eval.beam={score.beam}, found "

@@ -5,9 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
+from tokenizers import Tokenizer
 
-from rdrop_jax.data import encoded, pieces, summary_sets, tables, tokenizers
-from rdrop_jax.data.parallel import Pairs, texts_of
+from rdrop_jax.data import (
+    encoded,
+    parallel,
+    pieces,
+    summary_sets,
+    tables,
+    tokenizers,
+)
+from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
 from rdrop_jax.decoding.beam import Options
 from rdrop_jax.errors import InputError
@@ -151,27 +159,35 @@ def make_vocabulary(config: ConfigDict) -> Vocabularies:
     """
     data = config.data
     if data.tokenizer:
-        return _joint(pieces.load(Path(data.tokenizer)).to_str())
+        return _joint(pieces.load(Path(data.tokenizer)))
     if config.init_from:
         beside = Path(config.init_from)
         if not beside.exists():
             beside, _ = workdir_lib.split_checkpoint(config.init_from)
         folder = beside if beside.is_dir() else beside.parent
         if (folder / tokenizers.FOLDER).is_dir():
-            return tokenizers.load(folder)
-        return _joint(pieces.load(folder).to_str())
+            found = tokenizers.load(folder)
+            if found.target.special.bos is None:
+                raise InputError(
+                    f"init_from: expected a summarizer, whose texts begin with "
+                    f"{tokenizers.BOS}, found another run in {folder}"
+                )
+            return found
+        return _joint(pieces.load(folder))
     train = summary_sets.find(data).splits["train"]()
     texts = [*train.source, *train.target]
-    return _joint(pieces.train_bytes(texts, data.vocab_size).to_str())
+    return _joint(pieces.train_bytes(texts, data.vocab_size))
 
 
-def _joint(text: str) -> Vocabularies:
-    vocabulary = Vocabulary("joint", text)
-    if vocabulary.special.bos is None:
+def _joint(tokenizer: Tokenizer) -> Vocabularies:
+    special = (tokenizers.BOS, *tokenizers.SPECIAL)
+    missing = [name for name in special if tokenizer.token_to_id(name) is None]
+    if missing:
         raise InputError(
-            f"data.tokenizer: expected one with {tokenizers.BOS}, which texts of BART "
-            "begin with, found none"
+            f"data.tokenizer: expected one with {', '.join(special)}, as BART's, found "
+            f"one without {', '.join(missing)}"
         )
+    vocabulary = Vocabulary("joint", tokenizer.to_str())
     return Vocabularies(vocabulary, vocabulary)
 
 
@@ -251,8 +267,8 @@ def read_documents(path: str, config: ConfigDict) -> Iterator[str]:
     if not path.removesuffix(".gz").endswith(tables.KINDS):
         yield from read_lines(path)
         return
-    for row in tables.read(Path(path)):
-        yield " ".join(texts_of(row, config.data.columns.source))
+    for (sentences,) in parallel.texts(Path(path), [config.data.columns.source]):
+        yield " ".join(sentences)
 
 
 def _line(source: str, answer: str, target: str) -> str:
