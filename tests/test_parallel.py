@@ -83,6 +83,10 @@ def test_bad_tables_name_the_line(tmp_path):
     assert message(tmp_path, {"t.jsonl": lines}, name="t.jsonl") == (
         "t.jsonl, line 2: expected a text under data.columns 'target', found source"
     )
+    lines = b'{"source": ["a", 3], "target": "b"}\n'
+    assert message(tmp_path, {"t.jsonl": lines}, name="t.jsonl") == (
+        "t.jsonl, line 1: expected a text under data.columns 'source', found ['a', 3]"
+    )
     found = message(tmp_path, {"t.jsonl": b"[\n"}, name="t.jsonl")
     assert found == "t.jsonl, line 1: expected JSON, found '['"
     found = message(tmp_path, {"t.tsv": b"source\ttarget\na\n"}, name="t.tsv")
@@ -118,3 +122,18 @@ def test_nothing_that_is_held_out_stays_in_training():
     assert again == found
     other = parallel.hold_out(pairs, {"validation": 12, "test": 99}, 1)
     assert other["test"] != found["test"]
+
+
+def test_no_reference_that_was_held_out_is_trained_on():
+    references = [[f"t{i}", f"other {i // 2}"] for i in range(40)]
+    firsts = [each[0] for each in references]
+    pairs = parallel.Pairs(
+        [f"s{i}" for i in range(40)], firsts, "pairs", references=references
+    )
+    found = parallel.hold_out(pairs, {"validation": 4}, 0)
+    seen, held_out = (
+        {text for each in found[name].targets for text in each}
+        for name in ("train", "validation")
+    )
+    assert len(found["train"]) < 36
+    assert not seen & held_out

@@ -154,9 +154,9 @@ def _texts_of(row: tables.Row, column: str, hint: str) -> list[str]:
     found = [value] if isinstance(value, str) else value
     if isinstance(found, list) and found and all(isinstance(x, str) for x in found):
         return found
+    shown = repr(value)[:60] if column in row.fields else ", ".join(row.fields) + hint
     raise InputError(
-        f"{row.place}: expected a text under data.columns {column!r}, "
-        f"found {', '.join(row.fields)}{hint}"
+        f"{row.place}: expected a text under data.columns {column!r}, found {shown}"
     )
 
 
@@ -192,10 +192,11 @@ def hold_out(pairs: Pairs, parts: dict[str, int], split_seed: int) -> dict[str, 
         found[name] = pairs.select(np.sort(order[start:stop]))
         start = stop
     sources = {s for split in found.values() for s in split.source}
-    targets = {t for split in found.values() for t in split.target}
+    targets = {t for split in found.values() for ts in split.targets for t in ts}
+    references = pairs.targets
     rest = [
         i
         for i in np.sort(order[start:])
-        if pairs.source[i] not in sources and pairs.target[i] not in targets
+        if pairs.source[i] not in sources and targets.isdisjoint(references[i])
     ]
     return found | {"train": pairs.select(rest)}
