@@ -17,6 +17,10 @@ SMALL = {
         *("--layers=1", "--width=32", "--mlp_width=32", "--vocab=200", "--length=2"),
         *("--sources=8", "--batch=4", "--uncached=4", "--rounds=1"),
     ],
+    "translation": [
+        *("--layers=1", "--width=32", "--vocab=100", "--rows=4", "--length=8"),
+        "--rounds=1",
+    ],
     "finetune": ["--size=mini", "--batch=4", "--length=16", "--rounds=1"],
 }
 SLOW = {"finetune": pytest.mark.slow}
