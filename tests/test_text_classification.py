@@ -35,7 +35,7 @@ def trained(tmp_path_factory):
     with path.open("a") as out:
         out.writelines(json.dumps(row) + "\n" for row in unlabelled)
     workdir = folder / "run"
-    return folder, workdir, train(workdir, names, total_steps=40, eval__every=20)
+    return folder, workdir, train(workdir, names, total_steps=80, eval__every=40)
 
 
 def test_learns_and_writes_what_it_says(trained):
@@ -145,7 +145,7 @@ def test_numbers_and_label_sets(tmp_path, labels, metric, change):
     names = files(tmp_path, ".tsv", change)
     workdir = tmp_path / "run"
     options = {"data__labels": labels, "eval__metric": metric}
-    result = train(workdir, names, **options)["test"]
+    result = train(workdir, names, total_steps=24, eval__every=24, **options)["test"]
     opened = run.open_run(workdir)
     predictor = opened.task.predictor(opened.mesh)
     answers = list(predictor.run(opened.params, predictor.rows("test")))
