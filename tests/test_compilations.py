@@ -32,6 +32,7 @@ def test_a_run_compiles_each_of_its_programs_once(compiled, tmp_path):
     assert compiled["jit(sums)"] == 1, compiled  # of all splits
 
 
+@pytest.mark.slow
 def test_a_translator_compiles_each_of_its_shapes_once(compiled, tmp_path):
     jax.clear_caches()
     folder = tiny_nmt.write(tmp_path)

@@ -195,6 +195,7 @@ def test_evaluation_in_a_detected_cluster_repeats_the_result(two):
     assert scores == result(two[0])["test"]
 
 
+@pytest.mark.slow
 def test_killed_processes_end_all_and_start_again(two, tmp_path):
     """First one that follows dies, then the one that leads."""
     argv = ["train", *TINY, "--workdir", tmp_path]
@@ -215,6 +216,7 @@ def test_killed_processes_end_all_and_start_again(two, tmp_path):
     assert losses(tmp_path) == losses(two[0])
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_stops_all_at_one_step(two, tmp_path):
     """And the checkpoint that is damaged then is passed over by all."""
     argv = ["train", *TINY, "--workdir", tmp_path]

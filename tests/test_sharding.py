@@ -150,7 +150,9 @@ def test_microbatches_agree_under_sharding():
     assert_close(state.params, wanted.params, 1e-5)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "shape", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)]
+)
 def test_sharding_moves_bfloat16_less_than_its_rounding_does(single, shape):
     def distance(a, b):
         parts = jax.tree.map(lambda x, y: np.sum(np.square(np.asarray(x) - y)), a, b)
@@ -166,7 +168,9 @@ def test_sharding_moves_bfloat16_less_than_its_rounding_does(single, shape):
     assert_close(seen, rounded_seen, 2**-8)
 
 
-@pytest.mark.parametrize("how", ["unroll", "vmap"])
+@pytest.mark.parametrize(
+    "how", ["unroll", pytest.param("vmap", marks=pytest.mark.slow)]
+)
 def test_collectives_of_the_step(how):
     """Replicated: one sum of all gradients. FSDP: a gather for each matrix too."""
     assert Run((8, 1, 1), rdrop__how=how).collectives() == {"all-reduce": 1}
