@@ -32,7 +32,7 @@ def folder(workdir, step):
 
 
 def largest(step_folder):
-    files = [p for p in step_folder.rglob("*") if p.is_file()]
+    files = [p for p in step_folder.rglob("*") if p.is_file() and p.name != seal.NAME]
     return max(files, key=lambda path: path.stat().st_size)
 
 
