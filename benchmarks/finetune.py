@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.turns import by_torch, in_turns, ratio, table
+from benchmarks.turns import by_torch, in_turns, ratio, table, updates
 from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
 from rdrop_jax.data import buckets, docstrings, pieces
 from rdrop_jax.models.encoder import SIZES, Classifier, Encoder
@@ -67,13 +67,7 @@ def make_step(
         params = model.init(key, *inputs, train=False)["params"]
         return init_state(params, tx, key)
 
-    held = [start()]
-
-    def call() -> None:
-        held[0], _ = step(held[0], data)
-        jax.block_until_ready(held[0])
-
-    return call
+    return updates(step, start(), data)
 
 
 def torch_steps(

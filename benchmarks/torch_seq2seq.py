@@ -44,7 +44,7 @@ class Block(nn.Module):
         self, width: int, heads: int, mlp_width: int, dropout: float, cross: bool
     ) -> None:
         super().__init__()
-        self.dropout, self.crossing = dropout, cross
+        self.dropout = dropout
         self.attention = Attention(width, heads)
         self.cross = Attention(width, heads) if cross else None
         self.mlp_in, self.mlp_out = (

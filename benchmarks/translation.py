@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.turns import by_torch, in_turns, ratio, table
+from benchmarks.turns import by_torch, in_turns, ratio, table, updates
 from rdrop_jax import init_state, make_train_step
 from rdrop_jax.config import base_config
 from rdrop_jax.core.large_vocab import LinearOutput
@@ -45,7 +45,7 @@ def make_step(
     loss, out_axes = make_loss(config, vocab), LinearOutput(0, None, None)
     tx = optax.adamw(1e-3, 0.9, 0.98)
     train_step = make_train_step(
-        make_forward(model, hidden=True), tx, loss, alpha=alpha, out_axes=out_axes
+        make_forward(model), tx, loss, alpha=alpha, out_axes=out_axes
     )
     step = jax.jit(train_step, donate_argnums=0)
     data = {k: jnp.asarray(x) for k, x in batch.items()}
@@ -57,13 +57,7 @@ def make_step(
         params = model.init(key, *ids, train=False)["params"]
         return init_state(params, tx, key)
 
-    held = [start()]
-
-    def call() -> None:
-        held[0], _ = step(held[0], data)
-        jax.block_until_ready(held[0])
-
-    return call
+    return updates(step, start(), data)
 
 
 def torch_step(

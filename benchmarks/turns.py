@@ -29,6 +29,19 @@ def in_turns(arms: Mapping[str, Arm], rounds: int) -> dict[str, list[float]]:
     return {name: found[1:] for name, found in seconds.items()}
 
 
+def updates(step: Callable[[Any, Any], Any], state: Any, batch: Any) -> Arm:
+    """A call that makes one more update, of a step that donates its state."""
+    import jax
+
+    held = [state]
+
+    def call() -> None:
+        held[0], _ = step(held[0], batch)
+        jax.block_until_ready(held[0])
+
+    return call
+
+
 def ratio(of: list[float], to: list[float]) -> str:
     """``median (least to most)`` of the ratios of each round."""
     ratios = [a / b for a, b in zip(of, to, strict=True)]

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, folder, npz, prepared, sources
+from rdrop_jax.data.roots import root, unprepared
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
@@ -108,33 +108,21 @@ def _call(make: Callable[..., ImageRows], *args: object) -> Callable[[], ImageRo
 
 
 def _root(data: ConfigDict) -> Path:
-    root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
-    if not root:
+    home = root(data)
+    if not home:
         raise InputError(
             f"data.dir: expected where {data.name} is, found nothing; set "
             "--config.data.dir or $RDROP_DATA_DIR"
         )
-    if not Path(root).exists():
-        raise InputError(f"data.dir: expected {root}, found no such file or folder")
-    return Path(root)
-
-
-def _unprepared(data: ConfigDict, sources: str) -> InputError:
-    root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
-    where = f"in {root}" if root else "and neither data.dir nor $RDROP_DATA_DIR is set"
-    return InputError(
-        f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
-        f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'}"
-        f"{' --from ' + sources if sources else ''}\n"
-        f"and train with --config.data.dir={root or 'DATA'}; see docs/data.md"
-    )
+    if not Path(home).exists():
+        raise InputError(f"data.dir: expected {home}, found no such file or folder")
+    return Path(home)
 
 
 def _prepared(data: ConfigDict) -> ImageSet:
-    root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
-    place = root / data.name
+    place = Path(root(data), data.name)
     if not (place / "index.json").is_file():
-        raise _unprepared(data, PREPARED[data.name])
+        raise unprepared(data, PREPARED[data.name], "data")
     index = prepared.read_index(place)
     prepared.check_images(index, place)
     return ImageSet(
@@ -145,11 +133,11 @@ def _prepared(data: ConfigDict) -> ImageSet:
 
 
 def _catalogue(data: ConfigDict) -> ImageSet:
-    root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
+    home = Path(root(data))
     name = data.name.removeprefix(catalogue.PREFIX)
-    if not (root / name).is_dir():
-        raise _unprepared(data, "")
-    place = catalogue.find(root, name)
+    if not (home / name).is_dir():
+        raise unprepared(data, "", "data")
+    place = catalogue.find(home, name)
     if "train" not in (splits := catalogue.splits(place)):
         raise InputError(
             f"data.name={data.name}: expected a split train in {place}, found "

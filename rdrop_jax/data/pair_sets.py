@@ -1,6 +1,5 @@
 """Parallel corpora by name: where they are and which splits they have. Needs no jax."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, cldr, parallel, prepared_text
 from rdrop_jax.data.parallel import Pairs
+from rdrop_jax.data.roots import root, unprepared
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 
@@ -91,9 +91,8 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             f"before .{endings[0]} and .{endings[1]} in the names of two text files, "
             "found nothing"
         )
-    root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
     found = {
-        split: parallel.find(root / data.files[split], *endings)
+        split: parallel.find(Path(root(data)) / data.files[split], *endings)
         for split in SPLITS
         if data.files[split]
     }
@@ -138,10 +137,9 @@ def prepared(
     Raises:
       InputError: it is not there; says how to prepare it.
     """
-    root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
-    folder = Path(root) / data.name
+    folder = Path(root(data), data.name)
     if not (folder / "index.json").is_file():
-        raise InputError(_how_to_prepare(data, " --from DOWNLOADS", page))
+        raise unprepared(data, "DOWNLOADS", page)
     index = prepared_text.read_index(folder)
 
     def read(split: str) -> Pairs:
@@ -166,11 +164,11 @@ def catalogued(
     Raises:
       InputError: it is not there; says how to prepare it.
     """
-    root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
+    place = Path(root(data))
     name = data.name.removeprefix(catalogue.PREFIX)
-    if not (root / name).is_dir():
-        raise InputError(_how_to_prepare(data, "", page))
-    folder = catalogue.find(root, name)
+    if not (place / name).is_dir():
+        raise unprepared(data, "", page)
+    folder = catalogue.find(place, name)
     missing = {*SPLITS} - {*catalogue.splits(folder)}
     if missing:
         raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")
@@ -182,16 +180,6 @@ def catalogued(
     return PairSet(
         {split: call(read, split) for split in SPLITS},
         lambda: {str(folder): seal.sha256(folder / "dataset_info.json")},
-    )
-
-
-def _how_to_prepare(data: ConfigDict, files: str, page: str) -> str:
-    root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
-    where = f"in {root}" if root else "and neither data.dir nor $RDROP_DATA_DIR is set"
-    return (
-        f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
-        f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'}{files}"
-        f"\nand train with --config.data.dir={root or 'DATA'}; see docs/{page}.md"
     )
 
 

@@ -1,6 +1,5 @@
 """Running text by name: docstrings, the user's files, WikiText-103. Needs no jax."""
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import docstrings, token_files, vocabularies
 from rdrop_jax.data.lines import read as read_lines
+from rdrop_jax.data.roots import root
 from rdrop_jax.data.token_files import SPLITS, Corpus
 from rdrop_jax.errors import InputError
 
@@ -42,20 +42,15 @@ def check(data: ConfigDict) -> None:
         token_files.read_index(prepared(data))
 
 
-def root(data: ConfigDict) -> Path:
-    """The folder of the user's data."""
-    return Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
-
-
 def prepared(data: ConfigDict) -> Path:
     """Where a prepared text lies.
 
     Raises:
       InputError: it is not there; says how to prepare it.
     """
-    folder = root(data) / data.name
+    folder = Path(root(data), data.name)
     if not (folder / "index.json").is_file():
-        where = data.dir or os.environ.get("RDROP_DATA_DIR", "")
+        where = root(data)
         raise InputError(
             f"data.name={data.name}: expected it in {folder}, found nothing. Prepare "
             f"it once:\n  python -m rdrop_jax.prepare {data.name} --data_dir "
@@ -75,7 +70,7 @@ def files(data: ConfigDict) -> dict[str, Path]:
         raise InputError(
             "data.files.train: expected a text file to train on, found none named"
         )
-    found = {s: root(data) / data.files[s] for s in SPLITS if data.files[s]}
+    found = {s: Path(root(data), data.files[s]) for s in SPLITS if data.files[s]}
     for split, path in found.items():
         if not path.is_file():
             raise InputError(f"data.files.{split}: no file {str(path)!r}")

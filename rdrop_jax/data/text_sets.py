@@ -1,7 +1,6 @@
 """Labelled texts by name: where they are, their splits and classes. Needs no jax."""
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.data import catalogue, docstrings, glue, tables
+from rdrop_jax.data.roots import root, unprepared
 from rdrop_jax.data.tables import Row
 from rdrop_jax.data.texts import LABELS, Columns, Texts, collect, find_classes
 from rdrop_jax.errors import InputError
@@ -204,18 +204,9 @@ def _glue(data: ConfigDict) -> glue.GlueTask:
 
 def _prepared(data: ConfigDict) -> TextSet:
     task = _glue(data)
-    root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
-    place = Path(root, data.name)
+    place = Path(root(data), data.name)
     if not (place / "index.json").is_file():
-        where = (
-            f"in {root}" if root else "and neither data.dir nor $RDROP_DATA_DIR is set"
-        )
-        raise InputError(
-            f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
-            f"  python -m rdrop_jax.prepare {data.name} --data_dir {root or 'DATA'} "
-            f"--from {task.folder}.zip\n"
-            f"and train with --config.data.dir={root or 'DATA'}; see docs/glue.md"
-        )
+        raise unprepared(data, f"{task.folder}.zip", "glue")
     index = glue.read_index(place)
     named = Columns(text_b="text_b" if task.text_b else "")
     return TextSet(
@@ -227,13 +218,13 @@ def _prepared(data: ConfigDict) -> TextSet:
 
 def _catalogue(data: ConfigDict) -> TextSet:
     task, name = _glue(data), data.name.removeprefix(catalogue.PREFIX)
-    root = Path(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
-    if not (root / name).is_dir():
+    home = Path(root(data))
+    if not (home / name).is_dir():
         raise InputError(
-            f"data.name={data.name}: nothing is prepared in {root}. Prepare it once:\n"
-            f"  python -m rdrop_jax.prepare {data.name} --data_dir {root}"
+            f"data.name={data.name}: nothing is prepared in {home}. Prepare it once:\n"
+            f"  python -m rdrop_jax.prepare {data.name} --data_dir {home}"
         )
-    place = catalogue.find(root, name)
+    place = catalogue.find(home, name)
     # Where the whole of MNLI has two validation splits, the catalogue names them both.
     names = {
         s: "validation_matched" if s == "validation" and name.endswith("mnli") else s
@@ -276,8 +267,7 @@ def _table(path: Path, named: Columns) -> Callable[[], Texts]:
 
 
 def _files(data: ConfigDict) -> TextSet:
-    root = data.dir or os.environ.get("RDROP_DATA_DIR", "")
-    paths = {s: Path(root, data.files[s]) for s in data.files if data.files[s]}
+    paths = {s: Path(root(data), data.files[s]) for s in data.files if data.files[s]}
     if "train" not in paths:
         raise InputError(
             "data.files.train: expected a file of training rows, found none"

@@ -26,7 +26,7 @@ from rdrop_jax.runtime.mesh import put
 from rdrop_jax.scoring import classification
 from rdrop_jax.tasks.base import Evaluator, ExampleScores, Task
 from rdrop_jax.tasks.examples import make_example_scores
-from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 from rdrop_jax.tasks.image_prediction import make_predictor
 
 Split = Callable[[str], Decoded]
@@ -107,12 +107,8 @@ def make_model(config: ConfigDict) -> ViT:
     counts = {f"model.{k}": m[k] for k in (*Size._fields, "patch_size")}
     counts |= {f"data.{k}": config.data[k] for k in ("image_size", "num_classes")}
     check_least({field: (value, 1) for field, value in counts.items()})
-    chosen = {k: m[k] for k in Size._fields if m[k] is not None}
-    size = SIZES[m.variant]._replace(**chosen)
-    if size.width % size.heads:
-        raise InputError(
-            f"model.heads: expected a divisor of width {size.width}, found {size.heads}"
-        )
+    size = resized(m, SIZES[m.variant])
+    check_heads(size)
     if config.data.image_size % m.patch_size:
         raise InputError(
             "model.patch_size: expected a divisor of data.image_size "

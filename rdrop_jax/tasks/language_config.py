@@ -19,12 +19,12 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models import adaptive, decoder
 from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.blocks import Rates
-from rdrop_jax.models.decoder import Decoder, Size
+from rdrop_jax.models.decoder import Decoder
 from rdrop_jax.models.embeddings import POSITIONS
 from rdrop_jax.models.layers import ACTIVATIONS
 from rdrop_jax.models.outputs import AdaptiveOutput
 from rdrop_jax.tasks import vocabulary_loss
-from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.fields import check_choices, check_least, resized
 from rdrop_jax.tasks.text_generation import MODES
 
 SIZES = decoder.SIZES | adaptive.SIZES
@@ -99,11 +99,7 @@ def _check_clusters(config: ConfigDict) -> None:
 def make_model(config: ConfigDict, vocab_size: int) -> Decoder | AdaptiveDecoder:
     """The module that ``config.model`` describes, for so many words."""
     m = config.model
-    chosen = {k: m[k] for k in Size._fields if m[k] is not None}
-    for name, value in chosen.items():
-        if value < 1:
-            raise InputError(f"model.{name}: expected at least 1, found {value}")
-    size = SIZES[m.name]._replace(**chosen)
+    size = resized(m, SIZES[m.name])
     if size.width % size.heads or size.width % 2:
         raise InputError(
             f"model.width: expected an even multiple of {size.heads} heads, found "

@@ -17,6 +17,7 @@ from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data import running_text, token_files
 from rdrop_jax.data.batches import TrainBatches
 from rdrop_jax.data.blocks import Blocks, Windows
+from rdrop_jax.data.roots import root
 from rdrop_jax.data.token_files import Corpus, Split
 from rdrop_jax.errors import InputError
 from rdrop_jax.models import decoder
@@ -108,7 +109,7 @@ def load(config: ConfigDict, workdir: Path | None) -> Corpus:
     data = config.data
     texts = None
     if data.name in running_text.PREPARED:
-        texts = running_text.root(data) / data.name
+        texts = Path(root(data), data.name)
     if workdir is not None:
         return token_files.load(workdir / FOLDER, texts)
     if texts is not None:

@@ -20,10 +20,10 @@ from rdrop_jax.data.token_batches import TokenBatches
 from rdrop_jax.data.tokenizers import Special, Vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
-from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq, Size
+from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
 from rdrop_jax.pretrained.merge import Family
 from rdrop_jax.tasks.base import Predictor, Task
-from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 from rdrop_jax.tasks.seq2seq_scores import make_evaluator, make_examples, make_samples
 from rdrop_jax.tasks.translator import Translator
 from rdrop_jax.tasks.vocabulary_loss import make_loss
@@ -44,8 +44,6 @@ class Kind:
       scores: names of the scores.
       signatures: what the scores are called elsewhere, for result.json.
       per_example: names of the scores that are means over examples.
-      hidden: the model returns hidden states and its output matrix, from which the
-        loss of a large vocabulary is made.
       pretrained: how parameters come from files and go there.
     """
 
@@ -59,7 +57,6 @@ class Kind:
     scores: tuple[str, ...]
     signatures: Callable[[], dict[str, str]]
     per_example: tuple[str, ...] = ()
-    hidden: bool = False
     pretrained: Family | None = None
 
 
@@ -76,7 +73,7 @@ def make_task(config: ConfigDict, kind: Kind) -> Task:
     found = functools.cache(kind.find)
     split = functools.cache(lambda name: found().splits[name]())
     encode = functools.cache(lambda name: kind.encode(split(name)))
-    forward = make_forward(kind.module, hidden=kind.hidden)
+    forward, tied = make_forward(kind.module), kind.module.share != "none"
     special = kind.vocabularies.target.special
     vocab_size = len(kind.vocabularies.target)
     return Task(
@@ -84,9 +81,9 @@ def make_task(config: ConfigDict, kind: Kind) -> Task:
         forward=forward,
         loss=make_loss(config, vocab_size),
         sharded_loss=(
-            functools.partial(make_loss, config, vocab_size) if kind.hidden else None
+            functools.partial(make_loss, config, vocab_size) if tied else None
         ),
-        out_axes=LinearOutput(0, None, None) if kind.hidden else 0,
+        out_axes=LinearOutput(0, None, None) if tied else 0,
         train_data=functools.cache(
             lambda: make_train_data(config, encode("train"), special)
         ),
@@ -113,17 +110,17 @@ def make_task(config: ConfigDict, kind: Kind) -> Task:
     )
 
 
-def make_forward(module: Seq2Seq, *, hidden: bool) -> Forward:
-    """Logits, or hidden states with the tied output matrix and its bias.
+def make_forward(module: Seq2Seq) -> Forward:
+    """Hidden states with the tied output matrix and its bias; logits if it is not tied.
 
     The bias is that of pretrained files, zeros as a rule, which nobody trains.
     """
-    more = {"return_hidden": True} if hidden else {}
+    hidden = module.share != "none"
     apply = linen_forward(
         module,
         lambda batch: (batch["src"], batch["src_where"], batch["inputs"]),
-        train={"train": True} | more,
-        evaluate={"train": False} | more,
+        train={"train": True, "return_hidden": hidden},
+        evaluate={"train": False, "return_hidden": hidden},
     )
     if not hidden:
         return apply
@@ -181,15 +178,8 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
       options: further ones of `Seq2Seq`.
     """
     m = config.model
-    chosen = {k: m[k] for k in Size._fields if m[k] is not None}
-    for name, value in chosen.items():
-        if value < 1:
-            raise InputError(f"model.{name}: expected at least 1, found {value}")
-    size = SIZES[m.name]._replace(**chosen)
-    if size.width % size.heads:
-        raise InputError(
-            f"model.heads: expected a divisor of width {size.width}, found {size.heads}"
-        )
+    size = resized(m, SIZES[m.name])
+    check_heads(size)
     return Seq2Seq(
         vocab_size=vocab_size,
         size=size,

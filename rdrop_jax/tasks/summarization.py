@@ -92,7 +92,6 @@ def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
             scores=SCORES,
             signatures=lambda: {"rouge": signature(config)},
             per_example=scoring.NAMES,
-            hidden=True,
             pretrained=bart.family(module, vocabularies.target, generation(config)),
         ),
     )

@@ -32,7 +32,7 @@ from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.scoring.language import NAMES
 from rdrop_jax.tasks import text_evaluation
 from rdrop_jax.tasks.base import Task
-from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
@@ -156,12 +156,8 @@ def make_model(config: ConfigDict) -> Classifier:
     }
     counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
     check_least({field: (value, 1) for field, value in counts.items()})
-    chosen = {k: m[k] for k in Size._fields if m[k] is not None}
-    size = SIZES[m.variant]._replace(**chosen)
-    if size.width % size.heads:
-        raise InputError(
-            f"model.heads: expected a divisor of width {size.width}, found {size.heads}"
-        )
+    size = resized(m, SIZES[m.variant])
+    check_heads(size)
     if not 8 <= data.max_length <= m.max_positions:
         raise InputError(
             "data.max_length: expected 8 to model.max_positions = "

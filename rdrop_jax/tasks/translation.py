@@ -68,7 +68,6 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             ),
             sample=lambda source, answer, target: f"{source} -> {answer} ({target})",
             scores=SCORES,
-            hidden=config.model.share != "none",
             signatures=lambda: scoring.signatures(["a"], ["a"], config.eval.bleu),
         ),
     )

@@ -1,0 +1,35 @@
+"""Where the user's data lie, and how to say that they do not. Needs no jax."""
+
+import os
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.errors import InputError
+
+
+def root(data: ConfigDict) -> str:
+    """``data.dir`` or ``$RDROP_DATA_DIR``, empty where neither is set."""
+    return str(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
+
+
+def unprepared(data: ConfigDict, sources: str, page: str) -> InputError:
+    """The error for a dataset that `rdrop_jax.prepare` has yet to make.
+
+    Args:
+      data: the config's ``data``.
+      sources: what to prepare it from; empty where it is downloaded.
+      page: of the documentation.
+
+    Returns:
+      An error that says how to prepare it.
+    """
+    found = root(data)
+    where = (
+        f"in {found}" if found else "and neither data.dir nor $RDROP_DATA_DIR is set"
+    )
+    return InputError(
+        f"data.name={data.name}: not prepared {where}. Prepare it once:\n"
+        f"  python -m rdrop_jax.prepare {data.name} --data_dir {found or 'DATA'}"
+        f"{' --from ' + sources if sources else ''}\n"
+        f"and train with --config.data.dir={found or 'DATA'}; see docs/{page}.md"
+    )
