@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
+from rdrop_jax import checks
 from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError, Stopped, TrainingError
 from rdrop_jax.runtime import process
@@ -158,7 +159,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
         raise InputError(f"--config: {path} has no function get_config(preset)")
     config = module.get_config(preset) if preset else module.get_config()
     override(config, overrides)
-    config_lib.check(config)
+    checks.check(config)
     return config
 
 

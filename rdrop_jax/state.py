@@ -81,11 +81,12 @@ def make_step(
     if mesh is not None and mesh.size > 1 and task.sharded_loss is not None:
         loss = task.sharded_loss(mesh)
     return make_train_step(
-        task.forward,
+        task.pass_forwards or task.forward,
         tx,
         loss,
         alpha=make_alpha(r.alpha, r.alpha_warmup),
         num_passes=r.num_passes,
+        every=r.every,
         objective_scale=r.objective_scale,
         accum_steps=config.accum_steps,
         ema=config.optimizer.ema,

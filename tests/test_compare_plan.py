@@ -55,6 +55,15 @@ def test_arms_differ_in_what_their_name_says():
         "double_batch": {"batch_size": "64"},
         "equal_compute": {},
     }
+    three = read("--config.rdrop.num_passes=3", "--config.rdrop.dropouts=(.1,.2,.3)")
+    rates = {
+        arm: flags.load(VIT, settings(three, arm)[0].overrides).rdrop
+        for arm in plan.ARMS
+    }
+    for arm, r in rates.items():
+        several = arm in ("rdrop", "two_passes")
+        assert r.num_passes == (3 if several else None), arm
+        assert r.dropouts == ((0.1, 0.2, 0.3) if several else ()), arm
     (more,) = settings(options, "equal_compute", cost_ratio=1.7)
     assert more.overrides["total_steps"] == "1020"
     assert more.overrides["optimizer.warmup"] == "51"  # 5 %

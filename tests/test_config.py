@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rdrop_jax import checks, flags
 from rdrop_jax import config as config_lib
-from rdrop_jax import flags
 from rdrop_jax.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +62,11 @@ MESSAGES = {
     "seed: expected at least 0, found -1": ("seed", "-1"),
     "model.dropout: expected in [0, 1), found 1.0": ("model.dropout", "1"),
     "accum_steps: expected a divisor of batch_size=32, found 3": ("accum_steps", "3"),
+    "rdrop.every: expected at least 1, found 0": ("rdrop.every", "0"),
+    "rdrop.dropouts: expected a rate in [0, 1) for each of 2 passes, or (), found "
+    "(0.1, 0.2, 0.3)": ("rdrop.dropouts", "(0.1, 0.2, 0.3)"),
+    "of 2 passes, or (), found (0.1, 1.5)": ("rdrop.dropouts", "(0.1, 1.5)"),
+    "--config.rdrop.dropouts: expected a tuple, found '0.1'": ("rdrop.dropouts", "0.1"),
     "checkpoint.keep: expected at least 2, found 1": ("checkpoint.keep", "1"),
     "rdrop.label_smoothing: expected in [0, 1), found 1.0": (
         "rdrop.label_smoothing",
@@ -75,6 +80,13 @@ def test_bad_fields_are_named(message):
     with pytest.raises(InputError, match=r".*") as error:
         flags.load(VIT, dict([MESSAGES[message]]))
     assert message in str(error.value)
+
+
+def test_passes_of_different_rates_are_not_mapped_over():
+    rates = {"rdrop.dropouts": "(0, 0.3)", "model.dropout": "0"}
+    assert flags.load(VIT, rates).rdrop.dropouts == (0, 0.3)
+    with pytest.raises(InputError, match=r"rdrop\.how: expected auto or unroll"):
+        flags.load(VIT, rates | {"rdrop.how": "vmap"})
 
 
 def test_dropout_zero_is_fine_without_alpha():
@@ -152,9 +164,9 @@ def test_differences_that_matter():
 
 
 def test_every_field_has_a_check_that_accepts_its_default():
-    config_lib.check(load())
+    checks.check(load())
     names = config_lib.flatten(load())
-    assert set(config_lib.CHECKS) <= set(names)
+    assert set(checks.CHECKS) <= set(names)
     assert set(config_lib.DURATIONS) <= set(names)
 
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "rdrop_jax"
 LEVELS = [
     {"errors"},
     {"core"},
-    {"config", "data", "decoding", "models", "optim", "runtime", "scoring"},
+    {"checks", "config", "data", "decoding", "models", "optim", "runtime", "scoring"},
     {"pretrained"},
     {"tasks"},
     {"state"},

@@ -8,7 +8,8 @@ import pytest
 import tiny_nmt
 
 from rdrop_jax import state, tasks
-from rdrop_jax.config import check, flatten, resolve
+from rdrop_jax.checks import check
+from rdrop_jax.config import flatten, resolve
 from rdrop_jax.data import prepared_text
 from rdrop_jax.errors import InputError
 from rdrop_jax.flags import load, override

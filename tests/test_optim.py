@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from rdrop_jax.config import CHECKS, base_config
+from rdrop_jax.checks import CHECKS
+from rdrop_jax.config import base_config
 from rdrop_jax.optim import layer_scales, make_alpha, make_optimizer, make_schedule
 
 

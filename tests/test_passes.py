@@ -87,6 +87,26 @@ def test_bad_arguments_are_named():
         forward_passes(*args, KEY, how="concatenate")
 
 
+def test_each_pass_may_have_a_forward_of_its_own():
+    forwards = (toy.forward, toy.plain_forward)
+    keys = jax.random.split(KEY, 2)
+    args = (toy.params(), toy.batch())
+    found = forward_passes(forwards, *args, keys)
+    for i, forward in enumerate(forwards):
+        np.testing.assert_array_equal(found[i], forward(*args, keys[i]))
+    with pytest.raises(ValueError, match="or num_passes=3 of them: found 2"):
+        forward_passes(forwards, *args, KEY, num_passes=3)
+    with pytest.raises(ValueError, match="give how='unroll'"):
+        forward_passes(forwards, *args, KEY, how="vmap")
+
+
+def test_check_stochastic_compares_the_passes_that_are_made():
+    args = (toy.params(), toy.batch(), KEY)
+    check_stochastic((toy.plain_forward, toy.forward), *args)
+    with pytest.raises(ValueError, match="the same outputs"):
+        check_stochastic((toy.plain_forward, toy.plain_forward), *args)
+
+
 def test_check_stochastic_finds_dropout_that_is_off():
     check_stochastic(toy.forward, toy.params(), toy.batch(), KEY)
     with pytest.raises(ValueError, match="two dropout keys give the same outputs"):

@@ -301,10 +301,47 @@ def test_eval_step_runs_one_pass_without_dropout():
     assert both == pytest.approx(hits / 12)
 
 
+@pytest.mark.parametrize("accum_steps", [1, 2])
+def test_rdrop_on_every_third_step(accum_steps):
+    """Steps 0 and 3 are those of R-Drop; `kl` is the mean over these."""
+    options = {"accum_steps": accum_steps, "alpha": 2.0}
+    mixed = jax.jit(make_train_step(toy.forward, TX, toy.loss, every=3, **options))
+    full = jax.jit(make_train_step(toy.forward, TX, toy.loss, **options))
+    state = start()
+    for t in range(5):
+        batch = toy.batch(seed=t)
+        after, metrics = mixed(state, batch)
+        if t % 3 == 0:
+            wanted, same = full(state, batch)
+            assert_trees_close(after.params, wanted.params, rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(metrics["kl"].total, same["kl"].total, rtol=1e-6)
+            assert float(metrics["kl"].weight) > 0
+        else:
+            assert (float(metrics["kl"].total), float(metrics["kl"].weight)) == (0, 0)
+        state = after
+
+
+def test_plain_steps_between_are_those_of_one_pass():
+    def loss_of(params, state, batch):
+        keys = jax.random.split(jax.random.fold_in(state.key, state.step), 2)
+        z = toy.forward(params, batch, keys[0])[None]
+        return rdrop_loss(z, batch["label"], alpha=2.0, where=batch["where"])[0]
+
+    tx = optax.sgd(0.1)
+    step = make_train_step(toy.forward, tx, toy.loss, alpha=2.0, every=2)
+    state, batch = init_state(toy.params(), tx, jax.random.key(0)), toy.batch()
+    state, _ = step(state, batch)
+    grads = jax.grad(loss_of)(state.params, state, batch)
+    wanted = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
+    state, _ = step(state, batch)
+    assert_trees_close(state.params, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_bad_options_are_named():
     for options, message in [
         ({"alpha": -1.0}, "alpha must be >= 0: found -1.0"),
         ({"num_passes": 0}, "num_passes must be at least 1: found 0"),
+        ({"every": 0}, "every must be at least 1: found 0"),
         ({"accum_steps": 0}, "accum_steps must be at least 1: found 0"),
         ({"ema": 1.0}, r"ema must be in \[0, 1\): found 1.0"),
     ]:

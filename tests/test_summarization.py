@@ -15,7 +15,8 @@ from programs import run
 
 from benchmarks.memory import blank_vocabulary, compile_step
 from rdrop_jax import predict, tasks
-from rdrop_jax.config import check, resolve
+from rdrop_jax.checks import check
+from rdrop_jax.config import resolve
 from rdrop_jax.data import (
     cnn_dailymail,
     pieces,

@@ -202,10 +202,28 @@ def test_accumulation_equals_the_full_batch():
     )
 
 
+def test_each_pass_has_the_rate_that_it_is_given():
+    task = tasks.build(config(rdrop__dropouts="(0, 0.3)"))
+    params, key = task.init(jax.random.key(0)), jax.random.key(1)
+    wave = lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape)  # noqa: E731
+    params = jax.tree.map(wave, params)  # a head at 0 hides masks
+    batch = jax.tree.map(jnp.asarray, task.train_data()[0])
+    off = task.forward(params, batch, None)
+    first, second = (f(params, batch, key) for f in task.pass_forwards)
+    np.testing.assert_allclose(first, off, rtol=1e-6)
+    at_rate = tasks.build(config(model__dropout=0.3)).forward
+    np.testing.assert_array_equal(second, at_rate(params, batch, key))
+    assert not np.allclose(second, off)
+    plain = tasks.build(config(rdrop__dropouts="(0, 0.3)", rdrop__alpha=0))
+    assert plain.pass_forwards == ()
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
         {"accum_steps": 4},
+        {"rdrop__every": 2},
+        {"rdrop__dropouts": "(0.1, 0.3)", "rdrop__every": 2},
         {"model__dtype": "bfloat16"},
         {"model__remat": "true"},
         {"rdrop__num_passes": 3},

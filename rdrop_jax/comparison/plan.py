@@ -18,15 +18,14 @@ from rdrop_jax.errors import InputError
 # Arm: what it changes, beside alpha. `rdrop` alone has an alpha above 0.
 ARMS = {
     "plain": "alpha 0, one pass",
-    "rdrop": "two passes and the consistency term",
-    "two_passes": "alpha 0, two passes",
+    "rdrop": "two passes, or rdrop.num_passes, and the consistency term",
+    "two_passes": "alpha 0, the passes of rdrop",
     "double_batch": "plain with batches twice as large",
     "equal_compute": "plain with more updates, for the time that rdrop takes",
 }
 # Fields that the comparison sets itself.
 RESERVED = (
     "rdrop.alpha",
-    "rdrop.num_passes",
     "rdrop.objective_scale",
     "eval.test",
     "eval.patience",
@@ -159,8 +158,11 @@ def check(options: Options) -> ConfigDict:
         if name in options.overrides:
             raise InputError(f"--vary {name}: found --config.{name} as well")
     for variant in variants(options):  # typos and values out of range
-        if not flags.load(options.config, options.overrides | variant).optimizer.lr:
+        config = flags.load(options.config, options.overrides | variant)
+        if not config.optimizer.lr:
             raise InputError("optimizer.lr: expected above 0, found 0")
+        if config.rdrop.num_passes == 1:
+            raise InputError("rdrop.num_passes: expected none or at least 2, found 1")
     return flags.load(options.config, options.overrides)
 
 
@@ -201,7 +203,7 @@ def settings(
     rates = _rates(options)
     for number, variant in enumerate(variants(options)):
         for slot, alpha in enumerate(_alphas(options)):
-            changes = {"rdrop.alpha": "0.0", "rdrop.num_passes": "none"}
+            changes = {"rdrop.alpha": "0.0"} | _passes(options, variant, arm)
             values = dict(variant)
             if arm == "rdrop":
                 changes["rdrop.alpha"] = repr(alpha)
@@ -209,8 +211,6 @@ def settings(
             elif len(_alphas(options)) > 1:
                 values["optimizer.lr"] = rates[number][slot]
                 changes["optimizer.lr"] = rates[number][slot]
-            if arm == "two_passes":
-                changes["rdrop.num_passes"] = "2"
             overrides = options.overrides | variant | changes
             steps = steps_per_epoch[number]
             overrides |= _in_updates(options, arm, overrides, steps, cost_ratio)
@@ -224,6 +224,16 @@ def trials(options: Options, setting: Setting, *, final: bool) -> list[Trial]:
     start = first + (options.seeds if final else 0)
     count = options.final_seeds if final else options.seeds
     return [Trial(setting, start + i, final) for i in range(count)]
+
+
+def _passes(options: Options, variant: dict[str, str], arm: str) -> dict[str, str]:
+    """Fields of the passes, where an arm does not make those of rdrop."""
+    if arm == "rdrop":
+        return {}
+    if arm == "two_passes":
+        config = flags.load(options.config, options.overrides | variant)
+        return {"rdrop.num_passes": str(config.rdrop.num_passes or 2)}
+    return {"rdrop.num_passes": "none", "rdrop.dropouts": "()"}
 
 
 def _alphas(options: Options) -> list[float]:

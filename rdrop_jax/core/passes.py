@@ -1,6 +1,6 @@
 """Several stochastic passes over one batch, and the guard that they differ."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,7 +58,7 @@ def pass_keys(key: Key, num_passes: int) -> Key:
 
 
 def forward_passes(
-    forward: Forward,
+    forward: Forward | Sequence[Forward],
     params: Params,
     batch: Batch,
     key: Key,
@@ -75,7 +75,8 @@ def forward_passes(
     The batch is never concatenated with itself, which would move rows between devices.
 
     Args:
-      forward: ``(params, batch, key) -> outputs``.
+      forward: ``(params, batch, key) -> outputs``, or one of them for each pass, as
+        with another dropout rate; these are unrolled.
       params: model parameters.
       batch: any pytree.
       key: one PRNG key, split here, or ``num_passes`` different keys on axis 0.
@@ -90,7 +91,8 @@ def forward_passes(
       ``has_aux``.
 
     Raises:
-      ValueError: ``num_passes`` below 1, an unknown ``how``, one key given twice.
+      ValueError: ``num_passes`` below 1, an unknown ``how``, one key given twice,
+        another number of functions than of passes, several functions for "vmap".
 
     Example:
       >>> import jax
@@ -102,12 +104,19 @@ def forward_passes(
     if how not in HOW:
         raise ValueError(f"how must be one of {HOW}: found {how!r}")
     keys = pass_keys(key, num_passes)
+    forwards = _one_each(forward, num_passes)
     axes = (out_axes, 0) if has_aux else out_axes
     if how == "auto":
-        how = "unroll" if jax.default_backend() == "cpu" else "vmap"
+        unroll = jax.default_backend() == "cpu" or not callable(forward)
+        how = "unroll" if unroll else "vmap"
     if how == "vmap":
+        if not callable(forward):
+            raise ValueError(
+                "how='vmap' maps one forward over all passes: found one for each pass; "
+                "give how='unroll'"
+            )
         return jax.vmap(forward, (None, None, 0), out_axes=axes)(params, batch, keys)
-    outputs = [forward(params, batch, keys[i]) for i in range(num_passes)]
+    outputs = [call(params, batch, keys[i]) for i, call in enumerate(forwards)]
     axes = jax.tree.broadcast(axes, outputs[0], is_leaf=lambda axis: axis is None)
     return jax.tree.map(
         lambda axis, *leaves: leaves[0] if axis is None else jnp.stack(leaves, axis),
@@ -117,8 +126,21 @@ def forward_passes(
     )
 
 
+def _one_each(
+    forward: Forward | Sequence[Forward], num_passes: int
+) -> Sequence[Forward]:
+    if callable(forward):
+        return [forward] * num_passes
+    if len(forward) != num_passes:
+        raise ValueError(
+            f"forward must be one function or num_passes={num_passes} of them: found "
+            f"{len(forward)}"
+        )
+    return forward
+
+
 def check_stochastic(
-    forward: Forward,
+    forward: Forward | Sequence[Forward],
     params: Params,
     batch: Batch,
     key: Key,
@@ -126,14 +148,15 @@ def check_stochastic(
     rows: int = 2,
     noise: float = 0.02,
 ) -> None:
-    """Raises where two dropout keys give equal outputs: R-Drop would do nothing.
+    """Raises where two passes give equal outputs: R-Drop would do nothing.
 
     Dropout that is off, a key that never arrives, masks shared between passes: all give
     s = 0 and train on in silence. Compares two passes on a few rows, on parameters with
     a little noise added, because a head that starts at zero hides every mask.
 
     Args:
-      forward: ``(params, batch, key) -> outputs``.
+      forward: ``(params, batch, key) -> outputs``, or one of them for each pass, of
+        which the first two are compared.
       params: model parameters.
       batch: pytree of arrays with a leading batch axis.
       key: a PRNG key.
@@ -144,11 +167,13 @@ def check_stochastic(
       EqualPassesError: the two passes are equal.
     """
     few = jax.tree.map(lambda x: x[:rows], batch)
+    pair = [forward] * 2 if callable(forward) else forward[:2]
 
     @jax.jit
     def differ(params: Params, few: Batch, key: Key) -> Array:
         moved = jax.tree.map(lambda x: _moved(x, noise), params)
-        outputs = (forward(moved, few, k) for k in jax.random.split(key))
+        keys = jax.random.split(key)
+        outputs = (f(moved, few, k) for f, k in zip(pair, keys, strict=True))
         a, b = (jax.tree.leaves(output) for output in outputs)
         close = [
             jnp.allclose(

@@ -1,6 +1,6 @@
 """The pure train step: passes, objective, gradient, update."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from rdrop_jax.core.accumulate import Loss, LossAndGrad, make_loss_and_grad
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import (
     Batch,
@@ -18,11 +19,8 @@ from rdrop_jax.core.passes import (
     forward_passes,
     pass_keys,
 )
-from rdrop_jax.core.rdrop import Denominators, check_alpha, resolve_num_passes
+from rdrop_jax.core.rdrop import check_alpha, resolve_num_passes
 
-# loss(outputs stacked over passes, batch, **objective) -> (scalar, {"ce", "kl"}), as
-# `rdrop_loss` does; objective holds alpha, objective_scale and denominators.
-Loss = Callable[..., tuple[Array, dict[str, Mean]]]
 Alpha = float | Callable[[Any], Any]  # a schedule maps the step to a scalar
 Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, Mean]]]
 
@@ -76,12 +74,13 @@ def init_state(
 
 
 def make_train_step(
-    forward: Forward,
+    forward: Forward | Sequence[Forward],
     tx: optax.GradientTransformation,
     loss: Loss,
     *,
     alpha: Alpha,
     num_passes: int | None = None,
+    every: int = 1,
     objective_scale: str = "sum",
     accum_steps: int = 1,
     ema: float = 0.0,
@@ -95,7 +94,7 @@ def make_train_step(
     passes, the objective and one optimizer update. Nothing random is stored.
 
     Args:
-      forward: ``(params, batch, key) -> outputs``.
+      forward: ``(params, batch, key) -> outputs``, or one of them for each pass.
       tx: optimizer.
       loss: ``(stacked outputs, batch, **objective) -> (scalar, metrics)``, for instance
         ``lambda z, batch, **objective: rdrop_loss(z, batch["label"], **objective)``.
@@ -104,6 +103,8 @@ def make_train_step(
         metrics must depend on the batch alone.
       alpha: weight of the consistency term, or a schedule ``step -> alpha``.
       num_passes: None runs 1 pass for the constant alpha 0, else 2; a number is obeyed.
+      every: R-Drop on steps 0, every, 2 every, ...; the others make one plain pass, and
+        do not count in the mean of ``kl``.
       objective_scale: "sum" or "mean" over passes.
       accum_steps: microbatches per update, each ``batch / accum_steps`` rows; divides
         by the weights of the whole batch, so that the update is the full batch's.
@@ -136,6 +137,8 @@ def make_train_step(
     """
     check_alpha(alpha)
     k = resolve_num_passes(alpha, num_passes)
+    if every < 1:
+        raise ValueError(f"every must be at least 1: found {every}")
     if accum_steps < 1:
         raise ValueError(f"accum_steps must be at least 1: found {accum_steps}")
     if not 0.0 <= ema < 1.0:
@@ -143,12 +146,26 @@ def make_train_step(
 
     def passes(params: Params, batch: Batch, keys: Key) -> Any:
         params = gather(params) if gather else params
+        count = keys.shape[0]
         return forward_passes(
-            forward, params, batch, keys, num_passes=k, how=how, out_axes=out_axes
+            forward if callable(forward) else forward[:count],
+            params,
+            batch,
+            keys,
+            num_passes=count,
+            how=how,
+            out_axes=out_axes,
         )
 
-    loss_at = _loss_at(loss, alpha, objective_scale)
-    loss_and_grad = _make_loss_and_grad(passes, loss_at, accum_steps)
+    loss_and_grad = make_loss_and_grad(
+        passes,
+        loss,
+        alpha=alpha,
+        objective_scale=objective_scale,
+        accum_steps=accum_steps,
+    )
+    if every > 1 and k > 1:
+        loss_and_grad = _alternating(loss_and_grad, every)
 
     def train_step(
         state: TrainState, batch: Batch
@@ -157,24 +174,8 @@ def make_train_step(
             kept = "none" if state.ema_params is None else "one"
             raise ValueError(f"ema={ema}, but the state keeps {kept}: see init_state")
         keys = pass_keys(jax.random.fold_in(state.key, state.step), k)
-        (total, metrics), grads = loss_and_grad(state, batch, keys)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        grad_norm = optax.tree.norm(grads)
-        # The update too: a finite gradient times a huge rate is no longer finite.
-        norms = (total, grad_norm, optax.tree.norm(updates))
-        good = jnp.all(jnp.isfinite(jnp.stack(norms)))
-        first_bad = jnp.where(
-            good | (state.first_bad_step >= 0), state.first_bad_step, state.step
-        )
-        new_state = replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            first_bad_step=first_bad,
-            ema_params=_averaged(state.ema_params, params, ema),
-        )
+        (total, metrics), grads = loss_and_grad(state.params, batch, keys, state.step)
+        new_state, grad_norm = _updated(state, total, grads, tx, ema)
         one = jnp.ones_like(total)
         return new_state, metrics | {
             "loss": Mean(total, one),
@@ -204,101 +205,50 @@ def make_eval_step(
     return eval_step
 
 
-def _loss_at(loss: Loss, alpha: Alpha, objective_scale: str) -> Loss:
-    """``(outputs, batch, step, denominators) -> (scalar, metrics)``."""
+def _alternating(loss_and_grad: LossAndGrad, every: int) -> LossAndGrad:
+    """All passes where ``every`` divides the step, else the first alone."""
 
-    def loss_at(
-        outputs: Any, batch: Batch, step: Array, denominators: Denominators | None
-    ) -> tuple[Array, dict[str, Mean]]:
-        return loss(
-            outputs,
-            batch,
-            alpha=alpha(step) if callable(alpha) else alpha,
-            objective_scale=objective_scale,
-            denominators=denominators,
-        )
+    def plain(params: Params, batch: Batch, keys: Key, step: Array) -> Any:
+        (total, metrics), grads = loss_and_grad(params, batch, keys[:1], step)
+        none = jax.tree.map(jnp.zeros_like, metrics["kl"])
+        return (total, metrics | {"kl": none}), grads
 
-    return loss_at
+    def alternating(params: Params, batch: Batch, keys: Key, step: Array) -> Any:
+        due = step % every == 0
+        return jax.lax.cond(due, loss_and_grad, plain, params, batch, keys, step)
+
+    return alternating
 
 
-def _make_loss_and_grad(
-    passes: Callable[[Params, Batch, Key], Any], loss_at: Loss, accum_steps: int
-) -> Callable[[TrainState, Batch, Key], Any]:
-    """``(state, batch, keys) -> ((loss, metrics), grads)``, over all microbatches."""
-
-    def loss_fn(
-        params: Params,
-        batch: Batch,
-        keys: Key,
-        step: Array,
-        denominators: Denominators | None,
-    ) -> tuple[Array, dict[str, Mean]]:
-        return loss_at(passes(params, batch, keys), batch, step, denominators)
-
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-
-    def loss_and_grad(state: TrainState, batch: Batch, keys: Key) -> Any:
-        if accum_steps == 1:
-            return grad_fn(state.params, batch, keys, state.step, None)
-        outputs = jax.eval_shape(passes, state.params, batch, keys)
-        whole = _denominators(loss_at, outputs, batch, state.step)
-
-        def part(micro: Batch, index: Array) -> Any:
-            micro_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-            return grad_fn(state.params, micro, micro_keys, state.step, whole)
-
-        return _sum_over(part, _microbatches(batch, accum_steps))
-
-    return loss_and_grad
+def _updated(
+    state: TrainState,
+    total: Array,
+    grads: Params,
+    tx: optax.GradientTransformation,
+    ema: float,
+) -> tuple[TrainState, Array]:
+    """The state after one update, and the norm of the gradient."""
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    grad_norm = optax.tree.norm(grads)
+    # The update too: a finite gradient times a huge rate is no longer finite.
+    norms = (total, grad_norm, optax.tree.norm(updates))
+    good = jnp.all(jnp.isfinite(jnp.stack(norms)))
+    first_bad = jnp.where(
+        good | (state.first_bad_step >= 0), state.first_bad_step, state.step
+    )
+    new_state = replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        opt_state=opt_state,
+        first_bad_step=first_bad,
+        ema_params=_averaged(state.ema_params, params, ema),
+    )
+    return new_state, grad_norm
 
 
 def _averaged(average: Params | None, params: Params, decay: float) -> Params | None:
     if average is None:
         return None
     return optax.incremental_update(params, average, 1.0 - decay)
-
-
-def _denominators(
-    loss_at: Loss, outputs: Any, batch: Batch, step: Array
-) -> Denominators:
-    """Those of a whole batch, before any of its microbatches is run.
-
-    They depend on the batch alone, so the loss of zeros gives them, and the compiler
-    drops what the zeros would have cost.
-    """
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outputs)
-    _, metrics = loss_at(zeros, batch, step, None)
-    return metrics["ce"].weight, metrics["kl"].weight
-
-
-def _microbatches(batch: Batch, accum_steps: int) -> Batch:
-    """Rows i, i + n, i + 2n, ... form microbatch i.
-
-    Strided, so that every device splits its own rows and none moves.
-    """
-
-    def split(x: Array) -> Array:
-        if x.shape[0] % accum_steps:
-            raise ValueError(
-                f"accum_steps={accum_steps} must divide the batch: found "
-                f"{x.shape[0]} rows"
-            )
-        parts = x.reshape(x.shape[0] // accum_steps, accum_steps, *x.shape[1:])
-        return jnp.swapaxes(parts, 0, 1)
-
-    return jax.tree.map(split, batch)
-
-
-def _sum_over(part: Callable[[Batch, Array], Any], micro: Batch) -> Any:
-    """``sum_i part(micro[i], i)``, one at a time."""
-    count = jax.tree.leaves(micro)[0].shape[0]
-    first = jax.tree.map(lambda x: x[0], micro)
-    index = jnp.arange(count)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, first, index[0])
-    )
-
-    def body(total: Any, item: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, part(*item)), None
-
-    return jax.lax.scan(body, zeros, (micro, index))[0]

@@ -1,11 +1,14 @@
 """One builder per family, in an explicit dict."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from ml_collections import ConfigDict
 
+from rdrop_jax.core.passes import Forward
+from rdrop_jax.core.rdrop import resolve_num_passes
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks import (
     image_classification,
@@ -53,7 +56,18 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         raise InputError(
             f"task: expected one of {', '.join(BUILDERS)}, found {config.task!r}"
         )
-    return BUILDERS[config.task](config, workdir)
+    builder = BUILDERS[config.task]
+
+    def forward_at(dropout: float) -> Forward:
+        other = config.copy_and_resolve_references()
+        other.model.dropout = dropout
+        return builder(other, workdir).forward
+
+    r, task = config.rdrop, builder(config, workdir)
+    if resolve_num_passes(r.alpha, r.num_passes) == 1:
+        return task
+    forwards = tuple(forward_at(float(rate)) for rate in r.dropouts)
+    return replace(task, pass_forwards=forwards)
 
 
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:

@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jax.sharding import Mesh
 
+from rdrop_jax.core.accumulate import Loss
 from rdrop_jax.core.passes import Forward, Key, Params
-from rdrop_jax.core.step import Loss
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.pretrained.merge import Family
 from rdrop_jax.runtime.mesh import Rules
@@ -60,6 +60,7 @@ class Task:
     Attributes:
       init: ``key -> params``.
       forward: ``(params, batch, key | None) -> outputs``.
+      pass_forwards: that of each pass of an R-Drop step, where they differ.
       loss: ``(outputs stacked over passes, batch, **objective) -> (scalar, metrics)``,
         as `rdrop_jax.make_train_step` takes it.
       sharded_loss: ``mesh -> loss`` on several devices; None where ``loss`` serves,
@@ -92,6 +93,7 @@ class Task:
     examples: Mapping[str, Callable[[Mesh], ExampleScores]] = field(
         default_factory=dict
     )
+    pass_forwards: tuple[Forward, ...] = ()
     sharded_loss: Callable[[Mesh], Loss] | None = None
     out_axes: Any = 0
     partition_rules: Rules = ()

@@ -8,12 +8,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core import adaptive as adaptive_loss
+from rdrop_jax.core.accumulate import Loss
 from rdrop_jax.core.adaptive import adaptive_rdrop_loss
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import Batch
 from rdrop_jax.core.rdrop import resolve_num_passes
-from rdrop_jax.core.step import Loss
 from rdrop_jax.data import running_text, vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.models import adaptive, decoder

@@ -1,0 +1,115 @@
+"""Loss and gradient of a batch, whole or as the sum over its microbatches."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.passes import Batch, Key, Params
+from rdrop_jax.core.rdrop import Denominators
+
+# loss(outputs stacked over passes, batch, **objective) -> (scalar, {"ce", "kl"}), as
+# `rdrop_loss` does; objective holds alpha, objective_scale and denominators.
+Loss = Callable[..., tuple[Array, dict[str, Mean]]]
+# (params, batch, keys of the passes) -> outputs stacked over passes
+Passes = Callable[[Params, Batch, Key], Any]
+# (params, batch, keys, step) -> ((loss, metrics), grads)
+LossAndGrad = Callable[[Params, Batch, Key, Array], Any]
+
+
+def make_loss_and_grad(
+    passes: Passes,
+    loss: Loss,
+    *,
+    alpha: Any,
+    objective_scale: str,
+    accum_steps: int,
+) -> LossAndGrad:
+    """Makes ``(params, batch, keys, step) -> ((loss, metrics), grads)``.
+
+    Args:
+      passes: runs the model once per key.
+      loss: of the outputs of all passes.
+      alpha: weight of the consistency term, or a schedule ``step -> alpha``.
+      objective_scale: "sum" or "mean" over passes.
+      accum_steps: microbatches; divides by the weights of the whole batch.
+
+    Returns:
+      The function.
+    """
+
+    def loss_at(
+        outputs: Any, batch: Batch, step: Array, denominators: Denominators | None
+    ) -> tuple[Array, dict[str, Mean]]:
+        return loss(
+            outputs,
+            batch,
+            alpha=alpha(step) if callable(alpha) else alpha,
+            objective_scale=objective_scale,
+            denominators=denominators,
+        )
+
+    def loss_fn(
+        params: Params,
+        batch: Batch,
+        keys: Key,
+        step: Array,
+        denominators: Denominators | None,
+    ) -> tuple[Array, dict[str, Mean]]:
+        return loss_at(passes(params, batch, keys), batch, step, denominators)
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def loss_and_grad(params: Params, batch: Batch, keys: Key, step: Array) -> Any:
+        if accum_steps == 1:
+            return grad_fn(params, batch, keys, step, None)
+        outputs = jax.eval_shape(passes, params, batch, keys)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outputs)
+        # Denominators depend on the batch alone, so the loss of zeros gives them, and
+        # the compiler drops what the zeros would have cost.
+        _, metrics = loss_at(zeros, batch, step, None)
+        whole = metrics["ce"].weight, metrics["kl"].weight
+
+        def part(micro: Batch, index: Array) -> Any:
+            micro_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+            return grad_fn(params, micro, micro_keys, step, whole)
+
+        return _sum_over(part, _microbatches(batch, accum_steps))
+
+    return loss_and_grad
+
+
+def _microbatches(batch: Batch, accum_steps: int) -> Batch:
+    """Rows i, i + n, i + 2n, ... form microbatch i.
+
+    Strided, so that every device splits its own rows and none moves.
+    """
+
+    def split(x: Array) -> Array:
+        if x.shape[0] % accum_steps:
+            raise ValueError(
+                f"accum_steps={accum_steps} must divide the batch: found "
+                f"{x.shape[0]} rows"
+            )
+        parts = x.reshape(x.shape[0] // accum_steps, accum_steps, *x.shape[1:])
+        return jnp.swapaxes(parts, 0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def _sum_over(part: Callable[[Batch, Array], Any], micro: Batch) -> Any:
+    """``sum_i part(micro[i], i)``, one at a time."""
+    count = jax.tree.leaves(micro)[0].shape[0]
+    first = jax.tree.map(lambda x: x[0], micro)
+    index = jnp.arange(count)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, first, index[0])
+    )
+
+    def body(total: Any, item: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, part(*item)), None
+
+    return jax.lax.scan(body, zeros, (micro, index))[0]
