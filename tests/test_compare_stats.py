@@ -7,6 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from rdrop_jax.comparison import stats
+from rdrop_jax.comparison.report import signed
 
 TEST_SIZE = 360
 
@@ -105,3 +106,12 @@ def test_one_seed_says_nothing():
     found = stats.paired(np.array([0.9]), np.array([0.8]))
     assert np.isnan([found.sd, found.low, found.high]).all()
     assert found.p == found.smallest_p == 1.0
+
+
+def test_signs_are_those_of_numbers_not_of_rounding():
+    assert [signed(x) for x in (0.0, -5.6e-17, 0.25, -1.5)] == [
+        "0",
+        "0",
+        "+0.25",
+        "\N{MINUS SIGN}1.5",
+    ]

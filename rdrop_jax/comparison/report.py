@@ -179,8 +179,8 @@ def _verdict(found: Evidence, rdrop: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def signed(value: float) -> str:
-    """Four significant digits with a sign, which 0 has not."""
-    return f"{value:+.4g}".replace("-", "\u2212") if value else "0"
+    """Four significant digits with a sign, which 0 and its rounding errors have not."""
+    return f"{value:+.4g}".replace("-", "\u2212") if abs(value) > 1e-12 else "0"
 
 
 def _exploratory(found: Evidence) -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """Searches over many examples of different lengths, with few compiled shapes."""
 
 import bisect
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rdrop_jax.decoding import beam
-from rdrop_jax.decoding.beam import State
+from rdrop_jax.decoding.beam import Hypotheses, State
 from rdrop_jax.decoding.cache import Cache, grow, take_rows
 from rdrop_jax.decoding.options import Options
 from rdrop_jax.errors import InputError
@@ -76,46 +77,7 @@ def make_search(
       InputError: (from the search) a source or limit beyond the largest shape.
     """
 
-    @jax.jit
-    def begin(params: Any, src: Any, where: Any, low: Any, high: Any, live: Any) -> Any:
-        return beam.begin(
-            lambda ids, cache: step(params, ids, cache),
-            start(params, src, where, shapes.rooms[0]),
-            options,
-            max_length=high,
-            min_length=low,
-            where=live,
-            length=shapes.rooms[0],
-        )
-
-    def go_on(params: Any, state: State, live: Any) -> State:
-        return beam.run(
-            lambda ids, cache: step(params, ids, cache), state, options, live=live
-        )
-
-    run = jax.jit(go_on, donate_argnums=1)
-    widen = jax.jit(_widen, static_argnums=(1, 2))
-    shrink = jax.jit(_shrink)
-
-    def search_batch(params: Any, state: State, rows: np.ndarray, found: Any) -> None:
-        """Until all are done; ``rows`` are the places of the results."""
-        while True:
-            smaller = max((n for n in shapes.rows if n < len(rows)), default=0)
-            state = run(params, state, jnp.int32(smaller))
-            done, at = (np.asarray(x) for x in (state.done, state.step))
-            left = np.flatnonzero(~done)
-            if len(left) <= smaller:
-                _collect(state, rows, done, options, found)
-                if not len(left):
-                    return
-                size = next(n for n in sorted(shapes.rows) if n >= len(left))
-                kept = np.zeros(size, np.int32)
-                kept[: len(left)] = left
-                rows = np.where(np.arange(size) < len(left), rows[kept], -1)
-                state = shrink(state, kept, rows < 0)
-            if at == state.tokens.shape[-1]:
-                larger = bisect.bisect_right(shapes.rooms, at)
-                state = widen(state, shapes.rooms[larger], options.pad)
+    stages = _compiled(start, step, options, shapes)
 
     def search(
         params: Any,
@@ -133,7 +95,7 @@ def make_search(
             fit = next(n for n in sorted(shapes.rows) if n >= len(rows))
             rows = np.pad(rows, (0, fit - len(rows)), constant_values=-1)
             src, where = _padded(sources, rows, shapes, options.pad)
-            state = begin(
+            state = stages.begin(
                 params,
                 src,
                 where,
@@ -141,10 +103,73 @@ def make_search(
                 np.asarray(max_lengths, np.int32)[rows],
                 rows >= 0,
             )
-            search_batch(params, state, rows, found)
+            _search_batch(stages, params, state, rows, found)
         return found
 
     return search
+
+
+class _Stages(NamedTuple):
+    """What a search is made of, compiled once per shape."""
+
+    begin: Callable[..., State]
+    run: Callable[..., State]
+    widen: Callable[[State, int], State]
+    shrink: Callable[..., State]
+    best: Callable[[State], Hypotheses]
+    shapes: Shapes
+
+
+def _compiled(start: Start, step: Step, options: Options, shapes: Shapes) -> _Stages:
+    def begin(params: Any, src: Any, where: Any, low: Any, high: Any, live: Any) -> Any:
+        return beam.begin(
+            lambda ids, cache: step(params, ids, cache),
+            start(params, src, where, shapes.rooms[0]),
+            options,
+            max_length=high,
+            min_length=low,
+            where=live,
+            length=shapes.rooms[0],
+        )
+
+    def run(params: Any, state: State, live: Any) -> State:
+        return beam.run(
+            lambda ids, cache: step(params, ids, cache), state, options, live=live
+        )
+
+    widen = functools.partial(_widen, pad=options.pad)
+    return _Stages(
+        begin=jax.jit(begin),
+        run=jax.jit(run, donate_argnums=1),
+        widen=jax.jit(widen, static_argnums=1),
+        shrink=jax.jit(_shrink),
+        best=lambda state: beam.best(state, options),
+        shapes=shapes,
+    )
+
+
+def _search_batch(
+    stages: _Stages, params: Any, state: State, rows: np.ndarray, found: list[Any]
+) -> None:
+    """Until all are done; ``rows`` are the places of the results."""
+    sizes = sorted(stages.shapes.rows)
+    while True:
+        smaller = max((n for n in sizes if n < len(rows)), default=0)
+        state = stages.run(params, state, jnp.int32(smaller))
+        done, at = (np.asarray(x) for x in (state.done, state.step))
+        left = np.flatnonzero(~done)
+        if len(left) <= smaller:
+            _collect(stages.best(state), rows, done, found)
+            if not len(left):
+                return
+            size = next(n for n in sizes if n >= len(left))
+            kept = np.zeros(size, np.int32)
+            kept[: len(left)] = left
+            rows = np.where(np.arange(size) < len(left), rows[kept], -1)
+            state = stages.shrink(state, kept, rows < 0)
+        if at == state.tokens.shape[-1]:
+            rooms = stages.shapes.rooms
+            state = stages.widen(state, rooms[bisect.bisect_right(rooms, at)])
 
 
 def _check(sources: Any, max_lengths: Any, shapes: Shapes) -> None:
@@ -204,9 +229,9 @@ def _shrink(state: State, rows: jax.Array, done: jax.Array) -> State:
 
 
 def _collect(
-    state: State, rows: np.ndarray, done: np.ndarray, options: Options, found: Any
+    best: Hypotheses, rows: np.ndarray, done: np.ndarray, found: list[Any]
 ) -> None:
-    best = jax.tree.map(np.asarray, beam.best(state, options))
+    best = jax.tree.map(np.asarray, best)
     for row in np.flatnonzero(done & (rows >= 0)):
         ended = best.lengths[row] > 0
         found[rows[row]] = Found(
