@@ -10,9 +10,9 @@ from typing import Any
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags
-from rdrop_jax.comparison import page, plan, runs, tables
+from rdrop_jax.comparison import page, runs, tables
+from rdrop_jax.comparison.options import ARMS, Options, check
 from rdrop_jax.comparison.phases import Comparison, claim
-from rdrop_jax.comparison.plan import Options
 from rdrop_jax.comparison.report import make_report
 from rdrop_jax.data import ready
 from rdrop_jax.errors import InputError, TrainingError
@@ -46,7 +46,7 @@ def compare(
       Stopped: SIGTERM or SIGINT asked for it.
       TrainingError: no seed was finished both with and without R-Drop.
     """
-    base = plan.check(options)
+    base = check(options)
     ready.completed(base)
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -80,6 +80,13 @@ def _axis(text: str) -> tuple[str, tuple[str, ...]]:
     return name, tuple(value for value in values.split(",") if value)
 
 
+def _field(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"--ablate: expected FIELD=VALUE, found {text!r}")
+    return name, value
+
+
 def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
     """Parses the command line.
 
@@ -93,7 +100,14 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
     add("--alphas", default="1", help="those above 0 are tried by rdrop; default: 1")
     add("--seeds", type=int, default=6, help="to choose settings by; default: 6")
     add("--final_seeds", type=int, help="others, for the verdict; default: --seeds")
-    add("--arms", default="", help=f"besides plain and rdrop: {', '.join(plan.ARMS)}")
+    add("--arms", default="", help=f"besides plain and rdrop: {', '.join(ARMS)}")
+    add(
+        "--ablate",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="adds an arm that is rdrop with this field",
+    )
     add("--vary", action="append", default=[], metavar="FIELD=VALUE,VALUE")
     add("--metric", metavar="NAME:max|min", help="default: eval.metric and eval.mode")
     add("--jobs", type=int, default=1, help="runs at a time; default: 1")
@@ -110,6 +124,7 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
         raise InputError(
             f"--metric: expected NAME:max or NAME:min, found {args.metric!r}"
         )
+    ablations = {text: dict([_field(text)]) for text in args.ablate}
     named = [word for word in args.arms.split(",") if word]
     options = Options(
         config=args.config,
@@ -117,10 +132,11 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
         alphas=_numbers(args.alphas),
         seeds=args.seeds,
         final_seeds=args.seeds if args.final_seeds is None else args.final_seeds,
-        arms=tuple(dict.fromkeys(["plain", "rdrop", *named])),
+        arms=tuple(dict.fromkeys(["plain", "rdrop", *named, *ablations])),
         vary=dict(_axis(text) for text in args.vary),
         metric=name,
         mode=mode,
+        ablations=ablations,
     )
     return options, args.workdir, args.jobs
 

@@ -188,6 +188,18 @@ def test_the_verdict_follows_the_runs(tmp_path, gain, seeds, word):
     assert ("No verdict from fewer than 6 seeds" in text) == (word == "")
 
 
+def test_ablations_are_arms_of_their_own(tmp_path):
+    arm = "rdrop.dropouts=(0.1,0.3)"
+    start = Pretended(gain=GAIN | {arm: 0.1})
+    argv = [*ARGV, "--config.rdrop.num_passes=2", f"--ablate={arm}"]
+    report = run(tmp_path, argv, start)
+    found = arm_of(report, arm)
+    assert found["what"] == f"rdrop with {arm}"
+    assert found["difference"]["mean"] > arm_of(report, "rdrop")["difference"]["mean"]
+    assert f"selection/{arm}-0/seed0" in start.started
+    assert report["verdict"]["word"] == "helps"  # of rdrop
+
+
 def test_a_task_without_scores_of_examples_goes_without(compared, tmp_path):
     workdir = copy(compared, tmp_path / "cmp")
     for path in workdir.rglob("test_examples.npz"):

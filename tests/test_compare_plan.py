@@ -4,6 +4,7 @@ import pytest
 from tiny import VIT
 
 from rdrop_jax import compare, flags
+from rdrop_jax.comparison import options as options_lib
 from rdrop_jax.comparison import plan
 from rdrop_jax.errors import InputError
 
@@ -15,7 +16,7 @@ def read(*argv):
 
 
 def settings(options, arm, **kwargs):
-    steps = [10.0] * len(plan.variants(options))
+    steps = [10.0] * len(options_lib.variants(options))
     return plan.settings(options, steps, arm, **kwargs)
 
 
@@ -25,7 +26,7 @@ def test_every_arm_has_as_many_trials():
     )
     assert options.arms == ("plain", "rdrop", "two_passes")
     assert plan.trials_per_arm(options) == 6
-    for arm in plan.ARMS:
+    for arm in options_lib.ARMS:
         labels = [s.label for s in settings(options, arm)]
         assert len(set(labels)) == 6
     rdrop = [s.label for s in settings(options, "rdrop")]
@@ -46,7 +47,7 @@ def test_arms_differ_in_what_their_name_says():
             for name, value in settings(options, arm)[0].overrides.items()
             if value != plain.overrides.get(name)
         }
-        for arm in plan.ARMS
+        for arm in options_lib.ARMS
     }
     assert changed == {
         "plain": {},
@@ -58,7 +59,7 @@ def test_arms_differ_in_what_their_name_says():
     three = read("--config.rdrop.num_passes=3", "--config.rdrop.dropouts=(.1,.2,.3)")
     rates = {
         arm: flags.load(VIT, settings(three, arm)[0].overrides).rdrop
-        for arm in plan.ARMS
+        for arm in options_lib.ARMS
     }
     for arm, r in rates.items():
         several = arm in ("rdrop", "two_passes")
@@ -68,6 +69,20 @@ def test_arms_differ_in_what_their_name_says():
     assert more.overrides["total_steps"] == "1020"
     assert more.overrides["optimizer.warmup"] == "51"  # 5 %
     assert more.overrides["eval.every"] == "50"
+
+
+def test_an_ablation_is_rdrop_with_another_field():
+    arms = ("rdrop.every=2", "rdrop.alpha=5", "rdrop.dropouts=(0.1,0.3)")
+    options = read("--alphas=2", *(f"--ablate={arm}" for arm in arms))
+    assert options.arms == ("plain", "rdrop", *arms)
+    (rdrop,) = settings(options, "rdrop")
+    for arm in arms:
+        (setting,) = settings(options, arm)
+        name, _, value = arm.partition("=")
+        assert setting.overrides == rdrop.overrides | {name: value}
+        assert setting.label == ("alpha=5" if arm == "rdrop.alpha=5" else "alpha=2")
+        assert options.what(arm) == f"rdrop with {arm}"
+    assert flags.load(VIT, setting.overrides).rdrop.dropouts == (0.1, 0.3)
 
 
 def test_seeds_to_choose_by_are_not_those_of_the_verdict():
@@ -106,6 +121,19 @@ def test_no_trial_is_made_twice():
         (["--seeds=0"], "--seeds: expected at least 1, found 0"),
         (["--final_seeds=0"], "--final_seeds: expected at least 1, found 0"),
         (["--jobs=0"], "--jobs: expected at least 1, found 0"),
+        (["--ablate=rdrop.every"], "--ablate: expected FIELD=VALUE, found 'rdrop."),
+        (["--ablate=rdrop.evry=2"], r"rdrop.evry: no such field. Did you mean rdrop.e"),
+        (["--ablate=rdrop.every=0"], "rdrop.every: expected at least 1, found 0"),
+        (["--ablate=eval.test=1"], "--ablate eval.test: the comparison sets it itself"),
+        (
+            ["--alphas=1,5", "--ablate=rdrop.alpha=2"],
+            "--ablate rdrop.alpha: expected one alpha above 0 in --alphas, found 2",
+        ),
+        (
+            ["--vary=model.dropout=0.1,0.2", "--ablate=model.dropout=0.3"],
+            "--ablate model.dropout: found --vary model.dropout as well",
+        ),
+        (["--config.rdrop.num_passes=1"], "rdrop.num_passes: expected none or at le"),
         (["--arms=plane"], "found 'plane'. Did you mean plain"),
         (["--metric=accuracy"], "--metric: expected NAME:max or NAME:min"),
         (["--vary=optimizer.lr"], "--vary: expected FIELD=VALUE,VALUE"),
@@ -123,4 +151,4 @@ def test_no_trial_is_made_twice():
 )
 def test_bad_arguments_are_named(argv, message):
     with pytest.raises(InputError, match=message.replace("[0", "[0")):
-        plan.check(read(*argv))
+        options_lib.check(read(*argv))

@@ -10,7 +10,8 @@ from typing import Any
 
 import rdrop_jax
 from rdrop_jax.comparison import plan, results, runs
-from rdrop_jax.comparison.plan import Options, Setting, Trial
+from rdrop_jax.comparison.options import Options, unlike, variants
+from rdrop_jax.comparison.plan import Setting, Trial
 from rdrop_jax.comparison.report import Evidence
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.disk import write_json
@@ -32,7 +33,7 @@ def claim(
     if path.exists():
         try:
             began: dict[str, Any] = json.loads(path.read_bytes())
-            lines = plan.unlike({k: began[k] for k in asked}, asked)
+            lines = unlike({k: began[k] for k in asked}, asked)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"--workdir: {path}: expected what the comparison there was begun "
@@ -49,7 +50,7 @@ def claim(
             f"--workdir: expected a new folder or one of a comparison, found other "
             f"things in {workdir}"
         )
-    probe = runs.probe(options, plan.variants(options))
+    probe = runs.probe(options, variants(options))
     names = {"--metric": options.metric, "eval.metric": base["eval.metric"]}
     for field, name in names.items():
         if name not in probe["scores"]:

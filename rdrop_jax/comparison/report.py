@@ -10,7 +10,8 @@ import numpy as np
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags
 from rdrop_jax.comparison import plan, stats
-from rdrop_jax.comparison.plan import Options, Setting
+from rdrop_jax.comparison.options import Options
+from rdrop_jax.comparison.plan import Setting
 from rdrop_jax.comparison.results import Run, curve, difference, mean_of, summary
 
 # Diagnostics of an arm: key, what it is, and the unit.
@@ -106,7 +107,7 @@ def _arm(found: Evidence, arm: str) -> dict[str, Any]:
     names = [n for n in (runs[0].result["test"] if runs else ()) if n != "examples"]
     return {
         "arm": arm,
-        "what": plan.ARMS[arm],
+        "what": found.options.what(arm),
         "setting": None if picked is None else picked.label,
         "updates": None if picked is None else int(picked.overrides["total_steps"]),
         "seeds": [run.trial.seed for run in runs],

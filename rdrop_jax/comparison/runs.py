@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
-from rdrop_jax.comparison.plan import Options, Trial
+from rdrop_jax.comparison.options import Options
+from rdrop_jax.comparison.plan import Trial
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.preemption import Stop
 

@@ -1,0 +1,156 @@
+"""What a comparison was asked for, and whether that can be done. Needs no jax."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rdrop_jax import config as config_lib
+from rdrop_jax import flags
+from rdrop_jax.errors import InputError
+
+# Arm: what it changes, beside alpha. `rdrop` alone has an alpha above 0.
+ARMS = {
+    "plain": "alpha 0, one pass",
+    "rdrop": "two passes, or rdrop.num_passes, and the consistency term",
+    "two_passes": "alpha 0, the passes of rdrop",
+    "double_batch": "plain with batches twice as large",
+    "equal_compute": "plain with more updates, for the time that rdrop takes",
+}
+# Fields that the comparison sets itself; of these an ablation may set alpha.
+RESERVED = (
+    "rdrop.alpha",
+    "rdrop.objective_scale",
+    "eval.test",
+    "eval.patience",
+    "log.every",
+    "checkpoint.every",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user asks for; a comparison goes on only with the same.
+
+    Attributes:
+      config: FILE[:PRESET].
+      overrides: fields of the config as text, for all runs.
+      alphas: those above 0 are what rdrop may choose from.
+      seeds: for choosing, counted from the config's seed.
+      final_seeds: for the verdict, counted on from those.
+      arms: names of `ARMS`, and of the ablations.
+      vary: field to values as text; every arm may choose from all combinations.
+      metric: score of the verdict.
+      mode: "max" or "min", which of its values is better.
+      ablations: arm that is rdrop with another field to that field and its value.
+    """
+
+    config: str
+    overrides: dict[str, str]
+    alphas: tuple[float, ...]
+    seeds: int
+    final_seeds: int
+    arms: tuple[str, ...]
+    vary: dict[str, tuple[str, ...]]
+    metric: str
+    mode: str
+    ablations: dict[str, dict[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON returns it."""
+        return asdict(self) | {
+            "alphas": list(self.alphas),
+            "arms": list(self.arms),
+            "vary": {name: list(values) for name, values in self.vary.items()},
+        }
+
+    def what(self, arm: str) -> str:
+        """What an arm is, in a few words."""
+        return ARMS.get(arm) or f"rdrop with {arm}"
+
+
+def check(options: Options) -> ConfigDict:
+    """Checks what was asked for, as far as no data are needed.
+
+    Returns:
+      The config that all runs share.
+
+    Raises:
+      InputError: names the argument, what was expected and what was found.
+    """
+    if not options.alphas or not any(options.alphas):
+        raise InputError(
+            "--alphas: expected numbers, one of them above 0, found "
+            f"{','.join(f'{a:g}' for a in options.alphas) or 'none'}"
+        )
+    if min(options.alphas) < 0 or len(set(options.alphas)) < len(options.alphas):
+        raise InputError(
+            "--alphas: expected different numbers, none below 0, found "
+            f"{','.join(f'{a:g}' for a in options.alphas)}"
+        )
+    for name, count in (("seeds", options.seeds), ("final_seeds", options.final_seeds)):
+        if count < 1:
+            raise InputError(f"--{name}: expected at least 1, found {count}")
+    for arm in options.arms:
+        if arm not in (*ARMS, *options.ablations):
+            raise InputError(
+                f"--arms: expected names of {', '.join(ARMS)}, found {arm!r}."
+                f"{config_lib.suggest(arm, ARMS)}"
+            )
+    for fields in options.ablations.values():
+        for name in fields:
+            if name == "seed" or (name in RESERVED and name != "rdrop.alpha"):
+                raise InputError(f"--ablate {name}: the comparison sets it itself")
+            if name in options.vary:
+                raise InputError(f"--ablate {name}: found --vary {name} as well")
+            if name == "rdrop.alpha" and len(positive(options)) > 1:
+                raise InputError(
+                    "--ablate rdrop.alpha: expected one alpha above 0 in --alphas, "
+                    f"found {len(positive(options))}"
+                )
+    for name in [*options.overrides, *options.vary]:
+        if name in RESERVED or (name == "seed" and name in options.vary):
+            raise InputError(f"{name}: the comparison sets this field itself")
+    for name, values in options.vary.items():
+        if not values or len(set(values)) < len(values):
+            raise InputError(
+                f"--vary {name}: expected different values, found "
+                f"{','.join(values) or 'none'}"
+            )
+        if name in options.overrides:
+            raise InputError(f"--vary {name}: found --config.{name} as well")
+    for variant in variants(options):  # typos and values out of range
+        config = flags.load(options.config, options.overrides | variant)
+        if not config.optimizer.lr:
+            raise InputError("optimizer.lr: expected above 0, found 0")
+        if config.rdrop.num_passes == 1:
+            raise InputError("rdrop.num_passes: expected none or at least 2, found 1")
+        for fields in options.ablations.values():
+            flags.load(options.config, options.overrides | variant | fields)
+    return flags.load(options.config, options.overrides)
+
+
+def variants(options: Options) -> list[dict[str, str]]:
+    """All combinations of what is varied; one empty one where nothing is."""
+    return [
+        dict(zip(options.vary, values, strict=True))
+        for values in itertools.product(*options.vary.values())
+    ]
+
+
+def positive(options: Options) -> list[float]:
+    """The alphas that rdrop may choose from."""
+    return [alpha for alpha in options.alphas if alpha > 0]
+
+
+def unlike(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Fields in which two comparisons differ, a line each."""
+    old, new = config_lib.flatten(stored), config_lib.flatten(now)
+    return [
+        f"{name}: there {old.get(name, '(absent)')!r}, now "
+        f"{new.get(name, '(absent)')!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
