@@ -103,6 +103,7 @@ def test_each_pass_may_have_a_forward_of_its_own():
 def test_check_stochastic_compares_the_passes_that_are_made():
     args = (toy.params(), toy.batch(), KEY)
     check_stochastic((toy.plain_forward, toy.forward), *args)
+    check_stochastic((toy.plain_forward, toy.plain_forward, toy.forward), *args)
     with pytest.raises(ValueError, match="the same outputs"):
         check_stochastic((toy.plain_forward, toy.plain_forward), *args)
 

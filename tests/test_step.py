@@ -347,6 +347,9 @@ def test_bad_options_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             make_train_step(toy.forward, TX, toy.loss, **{"alpha": 1.0} | options)
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=f"each of 2 passes: found {count}"):
+            make_train_step([toy.forward] * count, TX, toy.loss, alpha=1.0)
     with pytest.raises(
         ValueError, match="accum_steps=3 must divide the batch: found 8"
     ):

@@ -151,12 +151,12 @@ def check_stochastic(
     """Raises where two passes give equal outputs: R-Drop would do nothing.
 
     Dropout that is off, a key that never arrives, masks shared between passes: all give
-    s = 0 and train on in silence. Compares two passes on a few rows, on parameters with
-    a little noise added, because a head that starts at zero hides every mask.
+    s = 0 and train on in silence. Compares passes on a few rows, on parameters with a
+    little noise added, because a head that starts at zero hides every mask.
 
     Args:
-      forward: ``(params, batch, key) -> outputs``, or one of them for each pass, of
-        which the first two are compared.
+      forward: ``(params, batch, key) -> outputs``, which makes two passes, or one of
+        them for each pass; some pass must differ from the first.
       params: model parameters.
       batch: pytree of arrays with a leading batch axis.
       key: a PRNG key.
@@ -164,22 +164,23 @@ def check_stochastic(
       noise: its size.
 
     Raises:
-      EqualPassesError: the two passes are equal.
+      EqualPassesError: all passes are equal.
     """
     few = jax.tree.map(lambda x: x[:rows], batch)
-    pair = [forward] * 2 if callable(forward) else forward[:2]
+    forwards = [forward] * 2 if callable(forward) else forward
 
     @jax.jit
     def differ(params: Params, few: Batch, key: Key) -> Array:
         moved = jax.tree.map(lambda x: _moved(x, noise), params)
-        keys = jax.random.split(key)
-        outputs = (f(moved, few, k) for f, k in zip(pair, keys, strict=True))
-        a, b = (jax.tree.leaves(output) for output in outputs)
+        keys = jax.random.split(key, len(forwards))
+        outputs = (f(moved, few, k) for f, k in zip(forwards, keys, strict=True))
+        first, *others = (jax.tree.leaves(output) for output in outputs)
         close = [
             jnp.allclose(
                 x.astype(jnp.float32), y.astype(jnp.float32), rtol=1e-5, equal_nan=True
             )
-            for x, y in zip(a, b, strict=True)
+            for other in others
+            for x, y in zip(first, other, strict=True)
         ]
         return ~jnp.all(jnp.array(close))
 

@@ -103,8 +103,8 @@ def make_train_step(
         metrics must depend on the batch alone.
       alpha: weight of the consistency term, or a schedule ``step -> alpha``.
       num_passes: None runs 1 pass for the constant alpha 0, else 2; a number is obeyed.
-      every: R-Drop on steps 0, every, 2 every, ...; the others make one plain pass, and
-        do not count in the mean of ``kl``.
+      every: R-Drop on steps 0, every, 2 every, ...; the others make one plain pass,
+        that of the first ``forward``, and do not count in the mean of ``kl``.
       objective_scale: "sum" or "mean" over passes.
       accum_steps: microbatches per update, each ``batch / accum_steps`` rows; divides
         by the weights of the whole batch, so that the update is the full batch's.
@@ -137,12 +137,7 @@ def make_train_step(
     """
     check_alpha(alpha)
     k = resolve_num_passes(alpha, num_passes)
-    if every < 1:
-        raise ValueError(f"every must be at least 1: found {every}")
-    if accum_steps < 1:
-        raise ValueError(f"accum_steps must be at least 1: found {accum_steps}")
-    if not 0.0 <= ema < 1.0:
-        raise ValueError(f"ema must be in [0, 1): found {ema}")
+    _check_options(forward, k, every, accum_steps, ema)
 
     def passes(params: Params, batch: Batch, keys: Key) -> Any:
         params = gather(params) if gather else params
@@ -203,6 +198,26 @@ def make_eval_step(
         return dict(metrics(forward(params, batch, None), batch))
 
     return eval_step
+
+
+def _check_options(
+    forward: Forward | Sequence[Forward],
+    num_passes: int,
+    every: int,
+    accum_steps: int,
+    ema: float,
+) -> None:
+    if not callable(forward) and len(forward) != num_passes:
+        raise ValueError(
+            f"forward must be one function or one for each of {num_passes} passes: "
+            f"found {len(forward)}"
+        )
+    if every < 1:
+        raise ValueError(f"every must be at least 1: found {every}")
+    if accum_steps < 1:
+        raise ValueError(f"accum_steps must be at least 1: found {accum_steps}")
+    if not 0.0 <= ema < 1.0:
+        raise ValueError(f"ema must be in [0, 1): found {ema}")
 
 
 def _alternating(loss_and_grad: LossAndGrad, every: int) -> LossAndGrad:
