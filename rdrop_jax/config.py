@@ -56,7 +56,7 @@ def base_config() -> ConfigDict:
     c.rdrop.alpha = 1.0  # weight of the consistency term; 0 trains plainly
     c.rdrop.alpha_warmup = duration(0)  # alpha rises linearly over these steps
     c.rdrop.num_passes = placeholder(int)  # none: 1 for alpha 0, else 2
-    c.rdrop.every = 1  # R-Drop on every so many updates, a plain pass on the others
+    c.rdrop.every = 1  # m: R-Drop on every m-th update, one plain pass on the others
     c.rdrop.dropouts = ()  # model.dropout of each pass, as (0.1, 0.3); empty: the same
     c.rdrop.label_smoothing = 0.0  # epsilon in [0, 1)
     c.rdrop.smoothing = "uniform"  # epsilon / V, or "fairseq": epsilon / (V - 1)
