@@ -93,19 +93,20 @@ def check(config: ConfigDict) -> None:
 def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
     passes, rates = config.rdrop.num_passes, tuple(config.rdrop.dropouts)
     numbers = all(type(rate) in (int, float) and 0 <= rate < 1 for rate in rates)
-    if rates and (len(rates) != (passes or 2) or not numbers):
-        raise InputError(
-            f"rdrop.dropouts: expected a rate in [0, 1) for each of {passes or 2} "
-            f"passes, or (), found {rates}"
-        )
+    if rates and (passes == 1 or len(rates) != (passes or 2) or not numbers):
+        one_each = f"a rate in [0, 1) for each of {passes or 2} passes, or ()"
+        expected = "() for one pass" if passes == 1 else one_each
+        raise InputError(f"rdrop.dropouts: expected {expected}, found {rates}")
     if rates and config.rdrop.how == "vmap":
         raise InputError(
             "rdrop.how: expected auto or unroll where rdrop.dropouts gives each pass a "
             "rate of its own, found vmap"
         )
-    if config.rdrop.alpha > 0 and passes != 1 and not any([*dropouts.values(), *rates]):
+    others = [v for k, v in dropouts.items() if k != "model.dropout" or not rates]
+    if config.rdrop.alpha > 0 and passes != 1 and not any([*others, *rates]):
         raise InputError(
             f"rdrop.alpha={config.rdrop.alpha} needs dropout: expected one of "
-            f"{', '.join(dropouts)} above 0, found all 0. Without dropout both passes "
-            "agree and the term is 0; set rdrop.alpha=0 to train plainly"
+            f"{', '.join([*dropouts, 'rdrop.dropouts'])} above 0, found all 0. Without "
+            "dropout both passes agree and the term is 0; set rdrop.alpha=0 to train "
+            "plainly"
         )

@@ -264,7 +264,7 @@ def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) 
     if resolve_num_passes(r.alpha, r.num_passes) == 1:
         return
     try:
-        forward = task.pass_forwards or task.forward
+        forward = task.pass_forwards() or task.forward
         check_stochastic(forward, state.params, batch, state.key)
     except EqualPassesError as error:
         raise InputError(f"rdrop.alpha={r.alpha}: {error}") from error

@@ -81,7 +81,7 @@ def make_step(
     if mesh is not None and mesh.size > 1 and task.sharded_loss is not None:
         loss = task.sharded_loss(mesh)
     return make_train_step(
-        task.pass_forwards or task.forward,
+        task.pass_forwards() or task.forward,
         tx,
         loss,
         alpha=make_alpha(r.alpha, r.alpha_warmup),

@@ -141,6 +141,7 @@ def test_no_trial_is_made_twice():
         (["--vary=optimizer.lrr=1"], r"optimizer.lrr: no such field"),
         (["--vary=model.dropout=0.1,2"], r"model.dropout: expected in \[0, 1\)"),
         (["--vary=optimizer.lr=0,1"], "optimizer.lr: expected above 0, found 0"),
+        (["--vary=rdrop.every=1,2"], "rdrop.every: expected a field that plain"),
         (["--vary=seed=1,2"], "seed: the comparison sets this field itself"),
         (["--config.rdrop.alpha=1"], "rdrop.alpha: the comparison sets this field"),
         (

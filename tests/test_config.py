@@ -65,6 +65,8 @@ MESSAGES = {
     "rdrop.every: expected at least 1, found 0": ("rdrop.every", "0"),
     "rdrop.dropouts: expected a rate in [0, 1) for each of 2 passes, or (), found "
     "(0.1, 0.2, 0.3)": ("rdrop.dropouts", "(0.1, 0.2, 0.3)"),
+    "rdrop.dropouts: expected a rate in [0, 1) for each of 2 passes, or (), found "
+    "(0.1,)": ("rdrop.dropouts", "(0.1,)"),
     "of 2 passes, or (), found (0.1, 1.5)": ("rdrop.dropouts", "(0.1, 1.5)"),
     "--config.rdrop.dropouts: expected a tuple, found '0.1'": ("rdrop.dropouts", "0.1"),
     "checkpoint.keep: expected at least 2, found 1": ("checkpoint.keep", "1"),
@@ -87,6 +89,13 @@ def test_passes_of_different_rates_are_not_mapped_over():
     assert flags.load(VIT, rates).rdrop.dropouts == (0, 0.3)
     with pytest.raises(InputError, match=r"rdrop\.how: expected auto or unroll"):
         flags.load(VIT, rates | {"rdrop.how": "vmap"})
+
+
+def test_rates_take_the_place_of_the_model_s():
+    with pytest.raises(InputError, match="needs dropout"):
+        flags.load(VIT, {"rdrop.dropouts": "(0, 0)", "model.dropout": "0.1"})
+    with pytest.raises(InputError, match=r"expected \(\) for one pass, found \(0.1,\)"):
+        flags.load(VIT, {"rdrop.dropouts": "(0.1,)", "rdrop.num_passes": "1"})
 
 
 def test_dropout_zero_is_fine_without_alpha():

@@ -30,6 +30,17 @@ RESERVED = (
 )
 
 
+# Fields that change nothing in arms of one pass.
+OF_RDROP_ALONE = (
+    "rdrop.alpha_warmup",
+    "rdrop.divergence",
+    "rdrop.dropouts",
+    "rdrop.every",
+    "rdrop.num_passes",
+    "rdrop.stop_gradient",
+)
+
+
 @dataclass(frozen=True)
 class Options:
     """What a user asks for; a comparison goes on only with the same.
@@ -114,6 +125,11 @@ def check(options: Options) -> ConfigDict:
         if name in RESERVED or (name == "seed" and name in options.vary):
             raise InputError(f"{name}: the comparison sets this field itself")
     for name, values in options.vary.items():
+        if name in OF_RDROP_ALONE:
+            raise InputError(
+                f"--vary {name}: expected a field that plain training has too; "
+                f"--ablate {name}=VALUE makes an arm of it"
+            )
         if not values or len(set(values)) < len(values):
             raise InputError(
                 f"--vary {name}: expected different values, found "

@@ -63,11 +63,13 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         other.model.dropout = dropout
         return builder(other, workdir).forward
 
-    r, task = config.rdrop, builder(config, workdir)
-    if resolve_num_passes(r.alpha, r.num_passes) == 1:
-        return task
-    forwards = tuple(forward_at(float(rate)) for rate in r.dropouts)
-    return replace(task, pass_forwards=forwards)
+    def pass_forwards() -> tuple[Forward, ...]:
+        r = config.rdrop
+        if resolve_num_passes(r.alpha, r.num_passes) == 1:
+            return ()
+        return tuple(forward_at(float(rate)) for rate in r.dropouts)
+
+    return replace(builder(config, workdir), pass_forwards=pass_forwards)
 
 
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:

@@ -60,7 +60,7 @@ class Task:
     Attributes:
       init: ``key -> params``.
       forward: ``(params, batch, key | None) -> outputs``.
-      pass_forwards: that of each pass of an R-Drop step, where they differ.
+      pass_forwards: that of each pass of an R-Drop step; none where they are the same.
       loss: ``(outputs stacked over passes, batch, **objective) -> (scalar, metrics)``,
         as `rdrop_jax.make_train_step` takes it.
       sharded_loss: ``mesh -> loss`` on several devices; None where ``loss`` serves,
@@ -93,7 +93,7 @@ class Task:
     examples: Mapping[str, Callable[[Mesh], ExampleScores]] = field(
         default_factory=dict
     )
-    pass_forwards: tuple[Forward, ...] = ()
+    pass_forwards: Callable[[], tuple[Forward, ...]] = tuple
     sharded_loss: Callable[[Mesh], Loss] | None = None
     out_axes: Any = 0
     partition_rules: Rules = ()
