@@ -231,15 +231,18 @@ def test_an_empty_text(tmp_path):
     refused(tmp_path, r"train.jsonl, line \d+: expected a text in 'text'", change)
 
 
-def test_a_label_that_training_rows_do_not_have(tmp_path):
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_label_that_training_rows_do_not_have(tmp_path, split):
+    """Told before the first update, also where only the end of a run needs it."""
     names = files(tmp_path)
-    path = tmp_path / "validation.jsonl"
+    path = tmp_path / f"{split}.jsonl"
     path.write_text(path.read_text().replace('"label": "good"', '"label": "odd"'))
     with pytest.raises(
         InputError,
-        match=r"validation.jsonl, line \d+: .* one of bad, good, found 'odd'",
+        match=rf"{split}.jsonl, line \d+: .* one of bad, good, found 'odd'",
     ):
         train(tmp_path / "run", names)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
 def test_labels_of_another_kind(tmp_path):

@@ -13,7 +13,14 @@ from rdrop_jax import config as config_lib
 from rdrop_jax.data import catalogue, docstrings, glue, tables
 from rdrop_jax.data.roots import root, unprepared
 from rdrop_jax.data.tables import Row
-from rdrop_jax.data.texts import LABELS, Columns, Texts, collect, find_classes
+from rdrop_jax.data.texts import (
+    LABELS,
+    Columns,
+    Texts,
+    collect,
+    encode_labels,
+    find_classes,
+)
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 
@@ -153,19 +160,27 @@ def completed(config: ConfigDict) -> ConfigDict:
       A locked copy; the config itself where there is nothing to add.
 
     Raises:
-      InputError: training data that is not there.
+      InputError: training data that is not there, or labels of the test file that
+        they do not have: better told before a training than after it.
     """
     data = config.data
     check(data)
-    if data.labels == "numbers" or data.classes:
+    classes = data.classes or _classes(data)
+    if data.name == "files" and data.files.test and config.eval.test:
+        encode_labels(find(data).splits["test"](), data.labels, classes)
+    if tuple(classes) == tuple(data.classes):
         return config
-    if data.name in ("docstrings", "files"):
-        classes = find_classes(find(data).splits["train"](), data.labels)
-    else:
-        classes = _glue(data).classes
     filled = config.copy_and_resolve_references().unlock()
     filled.data.classes = classes
     return config_lib.finish(filled)
+
+
+def _classes(data: ConfigDict) -> tuple[str, ...]:
+    if data.labels == "numbers":
+        return ()
+    if data.name in ("docstrings", "files"):
+        return find_classes(find(data).splits["train"](), data.labels)
+    return _glue(data).classes
 
 
 def columns(data: ConfigDict) -> Columns:
