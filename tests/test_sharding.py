@@ -122,6 +122,13 @@ def test_adam_and_clipping_follow_the_same_losses():
     assert_close(seen, wanted, 1e-5)
 
 
+def test_alternating_steps_follow_the_same_losses():
+    options = {"rdrop__every": 2, "rdrop__dropouts": "(0.1, 0.3)"}
+    one, many = Run(**options), Run((2, 2, 2), **options)
+    seen, wanted = (run.go(run.start())[1] for run in (many, one))
+    assert_close(seen, wanted, 1e-5)
+
+
 def test_fsdp_and_tensor_cut_what_they_should():
     state = Run((2, 2, 2)).start()
     layer = state.params["block_0"]["mlp"]["mlp_in"]

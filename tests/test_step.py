@@ -246,20 +246,17 @@ def test_first_bad_step_is_the_first():
     assert int(state.first_bad_step) == 2
 
 
-@pytest.mark.parametrize("accum_steps", [1, 2])
-def test_eight_devices_equal_one(accum_steps):
-    options = {"forward": toy.forward, "accum_steps": accum_steps, "rows": 16}
+@pytest.mark.parametrize(("accum_steps", "every"), [(1, 1), (2, 1), (2, 2)])
+def test_eight_devices_equal_one(accum_steps, every):
+    parts = {"accum_steps": accum_steps, "every": every}
+    options = {"forward": toy.forward, "rows": 16} | parts
     single, single_metrics = run(**options)
     for shape in ((8, 1, 1), (2, 2, 2)):
         mesh = make_mesh(*shape)
         state = start()
         rules = [("in", PartitionSpec(None, "tensor"))]
         placed = jax.device_put(state, state_shardings(mesh, state, rules))
-        step = jax.jit(
-            make_train_step(
-                toy.forward, TX, toy.loss, alpha=2.0, accum_steps=accum_steps
-            )
-        )
+        step = jax.jit(make_train_step(toy.forward, TX, toy.loss, alpha=2.0, **parts))
         for t in range(3):
             batch = jax.tree.map(np.asarray, toy.batch(16, seed=t))
             placed, metrics = step(placed, put(mesh, batch))
