@@ -62,7 +62,11 @@ def vit() -> ConfigDict:
 
 
 def demo() -> ConfigDict:
-    """Digits from scratch in under two minutes on two cores: see docs/results.md."""
+    """Digits from scratch in under two minutes on two cores.
+
+    alpha 1, dropout 0.1: of alpha 1 and 5 at 200 labels validation chose 1, and over
+    ten seeds it gained 1.4 points of accuracy on plain training: docs/results.md.
+    """
     c = vit()
     c.total_steps = "60 epochs"
     c.batch_size = 32
