@@ -28,8 +28,6 @@ RESERVED = (
     "log.every",
     "checkpoint.every",
 )
-
-
 # Fields that change nothing in arms of one pass.
 OF_RDROP_ALONE = (
     "rdrop.alpha_warmup",
@@ -110,6 +108,23 @@ def check(options: Options) -> ConfigDict:
                 f"--arms: expected names of {', '.join(ARMS)}, found {arm!r}."
                 f"{config_lib.suggest(arm, ARMS)}"
             )
+    _check_ablations(options)
+    for name in [*options.overrides, *options.vary]:
+        if name in RESERVED or (name == "seed" and name in options.vary):
+            raise InputError(f"{name}: the comparison sets this field itself")
+    _check_vary(options)
+    for variant in variants(options):  # typos and values out of range
+        config = flags.load(options.config, options.overrides | variant)
+        if not config.optimizer.lr:
+            raise InputError("optimizer.lr: expected above 0, found 0")
+        if config.rdrop.num_passes == 1:
+            raise InputError("rdrop.num_passes: expected none or at least 2, found 1")
+        for fields in options.ablations.values():
+            flags.load(options.config, options.overrides | variant | fields)
+    return flags.load(options.config, options.overrides)
+
+
+def _check_ablations(options: Options) -> None:
     for fields in options.ablations.values():
         for name in fields:
             if name == "seed" or (name in RESERVED and name != "rdrop.alpha"):
@@ -121,9 +136,9 @@ def check(options: Options) -> ConfigDict:
                     "--ablate rdrop.alpha: expected one alpha above 0 in --alphas, "
                     f"found {len(positive(options))}"
                 )
-    for name in [*options.overrides, *options.vary]:
-        if name in RESERVED or (name == "seed" and name in options.vary):
-            raise InputError(f"{name}: the comparison sets this field itself")
+
+
+def _check_vary(options: Options) -> None:
     for name, values in options.vary.items():
         if name in OF_RDROP_ALONE:
             raise InputError(
@@ -137,15 +152,6 @@ def check(options: Options) -> ConfigDict:
             )
         if name in options.overrides:
             raise InputError(f"--vary {name}: found --config.{name} as well")
-    for variant in variants(options):  # typos and values out of range
-        config = flags.load(options.config, options.overrides | variant)
-        if not config.optimizer.lr:
-            raise InputError("optimizer.lr: expected above 0, found 0")
-        if config.rdrop.num_passes == 1:
-            raise InputError("rdrop.num_passes: expected none or at least 2, found 1")
-        for fields in options.ablations.values():
-            flags.load(options.config, options.overrides | variant | fields)
-    return flags.load(options.config, options.overrides)
 
 
 def variants(options: Options) -> list[dict[str, str]]:
