@@ -64,8 +64,9 @@ def vit() -> ConfigDict:
 def demo() -> ConfigDict:
     """Digits from scratch in under two minutes on two cores.
 
-    alpha 1, dropout 0.1: of alpha 1 and 5 at 200 labels validation chose 1, and over
-    ten seeds it gained 1.4 points of accuracy on plain training: docs/results.md.
+    alpha 1, dropout 0.1: of alpha 1 and 5 at 200 labels validation chose 1. Over ten
+    seeds it gained 2.4, 1.4 and 1.2 points of accuracy on plain training with 100, 200
+    and 400 labels: docs/results.md.
     """
     c = vit()
     c.total_steps = "60 epochs"
