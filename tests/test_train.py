@@ -222,7 +222,6 @@ def test_each_pass_has_the_rate_that_it_is_given():
     "overrides",
     [
         {"accum_steps": 4},
-        {"rdrop__every": 2},
         {"rdrop__dropouts": "(0.1, 0.3)", "rdrop__every": 2},
         {"model__dtype": "bfloat16"},
         {"model__remat": "true"},
