@@ -110,7 +110,7 @@ def test_a_pair_task_with_one_text(trained):
     with pytest.raises(InputError, match=r"expected a column 'text_b'"):
         answer([{"text": "The film was great."}])
     with pytest.raises(
-        InputError, match=r"text 1: expected a text in 'text', found ''"
+        InputError, match=r"text 1: expected a text in 'text' .*, found ''"
     ):
         answer([("", "b")])
 
@@ -228,7 +228,8 @@ def test_an_empty_text(tmp_path):
     def change(row):
         return row | {"text": "  "} if "dull" in row["text"] else row
 
-    refused(tmp_path, r"train.jsonl, line \d+: expected a text in 'text'", change)
+    message = r"line \d+: expected a text in 'text' \(data.columns.text\), found '  '"
+    refused(tmp_path, message, change)
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

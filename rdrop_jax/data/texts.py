@@ -112,7 +112,9 @@ def _text(row: Row, column: str, field: str) -> str:
     _check_column(row, column, field)
     text = row.fields[column]
     if not isinstance(text, str) or not text.strip():
-        raise InputError(f"{row.place}: expected a text in {column!r}, found {text!r}")
+        raise InputError(
+            f"{row.place}: expected a text in {column!r} ({field}), found {text!r}"
+        )
     return text
 
 
