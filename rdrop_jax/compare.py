@@ -73,18 +73,21 @@ def _numbers(text: str) -> tuple[float, ...]:
         raise InputError(f"--alphas: expected numbers, found {text!r}") from None
 
 
-def _axis(text: str) -> tuple[str, tuple[str, ...]]:
-    name, equals, values = text.partition("=")
+def _field(flag: str, text: str, form: str) -> tuple[str, str]:
+    """Name and value of what was given to a flag."""
+    name, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"--vary: expected FIELD=VALUE,VALUE, found {text!r}")
+        raise InputError(f"{flag}: expected {form}, found {text!r}")
+    return name, value
+
+
+def _axis(text: str) -> tuple[str, tuple[str, ...]]:
+    name, values = _field("--vary", text, "FIELD=VALUE,VALUE")
     return name, tuple(value for value in values.split(",") if value)
 
 
-def _field(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--ablate: expected FIELD=VALUE, found {text!r}")
-    return name, value
+def _ablation(text: str) -> dict[str, str]:
+    return dict([_field("--ablate", text, "FIELD=VALUE")])
 
 
 def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
@@ -124,7 +127,7 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
         raise InputError(
             f"--metric: expected NAME:max or NAME:min, found {args.metric!r}"
         )
-    ablations = {text: dict([_field(text)]) for text in args.ablate}
+    ablations = {text: _ablation(text) for text in args.ablate}
     named = [word for word in args.arms.split(",") if word]
     options = Options(
         config=args.config,
