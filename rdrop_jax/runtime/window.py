@@ -7,6 +7,10 @@ import jax
 
 from rdrop_jax.core.metrics import Mean, compute, merge
 
+# One call to the device in place of one for each metric: a thread that makes batches
+# may take the interpreter at each.
+_merge = jax.jit(merge)
+
 
 class Window:
     """Metrics and time since the last log line; read from the device only to log."""
@@ -22,7 +26,7 @@ class Window:
     def add(self, metrics: dict[str, Mean]) -> None:
         """Merges the metrics of one step."""
         old = self._metrics
-        self._metrics = metrics if old is None else merge(old, metrics)
+        self._metrics = metrics if old is None else _merge(old, metrics)
 
     def idle(self, last: Any) -> None:
         """A batch is late: once the device is done with ``last``, it waits."""
