@@ -34,7 +34,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rdrop.stop_gradient": _one_of("none", "targets"),
     "rdrop.objective_scale": _one_of("sum", "mean"),
     "rdrop.how": _one_of("auto", "unroll", "vmap"),
-    "model.dtype": _one_of("float32", "bfloat16", "float16"),
+    "model.dtype": _one_of("float32", "bfloat16"),
     "model.masks": _one_of("hash", "bernoulli"),
     "data.prefetch": _NOT_NEGATIVE,
     "data.workers": _NOT_NEGATIVE,

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from rdrop_jax import adaptive_rdrop_loss, rdrop_loss
 from rdrop_jax.runtime.mesh import make_mesh
@@ -129,6 +129,32 @@ def test_equals_the_loss_of_the_full_distribution(passes, chunk_size):
         found, expected = metrics[name].compute(), wanted_metrics[name].compute()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
     assert_close(gradients, wanted_gradients)
+
+
+def test_gradient_in_weights_equals_that_of_the_full_distribution():
+    hidden, kernels, labels, options = make()
+
+    def ours(weight, label_weight):
+        given = options | {"weight": weight, "label_weight": label_weight}
+        return adaptive_rdrop_loss(
+            hidden, kernels, labels, alpha=2.0, chunk_size=4, **given
+        )[0]
+
+    def full(weight, label_weight):
+        given = options | {"weight": weight, "label_weight": label_weight}
+        log_p = full_log_p(hidden, kernels)
+        return rdrop_loss(log_p, labels, alpha=2.0, **given)[0]
+
+    at = (options["weight"], jnp.linspace(0.5, 1.0, ROWS))
+    assert_close(jax.grad(ours, (0, 1))(*at), jax.grad(full, (0, 1))(*at))
+
+
+def test_a_mesh_of_one_axis():
+    hidden, kernels, labels, _ = make()
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    found, _ = adaptive_rdrop_loss(hidden, kernels, labels, alpha=1.0, mesh=mesh)
+    wanted, _ = adaptive_rdrop_loss(hidden, kernels, labels, alpha=1.0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize("axes", [{"fsdp": 2}, {"tensor": 2}])

@@ -10,19 +10,20 @@ from rdrop_jax import rdrop_loss, rdrop_terms
 from rdrop_jax.core import closed_form
 from rdrop_jax.runtime.mesh import make_mesh, put
 
-ROWS, CLASSES = 48, 7
+ROWS, CLASSES = 56, 7
 
 
 @pytest.fixture(params=["whole", "chunks"])
 def chunks(request, monkeypatch):
-    """Runs a test without the loop and with six rounds of it."""
+    """Runs a test without the loop, and with chunks of 3 of each device's 7 rows."""
+    own = ROWS // jax.device_count()
     if request.param == "chunks":
         monkeypatch.setattr(closed_form, "_WHOLE", 0)
-        monkeypatch.setattr(closed_form, "_CHUNK", {"cpu": CLASSES})
+        monkeypatch.setattr(closed_form, "_CHUNK", {"cpu": 2 * CLASSES})
         monkeypatch.setattr(closed_form, "_LEAST_ROWS", 1)
-        assert closed_form._chunk_count(ROWS, CLASSES, jax.device_count()) == 6
+        assert (own, closed_form._chunk_count(own, CLASSES)) == (7, 3)
     else:
-        assert closed_form._chunk_count(ROWS, CLASSES, jax.device_count()) == 1
+        assert closed_form._chunk_count(own, CLASSES) == 1
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -149,7 +150,7 @@ def test_parts_with_the_denominators_of_the_whole_add_up():
             denominators=both,
             **{name: x[rows] for name, x in weights.items()},
         )[0]
-        for rows in (slice(0, 24), slice(24, 48))
+        for rows in (slice(0, 24), slice(24, 56))
     ]
     np.testing.assert_allclose(sum(parts), whole, rtol=1e-6)
 
@@ -177,12 +178,53 @@ def test_on_eight_devices_no_row_moves():
     )
 
 
-def test_chunks_keep_scratch_small(monkeypatch):
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("explicit", [False, True])
+def test_in_the_shard_map_and_on_the_mesh_of_others(explicit):
+    """With jax's own defaults: check_vma=True, and meshes of explicit axes."""
+    logits, labels, _ = example()
+    kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
+    mesh = jax.make_mesh((8,), ("mine",), axis_types=(kind,))
+
+    def whole(z, y):
+        return by_closed_form(z, y, alpha=2.0, label_smoothing=0.1)
+
+    def part(z, y):
+        rows = jnp.float32(ROWS)
+        loss = by_closed_form(
+            z, y, alpha=2.0, label_smoothing=0.1, denominators=(rows, rows)
+        )
+        return jax.lax.psum(loss, "mine")
+
+    specs = (jax.P(None, "mine"), jax.P("mine"))
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=jax.P())
+    with jax.set_mesh(mesh):
+        placed = [
+            jax.device_put(x, jax.NamedSharding(mesh, spec))
+            for x, spec in zip((logits, labels), specs, strict=True)
+        ]
+        found = jax.jit(jax.value_and_grad(whole if explicit else mapped))(*placed)
+    for a, b in zip(found, jax.value_and_grad(whole)(logits, labels), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_float64_scales_beside_float32_logits():
+    with jax.enable_x64(True):
+        logits, labels, _ = example()
+        alpha, one = jnp.float64(2.0), jnp.float64(ROWS)
+        gradient = jax.grad(by_closed_form)(
+            logits, labels, alpha=alpha, denominators=(one, one)
+        )
+    assert gradient.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("positions", [4096, 8 * 509])
+def test_chunks_keep_scratch_small(monkeypatch, positions):
     """Against autodiff of the leanest plain formula, 64 times as much."""
     monkeypatch.setattr(closed_form, "_CHUNK", {"cpu": 40_000})
     monkeypatch.setattr(closed_form, "_LEAST_ROWS", 4)
-    logits = jax.ShapeDtypeStruct((2, 4096, 10_000), jnp.float32)
-    labels = jax.ShapeDtypeStruct((4096,), jnp.int32)
+    logits = jax.ShapeDtypeStruct((2, positions, 10_000), jnp.float32)
+    labels = jax.ShapeDtypeStruct((positions,), jnp.int32)
 
     def scratch(f):
         def loss(z, y):

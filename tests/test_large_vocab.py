@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from rdrop_jax import LinearOutput, forward_passes, large_vocab_rdrop_loss, rdrop_loss
 from rdrop_jax.core import linear_chunks
@@ -170,6 +171,22 @@ def test_on_eight_devices(axes, tied):
     )
 
 
+def test_a_mesh_of_one_axis():
+    arguments, labels, where = make()
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    compare(arguments, labels=labels, where=where, tied=False, extra={"mesh": mesh})
+
+
+def test_no_positions():
+    (_, kernel, *_), _, _ = make()
+
+    def loss(hidden):
+        return large_vocab_rdrop_loss(hidden, kernel, jnp.zeros(0, int), alpha=1.0)[0]
+
+    found, gradient = jax.value_and_grad(loss)(jnp.zeros((2, 0, WIDTH)))
+    assert (found, gradient.shape) == (0, (2, 0, WIDTH))
+
+
 def collectives(mesh, inside):
     """Collectives of the compiled gradient, within the loop or outside."""
     arguments, labels, _ = make()
@@ -254,14 +271,24 @@ def test_linear_output_of_two_passes_keeps_one_kernel():
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"bias": jnp.zeros(3)}, "bias must be"),
         ({"hidden": jnp.zeros((3, BATCH, TIME, WIDTH))}, "1 or 2 passes"),
-        ({"mesh": "three", "labels": jnp.zeros((3, TIME), int)}, "multiple of 8"),
+        ({"mesh": ("data",), "labels": jnp.zeros((3, TIME), int)}, "multiple of 8"),
+        (
+            {"mesh": ("tensor",), "kernel": jnp.zeros((WIDTH, 20)), "bias": None},
+            "the vocabulary must be a multiple of 8",
+        ),
+        ({"mesh": ("batch",)}, r"axes of .*: found \('batch',\)"),
+        ({"mesh": ("data", AxisType.Explicit)}, "axes of type Auto"),
     ],
 )
 def test_what_does_not_fit_is_named(change, message, no_shape_types):
     (hidden, kernel, bias, _, _), labels, _ = make()
-    given = {"hidden": hidden, "bias": bias, "labels": labels} | change
+    given = {"hidden": hidden, "kernel": kernel, "bias": bias, "labels": labels}
+    given |= change
     if "mesh" in given:
-        given["mesh"] = make_mesh(data=8, fsdp=1, tensor=1)
-        given["hidden"] = jnp.zeros((2, 3, TIME, WIDTH))
+        name, *kind = given["mesh"]
+        given["mesh"] = jax.make_mesh(
+            (8,), (name,), axis_types=tuple(kind) or (AxisType.Auto,)
+        )
+        given["hidden"] = jnp.zeros((2, *given["labels"].shape, WIDTH))
     with pytest.raises(ValueError, match=message):
-        large_vocab_rdrop_loss(kernel=kernel, alpha=1.0, **given)
+        large_vocab_rdrop_loss(alpha=1.0, **given)

@@ -242,6 +242,27 @@ def test_labels_in_8_bits(dtype):
     assert float(loss) == float(wide)
 
 
+@pytest.mark.parametrize("least", [-jnp.inf, float(jnp.finfo(jnp.float32).min)])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("k", [2, 3])
+def test_classes_excluded_by_a_large_number_are_excluded(least, divergence, k):
+    """Whatever the divergence and the number of passes, as without these classes."""
+    logits, labels = example(k=k, classes=6)
+    labels = labels % 4
+    options = {"alpha": 2.0, "label_smoothing": 0.1, "divergence": divergence}
+    loss, _ = rdrop_loss(logits.at[..., 4:].set(least), labels, **options)
+    wanted, _ = rdrop_loss(logits[..., :4], labels, **options)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("no_shape_types")
+def test_masks_may_be_lists():
+    logits, labels = example(positions=2)
+    found, _ = rdrop_loss(logits, labels.tolist(), alpha=1.0, where=[True, False])
+    wanted, _ = rdrop_loss(logits[:, :1], labels[:1], alpha=1.0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
 @pytest.mark.usefixtures("no_shape_types")
 def test_numpy_comes_in_as_it_is():
     logits, labels, _ = make(0, 2, 5, 4)
@@ -363,9 +384,11 @@ def test_bad_arguments_are_named(message):
 @pytest.mark.usefixtures("no_shape_types")
 def test_shapes_that_do_not_fit_are_named():
     logits, labels = example()
-    with pytest.raises(ValueError, match=r"found labels \(4,\), logits \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"found labels \(4,\), logits \(2, 5, 4\)"):
         rdrop_loss(logits, labels[:4], alpha=1.0)
-    with pytest.raises(ValueError, match=r"found \(5, 3\) and \(5, 4\)"):
+    with pytest.raises(ValueError, match=r"shape \(5,\) of one pass .* \(2, 5, 4\)"):
+        rdrop_loss(logits, jnp.zeros((2, 5), int), alpha=1.0)  # labels twice
+    with pytest.raises(ValueError, match=r"labels \(5, 3\), logits \(2, 5, 4\)"):
         rdrop_loss(logits, jnp.ones((5, 3)), alpha=1.0)
     with pytest.raises(ValueError, match=r"at least 2 axes: found shape \(4,\)"):
         rdrop_loss(logits[0, 0], labels, alpha=1.0)

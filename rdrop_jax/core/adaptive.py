@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float, Integer
 from rdrop_jax.core.losses import clear, weighted
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.rdrop import Denominators, metrics_of, scales
+from rdrop_jax.core.split import Split, split_over
 from rdrop_jax.core.terms import position_weights
 
 DIVERGENCES = ("exact", "gold_cluster")
@@ -96,7 +97,7 @@ def adaptive_rdrop_loss(
     s_scale, ce_scale = scales(own, denominators, alpha, passes, objective_scale)
     rows = tuple(jnp.moveaxis(x.reshape(passes, -1, x.shape[-1]), 0, 1) for x in hidden)
     loss, ce, s = _objective_on(
-        mesh,
+        split_over(mesh, labels.shape[0] if labels.ndim else 1),
         divergence,
         chunk_size,
         rows,
@@ -145,26 +146,25 @@ def _check(
 
 
 class _PerRow(NamedTuple):
-    labels: Array
+    labels: Any  # of gradients None
     s: Array
     ce: Array
 
 
 def _objective_on(
-    mesh: Mesh | None, divergence: str, chunk_size: int, *args: Any
+    split: Split | None, divergence: str, chunk_size: int, *args: Any
 ) -> tuple[Array, Array, Array]:
     """`_objective`, the rows of each device by themselves."""
-    if mesh is None or mesh.size == 1:
+    if split is None:
         return _objective(*args, divergence, chunk_size)
-    axes = ("data", "fsdp")
-    rows, whole = PartitionSpec(axes), PartitionSpec()
+    rows, whole = PartitionSpec(split.rows), PartitionSpec()
 
     def local(*args: Any) -> Any:
-        return jax.lax.psum(_objective(*args, divergence, chunk_size), axes)
+        return jax.lax.psum(_objective(*args, divergence, chunk_size), split.rows)
 
     return jax.shard_map(
         local,
-        mesh=mesh,
+        mesh=split.mesh,
         in_specs=(rows, whole, rows, whole),
         out_specs=whole,
         check_vma=False,
@@ -184,7 +184,7 @@ def _objective(
     found = jax.lax.map(
         lambda x: _chunk(x[0], kernels, x[1], scales, divergence)[1], chunks
     )
-    return _total(found, scales)
+    return _total(*_whole_rows(found, per_row), per_row, scales)
 
 
 def _forward(
@@ -198,35 +198,42 @@ def _forward(
     gradient = jax.grad(_chunk, argnums=(0, 1), has_aux=True)
 
     def body(totals: Any, x: Any) -> tuple[Any, Any]:
-        (d_hidden, d_kernels), sums = gradient(x[0], kernels, x[1], scales, divergence)
+        (d_hidden, d_kernels), found = gradient(x[0], kernels, x[1], scales, divergence)
         totals = jax.tree.map(lambda t, d: t + d.astype(t.dtype), totals, d_kernels)
-        return totals, (d_hidden, sums)
+        return totals, (d_hidden, found)
 
     zeros = [jnp.zeros(k.shape, scales[0].dtype) for k in kernels]
     chunks = _chunked((hidden, per_row), chunk_size)
-    totals, (d_hidden, sums) = jax.lax.scan(body, tuple(zeros), chunks)
+    totals, (d_hidden, found) = jax.lax.scan(body, tuple(zeros), chunks)
     d_hidden = jax.tree.map(
         lambda d, h: d.reshape(-1, *h.shape[1:])[: len(h)], d_hidden, hidden
     )
     d_kernels = jax.tree.map(lambda t, k: t.astype(k.dtype), totals, kernels)
-    found = _total(sums, scales)
-    return found, (d_hidden, d_kernels, found[1:])
+    ce, s = _whole_rows(found, per_row)
+    found = _total(ce, s, per_row, scales)
+    d_rows = _PerRow(None, scales[1] * s, scales[0] * ce)
+    return found, (d_hidden, d_kernels, d_rows, found[1:])
 
 
 def _backward(divergence: str, chunk_size: int, kept: Any, cotangents: Any) -> Any:
-    d_hidden, d_kernels, sums = kept
     c = cotangents[0]
-    d_hidden, d_kernels = jax.tree.map(
-        lambda g: (g * c).astype(g.dtype), (d_hidden, d_kernels)
-    )
-    return d_hidden, d_kernels, None, tuple(c * x for x in sums)
+    return jax.tree.map(lambda g: (g * c).astype(g.dtype), kept)
 
 
 _objective.defvjp(_forward, _backward)
 
 
-def _total(sums: tuple[Array, Array], scales: tuple[Array, Array]) -> Any:
-    ce, s = (jnp.sum(x) for x in sums)
+def _whole_rows(chunks: tuple[Array, Array], per_row: _PerRow) -> tuple[Array, Array]:
+    """Of [chunks, rows] those that are not padding [positions]."""
+    ce, s = (x.reshape(-1)[: len(per_row.s)] for x in chunks)
+    return ce, s
+
+
+def _total(
+    ce: Array, s: Array, per_row: _PerRow, scales: tuple[Array, Array]
+) -> tuple[Array, Array, Array]:
+    """The loss, and the weighted sums of cross entropy and divergence."""
+    ce, s = jnp.sum(weighted(per_row.ce, ce)), jnp.sum(weighted(per_row.s, s))
     return weighted(scales[0], ce) + weighted(scales[1], s), ce, s
 
 
@@ -248,7 +255,7 @@ def _chunk(
     scales: tuple[Array, Array],
     divergence: str,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """The loss of some rows, and the weighted sums of cross entropy and divergence."""
+    """The loss of some rows; cross entropy and divergence of each, 0 if it is out."""
     counts = per_row.s != 0
     dtype = scales[0].dtype
     log_p = [
@@ -266,7 +273,7 @@ def _chunk(
     parts += [head[..., words + i, None] + tail for i, tail in enumerate(tails)]
     labels = clear(per_row.ce != 0, per_row.labels)
     nll, within = _picked(parts, labels)
-    ce = jnp.sum(weighted(per_row.ce, jnp.sum(nll, axis=0)))
+    ce = clear(per_row.ce != 0, jnp.sum(nll, axis=0))
     if head.shape[0] == 1:
         s = jnp.zeros_like(per_row.s)
     elif divergence == "exact":
@@ -275,8 +282,7 @@ def _chunk(
         s = _half_jeffreys(head)
         for tail, hit in zip(tails, within[1:], strict=True):
             s += jnp.where(hit, _half_jeffreys(tail), 0.0)
-    s = jnp.sum(weighted(per_row.s, s))
-    return weighted(scales[0], ce) + weighted(scales[1], s), (ce, s)
+    return _total(ce, s, per_row, scales)[0], (ce, s)
 
 
 def _half_jeffreys(log_p: Float[Array, "two rows words"]) -> Float[Array, " rows"]:

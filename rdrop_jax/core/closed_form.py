@@ -113,8 +113,8 @@ def all_rows(
 ) -> tuple[Float[Array, " positions"], Float[Array, " positions"], Array]:
     """Per position cross entropy and divergence, and the gradient of the loss.
 
-    Chunk i holds rows i, i + n, i + 2n, ..: strided, so that where rows are split over
-    devices every device works on rows of its own and none moves.
+    Each device works on chunks of rows of its own, so that none moves. Where chunks do
+    not come out even the last one begins earlier, and makes some rows twice.
 
     Args:
       logits: [1 or 2, positions, classes].
@@ -130,12 +130,19 @@ def all_rows(
     """
     passes, positions, classes = logits.shape
     devices = 1 if local else jax.device_count()
-    # Each chunk of split classes would wait for the other devices anew.
-    count = 1 if form.axis else _chunk_count(positions, classes, devices)
-    rows = positions // count
-    stacked = logits.reshape(passes, rows, count, classes)
+    even = positions % devices == 0
+    devices = devices if even else 1
+    own = positions // devices
+    # Each chunk of split classes would wait for the other devices anew, and who has
+    # which of uneven rows is not known.
+    count = _chunk_count(own, classes) if even and not form.axis else 1
+    rows = -(-own // count)
+    # One device's logits as they are: of a reshaped array the loop would keep a copy.
+    lead = (devices,) if devices > 1 else ()
+    first = (0,) * len(lead)
+    split = logits.reshape(passes, *lead, own, classes)
     per_row = [
-        x.reshape(rows, count)
+        x.reshape(*lead, own)
         for x in (
             labels,
             weights.s != 0,
@@ -145,43 +152,45 @@ def all_rows(
         )
     ]
 
-    def chunk(i: Array) -> tuple[Array, Array, list[Array]]:
-        at = [jax.lax.dynamic_index_in_dim(x, i, 1, keepdims=False) for x in per_row]
-        # A slice per pass: arrays of two axes are what the CPU backend is fast on.
-        zs = [
-            jax.lax.dynamic_slice(stacked, (k, 0, i, 0), (1, rows, 1, classes)).reshape(
-                rows, classes
-            )
-            for k in range(passes)
-        ]
-        return rows_objective(Rows(zs, *at), form, with_gradient)
-
     def body(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         ce, s, gradient = carry
-        new_ce, new_s, new_gradient = chunk(i)
+        start = jnp.minimum(i * rows, own - rows)
+        at = [
+            jax.lax.dynamic_slice_in_dim(x, start, rows, -1).reshape(-1)
+            for x in per_row
+        ]
+        # A slice per pass: arrays of two axes are what the CPU backend is fast on.
+        zs = [
+            jax.lax.dynamic_slice(
+                split, (k, *first, start, 0), (1, *lead, rows, classes)
+            )[0].reshape(-1, classes)
+            for k in range(passes)
+        ]
+        new_ce, new_s, new_gradient = rows_objective(Rows(zs, *at), form, with_gradient)
         for k, g in enumerate(new_gradient):
-            g = g.astype(gradient.dtype)[None, :, None]
-            gradient = jax.lax.dynamic_update_slice(gradient, g, (k, 0, i, 0))
-        ce = jax.lax.dynamic_update_index_in_dim(ce, new_ce, i, 1)
-        s = jax.lax.dynamic_update_index_in_dim(s, new_s, i, 1)
+            g = g.astype(gradient.dtype).reshape(*lead, rows, classes)[None]
+            gradient = jax.lax.dynamic_update_slice(gradient, g, (k, *first, start, 0))
+        ce, s = (
+            jax.lax.dynamic_update_slice_in_dim(
+                old, new.reshape(*lead, rows), start, -1
+            )
+            for old, new in ((ce, new_ce), (s, new_s))
+        )
         return ce, s, gradient
 
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    zeros = jnp.zeros((rows, count), dtype)
-    gradient = jnp.zeros(stacked.shape if with_gradient else (), logits.dtype)
+    # Like the logits: within `jax.shard_map` and on explicit meshes they have a type.
+    zeros = jnp.zeros_like(split[0, ..., 0], dtype)
+    gradient = jnp.zeros_like(split) if with_gradient else jnp.zeros((), logits.dtype)
     ce, s, gradient = jax.lax.fori_loop(0, count, body, (zeros, zeros, gradient))
     if with_gradient:
         gradient = gradient.reshape(logits.shape)
     return ce.reshape(-1), s.reshape(-1), gradient
 
 
-def _chunk_count(positions: int, classes: int, devices: int) -> int:
-    """The most equal chunks that are long enough and split over devices."""
-    most = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE)
-    least = devices * max(most // classes, _LEAST_ROWS)
-    if positions * classes <= _WHOLE * devices:
+def _chunk_count(positions: int, classes: int) -> int:
+    """The most chunks of a device's positions that are long enough."""
+    if positions * classes <= _WHOLE:
         return 1
-    for count in range(positions // least, 1, -1):
-        if positions % count == 0 and positions // count % devices == 0:
-            return count
-    return 1
+    most = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE)
+    return max(positions // max(most // classes, _LEAST_ROWS), 1)

@@ -1,6 +1,8 @@
 """Per-position divergences between two passes. Nothing here reduces over positions.
 
-Precision, masks and -inf classes as in `rdrop_jax.core.losses`.
+Precision, masks and impossible classes as in `rdrop_jax.core.losses`. Of nearly equal
+passes the rounding error of `kl_divergence` and `js_divergence` may be larger than they
+are, and they negative; `symmetric_kl` is never below 0.
 """
 
 import jax

@@ -21,10 +21,11 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from rdrop_jax.core import losses
 from rdrop_jax.core.closed_form import Weights
-from rdrop_jax.core.linear_chunks import Options, Sharding, linear_objective
+from rdrop_jax.core.linear_chunks import Options, linear_objective
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.rdrop import Denominators, metrics_of, scales
 from rdrop_jax.core.softmax_rows import Form
+from rdrop_jax.core.split import split_over
 from rdrop_jax.core.terms import position_weights
 
 # Logits per pass that a chunk may have, and the positions it may have.
@@ -90,10 +91,10 @@ def large_vocab_rdrop_loss(
       objective_scale: "sum", or "mean" to divide by the passes.
       denominators: as `rdrop_loss`.
       chunk_size: positions at a time and device; None chooses.
-      mesh: where positions or vocabulary are split over devices: positions over its
-        axes ``data`` and ``fsdp`` along the first axis of ``labels``, the vocabulary
-        over ``tensor``. One sum of the kernel's gradient follows the loop; only over
-        ``tensor`` devices speak within it.
+      mesh: where positions or vocabulary are split over devices, as far as it has these
+        axes: positions over ``data`` and ``fsdp`` along the first axis of ``labels``,
+        the vocabulary over ``tensor``. One sum of the kernel's gradient follows the
+        loop; only over ``tensor`` devices speak within it.
 
     Returns:
       Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, which
@@ -123,9 +124,14 @@ def large_vocab_rdrop_loss(
     )
     own = (jnp.sum(label_w), jnp.sum(w))
     s_scale, ce_scale = scales(own, denominators, alpha, len(hidden), objective_scale)
-    sharding = _sharding(mesh, labels, kernel.shape[0 if tied else 1])
-    axis = "tensor" if sharding and sharding.mesh.shape["tensor"] > 1 else None
+    split = split_over(mesh, labels.shape[0] if labels.ndim else 1)
+    axis = split.tensor if split else None
     vocab = kernel.shape[0 if tied else 1]
+    if split and axis and vocab % split.mesh.shape[axis]:
+        raise ValueError(
+            f"the vocabulary must be a multiple of {split.mesh.shape[axis]} devices: "
+            f"found {vocab}"
+        )
     options = Options(
         Form(label_smoothing, smoothing, axis),
         tied,
@@ -134,7 +140,7 @@ def large_vocab_rdrop_loss(
     weights = Weights(w.reshape(-1), label_w.reshape(-1), s_scale, ce_scale)
     hidden = hidden.reshape(len(hidden), -1, hidden.shape[-1])
     loss, ce, s = linear_objective(
-        hidden, kernel, bias, labels.reshape(-1), weights, options, sharding
+        hidden, kernel, bias, labels.reshape(-1), weights, options, split
     )
     return loss, metrics_of(Mean(ce, own[0]), Mean(s, own[1]), len(hidden))
 
@@ -168,21 +174,3 @@ def _chunk_size(vocab: int) -> int:
     most = _CHUNK_LOGITS.get(jax.default_backend(), _CHUNK_LOGITS_ELSEWHERE)
     least, top = _CHUNK_RANGE
     return min(max(1 << max((most // vocab).bit_length() - 1, 0), least), top)
-
-
-def _sharding(mesh: Mesh | None, labels: Array, vocab: int) -> Sharding | None:
-    if mesh is None or mesh.size == 1:
-        return None
-    names = ("data", "fsdp", "tensor")
-    if set(mesh.axis_names) != set(names):
-        raise ValueError(f"mesh must have axes {names}: found {mesh.axis_names}")
-    split = mesh.shape["data"] * mesh.shape["fsdp"]
-    for what, size, parts in (
-        ("the first axis of labels", labels.shape[0], split),
-        ("the vocabulary", vocab, mesh.shape["tensor"]),
-    ):
-        if size % parts:
-            raise ValueError(
-                f"{what} must be a multiple of {parts} devices: found {size}"
-            )
-    return Sharding(mesh, ("data", "fsdp"))

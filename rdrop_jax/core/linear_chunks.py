@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Integer
 
 from rdrop_jax.core.closed_form import Weights, all_rows, weighted_sums
 from rdrop_jax.core.softmax_rows import Form
+from rdrop_jax.core.split import Split
 
 # Above, the product that is added to the kernel's gradient is made in blocks of words.
 _WHOLE_KERNEL = 100_000
@@ -34,13 +35,6 @@ class Options(NamedTuple):
     chunk_size: int
 
 
-class Sharding(NamedTuple):
-    """Positions over the axes ``rows`` of ``mesh``, the vocabulary over ``tensor``."""
-
-    mesh: Mesh
-    rows: tuple[str, ...]
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def linear_objective(
     hidden: Float[Array, "passes positions width"],
@@ -49,7 +43,7 @@ def linear_objective(
     labels: Integer[Array, " positions"],
     weights: Weights,
     options: Options,
-    sharding: Sharding | None,
+    split: Split | None,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """`rdrop_jax.core.closed_form.softmax_objective` of ``hidden @ kernel + bias``.
 
@@ -62,12 +56,12 @@ def linear_objective(
       labels: class ids.
       weights: as `softmax_objective`.
       options: how to compute.
-      sharding: over which devices; None for one.
+      split: over which devices; None for one.
 
     Returns:
       The loss, and the sums of cross entropy and divergence, which carry no gradient.
     """
-    ce, s, _ = _chunks(hidden, kernel, bias, labels, weights, options, sharding, False)
+    ce, s, _ = _chunks(hidden, kernel, bias, labels, weights, options, split, False)
     return weighted_sums(ce, s, weights)
 
 
@@ -78,18 +72,16 @@ def _forward(
     labels: Array,
     weights: Weights,
     options: Options,
-    sharding: Sharding | None,
+    split: Split | None,
 ) -> tuple[Any, Any]:
     ce, s, gradients = _chunks(
-        hidden, kernel, bias, labels, weights, options, sharding, True
+        hidden, kernel, bias, labels, weights, options, split, True
     )
     found = weighted_sums(ce, s, weights)
     return found, (gradients, ce, s, found[1:], weights)
 
 
-def _backward(
-    options: Options, sharding: Sharding | None, kept: Any, cotangents: Any
-) -> Any:
+def _backward(options: Options, split: Split | None, kept: Any, cotangents: Any) -> Any:
     gradients, ce, s, (ce_sum, s_sum), weights = kept
     c = cotangents[0]
     d_hidden, d_kernel, d_bias = (
@@ -114,19 +106,19 @@ def _chunks(
     labels: Array,
     weights: Weights,
     options: Options,
-    sharding: Sharding | None,
+    split: Split | None,
     with_gradient: bool,
 ) -> tuple[Array, Array, Any]:
     """`_local_chunks` on every device, and the kernel's gradient summed over them."""
-    if sharding is None:
+    if split is None:
         return _local_chunks(
             hidden, kernel, bias, labels, weights, options, with_gradient
         )
-    rows: Any = PartitionSpec(sharding.rows)
+    rows: Any = PartitionSpec(split.rows)
     whole: Any = PartitionSpec()
-    tensor = PartitionSpec("tensor")
-    across = tensor if options.tied else PartitionSpec(None, "tensor")
-    by_rows = PartitionSpec(None, sharding.rows)
+    tensor = PartitionSpec(split.tensor)
+    across = tensor if options.tied else PartitionSpec(None, split.tensor)
+    by_rows = PartitionSpec(None, split.rows)
 
     def local(h: Array, k: Array, b: Array | None, y: Array, w: Weights) -> Any:
         ce, s, gradients = _local_chunks(h, k, b, y, w, options, with_gradient)
@@ -135,11 +127,11 @@ def _chunks(
         d_hidden, *shared = gradients
         if options.form.axis:
             d_hidden = jax.lax.psum(d_hidden, options.form.axis)
-        return ce, s, (d_hidden, *jax.lax.psum(shared, sharding.rows))
+        return ce, s, (d_hidden, *jax.lax.psum(shared, split.rows))
 
     return jax.shard_map(
         local,
-        mesh=sharding.mesh,
+        mesh=split.mesh,
         in_specs=(by_rows, across, tensor, rows, Weights(rows, rows, whole, whole)),
         out_specs=(rows, rows, (by_rows, across, tensor) if with_gradient else whole),
         check_vma=False,
@@ -157,7 +149,7 @@ def _local_chunks(
 ) -> tuple[Array, Array, Any]:
     """Cross entropy and divergence per position, and the three gradients."""
     passes, positions, width = hidden.shape
-    count = -(-positions // options.chunk_size)
+    count = max(-(-positions // options.chunk_size), 1)
     size = -(-positions // count)
     rest = count * size - positions
     hidden = jnp.pad(hidden, ((0, 0), (0, rest), (0, 0)))
@@ -179,7 +171,7 @@ def _local_chunks(
         if bias is not None:
             z += bias[None].astype(dtype)
         ce, s, g = all_rows(
-            z.reshape(passes, size, -1),
+            z.reshape(passes, size, z.shape[-1]),
             labels[i],
             at,
             options.form,
@@ -195,7 +187,7 @@ def _local_chunks(
         if not with_gradient:
             return ce, s, None
         d_hidden, d_kernel, d_bias = gradients
-        g = g.reshape(len(h), -1)
+        g = g.reshape(len(h), g.shape[-1])
         d_bias = None if d_bias is None else d_bias + jnp.sum(g, axis=0)
         g = g.astype(kernel.dtype)
         new = product(g, kernel, (((1,), (outer,)), ((), ())))

@@ -2,9 +2,9 @@
 
 All functions compute in at least float32. ``where`` is a boolean mask over positions
 (True keeps): a masked position gives 0 with zero gradient, whatever it holds, NaN
-included. A class whose logit is -inf has probability 0: where both passes agree on it,
-values stay finite and its gradient is 0; where they differ, a divergence that is
-truly infinite is +inf and never NaN.
+included. A class whose logit is -inf, or any number below -1e30, has probability 0:
+where both passes agree on it, values stay finite and its gradient is 0; where they
+differ, a divergence that is truly infinite is +inf and never NaN.
 """
 
 import jax
@@ -14,6 +14,9 @@ from jaxtyping import Array, Bool, Float, Integer, Num, Shaped
 Logits = Float[Array, "*positions classes"]
 Positions = Float[Array, "*positions"]
 Mask = Bool[Array, "*positions"]
+
+# Below every logit that means something, and where z - z is not NaN as for -inf.
+IMPOSSIBLE = -1e30
 
 SMOOTHINGS = ("uniform", "fairseq")
 
@@ -54,9 +57,9 @@ def check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
 def log_probs(
     logits: Logits, where: Mask | None
 ) -> tuple[Logits, Bool[Array, "*positions classes"]]:
-    """Log-probabilities, 0 in place of -inf, and the mask of possible classes."""
+    """Log-probabilities, 0 of impossible classes, and the mask of the possible."""
     logits = at_least_float32(clear(where, logits))
-    possible = logits != -jnp.inf
+    possible = ~(logits <= IMPOSSIBLE)  # NaN stays
     safe = jnp.where(possible, logits, 0.0)
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     exp = jnp.where(possible, jnp.exp(safe - peak), 0.0)
@@ -97,7 +100,7 @@ def softmax_cross_entropy(
     ``"uniform"``: :math:`t = (1 - \epsilon)\,y + \epsilon / V`, the form of the R-Drop
     code; ``"fairseq"``: :math:`t = (1 - \epsilon)\,y + \epsilon / (V - 1)` on the
     other classes only, the form of today's fairseq. V counts the classes whose logit
-    is not -inf.
+    is not impossible.
 
     Args:
       logits: unnormalised scores [..., classes].

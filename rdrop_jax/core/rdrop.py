@@ -30,6 +30,7 @@ from rdrop_jax.core.terms import (
     rdrop_terms,
     regression_terms,
     stacked,
+    takes_class_ids,
 )
 
 OBJECTIVE_SCALES = ("sum", "mean")
@@ -39,7 +40,7 @@ Denominators = tuple[Float[Array, ""], Float[Array, ""]]
 
 def is_zero(alpha: object) -> bool:
     """Whether alpha is the constant 0, which needs no second pass."""
-    return isinstance(alpha, (int, float)) and alpha == 0
+    return isinstance(alpha, (int, float, np.number)) and alpha == 0
 
 
 def resolve_num_passes(alpha: object, num_passes: int | None) -> int:
@@ -137,7 +138,8 @@ def rdrop_loss(
       label_smoothing: epsilon in [0, 1).
       smoothing: "uniform" (epsilon / V) or "fairseq" (epsilon / (V - 1)).
       where: positions that count [...]; the others may hold anything.
-      weight: float weight per position [...].
+      weight: float weight per position [...]. At a weight of 0 the position is out, and
+        so is the gradient in that weight.
       label_weight: weight of the cross entropy alone [...]; 0 marks an unlabelled
         position, which still enters the consistency term.
       divergence: "symmetric_kl", "forward_kl" (KL(p_i || p_j), i < j), "reverse_kl",
@@ -168,7 +170,7 @@ def rdrop_loss(
     logits, labels = stacked("logits", logits), jnp.asarray(labels)
     options = (len(logits), alpha, objective_scale, denominators)
     closed = divergence == "symmetric_kl" and stop_gradient == "none"
-    if closed and len(logits) <= 2 and losses.are_class_ids(labels, logits[0]):
+    if closed and len(logits) <= 2 and takes_class_ids(labels, logits):
         losses.check_smoothing(label_smoothing, smoothing)
         positions = logits.shape[1:-1]
         weights = position_weights(positions, where, weight, label_weight)
@@ -201,7 +203,10 @@ def _closed_form(
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
     w, label_w = (x.astype(dtype) for x in weights)
     own = (jnp.sum(label_w), jnp.sum(w))
-    s_scale, ce_scale = scales(own, denominators, alpha, num_passes, objective_scale)
+    s_scale, ce_scale = (
+        jnp.asarray(x, dtype)
+        for x in scales(own, denominators, alpha, num_passes, objective_scale)
+    )
     loss, ce, s = softmax_objective(
         logits.reshape(num_passes, -1, logits.shape[-1]),
         labels.reshape(-1),

@@ -15,10 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdrop_jax.core.losses import at_least_float32, clear
-
-# Below every finite logit that means something; p is 0 there and z - z is not NaN.
-_IMPOSSIBLE = -1e30
+from rdrop_jax.core.losses import IMPOSSIBLE, at_least_float32, clear
 
 
 class Form(NamedTuple):
@@ -114,7 +111,7 @@ def _max(x: Float[Array, "rows classes"], axis: str | None) -> Float[Array, "row
 
 
 def _softmax(logits: Float[Array, "rows classes"], axis: str | None) -> _Pass:
-    z = jnp.maximum(at_least_float32(logits), _IMPOSSIBLE)
+    z = jnp.maximum(at_least_float32(logits), IMPOSSIBLE)
     peak = _max(jax.lax.stop_gradient(z), axis)
     exp = jnp.exp(z - peak)
     total = _sum(exp, axis)
@@ -131,16 +128,16 @@ def _cross_entropy(f: _Pass, labels: Array, form: Form) -> tuple[Array, Array]:
     picked = jnp.take_along_axis(f.z, within, axis=-1)
     if form.axis:
         picked = _sum(jnp.where(within == labels[:, None], picked, 0.0), form.axis)
-    reachable = picked > _IMPOSSIBLE
+    reachable = picked > IMPOSSIBLE
     nll = jnp.where(reachable, f.log_z - picked, jnp.inf)
     hot = jnp.arange(part)[None] == labels[:, None]
     if label_smoothing == 0.0:
         # An unreachable label: infinite loss, and no way down.
         return nll[:, 0], f.p - jnp.where(hot & reachable, 1.0, 0.0)
-    possible = f.z > _IMPOSSIBLE
+    possible = f.z > IMPOSSIBLE
     # The sum of all counts what is impossible, as long as all finite logits of a row
     # add up to less than 5e29: a pass over the row less than counting would take.
-    impossible = jnp.round(_sum(f.z, form.axis) / _IMPOSSIBLE)
+    impossible = jnp.round(_sum(f.z, form.axis) / IMPOSSIBLE)
     num = part * _parts(form.axis) - jax.lax.stop_gradient(impossible)
     everywhere = _sum(jnp.where(possible, f.log_z - f.z, 0.0), form.axis)
     if form.smoothing == "uniform":
@@ -164,7 +161,7 @@ def _divergence(passes: list[_Pass], axis: str | None) -> tuple[Array, list[Arra
     twice = _sum((a.p - b.p) * r, axis)
     one = _sum(a.p * r, axis)
     other = twice - one
-    apart = _max(jnp.abs(r), axis)[:, 0] >= -0.5 * _IMPOSSIBLE
+    apart = _max(jnp.abs(r), axis)[:, 0] >= -0.5 * IMPOSSIBLE
     s = jnp.where(apart, jnp.inf, 0.5 * twice[:, 0])
     change = a.p - b.p
     return s, [change + a.p * (r - one), -change - b.p * (r + other)]

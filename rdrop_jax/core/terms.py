@@ -72,6 +72,20 @@ def stacked(name: str, outputs: Array) -> Array:
     return outputs
 
 
+def takes_class_ids(labels: Array, logits: Array) -> bool:
+    """Whether labels are class ids, for logits stacked over passes. Checks shapes."""
+    ids = jnp.issubdtype(labels.dtype, jnp.integer)
+    one_pass = logits.shape[1:-1] if ids else logits.shape[1:]
+    if labels.shape != one_pass:
+        kind = "class ids" if ids else "probabilities"
+        raise ValueError(
+            f"labels ({kind}) must have the shape {one_pass} of one pass of logits, "
+            f"[passes, ..., classes]: found labels {labels.shape}, logits "
+            f"{logits.shape}"
+        )
+    return ids
+
+
 def position_weights(
     shape: tuple[int, ...],
     where: Array | None,
@@ -79,6 +93,9 @@ def position_weights(
     label_weight: Array | None,
 ) -> tuple[Array, Array]:
     """``w`` of the consistency term and ``w * l`` of the cross entropy."""
+    where, weight, label_weight = (
+        None if x is None else jnp.asarray(x) for x in (where, weight, label_weight)
+    )
     given = {"where": where, "weight": weight, "label_weight": label_weight}
     for name, value in given.items():
         if value is not None and value.shape != shape:
@@ -136,7 +153,8 @@ def rdrop_terms(
     Raises:
       ValueError: as `rdrop_jax.rdrop_loss`.
     """
-    logits = stacked("logits", logits)
+    logits, labels = stacked("logits", logits), jnp.asarray(labels)
+    takes_class_ids(labels, logits)
     positions = logits.shape[1:-1]
     distance = _divergence(divergence, stop_gradient)
     return _terms(
