@@ -114,6 +114,18 @@ def test_check_stochastic_finds_dropout_that_is_off():
         check_stochastic(toy.plain_forward, toy.params(), toy.batch(), KEY)
 
 
+def test_check_stochastic_tries_again_where_a_mask_is_small():
+    """Two keys in three drop the same rows of two."""
+
+    def forward(params, batch, key):
+        keep = jax.random.bernoulli(key, 0.9, (len(batch["x"]), 1))
+        return jnp.where(keep, batch["x"] @ params["in"], 0.0) + batch["bias"]
+
+    batch = toy.batch() | {"bias": jnp.float32(1.0)}
+    for seed in range(10):
+        check_stochastic(forward, toy.params(), batch, jax.random.key(seed))
+
+
 def test_check_stochastic_sees_through_a_zero_head():
     params = toy.params() | {"out": jnp.zeros((16, 3))}
     check_stochastic(toy.forward, params, toy.batch(), KEY)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 import toy
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 
 from rdrop_jax import (
     forward_passes,
@@ -17,10 +17,12 @@ from rdrop_jax import (
     make_train_step,
     rdrop_loss,
 )
+from rdrop_jax.core.accumulate import make_loss_and_grad
 from rdrop_jax.core.metrics import compute, mean, merge
+from rdrop_jax.core.step import _averaged
 from rdrop_jax.runtime.mesh import make_mesh, put, state_shardings
 
-TX = optax.adam(1e-2)
+TX, KEY = optax.adam(1e-2), jax.random.key(0)
 
 
 def start(**options):
@@ -236,6 +238,65 @@ def test_ema_follows_the_parameters():
     assert_trees_close(state.ema_params, wanted, rtol=1e-6)
     state, _ = run(steps=1)
     assert state.ema_params is None
+
+
+def half(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.bfloat16), tree)
+
+
+def test_ema_of_half_precision_parameters_moves():
+    """Steps of 0.001 from 1 towards 2 round to nothing in bfloat16."""
+    state = init_state({"x": jnp.ones(3, jnp.bfloat16)}, TX, KEY, ema=True)
+    assert state.ema_params["x"].dtype == jnp.float32
+    average = state.ema_params
+    for _ in range(100):
+        average = _averaged(average, {"x": jnp.full(3, 2, jnp.bfloat16)}, 0.999)
+    np.testing.assert_allclose(average["x"], 2 - 0.999**100, rtol=1e-5)
+
+
+def test_half_precision_gradients_add_up_in_float32():
+    def gradient(accum_steps):
+        grad = make_loss_and_grad(
+            lambda params, batch, keys: jnp.stack(
+                [toy.plain_forward(params, batch, None)] * 2
+            ),
+            toy.loss,
+            alpha=1.0,
+            objective_scale="sum",
+            accum_steps=accum_steps,
+        )
+        keys = jax.random.split(KEY)
+        return grad(half(toy.params()), toy.batch(512), keys, jnp.int32(0))[1]
+
+    for found, wanted in zip(
+        *(jax.tree.leaves(gradient(n)) for n in (128, 1)), strict=True
+    ):
+        assert found.dtype == jnp.bfloat16
+        difference = jnp.linalg.norm((found - wanted).astype(jnp.float32))
+        assert difference <= 4e-3 * jnp.linalg.norm(wanted.astype(jnp.float32))
+
+
+def test_optimizers_are_told_the_loss():
+    tx = optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=1))
+    step = jax.jit(make_train_step(toy.forward, tx, toy.loss, alpha=2.0))
+    state = init_state(toy.params(), tx, KEY)
+    state, metrics = step(state, toy.batch())
+    assert float(state.opt_state[1].best_value) == compute(metrics)["loss"]
+
+
+@pytest.mark.parametrize("accum_steps", [1, 2])
+def test_steps_on_an_explicit_mesh(accum_steps):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    wanted, _ = run(rows=16, steps=1, accum_steps=accum_steps)
+    options = {"alpha": 2.0, "accum_steps": accum_steps}
+    step = jax.jit(make_train_step(toy.forward, TX, toy.loss, **options))
+    with jax.set_mesh(mesh):
+        batch = jax.device_put(
+            toy.batch(16, seed=0), jax.NamedSharding(mesh, jax.P("data"))
+        )
+        state = jax.device_put(start(), jax.NamedSharding(mesh, jax.P()))
+        state, _ = step(state, batch)
+    assert_trees_close(state.params, wanted.params, rtol=1e-5, atol=1e-6)
 
 
 def test_first_bad_step_is_the_first():

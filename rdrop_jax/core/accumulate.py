@@ -67,7 +67,7 @@ def make_loss_and_grad(
         if accum_steps == 1:
             return grad_fn(params, batch, keys, step, None)
         outputs = jax.eval_shape(passes, params, batch, keys)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), outputs)
+        zeros = jax.tree.map(jnp.zeros_like, outputs)
         # Denominators depend on the batch alone, so the loss of zeros gives them, and
         # the compiler drops what the zeros would have cost.
         _, metrics = loss_at(zeros, batch, step, None)
@@ -101,15 +101,17 @@ def _microbatches(batch: Batch, accum_steps: int) -> Batch:
 
 
 def _sum_over(part: Callable[[Batch, Array], Any], micro: Batch) -> Any:
-    """``sum_i part(micro[i], i)``, one at a time."""
+    """``sum_i part(micro[i], i)``, one at a time, summed in at least float32."""
     count = jax.tree.leaves(micro)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], micro)
     index = jnp.arange(count)
+    one = jax.eval_shape(part, first, index[0])
     zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part, first, index[0])
+        lambda x: jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32)), one
     )
 
     def body(total: Any, item: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, part(*item)), None
 
-    return jax.lax.scan(body, zeros, (micro, index))[0]
+    total = jax.lax.scan(body, zeros, (micro, index))[0]
+    return jax.tree.map(lambda t, x: t.astype(x.dtype), total, one)

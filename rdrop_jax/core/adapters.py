@@ -1,7 +1,10 @@
 """Turns Flax modules into ``forward(params, batch, key | None) -> outputs``."""
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import jax
 
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 
@@ -18,7 +21,7 @@ def linen_forward(
     *,
     train: Mapping[str, Any],
     evaluate: Mapping[str, Any],
-    rng: str = "dropout",
+    rng: str | Sequence[str] = "dropout",
 ) -> Forward:
     """Forward function of a Linen module, or of anything with its ``apply``.
 
@@ -27,7 +30,7 @@ def linen_forward(
       inputs: name of the batch entry to pass, or ``batch -> tuple of arguments``.
       train: keyword arguments that turn dropout on, like ``{"train": True}``.
       evaluate: keyword arguments that turn it off, like ``{"train": False}``.
-      rng: name of the module's dropout stream.
+      rng: name of the module's dropout stream, or names of all that it draws from.
 
     Returns:
       ``forward(params, batch, key)``; ``key=None`` evaluates.
@@ -49,13 +52,18 @@ def linen_forward(
         if isinstance(params, Mapping) and "params" in params:
             raise ValueError(
                 f"params holds whole variable collections, {sorted(params)}: give "
-                "variables['params']. A mutable collection such as batch_stats needs a "
-                "forward of your own that returns it as aux (has_aux=True)"
+                "variables['params']. A collection that passes change, such as "
+                "batch_stats, needs a forward of your own that returns it as aux, "
+                "forward_passes(..., has_aux=True), and a train step of your own"
             )
         args = _arguments(inputs, batch)
         if key is None:
             return module.apply({"params": params}, *args, **evaluate)
-        return module.apply({"params": params}, *args, rngs={rng: key}, **train)
+        if isinstance(rng, str):
+            rngs = {rng: key}
+        else:
+            rngs = {name: jax.random.fold_in(key, i) for i, name in enumerate(rng)}
+        return module.apply({"params": params}, *args, rngs=rngs, **train)
 
     return forward
 
@@ -63,9 +71,10 @@ def linen_forward(
 def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
     """Forward function and parameters of an NNX module.
 
-    The module must take its randomness at call time, ``model(x, rngs=rngs)``, and pass
-    it to every `nnx.Dropout`. A module that owns its stream would draw the same mask in
-    both passes each time it is merged.
+    Each pass draws from its own key: streams that the module holds, as
+    ``nnx.Dropout(0.1, rngs=rngs)`` makes them, are seeded from it, and a module that
+    takes ``rngs`` when it is called gets it as the stream "dropout". Give trained
+    parameters back with ``nnx.update(model, state.params)``.
 
     Args:
       model: an `nnx.Module`.
@@ -86,9 +95,8 @@ def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
     """
     from flax import nnx  # here alone, so that the method never needs flax
 
-    graph, *states = nnx.split(model, nnx.Param, ...)
-    params, rest = states
-    flat = nnx.to_flat_state(rest)
+    graph, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)
+    flat = nnx.to_flat_state(states[2])
     stateful = [
         "/".join(map(str, path))
         for path, leaf in zip(flat.paths, flat.leaves, strict=True)
@@ -97,16 +105,36 @@ def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
     if stateful:
         raise ValueError(
             f"the module keeps batch statistics, {stateful}: two passes would each "
-            "update them; freeze them or write a forward that returns them as aux"
+            "update them; freeze them, or write a forward that returns them as aux and "
+            "a train step of your own"
         )
+    # Of plain arrays every merge makes variables of its own, which a pass may change.
+    initial, streams, rest = (nnx.to_pure_dict(state) for state in states)
+    takes = inspect.signature(type(model).__call__).parameters
+    takes_rngs = "rngs" in takes or any(p.kind == p.VAR_KEYWORD for p in takes.values())
 
     def forward(params: Params, batch: Batch, key: Key | None) -> Any:
-        module = nnx.merge(graph, params, rest)
         args = _arguments(inputs, batch)
         if key is None:
+            module = nnx.merge(graph, params, streams, rest)
             module.eval()
             return module(*args)
+        module = nnx.merge(graph, params, _seeded(streams, key), rest)
         module.train()
-        return module(*args, rngs=nnx.Rngs(dropout=key))
+        return (
+            module(*args, rngs=nnx.Rngs(dropout=key)) if takes_rngs else module(*args)
+        )
 
-    return forward, nnx.to_pure_dict(params)
+    return forward, initial
+
+
+def _seeded(streams: Any, key: Key) -> Any:
+    """The keys of all streams, each made from ``key`` and its place."""
+    leaves, tree = jax.tree.flatten(streams)
+    keys = [
+        jax.random.split(jax.random.fold_in(key, i), x.shape)
+        if x.ndim
+        else jax.random.fold_in(key, i)
+        for i, x in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(tree, keys)

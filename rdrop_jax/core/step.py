@@ -37,7 +37,7 @@ class TrainState:
       key: constant root PRNG key; step t draws from ``fold_in(key, t)``.
       first_bad_step: int32 scalar, first step whose loss, gradient or update was not
         finite; -1 for none.
-      ema_params: moving average of params, or None.
+      ema_params: moving average of params in at least float32, or None.
     """
 
     step: Any  # no shape types here: pytrees are rebuilt with leaves of any kind
@@ -69,8 +69,13 @@ def init_state(
         key=key,
         first_bad_step=jnp.full((), -1, jnp.int32),
         # Copied: two leaves that share a buffer cannot both be donated.
-        ema_params=jax.tree.map(jnp.copy, params) if ema else None,
+        ema_params=jax.tree.map(_wide_copy, params) if ema else None,
     )
+
+
+def _wide_copy(x: Array) -> Array:
+    """In half precision an average would stand still: its steps round to 0."""
+    return jnp.array(x, jnp.promote_types(x.dtype, jnp.float32), copy=True)
 
 
 def make_train_step(
@@ -95,7 +100,8 @@ def make_train_step(
 
     Args:
       forward: ``(params, batch, key) -> outputs``, or one of them for each pass.
-      tx: optimizer.
+      tx: optimizer; its ``update`` is told the loss as ``value``, as
+        `optax.contrib.reduce_on_plateau` needs it.
       loss: ``(stacked outputs, batch, **objective) -> (scalar, metrics)``, for instance
         ``lambda z, batch, **objective: rdrop_loss(z, batch["label"], **objective)``.
         The step says what the objective is: ``alpha`` at this step,
@@ -243,7 +249,9 @@ def _updated(
     ema: float,
 ) -> tuple[TrainState, Array]:
     """The state after one update, and the norm of the gradient."""
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    updates, opt_state = optax.with_extra_args_support(tx).update(
+        grads, state.opt_state, state.params, value=total
+    )
     params = optax.apply_updates(state.params, updates)
     grad_norm = optax.tree.norm(grads)
     # The update too: a finite gradient times a huge rate is no longer finite.
@@ -266,4 +274,5 @@ def _updated(
 def _averaged(average: Params | None, params: Params, decay: float) -> Params | None:
     if average is None:
         return None
-    return optax.incremental_update(params, average, 1.0 - decay)
+    wide = jax.tree.map(lambda x, a: x.astype(a.dtype), params, average)
+    return optax.incremental_update(wide, average, 1.0 - decay)
