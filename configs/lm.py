@@ -59,7 +59,6 @@ def lm() -> ConfigDict:
     c.optimizer.b2 = 0.98
     c.eval.batch_size = 32
     c.eval.metric = "perplexity"
-    c.eval.mode = "min"
     c.eval.block_size = 512  # tokens that evaluation reads at once
     c.eval.context = 400  # of them, those that only give context
     c.eval.predict = "generate"  # or score; --mode of predict

@@ -144,7 +144,7 @@ def cnn_dailymail() -> ConfigDict:
     python -m rdrop_jax.train --config summarization.py:cnn_dailymail \
         --config.data.dir=DATA --config.init_from=bart-large
 
-    The published script (examples/summarization_rdrop): dropout and attention dropout
+    The published script (examples/summeration_rdrop): dropout and attention dropout
     0.1, alpha 0.7, smoothing 0.1; Adam (0.9, 0.999), decoupled weight decay 0.01, clip
     0.1; linear decay from 3e-5 after 500 steps to 0 at 20,000; 1,024 tokens x 16
     microbatches x 4 GPUs in float16 (the paper says 8 GPUs); raw cased text; beam 4,

@@ -52,8 +52,8 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optimizer.layer_decay": (lambda v: 0 < v <= 1, "in (0, 1]"),
     "optimizer.clip": _NOT_NEGATIVE,
     "optimizer.ema": _FRACTION,
+    "optimizer.period_mult": _POSITIVE,
     "eval.batch_size": _POSITIVE,
-    "eval.mode": _one_of("max", "min"),
     "eval.patience": _NOT_NEGATIVE,
     "checkpoint.keep": (lambda v: v >= 2, "at least 2"),
     "mesh.data": _AXIS,
@@ -76,6 +76,10 @@ def check(config: ConfigDict) -> None:
         raise InputError(
             f"accum_steps: expected a divisor of batch_size={config.batch_size}, found "
             f"{config.accum_steps}"
+        )
+    if config.reinit and not config.init_from:
+        raise InputError(
+            f"reinit: expected init_from beside it, found reinit={config.reinit} alone"
         )
     dropouts = {k: v for k, v in flat.items() if k.startswith("model.") and "drop" in k}
     for name, rate in dropouts.items():

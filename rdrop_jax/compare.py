@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax import config as config_lib
-from rdrop_jax import flags
+from rdrop_jax import flags, scoring
 from rdrop_jax.comparison import page, runs, tables
 from rdrop_jax.comparison.options import ARMS, Options, check
 from rdrop_jax.comparison.phases import Comparison, claim
@@ -112,20 +112,17 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
         help="adds an arm that is rdrop with this field",
     )
     add("--vary", action="append", default=[], metavar="FIELD=VALUE,VALUE")
-    add("--metric", metavar="NAME:max|min", help="default: eval.metric and eval.mode")
+    add("--metric", metavar="NAME", help="of the verdict; default: eval.metric")
     add("--jobs", type=int, default=1, help="runs at a time; default: 1")
     args, overrides = flags.parse(parser, argv)
     if args.jobs < 1:
         raise InputError(f"--jobs: expected at least 1, found {args.jobs}")
-    evaluation = flags.load(args.config, overrides).eval
-    name, colon, mode = (args.metric or "").partition(":")
-    if not args.metric:
-        name, mode = evaluation.metric, evaluation.mode
-    elif not colon and name == evaluation.metric:
-        mode = evaluation.mode
-    if mode not in ("max", "min"):
+    metric = args.metric or flags.load(args.config, overrides).eval.metric
+    name, colon, mode = metric.partition(":")
+    if colon and mode != scoring.direction(name):
         raise InputError(
-            f"--metric: expected NAME:max or NAME:min, found {args.metric!r}"
+            f"--metric: expected {name} or {name}:{scoring.direction(name)}, found "
+            f"{args.metric!r}"
         )
     ablations = {text: _ablation(text) for text in args.ablate}
     named = [word for word in args.arms.split(",") if word]
@@ -138,7 +135,7 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
         arms=tuple(dict.fromkeys(["plain", "rdrop", *named, *ablations])),
         vary=dict(_axis(text) for text in args.vary),
         metric=name,
-        mode=mode,
+        mode=scoring.direction(name),
         ablations=ablations,
     )
     return options, args.workdir, args.jobs

@@ -103,7 +103,6 @@ def base_config() -> ConfigDict:
     c.eval.every = duration("1 epochs")  # validation
     c.eval.batch_size = 256
     c.eval.metric = ""  # chooses the best checkpoint
-    c.eval.mode = "max"  # or "min"
     c.eval.patience = 0  # stop after so many validations without a gain; 0 never
     c.eval.test = True  # score test data at the end; False leaves them unread
 

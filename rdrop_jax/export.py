@@ -12,6 +12,9 @@ from rdrop_jax import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import workdir as workdir_lib
 
+# Those whose parameters other libraries have a form for.
+TASKS = ("image_classification", "text_classification", "summarization")
+
 
 def export(
     workdir: Path,
@@ -40,7 +43,7 @@ def export(
     run = open_run(workdir, checkpoint)
     family = run.task.pretrained
     if family is None or format not in family.formats:
-        known = ", ".join(family.formats) if family else "none for this task"
+        known = ", ".join(family.formats) if family else "none"
         raise InputError(f"--format: expected one of {known}, found {format!r}")
     try:
         family.save(run.params, output, format)
@@ -55,7 +58,12 @@ def check(workdir: Path, output: Path) -> None:
     Raises:
       InputError: no run in the workdir, or an output that is in use or not writable.
     """
-    workdir_lib.read(workdir)
+    config = workdir_lib.read(workdir)
+    if config.task not in TASKS:
+        raise InputError(
+            f"--workdir: expected a run of {', '.join(TASKS)}, found one of "
+            f"{config.task}, for which no other library's form is known"
+        )
     try:
         output.mkdir(parents=True, exist_ok=True)
         if found := sorted(path.name for path in output.iterdir()):

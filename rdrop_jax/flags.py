@@ -87,15 +87,25 @@ def parse(
         word = rest.pop(0)
         name, equals, value = word.partition("=")
         if not name.startswith("--config."):
-            known = [o for a in parser._actions for o in a.option_strings]
-            hint = config_lib.suggest(name, known) if name.startswith("-") else ""
-            raise InputError(f"unexpected argument {word!r}.{hint}")
+            raise InputError(f"unexpected argument {word!r}.{_meant(parser, name)}")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise InputError(f"{name}: expected a value, found none")
             value = rest.pop(0)
         overrides[name.removeprefix("--config.")] = value
     return args, overrides
+
+
+def _meant(parser: Parser, name: str) -> str:
+    """A flag like ``name``, or a field of the config."""
+    if not name.startswith("-"):
+        return ""
+    known = {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"}
+    hint = config_lib.suggest(name, sorted(known))
+    if hint or "--config" not in known:
+        return hint
+    fields = [f"--config.{k}" for k in config_lib.flatten(config_lib.base_config())]
+    return config_lib.suggest(name.lstrip("-"), fields)
 
 
 def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
@@ -117,20 +127,23 @@ def parse_run(
 
     Returns:
       The flags and the run's config. Fields of ``eval`` may be set: they change how a
-      run is scored and what it answers, and no parameter.
+      run is scored and what it answers, and no parameter; and ``data.dir``, where data
+      have moved.
 
     Raises:
       InputError: no run there, or another field is set.
     """
     args, overrides = parse(parser, argv)
     for name in overrides:
-        if not name.startswith("eval."):
+        if not name.startswith("eval.") and name != "data.dir":
             raise InputError(
                 f"--config.{name}: the config of a run is in its workdir; only fields "
-                "of eval may be set"
+                "of eval and data.dir may be set"
             )
     config = workdir_lib.read(args.workdir)
-    override(config, overrides)
+    if overrides:
+        override(config, overrides)
+        checks.check(config)
     return args, config
 
 

@@ -13,6 +13,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from rdrop_jax import scoring
 from rdrop_jax.core.passes import EqualPassesError, Params, check_stochastic
 from rdrop_jax.core.rdrop import resolve_num_passes
 from rdrop_jax.core.step import TrainState
@@ -235,7 +236,7 @@ def higher_is_better(config: ConfigDict, scores: dict[str, float]) -> float:
     score = scores[config.eval.metric]
     if math.isnan(score):
         return -math.inf
-    return score if config.eval.mode == "max" else -score
+    return score if scoring.direction(config.eval.metric) == "max" else -score
 
 
 def judge(progress: Progress, step: int, score: float) -> Progress:

@@ -10,6 +10,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from os.path import samefile
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def main(argv: Sequence[str]) -> None:
         choose(config, args.mode)
     if args.n_best is not None:
         ask_for_n_best(config, args.n_best)
+    refuse_input(args.output, args.input)
     from rdrop_jax.run import open_run
 
     run = open_run(args.workdir, args.checkpoint, config)
@@ -114,6 +116,19 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(
             f"--output: cannot write {args.output!r}: {error.strerror}"
         ) from error
+
+
+def refuse_input(output: str, inputs: Sequence[str]) -> None:
+    """Refuses to write into what is read, which would be lost, or have no end.
+
+    Raises:
+      InputError: the output is one of the inputs.
+    """
+    for path in inputs:
+        if Path(path).is_file() and Path(output).exists() and samefile(path, output):
+            raise InputError(
+                f"--output: expected another file than those of --input, found {output}"
+            )
 
 
 def choose(config: ConfigDict, mode: str) -> None:

@@ -135,7 +135,7 @@ def test_no_trial_is_made_twice():
         ),
         (["--config.rdrop.num_passes=1"], "rdrop.num_passes: expected none or at le"),
         (["--arms=plane"], "found 'plane'. Did you mean plain"),
-        (["--metric=accuracy"], "--metric: expected NAME:max or NAME:min"),
+        (["--metric=accuracy:min"], "--metric: expected accuracy or accuracy:max, f"),
         (["--vary=optimizer.lr"], "--vary: expected FIELD=VALUE,VALUE"),
         (["--vary=optimizer.lr="], "--vary optimizer.lr: expected different values"),
         (["--vary=optimizer.lrr=1"], r"optimizer.lrr: no such field"),

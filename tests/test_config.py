@@ -129,6 +129,7 @@ def test_a_config_file_of_the_users_own(tmp_path):
 def test_command_line_words():
     parser = flags.Parser(prog="x")
     parser.add_argument("--workdir")
+    parser.add_argument("--config")
     args, overrides = flags.parse(
         parser, ["--workdir", "a", "--config.seed", "3", "--config.rdrop.alpha=-1"]
     )
@@ -137,6 +138,8 @@ def test_command_line_words():
     for argv, message in [
         (["extra"], "unexpected argument 'extra'"),
         (["--wrkdir=b"], r"unexpected argument '--wrkdir=b'. Did you mean --workdir\?"),
+        (["--alpha", "1"], r"'--alpha'. Did you mean --config.rdrop.alpha\?"),
+        (["--xyz"], "unexpected argument '--xyz'.$"),
         (["--config.seed"], "--config.seed: expected a value, found none"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -278,8 +278,9 @@ def test_evaluation_says_which_checkpoint_it_took(finished, workdir, capsys):
         evaluate.evaluate(workdir, "test", "6")
 
 
-def test_a_best_that_is_lost_at_the_end_is_said(tmp_path, capsys):
-    worst = {"eval__metric": "loss", "eval__mode": "max"}
+def test_a_best_that_is_lost_at_the_end_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rdrop_jax.scoring.direction", lambda name: "max")
+    worst = {"eval__metric": "loss"}
     assert train(tmp_path, **worst)["checkpoint_step"] == 3
     flip(folder(tmp_path, 3))
     (tmp_path / "result.json").unlink()

@@ -13,7 +13,7 @@ import pytest
 from programs import run as run_program
 
 from rdrop_jax import config as config_lib
-from rdrop_jax import flags, predict, state, tasks
+from rdrop_jax import export, flags, predict, state, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.core.step import init_state
 from rdrop_jax.data import vocabularies
@@ -360,3 +360,9 @@ def test_same_words_in_any_order_of_lines(folder):
         made = vocabularies.learn("words", lines, 0, 1)
         expected = vocabularies.learn("words", text(4), 0, 1)
         assert made.dump() == expected.dump()
+
+
+def test_a_language_model_is_not_exported(finished, tmp_path):
+    with pytest.raises(InputError, match="found one of language_model"):
+        export.export(finished[0], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

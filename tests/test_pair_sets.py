@@ -35,6 +35,20 @@ def test_splits_that_are_not_there_are_held_out(tmp_path):
     assert list(found.provenance()) == [str(tmp_path / "train.tsv")]
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a\t", "b\t"], "found 2 of which 2 have an empty side"),
+        (["a\tx"] * 30, "found 30 of which 0 have an empty side, and none of the oth"),
+    ],
+)
+def test_nothing_left_to_train_on_is_said(tmp_path, rows, message):
+    (tmp_path / "train.tsv").write_text("\n".join(rows))
+    found = pair_sets.find(load(tiny_nmt.NMT, FILES | {"data.dir": str(tmp_path)}).data)
+    with pytest.raises(InputError, match=message):
+        found.splits["train"]()
+
+
 def test_a_held_out_pair_with_an_empty_side_stays(tmp_path):
     tiny_nmt.write(tmp_path)
     with (tmp_path / "test.tsv").open("a") as file:

@@ -3,14 +3,16 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from programs import ROOT, TINY, run
 
+from rdrop_jax import flags
 from rdrop_jax.data.sources import digits
 from rdrop_jax.errors import InputError
-from rdrop_jax.predict import load
+from rdrop_jax.predict import load, refuse_input
 
 
 def test_a_run_shows_what_it_does(trained):
@@ -86,6 +88,7 @@ def test_predict_answers_on_every_way_in(trained, tmp_path):
         ([], "[[1, 2], [3]]\n", "--input: expected rows of one length in image 0"),
         (["--split", "test", "--output", "/"], "", "--output: cannot write '/'"),
         (["--config.seed=1"], "", "--config.seed: the config of a run is in its"),
+        (["--config.eval.batch_size=0"], "", "eval.batch_size: expected at least 1, f"),
         (["more"], "", "unexpected argument 'more'"),
     ],
 )
@@ -94,6 +97,24 @@ def test_predict_names_bad_input(trained, argv, text, message):
     assert code == 2
     assert err.startswith(f"error: {message}")
     assert "Traceback" not in err
+
+
+def test_data_that_have_moved_may_be_named(trained):
+    parser = flags.Parser(prog="x")
+    parser.add_argument("--workdir", type=Path)
+    argv = ["--workdir", str(trained[0]), "--config.data.dir=elsewhere"]
+    assert flags.parse_run(parser, argv)[1].data.dir == "elsewhere"
+
+
+def test_predict_does_not_write_into_what_it_reads(tmp_path):
+    given, other = tmp_path / "in.txt", tmp_path / "out.txt"
+    given.write_text("text")
+    refuse_input(str(other), [str(given), "-"])
+    refuse_input("-", [str(given), "-"])
+    (tmp_path / "link").symlink_to(given)
+    for output in (given, tmp_path / "link"):
+        with pytest.raises(InputError, match="--output: expected another file than"):
+            refuse_input(str(output), ["-", str(given)])
 
 
 def test_no_run_is_said_at_once(tmp_path):

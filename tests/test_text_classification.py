@@ -281,6 +281,9 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "bad.tsv").write_bytes(b"text\tlabel\nonly one\n")
     with pytest.raises(InputError, match=r"bad.tsv, line 2: expected 2 columns"):
         train(tmp_path / "run", names, data__files__train="bad.tsv")
+    (tmp_path / "empty.tsv").write_bytes(b"text\tlabel\n")
+    with pytest.raises(InputError, match="the training rows: expected some, found no"):
+        train(tmp_path / "run", names, data__files__train="empty.tsv")
     (tmp_path / "bad.jsonl").write_bytes(b'{"text": "\xff"}\n')
     with pytest.raises(InputError, match=r"bad.jsonl, line 1: expected UTF-8"):
         train(tmp_path / "run", names, data__files__train="bad.jsonl")

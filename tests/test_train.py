@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny import TINY, VIT
 
-from rdrop_jax import flags, loop, tasks
+from rdrop_jax import flags, loop, scoring, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.config import resolve
 from rdrop_jax.core.metrics import Mean
@@ -20,7 +20,9 @@ from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.run import open_run
 from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.runtime.window import Window
+from rdrop_jax.scoring import classification, language
 from rdrop_jax.state import make_state, make_step, make_tx
+from rdrop_jax.tasks import language_model, summarization, translation
 
 
 def config(**overrides):
@@ -276,10 +278,22 @@ def test_checkpoints_are_named_after_a_colon(tmp_path):
 
 def test_a_score_that_is_nan_is_the_worst():
     scores = {"accuracy": float("nan"), "loss": 2.0}
-    by_accuracy = config(eval__metric="accuracy", eval__mode="max")
+    by_accuracy = config(eval__metric="accuracy")
     assert loop.higher_is_better(by_accuracy, scores) == -np.inf
-    by_loss = config(eval__metric="loss", eval__mode="min")
+    by_loss = config(eval__metric="loss")
     assert loop.higher_is_better(by_loss, scores) == -2.0
+
+
+def test_every_score_knows_which_way_is_better():
+    lower = {"loss", "ece", "perplexity", "bits_per_character"}
+    names = {
+        *classification.NAMES,
+        *(name for names in language.NAMES.values() for name in names),
+        *translation.SCORES,
+        *summarization.SCORES,
+        *language_model.SCORES,
+    }
+    assert {name for name in names if scoring.direction(name) == "min"} == lower
 
 
 def test_init_from_another_model_lists_the_difference(reference, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import rdrop_jax
+from rdrop_jax import scoring
 from rdrop_jax.comparison import plan, results, runs
 from rdrop_jax.comparison.options import Options, unlike, variants
 from rdrop_jax.comparison.plan import Setting, Trial
@@ -89,7 +90,8 @@ class Comparison:
     ) -> None:
         self._options, self._began, self._workdir = options, began, workdir
         self._jobs, self._start, self._stop = jobs, start, stop
-        self._select = (began["base"]["eval.metric"], began["base"]["eval.mode"])
+        chooses = began["base"]["eval.metric"]
+        self._select = (chooses, scoring.direction(chooses))
         self._settings: dict[str, list[Setting]] = {}
         self._picked: dict[str, Setting | None] = {}
         self._found: dict[str, results.Run] = {}

@@ -100,11 +100,22 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     missing = {split: HELD_OUT for split in SPLITS if split not in found}
 
     def read(split: str) -> Pairs:
-        if split in found and (split != "train" or not missing):
-            pairs = parallel.read(found[split], columns)
-            return parallel.without_empty(pairs) if split == "train" else pairs
-        whole = parallel.without_empty(parallel.read(found["train"], columns))
-        return parallel.hold_out(whole, missing, data.split_seed)[split]
+        pairs = parallel.read(found["train" if split in missing else split], columns)
+        if split != "train" and split in found:
+            return pairs
+        full = parallel.without_empty(pairs)
+        kept = (
+            parallel.hold_out(full, missing, data.split_seed)[split]
+            if missing and len(full)
+            else full
+        )
+        if not len(kept):
+            raise InputError(
+                f"{pairs.origin}: expected pairs to train on, found {len(pairs)} of "
+                f"which {len(pairs) - len(full)} have an empty side, and none of the "
+                "others without a side that is held out for validation or test"
+            )
+        return kept
 
     return PairSet(
         {split: call(read, split) for split in SPLITS},

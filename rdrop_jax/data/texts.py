@@ -131,6 +131,8 @@ def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
     Raises:
       InputError: fewer than two classes, or a label that is neither name nor number.
     """
+    if not len(texts):
+        raise InputError("the training rows: expected some, found none")
     found: set[str] = set()
     for label, place in zip(texts.labels, texts.places, strict=True):
         if label is not None:
