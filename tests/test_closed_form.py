@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 
 from rdrop_jax import rdrop_loss, rdrop_terms
 from rdrop_jax.core import closed_form
+from rdrop_jax.core.softmax_rows import rows_objective
 from rdrop_jax.runtime.mesh import make_mesh, put
 
 ROWS, CLASSES = 56, 7
@@ -206,6 +207,28 @@ def test_in_the_shard_map_and_on_the_mesh_of_others(explicit):
         found = jax.jit(jax.value_and_grad(whole if explicit else mapped))(*placed)
     for a, b in zip(found, jax.value_and_grad(whole)(logits, labels), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("chunks", ["chunks"], indirect=True)
+def test_in_a_shard_map_chunks_are_of_the_devices_own_rows(chunks, monkeypatch):
+    rows = []
+
+    def spy(x, *args):
+        rows.append(x.logits[0].shape[0])
+        return rows_objective(x, *args)
+
+    monkeypatch.setattr(closed_form, "rows_objective", spy)
+    logits, labels, _ = example()
+    mesh = make_mesh()
+    axes = mesh.axis_names
+    mapped = jax.shard_map(
+        lambda z, y: jax.lax.psum(by_closed_form(z, y, alpha=1.0), axes),
+        mesh=mesh,
+        in_specs=(jax.P(None, axes), jax.P(axes)),
+        out_specs=jax.P(),
+    )
+    jax.eval_shape(mapped, logits, labels)
+    assert set(rows) == {3}
 
 
 def test_float64_scales_beside_float32_logits():

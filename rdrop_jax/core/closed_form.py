@@ -129,7 +129,7 @@ def all_rows(
       logits; a scalar 0 without.
     """
     passes, positions, classes = logits.shape
-    devices = 1 if local else jax.device_count()
+    devices = 1 if local or _in_shard_map() else jax.device_count()
     even = positions % devices == 0
     devices = devices if even else 1
     own = positions // devices
@@ -186,6 +186,12 @@ def all_rows(
     if with_gradient:
         gradient = gradient.reshape(logits.shape)
     return ce.reshape(-1), s.reshape(-1), gradient
+
+
+def _in_shard_map() -> bool:
+    """Whether these rows are one device's, of a `jax.shard_map` over all mesh axes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return bool(mesh.axis_names) and mesh.manual_axes == mesh.axis_names
 
 
 def _chunk_count(positions: int, classes: int) -> int:
