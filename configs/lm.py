@@ -111,7 +111,12 @@ def chars() -> ConfigDict:
 
 
 def files() -> ConfigDict:
-    """Text files of yours: ``data.files.train``, in byte pairs."""
+    """Text files of yours: ``data.files.train``, in byte pairs.
+
+    alpha 1, dropout 0.1. On 250,000 tokens of Brown, a small model, that gained 4.6 of
+    perplexity (132.5 to 128.0, five seeds) at 1.9 times the time of an update; other
+    alphas and rates were not tried: docs/results.md.
+    """
     c = lm()
     c.total_steps = "10 epochs"
     c.model.layers = 6
