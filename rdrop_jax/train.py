@@ -33,7 +33,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Stopped: SIGTERM or SIGINT asked for it; what was done is saved.
       TrainingError: a loss that is not finite.
     """
-    config = check(config, workdir)
+    return _start(check(config, workdir), workdir)
+
+
+def _start(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(distributed.stoppable())
         if distributed.is_first():
@@ -102,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)
-    train(config, workdir)
+    _start(config, workdir)
 
 
 if __name__ == "__main__":

@@ -235,10 +235,7 @@ def _catalogue(data: ConfigDict) -> TextSet:
     task, name = _glue(data), data.name.removeprefix(catalogue.PREFIX)
     home = Path(root(data))
     if not (home / name).is_dir():
-        raise InputError(
-            f"data.name={data.name}: nothing is prepared in {home}. Prepare it once:\n"
-            f"  python -m rdrop_jax.prepare {data.name} --data_dir {home}"
-        )
+        raise unprepared(data, "", "glue")
     place = catalogue.find(home, name)
     # Where the whole of MNLI has two validation splits, the catalogue names them both.
     names = {
