@@ -32,6 +32,7 @@ FREE_ON_RESUME = (
     "data.prefetch",
     "data.workers",
     "data.dir",
+    "eval.mode",  # of earlier runs; now the score says it
 )
 _UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)?")
 

@@ -10,7 +10,7 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from os.path import samefile
+from os.path import isfile, samefile
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def refuse_input(output: str, inputs: Sequence[str]) -> None:
       InputError: the output is one of the inputs.
     """
     for path in inputs:
-        if Path(path).is_file() and Path(output).exists() and samefile(path, output):
+        if isfile(path) and isfile(output) and samefile(path, output):
             raise InputError(
                 f"--output: expected another file than those of --input, found {output}"
             )

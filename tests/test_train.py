@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tiny import TINY, VIT
 
+from rdrop_jax import config as config_lib
 from rdrop_jax import flags, loop, scoring, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.config import resolve
@@ -169,6 +170,12 @@ def test_scores_equal_plain_numpy(reference):
     assert found["accuracy"] == (z.argmax(-1) == rows.labels).mean()
     nll = -log_p[np.arange(len(rows)), rows.labels].mean()
     assert found["loss"] == pytest.approx(nll, rel=1e-5)
+
+
+def test_a_run_begun_while_eval_mode_was_a_field_goes_on():
+    stored = config().to_dict()
+    stored["eval"]["mode"] = "min"
+    assert config_lib.differences(stored, config()) == []
 
 
 def test_another_config_is_refused_with_its_differences(reference):

@@ -101,14 +101,18 @@ def _microbatches(batch: Batch, accum_steps: int) -> Batch:
 
 
 def _sum_over(part: Callable[[Batch, Array], Any], micro: Batch) -> Any:
-    """``sum_i part(micro[i], i)``, one at a time, summed in at least float32."""
+    """``sum_i part(micro[i], i)``, one at a time; floats in at least float32."""
     count = jax.tree.leaves(micro)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], micro)
     index = jnp.arange(count)
     one = jax.eval_shape(part, first, index[0])
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros_like(x, jnp.promote_types(x.dtype, jnp.float32)), one
-    )
+
+    def zero(x: jax.ShapeDtypeStruct) -> Array:
+        floats = jnp.issubdtype(x.dtype, jnp.floating)
+        dtype = jnp.promote_types(x.dtype, jnp.float32) if floats else x.dtype
+        return jnp.zeros_like(x, dtype)
+
+    zeros = jax.tree.map(zero, one)
 
     def body(total: Any, item: Any) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, part(*item)), None

@@ -111,7 +111,8 @@ def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
     # Of plain arrays every merge makes variables of its own, which a pass may change.
     initial, streams, rest = (nnx.to_pure_dict(state) for state in states)
     takes = inspect.signature(type(model).__call__).parameters
-    takes_rngs = "rngs" in takes or any(p.kind == p.VAR_KEYWORD for p in takes.values())
+    passed_on = any(p.kind == p.VAR_KEYWORD for p in takes.values())
+    takes_rngs = "rngs" in takes or (passed_on and not streams)
 
     def forward(params: Params, batch: Batch, key: Key | None) -> Any:
         args = _arguments(inputs, batch)

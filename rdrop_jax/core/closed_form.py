@@ -137,6 +137,7 @@ def all_rows(
     # which of uneven rows is not known.
     count = _chunk_count(own, classes) if even and not form.axis else 1
     rows = -(-own // count)
+    count = -(-own // max(rows, 1))  # so long, fewer may do
     # One device's logits as they are: of a reshaped array the loop would keep a copy.
     lead = (devices,) if devices > 1 else ()
     first = (0,) * len(lead)
