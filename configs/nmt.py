@@ -108,7 +108,9 @@ def files() -> ConfigDict:
 
     FOLDER holds train.en, train.de, validation.en, ..., each plain or .gz; other names,
     tables and JSON lines by --config.data.files.train=... and so on. alpha 5, dropout
-    0.3 and smoothing 0.1 as in the paper; a smaller alpha suits short runs.
+    0.3 and smoothing 0.1 as in the paper. In a short run on 5,000 pairs of Multi30k
+    alpha 1 and dropout 0.2 gained 0.8 BLEU (20.9 to 21.7, five seeds) at 1.9 times the
+    time of an update; others were not tried: docs/results.md.
     """
     c = nmt()
     c.total_steps = "40 epochs"
