@@ -139,7 +139,7 @@ def files() -> ConfigDict:
     """Files of your own, from pretrained weights or from scratch.
 
     alpha 1, dropout 0.1, lr 2e-5: not tuned. With MiniLM, a small encoder, lr 1e-4 and
-    alphas 0.5, 4 and 16, two seeds of validation data liked 4 to 16 on RTE and CoLA and
+    alphas 0.5 to 16, two seeds of validation data liked 4 to 16 on RTE and CoLA and
     0.5 on MRPC and STS-B, by little. No test data were scored: docs/results/plan.md.
     """
     c = glue()
