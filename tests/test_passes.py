@@ -122,7 +122,7 @@ def test_check_stochastic_tries_again_where_a_mask_is_small():
         return jnp.where(keep, batch["x"] @ params["in"], 0.0) + batch["bias"]
 
     batch = toy.batch() | {"bias": jnp.float32(1.0)}
-    for seed in range(10):
+    for seed in range(4):
         check_stochastic(forward, toy.params(), batch, jax.random.key(seed))
 
 

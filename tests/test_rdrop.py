@@ -242,11 +242,12 @@ def test_labels_in_8_bits(dtype):
     assert float(loss) == float(wide)
 
 
-@pytest.mark.parametrize("least", [-jnp.inf, float(jnp.finfo(jnp.float32).min)])
-@pytest.mark.parametrize("divergence", DIVERGENCES)
-@pytest.mark.parametrize("k", [2, 3])
-def test_classes_excluded_by_a_large_number_are_excluded(least, divergence, k):
+@pytest.mark.parametrize(
+    ("divergence", "k"), [("symmetric_kl", 2), *((name, 3) for name in DIVERGENCES)]
+)
+def test_classes_excluded_by_a_large_number_are_excluded(divergence, k):
     """Whatever the divergence and the number of passes, as without these classes."""
+    least = jnp.finfo(jnp.float32).min
     logits, labels = example(k=k, classes=6)
     labels = labels % 4
     options = {"alpha": 2.0, "label_smoothing": 0.1, "divergence": divergence}
