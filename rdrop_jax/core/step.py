@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array
 
 from rdrop_jax.core.accumulate import Loss, LossAndGrad, make_loss_and_grad
+from rdrop_jax.core.losses import at_least_float32
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import (
     Batch,
@@ -75,7 +76,7 @@ def init_state(
 
 def _wide_copy(x: Array) -> Array:
     """In half precision an average would stand still: its steps round to 0."""
-    return jnp.array(x, jnp.promote_types(x.dtype, jnp.float32), copy=True)
+    return at_least_float32(jnp.copy(x))
 
 
 def make_train_step(
