@@ -131,6 +131,46 @@ def test_equals_the_loss_of_the_full_distribution(passes, chunk_size):
     assert_close(gradients, wanted_gradients)
 
 
+@pytest.mark.parametrize("divergence", ["exact", "gold_cluster"])
+def test_nearly_equal_passes_lose_no_digits(divergence):
+    """In float32, where a logarithm's rounding is larger than the divergence."""
+    hidden, kernels, labels, _ = make(1)
+    rng = np.random.default_rng(6)
+    hidden = [
+        np.concatenate([h, h + 1e-4 * rng.normal(size=h.shape)]).astype(np.float32)
+        for h in hidden
+    ]
+
+    def kl(dtype):
+        return float(
+            adaptive_rdrop_loss(
+                [jnp.asarray(h, dtype) for h in hidden],
+                [jnp.asarray(np.asarray(k), dtype) for k in kernels],
+                labels,
+                alpha=1.0,
+                divergence=divergence,
+            )[1]["kl"].compute()
+        )
+
+    found = kl(jnp.float32)
+    with jax.enable_x64(True):
+        exact = kl(jnp.float64)
+    assert 0 < exact < 1e-7
+    np.testing.assert_allclose(found, exact, rtol=1e-2)
+
+
+def test_labels_of_few_bits():
+    rng = np.random.default_rng(7)
+    hidden = [jnp.asarray(rng.normal(size=(2, 3, w)), jnp.float32) for w in (4, 2)]
+    kernels = [
+        jnp.asarray(rng.normal(size=(v, w)), jnp.float32) for v, w in ((301, 4), (9, 2))
+    ]
+    labels = jnp.array([0, 127, 255], jnp.uint8)
+    found = adaptive_rdrop_loss(hidden, kernels, labels, alpha=1.0)[0]
+    wanted = adaptive_rdrop_loss(hidden, kernels, labels.astype(int), alpha=1.0)[0]
+    assert found == wanted
+
+
 def test_gradient_in_weights_equals_that_of_the_full_distribution():
     hidden, kernels, labels, options = make()
 

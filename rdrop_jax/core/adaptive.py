@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Integer
 
+from rdrop_jax.core.cluster_rows import Clusters, clusters_objective
 from rdrop_jax.core.losses import clear, weighted
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.rdrop import Denominators, metrics_of, scales
@@ -29,7 +30,9 @@ from rdrop_jax.core.split import Split, split_over
 from rdrop_jax.core.terms import position_weights
 
 DIVERGENCES = ("exact", "gold_cluster")
-_CHUNK_SIZE = 256
+# Positions at a time: on CPU few enough to stay in its caches.
+_CHUNK_SIZE = {"cpu": 64}
+_CHUNK_SIZE_ELSEWHERE = 256
 
 
 def adaptive_rdrop_loss(
@@ -44,7 +47,7 @@ def adaptive_rdrop_loss(
     divergence: str = "exact",
     objective_scale: str = "sum",
     denominators: Denominators | None = None,
-    chunk_size: int = _CHUNK_SIZE,
+    chunk_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     r"""`rdrop_loss` of an adaptive softmax, a few positions at a time.
@@ -65,7 +68,7 @@ def adaptive_rdrop_loss(
         of the head and, with weight 1, of the tail that the label is in.
       objective_scale: "sum", or "mean" to divide by the passes.
       denominators: as `rdrop_jax.rdrop_loss`.
-      chunk_size: positions at a time and device.
+      chunk_size: positions at a time and device; None chooses.
       mesh: where positions are split over devices: over its axes ``data`` and ``fsdp``
         along the first axis of ``labels``. Each device has chunks of its own; sums over
         devices follow.
@@ -85,6 +88,8 @@ def adaptive_rdrop_loss(
       >>> round(float(loss), 4)
       4.8534
     """
+    if chunk_size is None:
+        chunk_size = _CHUNK_SIZE.get(jax.default_backend(), _CHUNK_SIZE_ELSEWHERE)
     _check(hidden, kernels, labels, divergence, chunk_size)
     positions = hidden[0].shape[1:-1]
     dtype = jnp.promote_types(hidden[0].dtype, jnp.float32)
@@ -182,7 +187,7 @@ def _objective(
 ) -> tuple[Array, Array, Array]:
     chunks = _chunked((hidden, per_row), chunk_size)
     found = jax.lax.map(
-        lambda x: _chunk(x[0], kernels, x[1], scales, divergence)[1], chunks
+        lambda x: _chunk(x[0], kernels, x[1], scales, divergence)[:2], chunks
     )
     return _total(*_whole_rows(found, per_row), per_row, scales)
 
@@ -195,14 +200,14 @@ def _forward(
     divergence: str,
     chunk_size: int,
 ) -> tuple[Any, Any]:
-    gradient = jax.grad(_chunk, argnums=(0, 1), has_aux=True)
+    dtype = scales[0].dtype
 
     def body(totals: Any, x: Any) -> tuple[Any, Any]:
-        (d_hidden, d_kernels), found = gradient(x[0], kernels, x[1], scales, divergence)
-        totals = jax.tree.map(lambda t, d: t + d.astype(t.dtype), totals, d_kernels)
-        return totals, (d_hidden, found)
+        chunk = _chunk(x[0], kernels, x[1], scales, divergence)
+        d_hidden, d_kernels = _gradients(chunk, kernels, dtype)
+        return jax.tree.map(jnp.add, totals, d_kernels), (d_hidden, (chunk.ce, chunk.s))
 
-    zeros = [jnp.zeros(k.shape, scales[0].dtype) for k in kernels]
+    zeros = [jnp.zeros(k.shape, dtype) for k in kernels]
     chunks = _chunked((hidden, per_row), chunk_size)
     totals, (d_hidden, found) = jax.lax.scan(body, tuple(zeros), chunks)
     d_hidden = jax.tree.map(
@@ -248,60 +253,55 @@ def _chunked(tree: Any, size: int) -> Any:
     return jax.tree.map(cut, tree)
 
 
+class _Chunk(NamedTuple):
+    """Of some rows cross entropy, divergence, and what gradients are made of."""
+
+    ce: Array
+    s: Array
+    hidden: list[list[Array]]  # per cluster and pass, 0 where a row does not count
+    gradient: list[list[Array]]  # in the logits
+
+
 def _chunk(
     hidden: tuple[Array, ...],
     kernels: tuple[Array, ...],
     per_row: _PerRow,
     scales: tuple[Array, Array],
     divergence: str,
-) -> tuple[Array, tuple[Array, Array]]:
-    """The loss of some rows; cross entropy and divergence of each, 0 if it is out."""
-    counts = per_row.s != 0
-    dtype = scales[0].dtype
-    log_p = [
-        jax.nn.log_softmax(
-            jnp.einsum(
-                "npw,vw->pnv", clear(counts, h), k, preferred_element_type=dtype
-            ),
-            axis=-1,
-        )
-        for h, k in zip(hidden, kernels, strict=True)
-    ]
-    head, tails = log_p[0], log_p[1:]
-    words = head.shape[-1] - len(tails)
-    parts = [head[..., :words]]
-    parts += [head[..., words + i, None] + tail for i, tail in enumerate(tails)]
-    labels = clear(per_row.ce != 0, per_row.labels)
-    nll, within = _picked(parts, labels)
-    ce = clear(per_row.ce != 0, jnp.sum(nll, axis=0))
-    if head.shape[0] == 1:
-        s = jnp.zeros_like(per_row.s)
-    elif divergence == "exact":
-        s = functools.reduce(jnp.add, map(_half_jeffreys, parts))
-    else:
-        s = _half_jeffreys(head)
-        for tail, hit in zip(tails, within[1:], strict=True):
-            s += jnp.where(hit, _half_jeffreys(tail), 0.0)
-    return _total(ce, s, per_row, scales)[0], (ce, s)
+) -> _Chunk:
+    counts, dtype = per_row.s != 0, scales[0].dtype
+    # A slice per pass: arrays of two axes are what the CPU backend is fast on.
+    cleared = [[clear(counts, h[:, k]) for k in range(h.shape[1])] for h in hidden]
+    rows = Clusters(
+        [
+            [_product(h, kernel, (1, 1), dtype) for h in passes]
+            for passes, kernel in zip(cleared, kernels, strict=True)
+        ],
+        labels=per_row.labels,
+        counts=counts,
+        labelled=per_row.ce != 0,
+        s=per_row.s * scales[1],
+        ce=per_row.ce * scales[0],
+    )
+    ce, s, gradient = clusters_objective(rows, exact=divergence == "exact")
+    return _Chunk(ce, s, cleared, gradient)
 
 
-def _half_jeffreys(log_p: Float[Array, "two rows words"]) -> Float[Array, " rows"]:
-    """Half of both KLs in one sum without a negative term."""
-    p = jnp.exp(log_p)
-    return 0.5 * jnp.sum((p[0] - p[1]) * (log_p[0] - log_p[1]), axis=-1)
+def _gradients(
+    chunk: _Chunk, kernels: tuple[Array, ...], dtype: jnp.dtype
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """In hidden states [rows, passes, width] and in kernels."""
+    d_hidden, d_kernels = [], []
+    for kernel, hs, gs in zip(kernels, chunk.hidden, chunk.gradient, strict=True):
+        gs = [g.astype(kernel.dtype) for g in gs]
+        each = [_product(g, kernel, (1, 0), dtype) for g in gs]
+        d_hidden.append(jnp.stack(each, axis=1).astype(hs[0].dtype))
+        each = [_product(g, h, (0, 0), dtype) for g, h in zip(gs, hs, strict=True)]
+        d_kernels.append(functools.reduce(jnp.add, each))
+    return tuple(d_hidden), tuple(d_kernels)
 
 
-def _picked(parts: list[Array], labels: Array) -> tuple[Array, list[Array]]:
-    """Minus log p of each label [passes, rows], and which part it is in [rows]."""
-    nll = jnp.zeros(parts[0].shape[:2], parts[0].dtype)
-    start, within = 0, []
-    for part in parts:
-        size = part.shape[-1]
-        hit = (labels >= start) & (labels < start + size)
-        local = jnp.clip(labels - start, 0, size - 1)
-        picked = jnp.take_along_axis(part, local[None, :, None], axis=-1)[..., 0]
-        nll -= jnp.where(hit[None], picked, 0.0)
-        within.append(hit)
-        start += size
-    valid = (labels >= 0) & (labels < start)
-    return jnp.where(valid[None], nll, jnp.nan), within
+def _product(a: Array, b: Array, over: tuple[int, int], dtype: jnp.dtype) -> Array:
+    """Of two matrices, summed over an axis of each."""
+    axes = (((over[0],), (over[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, axes, preferred_element_type=dtype)

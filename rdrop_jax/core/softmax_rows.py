@@ -53,7 +53,9 @@ class Rows(NamedTuple):
     ce: Array
 
 
-class _Pass(NamedTuple):
+class Softmax(NamedTuple):
+    """Of one pass: logits, probabilities, and log of the sum of exponentials."""
+
     z: Array
     p: Array
     log_z: Array
@@ -73,7 +75,7 @@ def rows_objective(
       ``ce`` [rows], ``s`` [rows], and for each pass the gradient of
       ``sum(x.ce * ce + x.s * s)`` [rows, classes]; an empty list without.
     """
-    passes = [_softmax(clear(x.counts, z), form.axis) for z in x.logits]
+    passes = [softmax(clear(x.counts, z), form.axis) for z in x.logits]
     part = x.logits[0].shape[-1]
     classes = part * _parts(form.axis)
     labels = clear(x.labelled, x.labels)
@@ -110,15 +112,16 @@ def _max(x: Float[Array, "rows classes"], axis: str | None) -> Float[Array, "row
     return jax.lax.pmax(found, axis) if axis else found
 
 
-def _softmax(logits: Float[Array, "rows classes"], axis: str | None) -> _Pass:
+def softmax(logits: Float[Array, "rows classes"], axis: str | None = None) -> Softmax:
+    """Softmax of rows whose classes are at hand, or split over a mesh axis."""
     z = jnp.maximum(at_least_float32(logits), IMPOSSIBLE)
     peak = _max(jax.lax.stop_gradient(z), axis)
     exp = jnp.exp(z - peak)
     total = _sum(exp, axis)
-    return _Pass(z, exp * (1.0 / total), peak + jnp.log(total))
+    return Softmax(z, exp * (1.0 / total), peak + jnp.log(total))
 
 
-def _cross_entropy(f: _Pass, labels: Array, form: Form) -> tuple[Array, Array]:
+def _cross_entropy(f: Softmax, labels: Array, form: Form) -> tuple[Array, Array]:
     """Cross entropy per row [rows] and its gradient [rows, classes].
 
     ``labels`` count from this part's first class, so they may lie outside it.
@@ -151,7 +154,7 @@ def _cross_entropy(f: _Pass, labels: Array, form: Form) -> tuple[Array, Array]:
     return ce[:, 0], f.p * (own + each * num) - target
 
 
-def _divergence(passes: list[_Pass], axis: str | None) -> tuple[Array, list[Array]]:
+def _divergence(passes: list[Softmax], axis: str | None) -> tuple[Array, list[Array]]:
     """Half Jeffreys divergence per row, and twice its gradient for each pass."""
     if len(passes) == 1:
         return jnp.zeros_like(passes[0].log_z[:, 0]), []
