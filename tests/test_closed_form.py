@@ -22,9 +22,9 @@ def chunks(request, monkeypatch):
         monkeypatch.setattr(closed_form, "_WHOLE", 0)
         monkeypatch.setattr(closed_form, "_CHUNK", {"cpu": 2 * CLASSES})
         monkeypatch.setattr(closed_form, "_LEAST_ROWS", 1)
-        assert (own, closed_form._chunk_count(own, CLASSES)) == (7, 3)
+        assert (own, closed_form._chunk_rows(own, CLASSES)) == (7, 3)
     else:
-        assert closed_form._chunk_count(own, CLASSES) == 1
+        assert closed_form._chunk_rows(own, CLASSES) == own
     jax.clear_caches()
     yield
     jax.clear_caches()

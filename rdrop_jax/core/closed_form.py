@@ -135,9 +135,8 @@ def all_rows(
     own = positions // devices
     # Each chunk of split classes would wait for the other devices anew, and who has
     # which of uneven rows is not known.
-    count = _chunk_count(own, classes) if even and not form.axis else 1
-    rows = -(-own // count)
-    count = -(-own // max(rows, 1))  # so long, fewer may do
+    rows = _chunk_rows(own, classes) if even and not form.axis else own
+    count = -(-own // max(rows, 1))
     # One device's logits as they are: of a reshaped array the loop would keep a copy.
     lead = (devices,) if devices > 1 else ()
     first = (0,) * len(lead)
@@ -195,9 +194,10 @@ def _in_shard_map() -> bool:
     return bool(mesh.axis_names) and mesh.manual_axes == mesh.axis_names
 
 
-def _chunk_count(positions: int, classes: int) -> int:
-    """The most chunks of a device's positions that are long enough."""
+def _chunk_rows(positions: int, classes: int) -> int:
+    """How long a chunk of a device's positions is, all about the same."""
     if positions * classes <= _WHOLE:
-        return 1
+        return positions
     most = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE)
-    return max(positions // max(most // classes, _LEAST_ROWS), 1)
+    count = max(positions // max(most // classes, _LEAST_ROWS), 1)
+    return -(-positions // count)
