@@ -14,7 +14,7 @@ from pictures import noise, write_folder
 from tiny import TINY, VIT, train
 
 from rdrop_jax import compare, evaluate
-from rdrop_jax.comparison import diagnostics, page, plan, results, runs, worker
+from rdrop_jax.comparison import diagnostics, page, plan, results, runs, tables, worker
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.run import open_run
 from rdrop_jax.runtime import lock
@@ -38,7 +38,8 @@ def pretend(trial, workdir, gain):
     score = 0.7 + gain[s.arm] + 0.01 * trial.seed - 0.02 * s.index
     hits = (rng.permutation(EXAMPLES) < score * EXAMPLES + rng.normal()) * 1.0
     scores = {"accuracy": float(np.mean(hits)), "loss": 1 - score, "examples": EXAMPLES}
-    result = {"step": 2, "checkpoint_step": 2, "validation": scores, "seconds": 9.5}
+    best = 1 if trial.seed == 7 else 2
+    result = {"step": 2, "checkpoint_step": best, "validation": scores, "seconds": 9.5}
     speed = 5.0 if s.arm == "rdrop" else 10.0
     records = [
         {"step": step, "kind": kind, **values}
@@ -160,6 +161,9 @@ def test_the_report_holds_what_it_promises(compared):
         "pass_kl",
     }
     assert set(report["curves"]["pass_kl"]) == {"rdrop"}
+    assert plain["checkpoints"] == [2, 2, 2, 2, 2, 1]
+    cost = tables.cost_table(report)[0]
+    assert cost["scored checkpoint, % of the updates"] == "92 (50 to 100)"
     assert report["timings"]["rdrop"]["update_seconds"] == pytest.approx(0.2)
     assert report["timings"]["rdrop"]["update_against_plain"] == pytest.approx(2)
     assert report["protocol"]["cost_ratio"] == 2.0

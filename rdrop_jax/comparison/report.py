@@ -85,7 +85,7 @@ def make_report(found: Evidence) -> dict[str, Any]:
             "failed": dict(found.failed),
             "curves": {
                 f"validation_{name}": _curves(found, "validation", name)
-                for name in dict.fromkeys([options.metric, found.select[0]])
+                for name in dict.fromkeys([options.metric, found.select[0], "loss"])
             }
             | {"pass_kl": _curves(found, "train", "kl", passes=True)},
             "config": _config(found),
@@ -111,6 +111,7 @@ def _arm(found: Evidence, arm: str) -> dict[str, Any]:
         "setting": None if picked is None else picked.label,
         "updates": None if picked is None else int(picked.overrides["total_steps"]),
         "seeds": [run.trial.seed for run in runs],
+        "checkpoints": [run.result["checkpoint_step"] for run in runs],
         "test": {n: summary([r.result["test"][n] for r in runs]) for n in names},
         "difference": difference(runs, plain, metric) if arm != "plain" else None,
         "diagnostics": _diagnostics(found, runs),

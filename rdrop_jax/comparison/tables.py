@@ -84,10 +84,18 @@ def cost_table(report: Report) -> Table:
             "ms per update": _number(_thousand(cost["update_seconds"])),
             "against plain": _number(cost["update_against_plain"]),
             "seconds per run": _number(cost["run_seconds"]),
+            "scored checkpoint, % of the updates": _places(arm),
         }
         for arm in report["arms"]
         if (cost := report["timings"].get(arm["arm"])) is not None
     ]
+
+
+def _places(arm: Mapping[str, Any]) -> str:
+    """Mean, least and most over seeds."""
+    places = [100 * step / arm["updates"] for step in arm["checkpoints"]]
+    mean = sum(places) / len(places)
+    return f"{mean:.0f} ({min(places):.0f} to {max(places):.0f})"
 
 
 def differences_table(report: Report) -> Table:
