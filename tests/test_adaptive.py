@@ -159,16 +159,72 @@ def test_nearly_equal_passes_lose_no_digits(divergence):
     np.testing.assert_allclose(found, exact, rtol=1e-2)
 
 
-def test_labels_of_few_bits():
+@pytest.mark.parametrize("tails", [0, 1, 2])
+def test_gold_cluster_equals_its_formula(tails):
+    """Value and gradients: the head's divergence, and that of the label's tail."""
+    hidden, kernels, _, options = make()
+    hidden, kernels = hidden[: tails + 1], kernels[: tails + 1]
+    labels = jnp.array([0, HEAD - 1, 0, HEAD, HEAD + TAILS[0] - 1, HEAD + TAILS[0]])
+    if tails < 2:
+        labels = jnp.minimum(labels, len(kernels[0]) - 1)
+
+    def ours(hidden, kernels):
+        return adaptive_rdrop_loss(
+            hidden, kernels, labels, alpha=2.0, divergence="gold_cluster", **options
+        )[0]
+
+    def formula(hidden, kernels):
+        log_p = [
+            jax.nn.log_softmax(h @ k.T) for h, k in zip(hidden, kernels, strict=True)
+        ]
+        start, words = 0, [len(kernels[0]) - tails, *map(len, kernels[1:])]
+        s = 0.0
+        for part, size in zip(log_p, words, strict=True):
+            p, q = part
+            each = jnp.sum((jnp.exp(p) - jnp.exp(q)) * (p - q), -1) / 2
+            inside = (labels >= start) & (labels < start + size)
+            s += jnp.where(inside | (start == 0), each, 0.0)
+            start += size
+        nll = -jnp.take_along_axis(
+            full_log_p(hidden, kernels), labels[None, :, None], -1
+        )[..., 0]
+        w = options["weight"] * options["where"]
+        return jnp.sum(w * (jnp.sum(nll, 0) + 2.0 * s)) / jnp.sum(w)
+
+    both = functools.partial(jax.value_and_grad, argnums=(0, 1))
+    assert_close(both(ours)(hidden, kernels), both(formula)(hidden, kernels))
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int16])
+def test_labels_of_few_bits(dtype):
     rng = np.random.default_rng(7)
     hidden = [jnp.asarray(rng.normal(size=(2, 3, w)), jnp.float32) for w in (4, 2)]
     kernels = [
-        jnp.asarray(rng.normal(size=(v, w)), jnp.float32) for v, w in ((301, 4), (9, 2))
+        jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((301, 4), (9, 2))
     ]
-    labels = jnp.array([0, 127, 255], jnp.uint8)
+    labels = jnp.array([0, 127, 100], dtype)
     found = adaptive_rdrop_loss(hidden, kernels, labels, alpha=1.0)[0]
     wanted = adaptive_rdrop_loss(hidden, kernels, labels.astype(int), alpha=1.0)[0]
     assert found == wanted
+
+
+def test_float16_kernels_lose_no_rare_words():
+    """The gradient of a word of small probability, in a mean over many positions."""
+    rng = np.random.default_rng(8)
+    hidden = [jnp.asarray(rng.normal(size=(1, 4, 8)), jnp.float32)]
+    kernel = jnp.asarray(rng.normal(0, 0.1, (4000, 8)), jnp.float16)
+    scale = jnp.asarray(8192.0)
+
+    def gradient(kernel):
+        return jax.grad(
+            lambda h: adaptive_rdrop_loss(
+                h, [kernel], jnp.arange(4), alpha=0.0, denominators=(scale, scale)
+            )[0]
+        )(hidden)[0]
+
+    np.testing.assert_allclose(
+        gradient(kernel), gradient(kernel.astype(jnp.float32)), rtol=1e-4
+    )
 
 
 def test_gradient_in_weights_equals_that_of_the_full_distribution():
@@ -231,10 +287,29 @@ def test_masked_rows_may_hold_anything():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
 
 
-def test_a_label_out_of_range_gives_nan():
+@pytest.mark.parametrize("label", [-1, 12])
+def test_a_label_out_of_range_gives_nan(label):
+    """In the gradient, too: what is trained on nonsense should be seen."""
     hidden, kernels, labels, _ = make()
-    loss, _ = adaptive_rdrop_loss(hidden, kernels, labels.at[0].set(12), alpha=1.0)
-    assert np.isnan(loss)
+    labels = labels.at[0].set(label)
+
+    def loss(hidden):
+        return adaptive_rdrop_loss(hidden, kernels, labels, alpha=1.0)[0]
+
+    value, gradient = jax.value_and_grad(loss)(hidden)
+    assert np.isnan(value)
+    for g in gradient:
+        assert np.isnan(g[:, 0]).all()
+        assert np.isfinite(g[:, 1:]).all()
+
+
+def test_infinite_logits_are_not_hidden():
+    hidden, kernels, labels, _ = make(1)
+    kernels = [jnp.abs(k) for k in kernels]
+    loss, _ = adaptive_rdrop_loss(
+        [jnp.full_like(hidden[0], -jnp.inf), *hidden[1:]], kernels, labels, alpha=0.0
+    )
+    assert not np.isfinite(loss)
 
 
 @pytest.mark.parametrize(
@@ -245,6 +320,10 @@ def test_a_label_out_of_range_gives_nan():
         ({"hidden": [jnp.zeros((2, ROWS, 6))]}, "of the head and of each tail"),
         ({"labels": jnp.zeros(3, int)}, "1 or 2 passes"),
         ({"kernels": [jnp.zeros((2, 6)), jnp.zeros((3, 4)), jnp.zeros((5, 3))]}, "row"),
+        (
+            {"kernels": [jnp.zeros((6, 6)), jnp.zeros((0, 4)), jnp.zeros((5, 3))]},
+            "at least one word",
+        ),
         (
             {"kernels": [jnp.zeros((6, 5)), jnp.zeros((3, 4)), jnp.zeros((5, 3))]},
             "width",

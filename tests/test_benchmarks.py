@@ -26,7 +26,7 @@ SMALL = {
 }
 SLOW = {"finetune": pytest.mark.slow}
 PACKAGES = {"decode": ("ctranslate2", "CTranslate2")}  # most others: PyTorch
-ALONE = ("adaptive",)
+ALONE = ("adaptive",)  # compared with no other package
 
 
 @pytest.mark.parametrize(

@@ -67,13 +67,23 @@ def diagnostics_table(report: Report) -> Table:
         k for k in DIAGNOSTICS if any(a["diagnostics"][k] is not None for a in arms)
     ]
     names = {**DIAGNOSTICS, "gap": f"{DIAGNOSTICS['gap']}, {report['metric']['name']}"}
-    return [
+    rows = [
         {
             "measure": names[key],
             **{arm["arm"]: _number(arm["diagnostics"][key]) for arm in arms},
         }
         for key in known
     ]
+    measure = "when it was saved, % of the updates (least to most)"
+    rows.append({"measure": measure, **{arm["arm"]: _saved(arm) for arm in arms}})
+    return rows
+
+
+def _saved(arm: Mapping[str, Any]) -> str:
+    at = [100 * step / arm["updates"] for step in arm["checkpoints"]]
+    if not at:
+        return _NONE
+    return f"{sum(at) / len(at):.0f} ({min(at):.0f} to {max(at):.0f})"
 
 
 def cost_table(report: Report) -> Table:
@@ -84,18 +94,10 @@ def cost_table(report: Report) -> Table:
             "ms per update": _number(_thousand(cost["update_seconds"])),
             "against plain": _number(cost["update_against_plain"]),
             "seconds per run": _number(cost["run_seconds"]),
-            "scored checkpoint, % of the updates": _places(arm),
         }
         for arm in report["arms"]
         if (cost := report["timings"].get(arm["arm"])) is not None
     ]
-
-
-def _places(arm: Mapping[str, Any]) -> str:
-    """Mean, least and most over seeds."""
-    places = [100 * step / arm["updates"] for step in arm["checkpoints"]]
-    mean = sum(places) / len(places)
-    return f"{mean:.0f} ({min(places):.0f} to {max(places):.0f})"
 
 
 def differences_table(report: Report) -> Table:

@@ -30,7 +30,7 @@ from rdrop_jax.core.split import Split, split_over
 from rdrop_jax.core.terms import position_weights
 
 DIVERGENCES = ("exact", "gold_cluster")
-# Positions at a time: on CPU few enough to stay in its caches.
+# Positions at a time: on CPU those of ten thousand words stay in its caches.
 _CHUNK_SIZE = {"cpu": 64}
 _CHUNK_SIZE_ELSEWHERE = 256
 
@@ -136,6 +136,11 @@ def _check(
             f"the head must have at least one word, then a row for each of "
             f"{len(kernels) - 1} tails: found {kernels[0].shape}"
         )
+    if min(kernel.shape[0] for kernel in kernels) < 1:
+        raise ValueError(
+            "each cluster must have at least one word: found kernels "
+            f"{[kernel.shape for kernel in kernels]}"
+        )
     lead = hidden[0].shape[:-1]
     if not 1 <= lead[0] <= 2 or labels.shape != lead[1:]:
         raise ValueError(
@@ -186,9 +191,12 @@ def _objective(
     chunk_size: int,
 ) -> tuple[Array, Array, Array]:
     chunks = _chunked((hidden, per_row), chunk_size)
-    found = jax.lax.map(
-        lambda x: _chunk(x[0], kernels, x[1], scales, divergence)[:2], chunks
-    )
+
+    def values(x: Any) -> tuple[Array, Array]:
+        chunk = _chunk(x[0], kernels, x[1], scales, divergence)
+        return chunk.ce, chunk.s  # what else it has is not made
+
+    found = jax.lax.map(values, chunks)
     return _total(*_whole_rows(found, per_row), per_row, scales)
 
 
@@ -247,8 +255,9 @@ def _chunked(tree: Any, size: int) -> Any:
 
     def cut(x: Array) -> Array:
         count = -(-len(x) // size)
-        rest = [(0, count * size - len(x))] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, rest).reshape(count, size, *x.shape[1:])
+        rows = -(-len(x) // max(count, 1))
+        rest = [(0, count * rows - len(x))] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, rest).reshape(count, rows, *x.shape[1:])
 
     return jax.tree.map(cut, tree)
 
@@ -293,7 +302,8 @@ def _gradients(
     """In hidden states [rows, passes, width] and in kernels."""
     d_hidden, d_kernels = [], []
     for kernel, hs, gs in zip(kernels, chunk.hidden, chunk.gradient, strict=True):
-        gs = [g.astype(kernel.dtype) for g in gs]
+        # Of float16 the range is too small for probabilities of rare words.
+        gs = [g.astype(jnp.promote_types(kernel.dtype, jnp.bfloat16)) for g in gs]
         each = [_product(g, kernel, (1, 0), dtype) for g in gs]
         d_hidden.append(jnp.stack(each, axis=1).astype(hs[0].dtype))
         each = [_product(g, h, (0, 0), dtype) for g, h in zip(gs, hs, strict=True)]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdrop_jax.core.losses import clear
+from rdrop_jax.core.losses import at_least_float32, clear
 from rdrop_jax.core.softmax_rows import Softmax, softmax
 
 
@@ -50,12 +50,14 @@ def clusters_objective(
       ``ce`` [rows], ``s`` [rows], and like the logits the gradient of
       ``sum(x.ce * ce + x.s * s)``.
     """
-    found = [[softmax(clear(x.counts, z)) for z in passes] for passes in x.logits]
-    labels = clear(x.labelled, x.labels)
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
-    ce, places = _cross_entropy(found, labels)
+    found = [
+        [softmax(at_least_float32(clear(x.counts, z))) for z in passes]
+        for passes in x.logits
+    ]
+    ce, places = _cross_entropy(found, clear(x.labelled, x.labels).astype(int))
     ce = clear(x.labelled, ce)
-    column = x.ce[:, None]
+    # No such word: no gradient either.
+    column = jnp.where(jnp.isnan(ce), jnp.nan, x.ce)[:, None]
     gradient = [
         [column * (place.inside * f.p - place.hot) for f in passes]
         for passes, place in zip(found, places, strict=True)
@@ -83,15 +85,14 @@ def _cross_entropy(
 ) -> tuple[Array, list[_Place]]:
     """Sum over passes per row; NaN if there is no such word."""
     sizes = [passes[0].z.shape[-1] for passes in found]
-    words = sizes[0] - len(found) + 1
-    starts = [words]
-    for size in sizes[1:]:
-        starts.append(starts[-1] + size)
-    end = starts.pop()
-    # In the head a word of a tail is that tail's row.
-    tail = sum((labels >= start).astype(labels.dtype) for start in starts)
-    at = [jnp.where(tail > 0, words + tail - 1, labels)]
-    at += [labels - start for start in starts]
+    words = end = sizes[0] - len(found) + 1
+    at = [labels]
+    for i, size in enumerate(sizes[1:]):
+        local = labels - end
+        # In the head a word of a tail is that tail's row.
+        at[0] = jnp.where((local >= 0) & (local < size), words + i, at[0])
+        at.append(local)
+        end += size
     valid = jnp.where((labels >= 0) & (labels < end), 1.0, jnp.nan)
     ce, places = jnp.zeros(labels.shape, found[0][0].z.dtype), []
     for passes, size, index in zip(found, sizes, at, strict=True):
@@ -106,12 +107,17 @@ def _cross_entropy(
 
 
 class _Pair(NamedTuple):
-    """Two passes of a cluster, P and Q its probabilities times what is before it."""
+    """Two passes of a cluster.
+
+    P and Q are its probabilities times that of its tail in the head; the head's own as
+    they are; and where the divergence is not exact a tail's own if it has the label,
+    else 0.
+    """
 
     r: Array  # log P - log Q
     change: Array  # P - Q
-    up_p: Array  # P r
-    up_q: Array  # Q r
+    p_r: Array
+    q_r: Array
 
 
 def _divergence(
@@ -124,7 +130,7 @@ def _divergence(
     own = words if exact else a.z.shape[-1]  # a tail's words say all of its row
     # Written as one sum no term is negative, and nearly equal passes lose no digits.
     twice = _sum((head.change * head.r)[:, :own])
-    rows_p, rows_q, pulls = [head.up_p[:, :own]], [head.up_q[:, :own]], []
+    p_r, q_r, pulls = [head.p_r[:, :own]], [head.q_r[:, :own]], []
     for i, ((f, g), hit) in enumerate(zip(tails, inside[1:], strict=True)):
         row = slice(words + i, words + i + 1)
         if exact:
@@ -132,17 +138,18 @@ def _divergence(
         else:
             m, n, shift = hit, hit, jnp.zeros_like(hit)
         tail = _pair(f, g, m, n, shift)
-        part, one = _sum(tail.change * tail.r), _sum(tail.up_p)
-        other = one - part
-        twice += part
+        both, of_p = _sum(tail.change * tail.r), _sum(tail.p_r)
+        of_q = of_p - both
+        twice += both
         if exact:
-            rows_p.append(one)
-            rows_q.append(other)
-        pulls.append(_pull(tail, f, g, one + m - n, other + m - n))
+            p_r.append(of_p)
+            q_r.append(of_q)
+        # Small beside small: added to m first, both would be rounded to its digits.
+        pulls.append(_pull(tail, f, g, of_p + (m - n), of_q + (m - n)))
     head = head._replace(
-        up_p=jnp.concatenate(rows_p, axis=-1), up_q=jnp.concatenate(rows_q, axis=-1)
+        p_r=jnp.concatenate(p_r, axis=-1), q_r=jnp.concatenate(q_r, axis=-1)
     )
-    pulls.insert(0, _pull(head, a, b, _sum(head.up_p), _sum(head.up_q)))
+    pulls.insert(0, _pull(head, a, b, _sum(head.p_r), _sum(head.q_r)))
     return 0.5 * twice[:, 0], pulls
 
 
@@ -153,7 +160,7 @@ def _pair(
     n: Array | float = 1.0,
     shift: Array | float = 0.0,
 ) -> _Pair:
-    """With the probability of the cluster, ``m`` and ``n``, and log m - log n."""
+    """P is ``m`` times the probabilities, Q ``n`` times; shift is log m - log n."""
     r = (a.z - b.z) - (a.log_z - b.log_z) + shift
     p, q = m * a.p, n * b.p
     return _Pair(r, p - q, p * r, q * r)
@@ -162,8 +169,8 @@ def _pair(
 def _pull(pair: _Pair, a: Softmax, b: Softmax, g_p: Array, g_q: Array) -> list[Array]:
     """The two gradients in logits; ``g_p`` and ``-g_q`` are the sums of G."""
     return [
-        pair.up_p + pair.change - a.p * g_p,
-        b.p * g_q - pair.up_q - pair.change,
+        pair.p_r + pair.change - a.p * g_p,
+        b.p * g_q - pair.q_r - pair.change,
     ]
 
 

@@ -150,7 +150,7 @@ def _nll(
 ) -> Positions:
     num_classes = log_p.shape[-1]
     # In 8 bits the number of classes itself may not fit.
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    labels = labels.astype(int)
     valid = (labels >= 0) & (labels < num_classes)
     index = jnp.clip(labels, 0, num_classes - 1)[..., None]
     picked = jnp.take_along_axis(log_p, index, axis=-1)[..., 0]

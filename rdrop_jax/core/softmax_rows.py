@@ -75,11 +75,16 @@ def rows_objective(
       ``ce`` [rows], ``s`` [rows], and for each pass the gradient of
       ``sum(x.ce * ce + x.s * s)`` [rows, classes]; an empty list without.
     """
-    passes = [softmax(clear(x.counts, z), form.axis) for z in x.logits]
+    passes = [
+        softmax(
+            jnp.maximum(at_least_float32(clear(x.counts, z)), IMPOSSIBLE), form.axis
+        )
+        for z in x.logits
+    ]
     part = x.logits[0].shape[-1]
     classes = part * _parts(form.axis)
     labels = clear(x.labelled, x.labels)
-    labels = labels.astype(jnp.promote_types(labels.dtype, jnp.int32))
+    labels = labels.astype(int)
     valid = (labels >= 0) & (labels < classes)
     nan = jnp.where(valid, 1.0, jnp.nan)
     labels = jnp.clip(labels, 0, classes - 1)
@@ -112,9 +117,8 @@ def _max(x: Float[Array, "rows classes"], axis: str | None) -> Float[Array, "row
     return jax.lax.pmax(found, axis) if axis else found
 
 
-def softmax(logits: Float[Array, "rows classes"], axis: str | None = None) -> Softmax:
+def softmax(z: Float[Array, "rows classes"], axis: str | None = None) -> Softmax:
     """Softmax of rows whose classes are at hand, or split over a mesh axis."""
-    z = jnp.maximum(at_least_float32(logits), IMPOSSIBLE)
     peak = _max(jax.lax.stop_gradient(z), axis)
     exp = jnp.exp(z - peak)
     total = _sum(exp, axis)
