@@ -24,7 +24,7 @@ SMALL = {
     ],
     "finetune": ["--size=mini", "--batch=4", "--length=16", "--rounds=1"],
 }
-SLOW = {"finetune": pytest.mark.slow}
+SLOW = dict.fromkeys(("dropout", "step", "translation", "finetune"), pytest.mark.slow)
 PACKAGES = {"decode": ("ctranslate2", "CTranslate2")}  # most others: PyTorch
 ALONE = ("adaptive",)  # compared with no other package
 

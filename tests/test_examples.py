@@ -15,7 +15,10 @@ def test_example(path):
     spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.main() > (0.8 if path.stem == "semi_supervised" else 0.85)
+    if path.stem == "semi_supervised":
+        assert module.main(steps=500) > 0.8  # of 2,000, for the time
+    else:
+        assert module.main() > 0.85
     assert len(path.read_text().splitlines()) <= 80
 
 
