@@ -13,6 +13,7 @@ import numpy as np
 
 from benchmarks.turns import in_turns, ratio, table
 from rdrop_jax import adaptive_rdrop_loss, rdrop_loss
+from rdrop_jax.models.outputs import AdaptiveOutput, log_probs
 from rdrop_jax.runtime import process
 
 FACTOR = 4  # how much narrower each tail is
@@ -24,13 +25,8 @@ def ours(alpha: float, hidden: list, kernels: list, labels: jax.Array) -> jax.Ar
 
 def of_all_words(hidden: list, kernels: list, labels: jax.Array) -> jax.Array:
     """`rdrop_loss` of the log probabilities of all words at once."""
-    head, *tails = (
-        jax.nn.log_softmax(h @ k.T, -1) for h, k in zip(hidden, kernels, strict=True)
-    )
-    words = head.shape[-1] - len(tails)
-    parts = [head[..., :words]]
-    parts += [head[..., words + i, None] + tail for i, tail in enumerate(tails)]
-    return rdrop_loss(jnp.concatenate(parts, -1), labels, alpha=1.0)[0]
+    log_p = log_probs(AdaptiveOutput(hidden, kernels))
+    return rdrop_loss(log_p, labels, alpha=1.0)[0]
 
 
 def make_call(

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Integer
 
 from rdrop_jax.core.cluster_rows import Clusters, clusters_objective
-from rdrop_jax.core.losses import clear, weighted
+from rdrop_jax.core.losses import as_factor, clear, weighted
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.rdrop import Denominators, metrics_of, scales
 from rdrop_jax.core.split import Split, split_over
@@ -287,7 +287,6 @@ def _chunk(
             for passes, kernel in zip(cleared, kernels, strict=True)
         ],
         labels=per_row.labels,
-        counts=counts,
         labelled=per_row.ce != 0,
         s=per_row.s * scales[1],
         ce=per_row.ce * scales[0],
@@ -302,8 +301,7 @@ def _gradients(
     """In hidden states [rows, passes, width] and in kernels."""
     d_hidden, d_kernels = [], []
     for kernel, hs, gs in zip(kernels, chunk.hidden, chunk.gradient, strict=True):
-        # Of float16 the range is too small for probabilities of rare words.
-        gs = [g.astype(jnp.promote_types(kernel.dtype, jnp.bfloat16)) for g in gs]
+        gs = [as_factor(g, kernel) for g in gs]
         each = [_product(g, kernel, (1, 0), dtype) for g in gs]
         d_hidden.append(jnp.stack(each, axis=1).astype(hs[0].dtype))
         each = [_product(g, h, (0, 0), dtype) for g, h in zip(gs, hs, strict=True)]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdrop_jax.core.losses import at_least_float32, clear
+from rdrop_jax.core.losses import clear
 from rdrop_jax.core.softmax_rows import Softmax, softmax
 
 
@@ -19,18 +19,17 @@ class Clusters(NamedTuple):
     """Rows of logits, one array per cluster and pass, and what is known of each row.
 
     Attributes:
-      logits: of the head, then of each tail: [rows, words] per pass. The head has one
-        more for each tail after its words.
+      logits: of the head, then of each tail: [rows, words] per pass, at least float32
+        and finite also where a row does not count. The head has one more for each tail
+        after its words.
       labels: word ids [rows], counted through head and tails.
-      counts: whether the row counts at all [rows].
-      labelled: whether its label does [rows].
+      labelled: whether its label counts [rows].
       s: coefficient of the divergence [rows].
       ce: coefficient of the cross entropy [rows].
     """
 
     logits: list[list[Array]]
     labels: Array
-    counts: Array
     labelled: Array
     s: Array
     ce: Array
@@ -50,10 +49,7 @@ def clusters_objective(
       ``ce`` [rows], ``s`` [rows], and like the logits the gradient of
       ``sum(x.ce * ce + x.s * s)``.
     """
-    found = [
-        [softmax(at_least_float32(clear(x.counts, z))) for z in passes]
-        for passes in x.logits
-    ]
+    found = [[softmax(z) for z in passes] for passes in x.logits]
     ce, places = _cross_entropy(found, clear(x.labelled, x.labels).astype(int))
     ce = clear(x.labelled, ce)
     # No such word: no gradient either.

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Integer
 
 from rdrop_jax.core.closed_form import Weights, all_rows, weighted_sums
+from rdrop_jax.core.losses import as_factor
 from rdrop_jax.core.softmax_rows import Form
 from rdrop_jax.core.split import Split
 
@@ -189,8 +190,7 @@ def _local_chunks(
         d_hidden, d_kernel, d_bias = gradients
         g = g.reshape(len(h), g.shape[-1])
         d_bias = None if d_bias is None else d_bias + jnp.sum(g, axis=0)
-        # Of float16 the range is too small for probabilities of rare words.
-        g = g.astype(jnp.promote_types(kernel.dtype, jnp.bfloat16))
+        g = as_factor(g, kernel)
         new = product(g, kernel, (((1,), (outer,)), ((), ())))
         new = new.astype(hidden.dtype).reshape(passes, size, width)
         d_hidden = jax.lax.dynamic_update_slice(d_hidden, new, (0, i * size, 0))

@@ -26,6 +26,14 @@ def at_least_float32(x: Num[Array, "..."]) -> Float[Array, "..."]:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def as_factor(gradient: Array, kernel: Array) -> Array:
+    """A gradient in logits as the kernel's precision has it, to multiply with.
+
+    Of float16 the range is too small for probabilities of rare words: float32 then.
+    """
+    return gradient.astype(jnp.promote_types(kernel.dtype, jnp.bfloat16))
+
+
 def clear(where: Mask | None, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
     """Zeros what is masked, over the leading axes that ``where`` has.
 
