@@ -14,6 +14,7 @@ from tiny import TINY, VIT
 
 from rdrop_jax import flags
 from rdrop_jax import train as train_program
+from rdrop_jax.data import decode, lines, npz, tables
 from rdrop_jax.errors import InputError, rust_explained
 from rdrop_jax.pretrained import files
 from rdrop_jax.runtime import lfs, memory
@@ -158,6 +159,28 @@ def test_git_lfs_pointers_are_named(tmp_path, name):
     (folder / "x.npz").write_text(POINTER)
     with pytest.raises(InputError, match="got a git-lfs pointer"):
         files.check(str(folder / "x.npz"))
+
+
+def test_git_lfs_pointers_as_data_are_named(tmp_path):
+    def text(path):
+        return list(lines.read(path))
+
+    def table(path):
+        return list(tables.read(path))
+
+    def image(path):
+        return decode.decode(path, 3)
+
+    for name, read in {
+        "a.txt": text,
+        "a.tsv": table,
+        "a.parquet": table,
+        "a.npz": npz.load,
+        "a.png": image,
+    }.items():
+        (tmp_path / name).write_text(POINTER)
+        with pytest.raises(ValueError, match=r"git-lfs pointer.* Run `git lfs pull"):
+            read(tmp_path / name)
 
 
 def test_other_files_are_no_pointers(tmp_path):

@@ -14,6 +14,7 @@ from PIL import Image
 from rdrop_jax.data.batches import Row
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import lfs
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 _MODES = {1: "L", 3: "RGB"}
@@ -61,6 +62,8 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     except _DAMAGED as error:
         # An unidentified file is quoted by its address in memory; leave that out.
         reason = str(error).split(" <_io")[0]
+        if not isinstance(image, bytes) and lfs.is_pointer(Path(image)):
+            reason = "it is a git-lfs pointer. Run `git lfs pull`"
         raise BadImage(
             f"expected an image ({', '.join(FORMATS)}), found one that cannot be read: "
             f"{reason}"

@@ -8,6 +8,7 @@ import numpy as np
 from rdrop_jax.data.folder import NAMES
 from rdrop_jax.data.sources import Images
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import lfs
 
 _NAMES = (("x", "y"), ("image", "label"), ("images", "labels"))
 
@@ -90,6 +91,7 @@ def classes(path: Path) -> tuple[str, ...]:
 
 
 def _read(path: Path, only: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    lfs.check(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             names = [n for n in file.files if only is None or n in only]
