@@ -131,7 +131,7 @@ def test_files_without_arrays_are_refused(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     for name in ("x.npz", "x.safetensors"):
         with pytest.raises(
-            InputError, match=f"{name}: expected arrays, got an empty f"
+            InputError, match=f"{name}: expected arrays, found an empty f"
         ):
             files.check(str(tmp_path / name))
 

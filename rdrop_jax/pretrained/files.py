@@ -13,8 +13,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rdrop_jax.data import npz_headers
 from rdrop_jax.errors import InputError, rust_explained
-from rdrop_jax.pretrained import npz
 from rdrop_jax.runtime import lfs, memory, seal
 from rdrop_jax.runtime import workdir as workdir_lib
 
@@ -107,7 +107,9 @@ def read(path: Path) -> Stored:
         arrays: dict[str, np.ndarray] = {}
         parts = _check_all(path)
         for file in parts:
-            arrays |= npz.read(file) if file.suffix == ".npz" else _read_safe(file)
+            arrays |= (
+                npz_headers.read(file) if file.suffix == ".npz" else _read_safe(file)
+            )
         digests = {file.name: seal.sha256(file) for file in parts}
         return Stored(arrays, read_config(path), digests)
 
@@ -161,7 +163,7 @@ def _explained(path: Path) -> Iterator[None]:
             f"init_from: {path}: expected weights that fit into memory, got more. Free "
             "memory, or raise its limit."
         ) from e
-    except (SafetensorError, *npz.DAMAGE) as e:
+    except (SafetensorError, *npz_headers.DAMAGE) as e:
         raise InputError(
             f"init_from: {path}: expected a whole file of weights, found one that is "
             f"cut off or something else: {e}"
@@ -239,7 +241,7 @@ def _check_all(path: Path) -> list[Path]:
 
 def _check_file(path: Path, holds: set[str] | None) -> None:
     if path.suffix == ".npz":
-        return npz.check(path)
+        return npz_headers.check(path, "init_from")
     # Opening compares the header with the size of the file.
     with safe_open(path, framework="np") as file:
         names = set(file.keys())

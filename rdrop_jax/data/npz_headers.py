@@ -31,30 +31,35 @@ DAMAGE = (
 )
 # Numpy stores bfloat16 as two bytes without a type.
 _BFLOAT16 = np.dtype("V2")
-# What deflate cannot do to trained weights; zeros alone go further.
-_MOST_DEFLATED, _SMALL = 20, 2**26
+# Trained weights and photographs compress less than this; zeros alone go further.
+_MAX_RATIO, _SMALL = 100, 2**26
 
 
-def check(path: Path) -> None:
+def check(path: Path, field: str = "") -> None:
     """Compare the headers of an .npz file with sizes and with free memory.
+
+    Args:
+      path: of the file.
+      field: of the config, for messages.
 
     Raises:
       InputError: no arrays, pickled objects, unknown types, sizes that disagree, or
         more bytes than are free.
     """
+    what = f"{field}: {path}" if field else str(path)
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         if not entries:
-            raise InputError(f"init_from: {path}: expected arrays, got an empty file")
+            raise InputError(f"{what}: expected arrays, found an empty file")
         size = sum(entry.file_size for entry in entries)
-        if size > max(_SMALL, _MOST_DEFLATED * path.stat().st_size):
+        if size > max(_SMALL, _MAX_RATIO * path.stat().st_size):
             raise InputError(
-                f"init_from: {path}: expected weights, found {size} bytes packed into "
+                f"{what}: expected arrays, found {size} bytes packed into "
                 f"{path.stat().st_size}"
             )
-        memory.check(size, f"init_from: {path}")
+        memory.check(size, what)
         for entry in entries:
-            _check_entry(archive, entry, f"init_from: {path}: {entry.filename}")
+            _check_entry(archive, entry, f"{what}: {entry.filename}")
 
 
 def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, what: str) -> None:
