@@ -12,8 +12,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import tasks
 from rdrop_jax.core.passes import Params
-from rdrop_jax.errors import InputError
-from rdrop_jax.pretrained import files
+from rdrop_jax.pretrained import families, files
 from rdrop_jax.pretrained.merge import Weights, flatten, merge
 from rdrop_jax.runtime import seal
 from rdrop_jax.runtime import workdir as workdir_lib
@@ -106,16 +105,16 @@ def open_weights(name: str, task: Task) -> Weights:
     path = Path(name)
     if files.is_weights(path):
         if task.pretrained is None:
-            raise InputError(
-                f"init_from: this task starts from workdirs alone, found {name}"
-            )
+            raise families.only_workdirs(name)
         return task.pretrained.read(path)
     workdir, checkpoint = workdir_lib.split_checkpoint(name)
     run = open_run(workdir, checkpoint)
-    facts = {} if run.task.pretrained is None else run.task.pretrained.facts
+    family = run.task.pretrained
+    facts = {} if family is None else family.facts
+    classes = (family.classes or ()) if family else ()
     sums = workdir / "checkpoints" / f"step_{run.step}" / seal.NAME
     digests = {f"step_{run.step}/{seal.NAME}": seal.sha256(sums)}
-    return Weights(flatten(run.params), facts, sha256=digests)
+    return Weights(flatten(run.params), facts, sha256=digests, classes=classes)
 
 
 def initializer(
@@ -142,6 +141,7 @@ def initializer(
             resize=family.resize if family else {},
             reinit=family.reinit if family else (),
             fresh=[part.strip() for part in reinit.split(",") if part.strip()],
+            classes=family.classes if family else None,
         )
         for note in notes:
             say(f"init_from: {note}")

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags
 from rdrop_jax.data import ready
-from rdrop_jax.pretrained import files
+from rdrop_jax.pretrained import families
 from rdrop_jax.runtime import distributed, lock, preemption
 from rdrop_jax.runtime import workdir as workdir_lib
 
@@ -81,7 +81,7 @@ def check(config: ConfigDict, workdir: Path) -> ConfigDict:
     config = ready.completed(config)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.begun(workdir):
-        files.check(config.init_from)
+        families.check(config)
     return config
 
 

@@ -133,7 +133,7 @@ def test_npz(tmp_path):
         ({"x": images}, "expected arrays x and y, or image and label, found x"),
         ({"x": images / 255, "y": LABELS[:6]}, "expected x as uint8"),
         ({"x": images, "y": LABELS[:5]}, "expected y as 6 integers"),
-        ({"x": images, "y": np.array([print] * 6)}, "cannot be read: Object arrays"),
+        ({"x": images, "y": np.array([print] * 6)}, "found pickled objects"),
         ({"x": images[:0], "y": LABELS[:0]}, "at least one"),
     ):
         np.savez(tmp_path / "my_train.npz", allow_pickle=True, **arrays)

@@ -13,7 +13,7 @@ from typing import Any
 from rdrop_jax import flags
 from rdrop_jax import train as train_program
 from rdrop_jax.data import ready
-from rdrop_jax.pretrained import files
+from rdrop_jax.pretrained import families
 
 
 def work(job: Mapping[str, Any]) -> None:
@@ -48,7 +48,7 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     configs = [ready.completed(config) for config in configs]
     for config in configs:
         if config.init_from:
-            files.check(config.init_from)
+            families.check(config)
     import jax
 
     from rdrop_jax import tasks

@@ -14,8 +14,9 @@ from PIL import Image
 from rdrop_jax.data.batches import Row
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import lfs
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "AVIF")
 _MODES = {1: "L", 3: "RGB"}
 # What PIL raises on files that are damaged, or larger than it admits.
 _DAMAGED = (
@@ -58,9 +59,13 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
         file = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
         with Image.open(file, formats=FORMATS) as opened:
             return converted(opened, channels)
+    except BadImage:
+        raise
     except _DAMAGED as error:
         # An unidentified file is quoted by its address in memory; leave that out.
         reason = str(error).split(" <_io")[0]
+        if not isinstance(image, bytes) and lfs.is_pointer(Path(image)):
+            reason = "it is a git-lfs pointer. Run `git lfs pull`"
         raise BadImage(
             f"expected an image ({', '.join(FORMATS)}), found one that cannot be read: "
             f"{reason}"
@@ -71,9 +76,17 @@ def converted(image: Image.Image, channels: int) -> Image.Image:
     """An image as 8 bits of grey or colour; 16 bits are scaled, transparency dropped.
 
     Args:
-      image: of any mode.
+      image: of any mode but 32 bits, whose range is unknown.
       channels: 1 for grey, 3 for colour.
+
+    Raises:
+      BadImage: an image of 32 bits.
     """
+    if image.mode in ("I", "F"):
+        raise BadImage(
+            f"expected 8 or 16 bits per channel, found 32 (mode {image.mode}). Convert "
+            "the image"
+        )
     if image.mode.startswith("I;16"):  # convert would make white of all above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert(_MODES[channels])

@@ -30,11 +30,13 @@ class ImageSet:
       splits: those that it has by itself, read when called.
       classes: names by class id; empty where it has none.
       provenance: checksums, for result.json.
+      notes: a line on files that are left out.
     """
 
     splits: Mapping[str, Callable[[], ImageRows]]
     classes: tuple[str, ...]
     provenance: Callable[[], dict[str, str]]
+    notes: tuple[str, ...] = ()
 
 
 def find(data: ConfigDict) -> ImageSet:
@@ -66,6 +68,7 @@ def find(data: ConfigDict) -> ImageSet:
             {name: _call(lambda rows: rows, rows) for name, rows in files.items()},
             classes,
             lambda: {name: _listing(rows) for name, rows in files.items()},
+            files["train"].notes,
         )
     if data.name == "npz":
         paths = npz.find(_root(data))
@@ -155,7 +158,7 @@ def _listing(rows: folder.Files) -> str:
 
     def lines() -> Iterator[bytes]:
         for path, label in zip(rows.paths, rows.labels, strict=True):
-            yield f"{path}\t{label}\n".encode()
+            yield f"{path}\t{label}\n".encode(errors="surrogateescape")
 
     return (
         f"{len(rows)} files, sha256 of names and labels "

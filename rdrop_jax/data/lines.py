@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import lfs
 
 
 def read(path: Path) -> Iterator[str]:
@@ -15,8 +16,10 @@ def read(path: Path) -> Iterator[str]:
     Only newlines part lines: U+2028 and its like stay inside.
 
     Raises:
-      InputError: a file that cannot be read or is damaged, or a line that is not UTF-8.
+      InputError: a file that cannot be read or is damaged, a git-lfs pointer, or a line
+        that is not UTF-8.
     """
+    lfs.check(path)
     opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:

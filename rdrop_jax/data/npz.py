@@ -1,14 +1,18 @@
 """Images in .npz files: arrays x and y, or image and label."""
 
-import zipfile
+import re
 from pathlib import Path
 
 import numpy as np
 
-from rdrop_jax.data.folder import NAMES
+from rdrop_jax.data import npz_headers
 from rdrop_jax.data.sources import Images
+from rdrop_jax.data.split_names import SPLITS, split_of
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import lfs
 
+# Read anywhere in a name, as in my_train.npz and mytrain.npz.
+_INSIDE = {"train": ("train",), "validation": ("val",), "test": ("test",)}
 _NAMES = (("x", "y"), ("image", "label"), ("images", "labels"))
 
 
@@ -21,8 +25,9 @@ def find(root: Path) -> dict[str, Path]:
     if root.is_file():
         return {"train": root}
     found: dict[str, Path] = {}
-    for split, names in NAMES.items():
-        files = sorted({p for name in names for p in root.glob(f"*{name}*.npz")})
+    names = sorted(p for p in root.iterdir() if p.suffix.lower() == ".npz")
+    for split in SPLITS:
+        files = [path for path in names if split in _splits(path.stem)]
         if len(files) > 1:
             raise InputError(
                 f"data.dir: expected one .npz file for {split} in {root}, found "
@@ -42,6 +47,17 @@ def find(root: Path) -> dict[str, Path]:
                 f"whose name says {' and '.join(others)} too"
             )
     return found
+
+
+def _splits(stem: str) -> set[str]:
+    """The splits that a file's name contains, as a word or in words."""
+    inside = {
+        split
+        for split, words in _INSIDE.items()
+        if any(word in stem.casefold() for word in words)
+    }
+    words = {split_of(word) for word in re.split(r"[\W_]+", stem)}
+    return inside | {word for word in words if word}
 
 
 def load(path: Path) -> Images:
@@ -74,11 +90,17 @@ def load(path: Path) -> Images:
             f"{path}: expected {x} as uint8 [rows, height, width, 1 or 3], found "
             f"{images.dtype} {images.shape}"
         )
+    if 0 in images.shape[1:]:
+        raise InputError(f"{path}: expected {x} with pixels, found {images.shape}")
     whole = np.issubdtype(labels.dtype, np.integer)
     if not whole or labels.shape != (len(images),) or not len(images):
         raise InputError(
             f"{path}: expected {y} as {len(images)} integers, at least one, found "
             f"{labels.dtype} {labels.shape}"
+        )
+    if labels.max() > np.iinfo(np.int32).max:
+        raise InputError(
+            f"{path}: expected {y} as class ids from 0, found {labels.max()}"
         )
     return Images(images, labels.astype(np.int64), str(path))
 
@@ -90,11 +112,15 @@ def classes(path: Path) -> tuple[str, ...]:
 
 
 def _read(path: Path, only: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    lfs.check(path)
     try:
+        npz_headers.check(path)
         with np.load(path, allow_pickle=False) as file:
             names = [n for n in file.files if only is None or n in only]
             return {name: file[name] for name in names}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except InputError:
+        raise
+    except (OSError, RuntimeError, *npz_headers.DAMAGE) as error:
         raise InputError(
             f"{path}: expected an .npz file of plain arrays, found one that cannot be "
             f"read: {error}"

@@ -1,131 +1,29 @@
-"""Word pieces: tokenizers from files or trained on the spot; texts to arrays of ids.
+"""Word pieces: tokenizers trained on the spot; texts to arrays of ids.
 
 Everything is done by the library `tokenizers`: WordPiece (BERT) and byte-level BPE
-(RoBERTa), read from tokenizer.json or from the vocabulary files of old. A pair that is
-too long loses tokens of its longer text.
+(RoBERTa). A pair that is too long loses tokens of its longer text.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from tokenizers import (
-    AddedToken,
     Tokenizer,
-    decoders,
     models,
     normalizers,
     pre_tokenizers,
-    processors,
     trainers,
 )
 
-from rdrop_jax.errors import InputError
-
-NAME = "tokenizer.json"
-_WORDPIECE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_BYTES = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-
-
-def find(folder: Path) -> bool:
-    """Whether a folder holds a tokenizer."""
-    return any(
-        all((folder / name).is_file() for name in names)
-        for names in ((NAME,), ("vocab.txt",), ("vocab.json", "merges.txt"))
-    )
-
-
-def load(path: Path) -> Tokenizer:
-    """A tokenizer from its file, or from a folder with the files of one.
-
-    Args:
-      path: tokenizer.json; or a folder with it, with vocab.txt (WordPiece), or with
-        vocab.json and merges.txt (byte-level BPE).
-
-    Returns:
-      The tokenizer, without padding and truncation of its own.
-
-    Raises:
-      InputError: no such files, or damaged ones.
-    """
-    if path.is_dir():
-        if not find(path):
-            raise InputError(
-                f"data.tokenizer: expected {NAME}, vocab.txt, or vocab.json with "
-                f"merges.txt in {path}, found none"
-            )
-        path = path / NAME if (path / NAME).is_file() else path
-    elif not path.is_file():
-        raise InputError(f"data.tokenizer: expected {NAME}, found nothing at {path}")
-    try:
-        tokenizer = _read(path)
-    except InputError:
-        raise
-    except Exception as error:  # the library raises nothing narrower
-        raise InputError(f"data.tokenizer: {path}: no tokenizer: {error}") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
-
-
-def _read(path: Path) -> Tokenizer:
-    if path.is_file():
-        return Tokenizer.from_file(str(path))
-    settings = _json(path / "tokenizer_config.json")
-    if (path / "vocab.txt").is_file():
-        vocab = models.WordPiece.read_file(str(path / "vocab.txt"))
-        tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-        return _as_bert(tokenizer, lowercase=settings.get("do_lower_case", True))
-    files = (str(path / name) for name in ("vocab.json", "merges.txt"))
-    return _as_roberta(Tokenizer(models.BPE(*models.BPE.read_file(*files))))
-
-
-def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_bytes())) if path.is_file() else {}
-
-
-def _ids(tokenizer: Tokenizer, *names: str) -> list[int]:
-    ids: list[int] = []
-    for name in names:
-        found = tokenizer.token_to_id(name)
-        if found is None:
-            raise InputError(
-                f"data.tokenizer: expected a vocabulary with {', '.join(names)}, found "
-                f"one without {name}"
-            )
-        ids.append(found)
-    return ids
-
-
-def _as_bert(tokenizer: Tokenizer, *, lowercase: bool) -> Tokenizer:
-    cls, sep = _ids(tokenizer, "[CLS]", "[SEP]")
-    tokenizer.add_special_tokens(list(_WORDPIECE))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", cls), ("[SEP]", sep)],
-    )
-    return tokenizer
-
-
-def _as_roberta(tokenizer: Tokenizer) -> Tokenizer:
-    start, end = _ids(tokenizer, "<s>", "</s>")
-    plain = [t for t in _BYTES if t != "<mask>"]
-    tokenizer.add_special_tokens([*plain, AddedToken("<mask>", lstrip=True)])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.RobertaProcessing(
-        ("</s>", end), ("<s>", start), add_prefix_space=False
-    )
-    return tokenizer
+from rdrop_jax.data.tokenizer_files import BYTES, WORDPIECE, as_bert, as_roberta
+from rdrop_jax.data.tokenizer_files import NAME as NAME
+from rdrop_jax.data.tokenizer_files import find as find
+from rdrop_jax.data.tokenizer_files import load as load
+from rdrop_jax.errors import InputError, rust_explained
 
 
 def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -149,13 +47,13 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
         vocab_size=vocab_size,
         # The library numbers inner characters in an order of chance, and breaks ties by
         # these numbers.
-        special_tokens=[*_WORDPIECE, *inner],
+        special_tokens=[*WORDPIECE, *inner],
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     vocab = tokenizer.get_vocab()
     learned = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
-    return _as_bert(learned, lowercase=True)
+    return as_bert(learned, normalizers.BertNormalizer(lowercase=True))
 
 
 def train_bytes(texts: Sequence[str], vocab_size: int) -> Tokenizer:
@@ -172,12 +70,12 @@ def train_bytes(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(_BYTES),
+        special_tokens=list(BYTES),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return _as_roberta(tokenizer)
+    return as_roberta(tokenizer)
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
@@ -208,7 +106,7 @@ def check_fits(
             f"data.tokenizer: expected ids for the {vocab_size} tokens of "
             f"model.vocab_size, found a tokenizer of {size}: one of another model"
         )
-    names = (_WORDPIECE[0], _BYTES[1])
+    names = (WORDPIECE[0], BYTES[1])
     found = [tokenizer.token_to_id(name) for name in names]
     if pad_id not in found:
         raise InputError(
@@ -285,7 +183,9 @@ def encode(
     lengths = []
     # In parts, of which the library's own objects are soon freed again.
     for start in range(0, len(pairs), 8192):
-        for item in tokenizer.encode_batch(pairs[start : start + 8192]):
+        with rust_explained("data.tokenizer: expected one that reads every text, got"):
+            encoded = tokenizer.encode_batch(pairs[start : start + 8192])
+        for item in encoded:
             ids.append(np.asarray(item.ids, np.int32))
             types.append(np.asarray(item.type_ids, np.uint8))
             lengths.append(len(item.ids))

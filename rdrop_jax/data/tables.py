@@ -9,6 +9,7 @@ from typing import Any
 
 from rdrop_jax.data import lines
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import lfs
 
 KINDS = (".tsv", ".jsonl", ".parquet")
 
@@ -104,6 +105,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise InputError(
             f"{path}: parquet needs pyarrow: pip install 'rdrop-jax[parquet]'"
         ) from error
+    lfs.check(path)
     try:
         with parquet.ParquetFile(path) as file:
             number = 0

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rdrop_jax.errors import InputError
+from rdrop_jax.errors import InputError, rust_explained
 
 FOLDER = "vocabulary"
 FORMAT = 1
@@ -69,10 +69,8 @@ class Vocabulary:
         from tokenizers import Tokenizer
 
         self.name, self.text = name, text
-        try:
+        with rust_explained(f"{name}: not a tokenizer file"):
             self._tokenizer = Tokenizer.from_str(text)
-        except Exception as error:  # the library raises nothing narrower
-            raise InputError(f"{name}: not a tokenizer file: {error}") from error
         pad, eos, unk = (self._tokenizer.token_to_id(token) for token in SPECIAL)
         bos = self._tokenizer.token_to_id(BOS)
         if bos is None and (pad, eos, unk) != (PAD, EOS, UNK):

@@ -9,7 +9,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from rdrop_jax.core.passes import Params
+from rdrop_jax.data import tokenizer_files
 from rdrop_jax.models.encoder import Classifier
+from rdrop_jax.pretrained import classes as class_names
 from rdrop_jax.pretrained import files
 from rdrop_jax.pretrained.encoder_names import to_ours, to_theirs
 from rdrop_jax.pretrained.merge import Family, Weights, flatten
@@ -20,6 +22,8 @@ _PROBLEMS = {
     "multilabel": "multi_label_classification",
     "numbers": "regression",
 }
+# Name of the only row of a head that predicts a number.
+_NUMBER = ("LABEL_0",)
 
 
 def family(
@@ -54,6 +58,7 @@ def family(
             "pad_token_id": encoder.pad_id,
         },
         reinit=("head", "pooler"),
+        classes=tuple(classes) or _NUMBER,
     )
 
 
@@ -89,7 +94,9 @@ def read(path: Path, module: Classifier) -> Weights:
             f"config.json has layer_norm_eps {eps}, here it is {encoder.norm_eps}: "
             f"outputs differ slightly; --config.model.norm_eps={eps} makes them equal"
         )
-    return Weights(arrays, facts, tuple(notes), stored.sha256)
+    where = f"{path}, config.json"
+    named, more = class_names.of_head(arrays, stored.config, where)
+    return Weights(arrays, facts, (*notes, *more), stored.sha256, named)
 
 
 def save(
@@ -123,7 +130,7 @@ def save(
     names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
     settings: dict[str, Any] = {"tokenizer_class": f"{_CLASSES[kind]}Tokenizer"}
     if kind == "bert":
-        settings["do_lower_case"] = bool(getattr(tokenizer.normalizer, "lowercase", 0))
+        settings |= tokenizer_files.settings_of(tokenizer)
     settings |= dict(zip(names, special, strict=True))
     settings["model_max_length"] = module.encoder.max_positions
     files.write_json(folder / "tokenizer_config.json", settings)
@@ -131,7 +138,7 @@ def save(
 
 def _config(module: Classifier, labels: str, classes: Sequence[str]) -> dict[str, Any]:
     e = module.encoder
-    names = classes or ["LABEL_0"]
+    names = classes or _NUMBER
     rows = e.max_positions + (e.pad_id + 1 if e.kind == "roberta" else 0)
     head = "TokenClassification" if module.per_token else "SequenceClassification"
     return {

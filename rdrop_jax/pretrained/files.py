@@ -1,11 +1,8 @@
 """Weights as files: whole or refused, never unpickled. Needs no jax."""
 
 import json
-import math
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +13,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import seal
+from rdrop_jax.data import npz_headers
+from rdrop_jax.errors import InputError, rust_explained
+from rdrop_jax.runtime import lfs, memory, seal
 from rdrop_jax.runtime import workdir as workdir_lib
 
 EXPECTED = (
@@ -28,8 +26,6 @@ _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
 # Buffers that old files have beside weights: 0, 1, 2, ... and zeros.
 _COUNTERS = ("position_ids", "token_type_ids")
-# What deflate cannot do to trained weights; zeros alone go further.
-_MOST_DEFLATED, _SMALL = 20, 2**26
 
 
 @dataclass(frozen=True)
@@ -65,9 +61,8 @@ def check(name: str) -> None:
         if not path.exists():
             raise _nothing(name)
         with _explained(path):
-            for file, holds in _parts(path).items():
-                _check_file(file, holds)
-            _config(path)
+            _check_all(path)
+            read_config(path)
         return
     workdir, checkpoint = workdir_lib.split_checkpoint(name)
     if not workdir.exists():
@@ -110,12 +105,13 @@ def read(path: Path) -> Stored:
     """
     with _explained(path):
         arrays: dict[str, np.ndarray] = {}
-        parts = _parts(path)
-        for file, holds in parts.items():
-            _check_file(file, holds)
-            arrays |= _read_npz(file) if file.suffix == ".npz" else _read_safe(file)
+        parts = _check_all(path)
+        for file in parts:
+            arrays |= (
+                npz_headers.read(file) if file.suffix == ".npz" else _read_safe(file)
+            )
         digests = {file.name: seal.sha256(file) for file in parts}
-        return Stored(arrays, _config(path), digests)
+        return Stored(arrays, read_config(path), digests)
 
 
 def write(
@@ -158,10 +154,16 @@ def write_npz(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
 def _explained(path: Path) -> Iterator[None]:
     """Turns what readers raise over a damaged file into an `InputError`."""
     try:
-        yield
+        with rust_explained(f"init_from: {path}: cannot be read"):
+            yield
     except InputError:
         raise
-    except (SafetensorError, zipfile.BadZipFile, zlib.error, ValueError, EOFError) as e:
+    except MemoryError as e:
+        raise InputError(
+            f"init_from: {path}: expected weights that fit into memory, got more. Free "
+            "memory, or raise its limit."
+        ) from e
+    except (SafetensorError, *npz_headers.DAMAGE) as e:
         raise InputError(
             f"init_from: {path}: expected a whole file of weights, found one that is "
             f"cut off or something else: {e}"
@@ -171,7 +173,18 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _parts(path: Path) -> dict[Path, set[str] | None]:
-    """Files with arrays and the names that each should hold, none where it is free."""
+    """Files with arrays and the names that each should hold, none where it is free.
+
+    Raises:
+      InputError: a bad index, a part that is missing, or a git-lfs pointer.
+    """
+    parts = _named_parts(path)
+    for file in parts:
+        lfs.check(file, "init_from")
+    return parts
+
+
+def _named_parts(path: Path) -> dict[Path, set[str] | None]:
     if path.is_file() or (path / _WHOLE).is_file():
         return {path if path.is_file() else path / _WHOLE: None}
     index = _json(path / _INDEX)
@@ -190,7 +203,12 @@ def _parts(path: Path) -> dict[Path, set[str] | None]:
     return parts
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Read config.json of weights; empty if a single file has none next to it.
+
+    Raises:
+      InputError: a folder without it, or no JSON object in it.
+    """
     file = path / "config.json" if path.is_dir() else path.with_name("config.json")
     if path.suffix == ".npz" or (path.is_file() and not file.is_file()):
         return {}
@@ -200,21 +218,35 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    lfs.check(path, "init_from")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"init_from: {path}: expected JSON, found none") from error
     if not isinstance(content, dict):
         raise InputError(f"init_from: {path}: expected a JSON object")
     return content
 
 
+def _check_all(path: Path) -> list[Path]:
+    """Files of the weights, whose headers hold and whose arrays fit into memory."""
+    parts = _parts(path)
+    # The arrays of a .safetensors have the size of the file.
+    sizes = sum(file.stat().st_size for file in parts if file.suffix != ".npz")
+    memory.check(sizes, f"init_from: {path}")
+    for file, holds in parts.items():
+        _check_file(file, holds)
+    return list(parts)
+
+
 def _check_file(path: Path, holds: set[str] | None) -> None:
     if path.suffix == ".npz":
-        return _check_npz(path)
+        return npz_headers.check(path, "init_from")
     # Opening compares the header with the size of the file.
     with safe_open(path, framework="np") as file:
         names = set(file.keys())
+        if not names:
+            raise InputError(f"init_from: {path}: expected arrays, got an empty file")
         if holds is not None and names != holds:
             unlike = ", ".join(sorted(names ^ holds)[:5])
             raise InputError(
@@ -228,41 +260,6 @@ def _check_file(path: Path, holds: set[str] | None) -> None:
                     f"init_from: {path}: {name}: expected one of {', '.join(_FLOATS)}, "
                     f"found {kind}"
                 )
-
-
-def _check_npz(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-        size = sum(entry.file_size for entry in entries)
-        if size > max(_SMALL, _MOST_DEFLATED * path.stat().st_size):
-            raise InputError(
-                f"init_from: {path}: expected weights, found {size} bytes packed into "
-                f"{path.stat().st_size}"
-            )
-        for entry in entries:
-            with archive.open(entry) as file:
-                version = np.lib.format.read_magic(file)
-                header = (
-                    np.lib.format.read_array_header_1_0
-                    if version == (1, 0)
-                    else np.lib.format.read_array_header_2_0
-                )
-                shape, _, dtype = header(file)
-                if dtype.hasobject:
-                    raise InputError(
-                        f"init_from: {path}: {entry.filename}: expected an array of "
-                        "numbers, found pickled objects, which are not read"
-                    )
-                if math.prod(shape) * dtype.itemsize != entry.file_size - file.tell():
-                    raise InputError(
-                        f"init_from: {path}: {entry.filename}: expected the bytes of "
-                        f"{dtype} {shape}, found {entry.file_size - file.tell()}"
-                    )
-
-
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
 
 
 def _read_safe(path: Path) -> dict[str, np.ndarray]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from rdrop_jax.core.passes import Params
 from rdrop_jax.errors import InputError
+from rdrop_jax.pretrained import classes as class_names
+from rdrop_jax.pretrained.classes import HEAD
 
 # An array to one of another shape; none where that has no sense.
 Resize = Callable[[np.ndarray, tuple[int, ...]], np.ndarray | None]
@@ -25,12 +27,14 @@ class Weights:
       facts: what no shape tells, such as ``model.heads``, as far as it is known.
       notes: what the user should know, a line each.
       sha256: of the files they come from, by name.
+      classes: class names by row of the head; empty if unknown.
     """
 
     arrays: Mapping[str, Any]
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sha256: Mapping[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Family:
       facts: as `Weights`, of the task's own model.
       resize: parameters that may be made to fit, and how.
       reinit: parts that stay new where they do not fit, as ``head``.
+      classes: class names by row of the head; empty if unknown, None if the model has
+        no head of classes.
     """
 
     read: Callable[[Path], Weights]
@@ -52,6 +58,7 @@ class Family:
     facts: Mapping[str, Any] = field(default_factory=dict)
     resize: Mapping[str, Resize] = field(default_factory=dict)
     reinit: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
 
 
 def flatten(params: Params) -> dict[str, Any]:
@@ -70,6 +77,7 @@ def merge(
     resize: Mapping[str, Resize] | None = None,
     reinit: Sequence[str] = (),
     fresh: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
 ) -> tuple[Params, list[str]]:
     """Puts loaded weights in the place of a model's own.
 
@@ -81,6 +89,7 @@ def merge(
       reinit: parts that keep the template's values where anything in them is missing
         or of another shape.
       fresh: parts that keep the template's values in any case.
+      classes: class names of the model, as `Family`; rows of the head follow them.
 
     Returns:
       A tree as the template, with its types, and what was not taken as it was, a line
@@ -99,7 +108,11 @@ def merge(
             )
     kept_new = {name for part in fresh for name in _under(part, loaded.arrays)}
     found = {k: x for k, x in loaded.arrays.items() if k not in kept_new}
-    notes = list(loaded.notes)
+    notes, reasons, by_class = list(loaded.notes), dict[str, str](), ""
+    if classes is not None:
+        found, by_class, matched = _by_class(found, loaded.classes, classes)
+        if not matched:
+            fresh, reasons[HEAD] = [*fresh, HEAD], f": {by_class}"
     for name, fit in (resize or {}).items():
         if name in found and name in wanted:
             array, shape = found[name], tuple(wanted[name].shape)
@@ -112,10 +125,13 @@ def merge(
         if not any(_under(part, unlike)):
             continue
         here = ", ".join(sorted(_under(part, wanted))) or "nothing"
-        notes.append(f"{part}: not taken; {here} start anew")
+        why = reasons.get(part, "")
+        notes.append(f"{part}: not taken; {here} start anew{why}")
         for name in [*_under(part, found), *_under(part, unlike)]:
             found.pop(name, None)
             unlike.pop(name, None)
+    if by_class and any(_under(HEAD, found)):
+        notes.append(f"{HEAD}: {by_class}")
     known = {k: v for k, v in (facts or {}).items() if k in loaded.facts}
     lines = [
         f"  {name}: expected {value!r}, found {loaded.facts[name]!r}"
@@ -130,6 +146,29 @@ def merge(
         for k, leaf in wanted.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(template), leaves), notes
+
+
+def _by_class(
+    found: Mapping[str, Any], stored: Sequence[str], wanted: Sequence[str]
+) -> tuple[dict[str, Any], str, bool]:
+    """Arrays with the head's rows in the order of the model's classes.
+
+    Returns:
+      The arrays; a note for the user; and False if the head, which is then left out,
+      belongs to other classes.
+    """
+    head = _under(HEAD, found)
+    if not head:
+        return dict(found), "", True
+    order = class_names.order(stored, wanted)
+    if not order.matched:
+        kept = {name: x for name, x in found.items() if name not in head}
+        return kept, order.note, False
+    if order.rows is None:
+        return dict(found), order.note, True
+    rows = np.asarray(order.rows)
+    moved = {name: found[name][..., rows] for name in head}
+    return dict(found) | moved, order.note, True
 
 
 def _under(part: str, names: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 
 from rdrop_jax.core.passes import Params
 from rdrop_jax.models.vit import ViT
-from rdrop_jax.pretrained import files
+from rdrop_jax.pretrained import classes, files
 from rdrop_jax.pretrained.merge import Family, Weights, flatten
 from rdrop_jax.pretrained.vit_names import (
     PARTS,
@@ -65,6 +65,7 @@ def family(module: ViT, images: Images) -> Family:
         },
         resize={"positions": resize_positions},
         reinit=("head",),
+        classes=tuple(images.labels),
     )
 
 
@@ -84,7 +85,7 @@ def read(path: Path, norm_eps: float) -> Weights:
     stored = files.read(path)
     if path.suffix == ".npz":
         return _from_npz(stored)
-    return _from_hf(stored, norm_eps)
+    return _from_hf(stored, norm_eps, path)
 
 
 def save(
@@ -202,7 +203,7 @@ def _to_npz(ours: str, x: np.ndarray, module: ViT, images: Images) -> np.ndarray
     return x
 
 
-def _from_hf(stored: files.Stored, norm_eps: float) -> Weights:
+def _from_hf(stored: files.Stored, norm_eps: float, path: Path) -> Weights:
     theirs = {name.removeprefix("vit."): x for name, x in stored.arrays.items()}
     beside = [k for k in theirs if k.startswith(("pooler.", "embeddings.mask_token"))]
     notes = [f"{name}: not taken; this model has none" for name in beside]
@@ -228,7 +229,8 @@ def _from_hf(stored: files.Stored, norm_eps: float) -> Weights:
             f"config.json has layer_norm_eps {eps}, here it is {norm_eps}: outputs "
             f"differ slightly; --config.model.norm_eps={eps} makes them equal"
         )
-    return Weights(arrays, facts, tuple(notes), stored.sha256)
+    named, more = classes.of_head(arrays, stored.config, f"{path}, config.json")
+    return Weights(arrays, facts, (*notes, *more), stored.sha256, named)
 
 
 def _to_hf(ours: str, x: np.ndarray, patch: int, channels: int) -> np.ndarray:

@@ -95,6 +95,7 @@ def build(config: ConfigDict) -> Task:
         partition_rules=PARTITION_RULES,
         pretrained=make_family(module, config.data),
         provenance=provenance,
+        notes=lambda: found().notes,
     )
 
 

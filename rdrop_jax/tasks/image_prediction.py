@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rdrop_jax.core.passes import Batch, Forward, Params
-from rdrop_jax.data import images
+from rdrop_jax.data import images, lines
 from rdrop_jax.data.batches import Row, make_map, pad, stack
 from rdrop_jax.data.decode import BadImage, Decoded, converted, decode
-from rdrop_jax.data.folder import SUFFIXES, image_files
+from rdrop_jax.data.folder import SUFFIXES, image_files, left_out_line
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.tasks.base import Predictor
@@ -164,7 +165,10 @@ def read_images(path: str) -> Iterator[Any]:
     if path != "-" and not file.exists():
         raise InputError(f"--input: no file {path!r}")
     if file.is_dir():
-        found = sorted(image_files(file))
+        left_out = Counter[str]()
+        found = sorted(image_files(file, left_out))
+        if left_out:
+            print(f"--input: {left_out_line(file, left_out)}", file=sys.stderr)
         if not found:
             raise InputError(
                 f"--input: expected images ({', '.join(SUFFIXES)}) in {path}, found "
@@ -173,9 +177,9 @@ def read_images(path: str) -> Iterator[Any]:
         yield from found
     elif path.lower().endswith(SUFFIXES):
         yield file
-    elif path.endswith(".txt"):
+    elif path.lower().endswith(".txt"):
         yield from _listed(file)
-    elif path.endswith(".npy"):
+    elif path.lower().endswith(".npy"):
         try:
             array = np.load(path, allow_pickle=False)
         except (ValueError, EOFError) as error:
@@ -186,20 +190,16 @@ def read_images(path: str) -> Iterator[Any]:
 
 
 def _listed(file: Path) -> Iterator[Path]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"--input: expected UTF-8 in {file}: {error}") from error
-    for line in filter(str.strip, lines):
+    for line in filter(str.strip, lines.read(file)):
         yield file.parent / line.strip()
 
 
 def _json_lines(path: str) -> Iterator[Any]:
-    with sys.stdin.buffer if path == "-" else open(path, "rb") as lines:
-        for number, line in enumerate(lines):
+    with sys.stdin.buffer if path == "-" else open(path, "rb") as opened:
+        for number, line in enumerate(opened):
             try:
                 yield json.loads(line)
-            except ValueError as error:  # neither JSON nor UTF-8
+            except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8
                 images = f"an image ({', '.join(SUFFIXES)}), .txt, .npy or "
                 raise InputError(
                     f"--input: expected {images if path != '-' else ''}JSON in line "

@@ -1,0 +1,97 @@
+"""Arrays of .npz files: headers are checked before any array is read."""
+
+import lzma
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import memory
+
+# Errors that zipfile and numpy raise over a damaged file.
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    OverflowError,
+    RecursionError,
+    SyntaxError,
+    tokenize.TokenError,
+)
+# Numpy stores bfloat16 as two bytes without a type.
+_BFLOAT16 = np.dtype("V2")
+# Trained weights and photographs compress less than this; zeros alone go further.
+_MAX_RATIO, _SMALL = 100, 2**26
+
+
+def check(path: Path, field: str = "") -> None:
+    """Compare the headers of an .npz file with sizes and with free memory.
+
+    Args:
+      path: of the file.
+      field: of the config, for messages.
+
+    Raises:
+      InputError: no arrays, pickled objects, unknown types, sizes that disagree, or
+        more bytes than are free.
+    """
+    what = f"{field}: {path}" if field else str(path)
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if not entries:
+            raise InputError(f"{what}: expected arrays, found an empty file")
+        size = sum(entry.file_size for entry in entries)
+        if size > max(_SMALL, _MAX_RATIO * path.stat().st_size):
+            raise InputError(
+                f"{what}: expected arrays, found {size} bytes packed into "
+                f"{path.stat().st_size}"
+            )
+        memory.check(size, what)
+        for entry in entries:
+            _check_entry(archive, entry, f"{what}: {entry.filename}")
+
+
+def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, what: str) -> None:
+    with archive.open(entry) as file:
+        version = np.lib.format.read_magic(file)
+        header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = header(file)
+        if dtype.hasobject:
+            raise InputError(
+                f"{what}: expected an array of numbers, found pickled objects, which "
+                "are not read"
+            )
+        if dtype.kind == "V" and dtype != _BFLOAT16:
+            raise InputError(
+                f"{what}: expected floats (bfloat16 as V2), got the type {dtype}"
+            )
+        rest = entry.file_size - file.tell()
+        if math.prod(shape) * dtype.itemsize != rest:
+            raise InputError(
+                f"{what}: expected the bytes of {dtype} {shape}, found {rest}"
+            )
+
+
+def read(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of a checked file, two bytes without a type as bfloat16."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    return {
+        name: x.view(ml_dtypes.bfloat16) if x.dtype == _BFLOAT16 else x
+        for name, x in arrays.items()
+    }

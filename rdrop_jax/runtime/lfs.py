@@ -1,0 +1,36 @@
+"""Pointers that git-lfs leaves instead of large files. Needs no jax."""
+
+from pathlib import Path
+
+from rdrop_jax.errors import InputError
+
+_FIRST = b"version https://git-lfs.github.com/spec/"
+
+
+def is_pointer(path: Path) -> bool:
+    """True for a git-lfs pointer; False for other files and for unreadable ones."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_FIRST)) == _FIRST
+    except OSError:
+        return False
+
+
+def check(path: Path, field: str = "") -> None:
+    """Refuse a git-lfs pointer.
+
+    Args:
+      path: a file, read only if it is a regular one.
+      field: of the config, for the message.
+
+    Raises:
+      InputError: the file is a pointer; gives the command that fetches the file.
+    """
+    if is_pointer(path):
+        start = f"{field}: " if field else ""
+        raise InputError(
+            f"{start}{path}: expected the file, got a git-lfs pointer to it. Run `git "
+            f"lfs pull` in {path.parent}."
+        )
