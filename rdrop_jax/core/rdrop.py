@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Integer, Num
 
 from rdrop_jax.core import losses
 from rdrop_jax.core.closed_form import Weights, softmax_objective
+from rdrop_jax.core.meshes import on_any_mesh
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.terms import (
     Divergence,
@@ -52,13 +53,36 @@ def resolve_num_passes(alpha: object, num_passes: int | None) -> int:
     return num_passes
 
 
-def check_alpha(alpha: object) -> None:
-    """Refuses a negative or NaN constant; schedules and tracers pass."""
+def check_alpha(alpha: object, *, num_passes: int | None = None) -> None:
+    """Refuses all but a scalar >= 0; of a traced one the value is not known.
+
+    Args:
+      alpha: weight of the consistency term.
+      num_passes: passes that the loss is of; one pass needs alpha 0. None skips this.
+
+    Raises:
+      ValueError: a function, None, text, an array, a negative value, NaN; one pass.
+    """
+    if callable(alpha):
+        raise ValueError(
+            "alpha must be a number: found a function. Call the schedule, "
+            "alpha=schedule(step), or pass it to make_train_step(alpha=schedule)"
+        )
+    number = isinstance(alpha, (int, float, np.number, np.ndarray, jax.Array))
+    if not number or not jnp.issubdtype(jnp.result_type(alpha), jnp.number):
+        raise ValueError(f"alpha must be a number >= 0: found {alpha!r}")
+    if jnp.ndim(alpha):
+        raise ValueError(f"alpha must be a scalar: found shape {jnp.shape(alpha)}")
     if isinstance(alpha, jax.core.Tracer):
         return
-    number = isinstance(alpha, (int, float, np.generic, np.ndarray, jax.Array))
-    if number and not np.all(np.asarray(alpha) >= 0):
+    if not np.asarray(alpha) >= 0:
         raise ValueError(f"alpha must be >= 0: found {alpha}")
+    if num_passes == 1 and np.asarray(alpha) > 0:
+        raise ValueError(
+            "alpha must be 0 for one pass, which has no consistency term: found "
+            f"{alpha}. Run the model twice, as forward_passes does, and stack the "
+            "outputs on axis 0, or pass alpha=0.0"
+        )
 
 
 def scales(
@@ -74,7 +98,9 @@ def scales(
             f"objective_scale must be one of {OBJECTIVE_SCALES}: found "
             f"{objective_scale!r}"
         )
-    check_alpha(alpha)
+    check_alpha(alpha, num_passes=num_passes)
+    if isinstance(alpha, jax.core.Tracer):
+        alpha = jnp.where(alpha >= 0, alpha, jnp.nan)
     ce, s = (
         jnp.where(w == 0, 0.0, 1.0 / jnp.where(w == 0, 1.0, w))
         for w in (own if denominators is None else denominators)
@@ -106,6 +132,7 @@ def metrics_of(ce: Mean, s: Mean, num_passes: int) -> dict[str, Mean]:
     return jax.lax.stop_gradient(found)
 
 
+@on_any_mesh()
 def rdrop_loss(
     logits: Float[Array, "passes *positions classes"],
     labels: Integer[Array, "*positions"] | Float[Array, "*positions classes"],
@@ -134,7 +161,9 @@ def rdrop_loss(
         ``[x; x]``: ``logits.reshape(2, -1, classes)``; interleaved as ``repeat(x, 2)``:
         ``logits.reshape(-1, 2, classes).swapaxes(0, 1)``.
       labels: class ids [...] or probabilities [..., classes].
-      alpha: weight of the consistency term; 1 to 5 is usual.
+      alpha: weight of the consistency term, a scalar >= 0; 1 to 5 is usual. A number
+        is checked. A traced value that is negative makes the loss NaN, and with one
+        pass it is not noticed.
       label_smoothing: epsilon in [0, 1).
       smoothing: "uniform" (epsilon / V) or "fairseq" (epsilon / (V - 1)).
       where: positions that count [...]; the others may hold anything.
@@ -156,7 +185,12 @@ def rdrop_loss(
       carry no gradient; the halves that `rdrop_terms` returns do.
 
     Raises:
-      ValueError: shapes that do not fit, a negative alpha, an unknown option.
+      ValueError: shapes that do not fit, an alpha that is negative or not a number, one
+        pass with alpha > 0, an unknown option.
+
+    If both passes drew the same dropout masks, for instance two calls with one key or
+    with dropout off, ``kl`` is exactly 0 and the loss cannot notice. Run
+    `check_stochastic` once, or use `forward_passes`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -164,8 +198,8 @@ def rdrop_loss(
       >>> loss, metrics = rdrop_loss(logits, jnp.array([0, 1]), alpha=5.0)
       >>> round(float(loss), 4)
       0.8145
-      >>> round(float(metrics["kl"].compute()), 4)
-      0.0749
+      >>> f"{metrics['kl']:.4f}"
+      '0.0749'
     """
     logits, labels = stacked("logits", logits), jnp.asarray(labels)
     options = (len(logits), alpha, objective_scale, denominators)
@@ -217,6 +251,7 @@ def _closed_form(
     return loss, metrics_of(Mean(ce, own[0]), Mean(s, own[1]), num_passes)
 
 
+@on_any_mesh()
 def rdrop_regression_loss(
     predictions: Float[Array, "passes batch *outputs"],
     targets: Num[Array, "batch *outputs"],
@@ -265,6 +300,7 @@ def rdrop_regression_loss(
     )
 
 
+@on_any_mesh()
 def rdrop_multilabel_loss(
     logits: Float[Array, "passes *positions labels"],
     labels: Num[Array, "*positions labels"] | Bool[Array, "*positions labels"],

@@ -1,5 +1,6 @@
 """The pure train step: passes, objective, gradient, update."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from rdrop_jax.core.accumulate import Loss, LossAndGrad, make_loss_and_grad
+from rdrop_jax.core.accumulate import (
+    Loss,
+    LossAndGrad,
+    first_microbatch,
+    make_loss_and_grad,
+)
 from rdrop_jax.core.losses import at_least_float32
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import (
@@ -19,6 +25,7 @@ from rdrop_jax.core.passes import (
     Params,
     forward_passes,
     pass_keys,
+    warn_if_equal,
 )
 from rdrop_jax.core.rdrop import check_alpha, resolve_num_passes
 
@@ -61,17 +68,58 @@ def init_state(
       ema: whether to keep a moving average of the parameters.
 
     Returns:
-      The state; its average starts at ``params``.
+      The state; its average starts at ``params``. It shares no buffer with ``params``
+      and ``key``, so that a step with ``donate_argnums=0`` leaves these usable.
+
+    Raises:
+      ValueError: a leaf of ``params`` that cannot be differentiated, for instance of an
+        Equinox module that was not partitioned.
     """
+    check_params(params)
+    opt_state = tx.init(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=tx.init(params),
-        key=key,
+        params=_copied(params),
+        # Some optimizers keep the parameters themselves.
+        opt_state=_copied(opt_state),
+        key=_copied(key),
         first_bad_step=jnp.full((), -1, jnp.int32),
         # Copied: two leaves that share a buffer cannot both be donated.
         ema_params=jax.tree.map(_wide_copy, params) if ema else None,
     )
+
+
+def _copied(tree: Any) -> Any:
+    """The tree with new buffers for its arrays."""
+
+    def copied(x: Any) -> Any:
+        if not isinstance(x, jax.Array):
+            return x
+        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jnp.copy(x)
+        words = jnp.copy(jax.random.key_data(x))
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
+
+    return jax.tree.map(copied, tree)
+
+
+def check_params(params: Params) -> None:
+    """Refuses parameters with a leaf that has no gradient.
+
+    Raises:
+      ValueError: a leaf that is not a floating-point or complex array or number.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        number = isinstance(leaf, (float, complex))
+        if number or jnp.issubdtype(getattr(leaf, "dtype", object), jnp.inexact):
+            continue
+        raise ValueError(
+            "params must be a pytree of floating-point arrays: found "
+            f"{getattr(leaf, 'dtype', type(leaf).__name__)} at "
+            f"params{jax.tree_util.keystr(path)}. Of an Equinox module take params, "
+            "static = eqx.partition(model, eqx.is_inexact_array), and begin forward "
+            "with model = eqx.combine(params, static)"
+        )
 
 
 def _wide_copy(x: Array) -> Array:
@@ -93,6 +141,7 @@ def make_train_step(
     how: str = "auto",
     out_axes: Any = 0,
     gather: Callable[[Params], Params] | None = None,
+    check_passes: bool = False,
 ) -> Step:
     """Makes ``step(state, batch) -> (state, metrics)``, pure and ready for `jax.jit`.
 
@@ -105,13 +154,16 @@ def make_train_step(
         `optax.contrib.reduce_on_plateau` needs it.
       loss: ``(stacked outputs, batch, **objective) -> (scalar, metrics)``, for instance
         ``lambda z, batch, **objective: rdrop_loss(z, batch["label"], **objective)``.
-        The step says what the objective is: ``alpha`` at this step,
-        ``objective_scale``, and ``denominators`` where it accumulates. Weights of the
-        metrics must depend on the batch alone.
-      alpha: weight of the consistency term, or a schedule ``step -> alpha``.
+        The step specifies the objective: ``alpha`` at this step, ``objective_scale``,
+        and ``denominators`` where it accumulates. Metrics are a dict of `Mean`, whose
+        weights must depend on the batch alone. ``accum_steps`` above 1 needs ``ce`` and
+        ``kl`` and adds up all metrics; ``every`` above 1 needs ``kl``.
+      alpha: weight of the consistency term, or a schedule ``step -> alpha``. A constant
+        is checked; a schedule that becomes negative makes the loss NaN.
       num_passes: None runs 1 pass for the constant alpha 0, else 2; a number is obeyed.
       every: R-Drop on steps 0, every, 2 every, ...; the others make one plain pass,
-        that of the first ``forward``, and do not count in the mean of ``kl``.
+        that of the first ``forward``, at alpha 0, and do not count in the mean of
+        ``kl``.
       objective_scale: "sum" or "mean" over passes.
       accum_steps: microbatches per update, each ``batch / accum_steps`` rows; divides
         by the weights of the whole batch, so that the update is the full batch's.
@@ -119,12 +171,19 @@ def make_train_step(
       how: as `forward_passes`.
       out_axes: as `forward_passes`.
       gather: makes parameters that are cut over devices whole, once for all passes.
+      check_passes: at step 0, warn if all passes give the same outputs, because dropout
+        is off or its key does not reach the model. Emits
+        `rdrop_jax.core.passes.EqualPassesWarning`. The check is one more forward of the
+        first microbatch in that step alone, and a host callback, which keeps the step
+        out of jax's persistent compilation cache. Off by default. `check_stochastic`,
+        called once before training, needs no callback.
 
     Returns:
       The step. Its metrics: ``loss, ce, kl, grad_norm`` as `Mean`.
 
     Raises:
-      ValueError: an option out of range; at trace time a batch that does not divide.
+      ValueError: an option out of range; at trace time a batch that does not divide,
+        metrics of another form, parameters that cannot be differentiated.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -142,7 +201,8 @@ def make_train_step(
       >>> int(state.step)
       1
     """
-    check_alpha(alpha)
+    if not callable(alpha):
+        check_alpha(alpha)
     k = resolve_num_passes(alpha, num_passes)
     _check_options(forward, k, every, accum_steps, ema)
 
@@ -159,15 +219,19 @@ def make_train_step(
             out_axes=out_axes,
         )
 
-    loss_and_grad = make_loss_and_grad(
+    alternates = every > 1 and k > 1
+    needs = ("ce", "kl") if accum_steps > 1 else ("kl",) if alternates else ()
+    make = functools.partial(
+        make_loss_and_grad,
         passes,
         loss,
-        alpha=alpha,
         objective_scale=objective_scale,
         accum_steps=accum_steps,
+        needs=needs,
     )
-    if every > 1 and k > 1:
-        loss_and_grad = _alternating(loss_and_grad, every)
+    loss_and_grad = make(alpha=alpha)
+    if alternates:
+        loss_and_grad = _alternating(loss_and_grad, make(alpha=0.0), every)
 
     def train_step(
         state: TrainState, batch: Batch
@@ -175,7 +239,12 @@ def make_train_step(
         if (state.ema_params is None) != (ema == 0.0):
             kept = "none" if state.ema_params is None else "one"
             raise ValueError(f"ema={ema}, but the state keeps {kept}: see init_state")
+        check_params(state.params)
         keys = pass_keys(jax.random.fold_in(state.key, state.step), k)
+        if check_passes and k > 1:
+            few = first_microbatch(batch, accum_steps)
+            params = gather(state.params) if gather else state.params
+            warn_if_equal(forward, params, few, keys, due=state.step == 0)
         (total, metrics), grads = loss_and_grad(state.params, batch, keys, state.step)
         new_state, grad_norm = _updated(state, total, grads, tx, ema)
         one = jnp.ones_like(total)
@@ -227,17 +296,17 @@ def _check_options(
         raise ValueError(f"ema must be in [0, 1): found {ema}")
 
 
-def _alternating(loss_and_grad: LossAndGrad, every: int) -> LossAndGrad:
+def _alternating(all_passes: LossAndGrad, one: LossAndGrad, every: int) -> LossAndGrad:
     """All passes where ``every`` divides the step, else the first alone."""
 
     def plain(params: Params, batch: Batch, keys: Key, step: Array) -> Any:
-        (total, metrics), grads = loss_and_grad(params, batch, keys[:1], step)
+        (total, metrics), grads = one(params, batch, keys[:1], step)
         none = jax.tree.map(jnp.zeros_like, metrics["kl"])
         return (total, metrics | {"kl": none}), grads
 
     def alternating(params: Params, batch: Batch, keys: Key, step: Array) -> Any:
         due = step % every == 0
-        return jax.lax.cond(due, loss_and_grad, plain, params, batch, keys, step)
+        return jax.lax.cond(due, all_passes, plain, params, batch, keys, step)
 
     return alternating
 
