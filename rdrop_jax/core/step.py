@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ from rdrop_jax.core.accumulate import (
     first_microbatch,
     make_loss_and_grad,
 )
-from rdrop_jax.core.losses import at_least_float32
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import (
     Batch,
@@ -28,103 +27,12 @@ from rdrop_jax.core.passes import (
     warn_if_equal,
 )
 from rdrop_jax.core.rdrop import check_alpha, resolve_num_passes
+from rdrop_jax.core.train_state import TrainState as TrainState
+from rdrop_jax.core.train_state import check_params
+from rdrop_jax.core.train_state import init_state as init_state
 
 Alpha = float | Callable[[Any], Any]  # a schedule maps the step to a scalar
-Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, Mean]]]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TrainState:
-    """All that training carries from step to step.
-
-    Attributes:
-      step: int32 scalar, number of updates done, the one clock.
-      params: model parameters.
-      opt_state: optimizer state.
-      key: constant root PRNG key; step t draws from ``fold_in(key, t)``.
-      first_bad_step: int32 scalar, first step whose loss, gradient or update was not
-        finite; -1 for none.
-      ema_params: moving average of params in at least float32, or None.
-    """
-
-    step: Any  # no shape types here: pytrees are rebuilt with leaves of any kind
-    params: Params
-    opt_state: Any
-    key: Key
-    first_bad_step: Any
-    ema_params: Params | None = None
-
-
-def init_state(
-    params: Params, tx: optax.GradientTransformation, key: Key, *, ema: bool = False
-) -> TrainState:
-    """A state at step 0.
-
-    Args:
-      params: initial parameters.
-      tx: optimizer.
-      key: root PRNG key of the dropout masks.
-      ema: whether to keep a moving average of the parameters.
-
-    Returns:
-      The state; its average starts at ``params``. It shares no buffer with ``params``
-      and ``key``, so that a step with ``donate_argnums=0`` leaves these usable.
-
-    Raises:
-      ValueError: a leaf of ``params`` that cannot be differentiated, for instance of an
-        Equinox module that was not partitioned.
-    """
-    check_params(params)
-    opt_state = tx.init(params)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=_copied(params),
-        # Some optimizers keep the parameters themselves.
-        opt_state=_copied(opt_state),
-        key=_copied(key),
-        first_bad_step=jnp.full((), -1, jnp.int32),
-        # Copied: two leaves that share a buffer cannot both be donated.
-        ema_params=jax.tree.map(_wide_copy, params) if ema else None,
-    )
-
-
-def _copied(tree: Any) -> Any:
-    """The tree with new buffers for its arrays."""
-
-    def copied(x: Any) -> Any:
-        if not isinstance(x, jax.Array):
-            return x
-        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
-            return jnp.copy(x)
-        words = jnp.copy(jax.random.key_data(x))
-        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
-
-    return jax.tree.map(copied, tree)
-
-
-def check_params(params: Params) -> None:
-    """Refuses parameters with a leaf that has no gradient.
-
-    Raises:
-      ValueError: a leaf that is not a floating-point or complex array or number.
-    """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        number = isinstance(leaf, (float, complex))
-        if number or jnp.issubdtype(getattr(leaf, "dtype", object), jnp.inexact):
-            continue
-        raise ValueError(
-            "params must be a pytree of floating-point arrays: found "
-            f"{getattr(leaf, 'dtype', type(leaf).__name__)} at "
-            f"params{jax.tree_util.keystr(path)}. Of an Equinox module take params, "
-            "static = eqx.partition(model, eqx.is_inexact_array), and begin forward "
-            "with model = eqx.combine(params, static)"
-        )
-
-
-def _wide_copy(x: Array) -> Array:
-    """In half precision an average would stand still: its steps round to 0."""
-    return at_least_float32(jnp.copy(x))
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Mean]]]
 
 
 def make_train_step(
@@ -206,32 +114,15 @@ def make_train_step(
     k = resolve_num_passes(alpha, num_passes)
     _check_options(forward, k, every, accum_steps, ema)
 
-    def passes(params: Params, batch: Batch, keys: Key) -> Any:
-        params = gather(params) if gather else params
-        count = keys.shape[0]
-        return forward_passes(
-            forward if callable(forward) else forward[:count],
-            params,
-            batch,
-            keys,
-            num_passes=count,
-            how=how,
-            out_axes=out_axes,
-        )
-
     alternates = every > 1 and k > 1
     needs = ("ce", "kl") if accum_steps > 1 else ("kl",) if alternates else ()
-    make = functools.partial(
-        make_loss_and_grad,
-        passes,
-        loss,
-        objective_scale=objective_scale,
-        accum_steps=accum_steps,
-        needs=needs,
-    )
-    loss_and_grad = make(alpha=alpha)
+    passes = _passes(forward, how, out_axes, gather)
+    make = functools.partial(make_loss_and_grad, passes, loss, needs=needs)
+    make = functools.partial(make, objective_scale=objective_scale)
+    loss_and_grad = make(alpha=alpha, accum_steps=accum_steps)
     if alternates:
-        loss_and_grad = _alternating(loss_and_grad, make(alpha=0.0), every)
+        plain = make(alpha=0.0, accum_steps=accum_steps)
+        loss_and_grad = _alternating(loss_and_grad, plain, every)
 
     def train_step(
         state: TrainState, batch: Batch
@@ -254,6 +145,30 @@ def make_train_step(
         }
 
     return train_step
+
+
+def _passes(
+    forward: Forward | Sequence[Forward],
+    how: str,
+    out_axes: Any,
+    gather: Callable[[Params], Params] | None,
+) -> Callable[[Params, Batch, Key], Any]:
+    """``(params, batch, keys) -> outputs``, one pass for each key."""
+
+    def passes(params: Params, batch: Batch, keys: Key) -> Any:
+        params = gather(params) if gather else params
+        count = keys.shape[0]
+        return forward_passes(
+            forward if callable(forward) else forward[:count],
+            params,
+            batch,
+            keys,
+            num_passes=count,
+            how=how,
+            out_axes=out_axes,
+        )
+
+    return passes
 
 
 def make_eval_step(
