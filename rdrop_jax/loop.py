@@ -118,6 +118,12 @@ def train(
     validate = task.evaluators["validation"](mesh)
     schedule = make_schedule(config.optimizer, total)
     update = jax.jit(make_step(task, tx, config, mesh), donate_argnums=0)
+    if config.rdrop.num_passes == 1 and config.rdrop.alpha > 0:
+        writers.say(
+            "rdrop.alpha: expected 0 for rdrop.num_passes=1, got "
+            f"{config.rdrop.alpha}; training without R-Drop. Set rdrop.num_passes=2 to "
+            "train with it"
+        )
     check_passes(task, config, state, put(mesh, data[start]))
     window = Window(start, progress.seconds)
     batches = prefetch(

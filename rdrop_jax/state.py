@@ -84,7 +84,8 @@ def make_step(
         task.pass_forwards() or task.forward,
         tx,
         loss,
-        alpha=make_alpha(r.alpha, r.alpha_warmup),
+        # The loss refuses alpha > 0 for one pass, which has no consistency term.
+        alpha=0.0 if r.num_passes == 1 else make_alpha(r.alpha, r.alpha_warmup),
         num_passes=r.num_passes,
         every=r.every,
         objective_scale=r.objective_scale,

@@ -1,6 +1,6 @@
 """Loss and gradient of a batch, whole or as the sum over its microbatches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import Batch, Key, Params
 from rdrop_jax.core.rdrop import Denominators
 
-# loss(outputs stacked over passes, batch, **objective) -> (scalar, {"ce", "kl"}), as
+# loss(outputs stacked over passes, batch, **objective) -> (scalar, {name: Mean}), as
 # `rdrop_loss` does; objective holds alpha, objective_scale and denominators.
 Loss = Callable[..., tuple[Array, dict[str, Mean]]]
 # (params, batch, keys of the passes) -> outputs stacked over passes
@@ -27,6 +27,7 @@ def make_loss_and_grad(
     alpha: Any,
     objective_scale: str,
     accum_steps: int,
+    needs: tuple[str, ...] = (),
 ) -> LossAndGrad:
     """Makes ``(params, batch, keys, step) -> ((loss, metrics), grads)``.
 
@@ -36,6 +37,7 @@ def make_loss_and_grad(
       alpha: weight of the consistency term, or a schedule ``step -> alpha``.
       objective_scale: "sum" or "mean" over passes.
       accum_steps: microbatches; divides by the weights of the whole batch.
+      needs: names that the metrics of the loss must have, each a `Mean`.
 
     Returns:
       The function.
@@ -44,13 +46,14 @@ def make_loss_and_grad(
     def loss_at(
         outputs: Any, batch: Batch, step: Array, denominators: Denominators | None
     ) -> tuple[Array, dict[str, Mean]]:
-        return loss(
+        found = loss(
             outputs,
             batch,
             alpha=alpha(step) if callable(alpha) else alpha,
             objective_scale=objective_scale,
             denominators=denominators,
         )
+        return _checked(found, needs, accum_steps)
 
     def loss_fn(
         params: Params,
@@ -82,6 +85,32 @@ def make_loss_and_grad(
     return loss_and_grad
 
 
+def _checked(
+    found: Any, needs: tuple[str, ...], accum_steps: int
+) -> tuple[Array, dict[str, Mean]]:
+    """A loss and its metrics, which are what the step adds up and puts aside."""
+    contract = "loss must return (scalar, {name: Mean}), as rdrop_loss does"
+    if not (isinstance(found, tuple) and len(found) == 2):
+        raise ValueError(f"{contract}: found {type(found).__name__}")
+    total, metrics = found
+    if not isinstance(metrics, Mapping):
+        raise ValueError(f"{contract}: found metrics of {type(metrics).__name__}")
+    missing = [name for name in needs if name not in metrics]
+    if missing:
+        raise ValueError(
+            f"{contract}: found metrics {sorted(metrics)} without {missing}, which "
+            "accum_steps and every need. Return the metrics of rdrop_loss too"
+        )
+    means = metrics if accum_steps > 1 else needs
+    others = [name for name in means if not isinstance(metrics[name], Mean)]
+    if others:
+        raise ValueError(
+            f"{contract}: found {others} of another type, which cannot be averaged. "
+            "Return rdrop_jax.Mean(total, weight)"
+        )
+    return total, dict(metrics)
+
+
 def _microbatches(batch: Batch, accum_steps: int) -> Batch:
     """Rows i, i + n, i + 2n, ... form microbatch i.
 
@@ -98,6 +127,13 @@ def _microbatches(batch: Batch, accum_steps: int) -> Batch:
         return jnp.swapaxes(parts, 0, 1)
 
     return jax.tree.map(split, batch)
+
+
+def first_microbatch(batch: Batch, accum_steps: int) -> Batch:
+    """The first of ``accum_steps`` parts of a batch; of one part the batch itself."""
+    if accum_steps == 1:
+        return batch
+    return jax.tree.map(lambda x: x[0], _microbatches(batch, accum_steps))
 
 
 def _sum_over(part: Callable[[Batch, Array], Any], micro: Batch) -> Any:

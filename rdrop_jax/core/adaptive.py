@@ -24,10 +24,11 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from rdrop_jax.core.cluster_rows import Clusters, clusters_objective
 from rdrop_jax.core.losses import as_factor, clear, weighted
+from rdrop_jax.core.meshes import on_any_mesh
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.rdrop import Denominators, metrics_of, scales
 from rdrop_jax.core.split import Split, split_over
-from rdrop_jax.core.terms import position_weights
+from rdrop_jax.core.terms import position_weights, reshape_hint
 
 DIVERGENCES = ("exact", "gold_cluster")
 # Positions at a time: on CPU those of ten thousand words stay in its caches.
@@ -35,6 +36,7 @@ _CHUNK_SIZE = {"cpu": 64}
 _CHUNK_SIZE_ELSEWHERE = 256
 
 
+@on_any_mesh()
 def adaptive_rdrop_loss(
     hidden: Sequence[Float[Array, "passes *positions _"]],
     kernels: Sequence[Float[Array, "_ _"]],
@@ -142,10 +144,11 @@ def _check(
             f"{[kernel.shape for kernel in kernels]}"
         )
     lead = hidden[0].shape[:-1]
-    if not 1 <= lead[0] <= 2 or labels.shape != lead[1:]:
+    if not lead or not 1 <= lead[0] <= 2 or labels.shape != lead[1:]:
         raise ValueError(
             f"hidden must be [1 or 2 passes, *{labels.shape} of labels, width]: found "
-            f"{hidden[0].shape}"
+            f"{hidden[0].shape}."
+            + reshape_hint("hidden", hidden[0].shape, "labels", labels.shape)
         )
     for h, kernel in zip(hidden, kernels, strict=True):
         if h.shape[:-1] != lead or h.shape[-1] != kernel.shape[1]:
@@ -215,7 +218,7 @@ def _forward(
         d_hidden, d_kernels = _gradients(chunk, kernels, dtype)
         return jax.tree.map(jnp.add, totals, d_kernels), (d_hidden, (chunk.ce, chunk.s))
 
-    zeros = [jnp.zeros(k.shape, dtype) for k in kernels]
+    zeros = [jnp.zeros_like(k, dtype) for k in kernels]
     chunks = _chunked((hidden, per_row), chunk_size)
     totals, (d_hidden, found) = jax.lax.scan(body, tuple(zeros), chunks)
     d_hidden = jax.tree.map(

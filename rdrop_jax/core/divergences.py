@@ -18,8 +18,10 @@ from rdrop_jax.core.losses import (
     clear,
     log_probs,
 )
+from rdrop_jax.core.meshes import on_any_mesh
 
 
+@on_any_mesh(positions=1)
 def kl_divergence(
     logits_p: Logits, logits_q: Logits, *, where: Mask | None = None
 ) -> Positions:
@@ -50,6 +52,7 @@ def kl_divergence(
     return clear(where, jnp.sum(terms, axis=-1))
 
 
+@on_any_mesh(positions=1)
 def symmetric_kl(
     logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
 ) -> Positions:
@@ -85,6 +88,7 @@ def symmetric_kl(
     return clear(where, 0.5 * jnp.sum(terms, axis=-1))
 
 
+@on_any_mesh(positions=1)
 def js_divergence(
     logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
 ) -> Positions:
@@ -119,6 +123,7 @@ def js_divergence(
     return clear(where, 0.5 * jnp.sum(terms, axis=-1))
 
 
+@on_any_mesh(positions=1)
 def squared_difference(
     logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
 ) -> Positions:
@@ -149,6 +154,7 @@ def squared_difference(
     return clear(where, jnp.sum((a - b) ** 2, axis=-1))
 
 
+@on_any_mesh(positions=1)
 def bernoulli_symmetric_kl(
     logits_a: Float[Array, "*positions labels"],
     logits_b: Float[Array, "*positions labels"],

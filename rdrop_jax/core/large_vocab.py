@@ -22,11 +22,12 @@ from jaxtyping import Array, Bool, Float, Integer
 from rdrop_jax.core import losses
 from rdrop_jax.core.closed_form import Weights
 from rdrop_jax.core.linear_chunks import Options, linear_objective
+from rdrop_jax.core.meshes import on_any_mesh
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.rdrop import Denominators, metrics_of, scales
 from rdrop_jax.core.softmax_rows import Form
 from rdrop_jax.core.split import split_over
-from rdrop_jax.core.terms import position_weights
+from rdrop_jax.core.terms import position_weights, reshape_hint
 
 # Logits per pass that a chunk may have, and the positions it may have.
 _CHUNK_LOGITS = {"cpu": 2**23}
@@ -50,6 +51,7 @@ class LinearOutput(NamedTuple):
     bias: Any = None
 
 
+@on_any_mesh()
 def large_vocab_rdrop_loss(
     hidden: Float[Array, "passes *positions width"],
     kernel: Float[Array, "in_features out_features"],
@@ -148,16 +150,17 @@ def large_vocab_rdrop_loss(
 def _check(
     hidden: Array, kernel: Array, bias: Array | None, labels: Array, tied: bool
 ) -> None:
-    if hidden.ndim < 2 or len(hidden) > 2:
+    hint = reshape_hint("hidden", hidden.shape, "labels", labels.shape)
+    if hidden.ndim < 2 or not 1 <= len(hidden) <= 2:
         raise ValueError(
-            f"hidden must be [1 or 2 passes, ..., width]: found {hidden.shape}"
+            f"hidden must be [1 or 2 passes, ..., width]: found {hidden.shape}.{hint}"
         )
     if labels.shape != hidden.shape[1:-1] or not jnp.issubdtype(
         labels.dtype, jnp.integer
     ):
         raise ValueError(
             f"labels must be class ids {hidden.shape[1:-1]}: found {labels.dtype} "
-            f"{labels.shape}"
+            f"{labels.shape}.{hint}"
         )
     width, vocab = kernel.shape[::-1] if tied else kernel.shape
     if width != hidden.shape[-1]:

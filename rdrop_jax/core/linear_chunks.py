@@ -197,13 +197,14 @@ def _local_chunks(
         d_kernel = _add_product(d_kernel, h, g, options.tied, product)
         return ce, s, (d_hidden, d_kernel, d_bias)
 
-    zeros = jnp.zeros((count, size), dtype)
+    # Like the arrays: within `jax.shard_map` the carry has their type.
+    zeros = jnp.zeros_like(w_s, dtype)
     gradients = None
     if with_gradient:
         gradients = (
             jnp.zeros_like(hidden),
-            jnp.zeros(kernel.shape, dtype),
-            None if bias is None else jnp.zeros(bias.shape, dtype),
+            jnp.zeros_like(kernel, dtype),
+            None if bias is None else jnp.zeros_like(bias, dtype),
         )
     ce, s, gradients = jax.lax.fori_loop(0, count, body, (zeros, zeros, gradients))
     ce, s = (x.reshape(-1)[:positions] for x in (ce, s))

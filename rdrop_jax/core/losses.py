@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Num, Shaped
 
+from rdrop_jax.core.meshes import on_any_mesh
+
 Logits = Float[Array, "*positions classes"]
 Positions = Float[Array, "*positions"]
 Mask = Bool[Array, "*positions"]
@@ -95,6 +97,7 @@ def are_class_ids(labels: Array, logits: Array) -> bool:
     return True
 
 
+@on_any_mesh(positions=1)
 def softmax_cross_entropy(
     logits: Logits,
     labels: Integer[Array, "*positions"] | Float[Array, "*positions classes"],
@@ -167,6 +170,7 @@ def _nll(
     return jnp.where(reachable, -picked, jnp.inf) * jnp.where(valid, 1.0, jnp.nan)
 
 
+@on_any_mesh(positions=-1)
 def squared_error(
     predictions: Float[Array, "batch *outputs"],
     targets: Num[Array, "batch *outputs"],
@@ -198,6 +202,7 @@ def squared_error(
     return jnp.sum((a - b) ** 2, axis=tuple(range(1, a.ndim)))
 
 
+@on_any_mesh(positions=1)
 def bernoulli_cross_entropy(
     logits: Float[Array, "*positions labels"],
     labels: Num[Array, "*positions labels"] | Bool[Array, "*positions labels"],

@@ -16,7 +16,8 @@ class Mean:
     """A weighted mean kept as its numerator and denominator.
 
     Totals and weights add up over steps, microbatches and hosts, so the mean is
-    exact where an average of averages would not be.
+    exact where an average of averages would not be. `compute` gives the scalar array;
+    ``float(mean)``, ``f"{mean:.3f}"``, `numpy.asarray` and `jax.numpy.asarray` call it.
 
     Attributes:
       total: scalar, ``sum(weight * value)``.
@@ -28,6 +29,8 @@ class Mean:
       >>> b = mean(jnp.array([6.0, 9.0]), weight=jnp.array([1.0, 0.0]))
       >>> float(a.merge(b).compute())
       3.0
+      >>> f"{a.merge(b):.2f}"
+      '3.00'
     """
 
     total: Any  # no shape type here: pytrees are rebuilt with leaves of any kind
@@ -41,6 +44,18 @@ class Mean:
         """``total / weight``; 0 where no position counts."""
         empty = self.weight == 0
         return jnp.where(empty, 0.0, self.total / jnp.where(empty, 1.0, self.weight))
+
+    def __float__(self) -> float:
+        return float(self.compute())
+
+    def __format__(self, spec: str) -> str:
+        return format(float(self), spec) if spec else str(self)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.compute(), dtype=dtype, copy=copy)
+
+    def __jax_array__(self) -> Array:
+        return self.compute()
 
 
 def mean(

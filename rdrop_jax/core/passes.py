@@ -1,11 +1,15 @@
 """Several stochastic passes over one batch, and the guard that they differ."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
+
+from rdrop_jax.core.meshes import on_any_mesh
 
 Params = Any  # pytree of arrays
 Batch = Any  # pytree of arrays, batch axis first
@@ -18,6 +22,15 @@ class EqualPassesError(ValueError):
     """Two dropout keys gave equal outputs."""
 
 
+class EqualPassesWarning(UserWarning):
+    """All passes of a train step gave equal outputs."""
+
+
+_EQUAL = (
+    "two dropout keys give the same outputs, so the consistency term is 0 and "
+    "R-Drop does nothing: is a dropout rate above 0, is dropout on in "
+    "training, and does the key reach it?"
+)
 HOW = ("auto", "unroll", "vmap")
 # One small mask may come out the same twice; so often it does not.
 _TRIES = 20
@@ -171,7 +184,7 @@ def check_stochastic(
     Raises:
       EqualPassesError: all passes are equal.
     """
-    few = jax.tree.map(lambda x: x[:rows] if jnp.ndim(x) else x, batch)
+    few = on_any_mesh()(_rows)(batch, rows)
     forwards = [forward] * 2 if callable(forward) else forward
 
     @jax.jit
@@ -179,24 +192,64 @@ def check_stochastic(
         moved = jax.tree.map(lambda x: _moved(x, noise), params)
         keys = jax.random.split(key, len(forwards))
         outputs = (f(moved, few, k) for f, k in zip(forwards, keys, strict=True))
-        first, *others = (jax.tree.leaves(output) for output in outputs)
-        close = [
-            jnp.allclose(
-                x.astype(jnp.float32), y.astype(jnp.float32), rtol=1e-5, equal_nan=True
-            )
-            for other in others
-            for x, y in zip(first, other, strict=True)
-        ]
-        return ~jnp.all(jnp.array(close))
+        return ~passes_equal(list(outputs))
 
     for attempt in range(_TRIES):
         if bool(differ(params, few, jax.random.fold_in(key, attempt))):
             return
-    raise EqualPassesError(
-        "two dropout keys give the same outputs, so the consistency term is 0 and "
-        "R-Drop does nothing: is a dropout rate above 0, is dropout on in "
-        "training, and does the key reach it?"
-    )
+    raise EqualPassesError(_EQUAL)
+
+
+def warn_if_equal(
+    forward: Forward | Sequence[Forward],
+    params: Params,
+    batch: Batch,
+    keys: Key,
+    *,
+    due: Array,
+    noise: float = 0.02,
+) -> None:
+    """Warns from within a compiled step if all passes over a batch are equal.
+
+    Args:
+      forward: ``(params, batch, key) -> outputs``, or one of them for each pass.
+      params: model parameters.
+      batch: any pytree.
+      keys: a key per pass, on axis 0.
+      due: scalar; only if True are the passes made.
+      noise: size of the noise on the parameters, as `check_stochastic`.
+    """
+
+    def look() -> None:
+        moved = jax.tree.map(lambda x: _moved(x, noise), params)
+        forwards = _one_each(forward, len(keys))
+        outputs = [f(moved, batch, keys[i]) for i, f in enumerate(forwards)]
+        equal = passes_equal(outputs)
+        jax.debug.callback(_warn, equal)
+
+    jax.lax.cond(due, look, lambda: None)
+
+
+def _warn(equal: Any) -> None:
+    if np.all(equal):
+        warnings.warn(_EQUAL, EqualPassesWarning, stacklevel=2)
+
+
+def passes_equal(outputs: Sequence[Any]) -> Array:
+    """Scalar: all outputs are the first, up to rounding."""
+    first, *others = (jax.tree.leaves(output) for output in outputs)
+    close = [
+        jnp.allclose(
+            x.astype(jnp.float32), y.astype(jnp.float32), rtol=1e-5, equal_nan=True
+        )
+        for other in others
+        for x, y in zip(first, other, strict=True)
+    ]
+    return jnp.all(jnp.stack(close))
+
+
+def _rows(batch: Batch, rows: int) -> Batch:
+    return jax.tree.map(lambda x: x[:rows] if jnp.ndim(x) else x, batch)
 
 
 def _moved(x: Array, size: float) -> Array:

@@ -17,11 +17,14 @@ the weight of CE grows with k and that of s does not.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, Num
 
 from rdrop_jax.core import losses
+from rdrop_jax.core.alpha import check_alpha as check_alpha
+from rdrop_jax.core.alpha import is_zero as is_zero
+from rdrop_jax.core.alpha import resolve_num_passes as resolve_num_passes
 from rdrop_jax.core.closed_form import Weights, softmax_objective
+from rdrop_jax.core.meshes import on_any_mesh
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.terms import (
     Divergence,
@@ -38,29 +41,6 @@ OBJECTIVE_SCALES = ("sum", "mean")
 Denominators = tuple[Float[Array, ""], Float[Array, ""]]
 
 
-def is_zero(alpha: object) -> bool:
-    """Whether alpha is the constant 0, which needs no second pass."""
-    return isinstance(alpha, (int, float, np.number)) and alpha == 0
-
-
-def resolve_num_passes(alpha: object, num_passes: int | None) -> int:
-    """``num_passes`` where given; else 1 if alpha is the constant 0, else 2."""
-    if num_passes is None:
-        return 1 if is_zero(alpha) else 2
-    if num_passes < 1:
-        raise ValueError(f"num_passes must be at least 1: found {num_passes}")
-    return num_passes
-
-
-def check_alpha(alpha: object) -> None:
-    """Refuses a negative or NaN constant; schedules and tracers pass."""
-    if isinstance(alpha, jax.core.Tracer):
-        return
-    number = isinstance(alpha, (int, float, np.generic, np.ndarray, jax.Array))
-    if number and not np.all(np.asarray(alpha) >= 0):
-        raise ValueError(f"alpha must be >= 0: found {alpha}")
-
-
 def scales(
     own: Denominators,
     denominators: Denominators | None,
@@ -74,7 +54,9 @@ def scales(
             f"objective_scale must be one of {OBJECTIVE_SCALES}: found "
             f"{objective_scale!r}"
         )
-    check_alpha(alpha)
+    check_alpha(alpha, num_passes=num_passes)
+    if isinstance(alpha, jax.core.Tracer):
+        alpha = jnp.where(alpha >= 0, alpha, jnp.nan)
     ce, s = (
         jnp.where(w == 0, 0.0, 1.0 / jnp.where(w == 0, 1.0, w))
         for w in (own if denominators is None else denominators)
@@ -106,6 +88,7 @@ def metrics_of(ce: Mean, s: Mean, num_passes: int) -> dict[str, Mean]:
     return jax.lax.stop_gradient(found)
 
 
+@on_any_mesh()
 def rdrop_loss(
     logits: Float[Array, "passes *positions classes"],
     labels: Integer[Array, "*positions"] | Float[Array, "*positions classes"],
@@ -134,7 +117,9 @@ def rdrop_loss(
         ``[x; x]``: ``logits.reshape(2, -1, classes)``; interleaved as ``repeat(x, 2)``:
         ``logits.reshape(-1, 2, classes).swapaxes(0, 1)``.
       labels: class ids [...] or probabilities [..., classes].
-      alpha: weight of the consistency term; 1 to 5 is usual.
+      alpha: weight of the consistency term, a scalar >= 0; 1 to 5 is usual. A number
+        is checked. A traced value that is negative makes the loss NaN, and with one
+        pass it is not noticed.
       label_smoothing: epsilon in [0, 1).
       smoothing: "uniform" (epsilon / V) or "fairseq" (epsilon / (V - 1)).
       where: positions that count [...]; the others may hold anything.
@@ -156,7 +141,12 @@ def rdrop_loss(
       carry no gradient; the halves that `rdrop_terms` returns do.
 
     Raises:
-      ValueError: shapes that do not fit, a negative alpha, an unknown option.
+      ValueError: shapes that do not fit, an alpha that is negative or not a number, one
+        pass with alpha > 0, an unknown option.
+
+    If both passes drew the same dropout masks, for instance two calls with one key or
+    with dropout off, ``kl`` is exactly 0 and the loss cannot notice. Run
+    `check_stochastic` once, or use `forward_passes`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -164,8 +154,8 @@ def rdrop_loss(
       >>> loss, metrics = rdrop_loss(logits, jnp.array([0, 1]), alpha=5.0)
       >>> round(float(loss), 4)
       0.8145
-      >>> round(float(metrics["kl"].compute()), 4)
-      0.0749
+      >>> f"{metrics['kl']:.4f}"
+      '0.0749'
     """
     logits, labels = stacked("logits", logits), jnp.asarray(labels)
     options = (len(logits), alpha, objective_scale, denominators)
@@ -217,6 +207,7 @@ def _closed_form(
     return loss, metrics_of(Mean(ce, own[0]), Mean(s, own[1]), num_passes)
 
 
+@on_any_mesh()
 def rdrop_regression_loss(
     predictions: Float[Array, "passes batch *outputs"],
     targets: Num[Array, "batch *outputs"],
@@ -265,6 +256,7 @@ def rdrop_regression_loss(
     )
 
 
+@on_any_mesh()
 def rdrop_multilabel_loss(
     logits: Float[Array, "passes *positions labels"],
     labels: Num[Array, "*positions labels"] | Bool[Array, "*positions labels"],

@@ -1,7 +1,8 @@
 """The pure train step: passes, objective, gradient, update."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -9,8 +10,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from rdrop_jax.core.accumulate import Loss, LossAndGrad, make_loss_and_grad
-from rdrop_jax.core.losses import at_least_float32
+from rdrop_jax.core.accumulate import (
+    Loss,
+    LossAndGrad,
+    first_microbatch,
+    make_loss_and_grad,
+)
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import (
     Batch,
@@ -19,64 +24,15 @@ from rdrop_jax.core.passes import (
     Params,
     forward_passes,
     pass_keys,
+    warn_if_equal,
 )
 from rdrop_jax.core.rdrop import check_alpha, resolve_num_passes
+from rdrop_jax.core.train_state import TrainState as TrainState
+from rdrop_jax.core.train_state import check_params
+from rdrop_jax.core.train_state import init_state as init_state
 
 Alpha = float | Callable[[Any], Any]  # a schedule maps the step to a scalar
-Step = Callable[["TrainState", Batch], tuple["TrainState", dict[str, Mean]]]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class TrainState:
-    """All that training carries from step to step.
-
-    Attributes:
-      step: int32 scalar, number of updates done, the one clock.
-      params: model parameters.
-      opt_state: optimizer state.
-      key: constant root PRNG key; step t draws from ``fold_in(key, t)``.
-      first_bad_step: int32 scalar, first step whose loss, gradient or update was not
-        finite; -1 for none.
-      ema_params: moving average of params in at least float32, or None.
-    """
-
-    step: Any  # no shape types here: pytrees are rebuilt with leaves of any kind
-    params: Params
-    opt_state: Any
-    key: Key
-    first_bad_step: Any
-    ema_params: Params | None = None
-
-
-def init_state(
-    params: Params, tx: optax.GradientTransformation, key: Key, *, ema: bool = False
-) -> TrainState:
-    """A state at step 0.
-
-    Args:
-      params: initial parameters.
-      tx: optimizer.
-      key: root PRNG key of the dropout masks.
-      ema: whether to keep a moving average of the parameters.
-
-    Returns:
-      The state; its average starts at ``params``.
-    """
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=tx.init(params),
-        key=key,
-        first_bad_step=jnp.full((), -1, jnp.int32),
-        # Copied: two leaves that share a buffer cannot both be donated.
-        ema_params=jax.tree.map(_wide_copy, params) if ema else None,
-    )
-
-
-def _wide_copy(x: Array) -> Array:
-    """In half precision an average would stand still: its steps round to 0."""
-    return at_least_float32(jnp.copy(x))
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Mean]]]
 
 
 def make_train_step(
@@ -93,6 +49,7 @@ def make_train_step(
     how: str = "auto",
     out_axes: Any = 0,
     gather: Callable[[Params], Params] | None = None,
+    check_passes: bool = False,
 ) -> Step:
     """Makes ``step(state, batch) -> (state, metrics)``, pure and ready for `jax.jit`.
 
@@ -105,13 +62,16 @@ def make_train_step(
         `optax.contrib.reduce_on_plateau` needs it.
       loss: ``(stacked outputs, batch, **objective) -> (scalar, metrics)``, for instance
         ``lambda z, batch, **objective: rdrop_loss(z, batch["label"], **objective)``.
-        The step says what the objective is: ``alpha`` at this step,
-        ``objective_scale``, and ``denominators`` where it accumulates. Weights of the
-        metrics must depend on the batch alone.
-      alpha: weight of the consistency term, or a schedule ``step -> alpha``.
+        The step specifies the objective: ``alpha`` at this step, ``objective_scale``,
+        and ``denominators`` where it accumulates. Metrics are a dict of `Mean`, whose
+        weights must depend on the batch alone. ``accum_steps`` above 1 needs ``ce`` and
+        ``kl`` and adds up all metrics; ``every`` above 1 needs ``kl``.
+      alpha: weight of the consistency term, or a schedule ``step -> alpha``. A constant
+        is checked; a schedule that becomes negative makes the loss NaN.
       num_passes: None runs 1 pass for the constant alpha 0, else 2; a number is obeyed.
       every: R-Drop on steps 0, every, 2 every, ...; the others make one plain pass,
-        that of the first ``forward``, and do not count in the mean of ``kl``.
+        that of the first ``forward``, at alpha 0, and do not count in the mean of
+        ``kl``.
       objective_scale: "sum" or "mean" over passes.
       accum_steps: microbatches per update, each ``batch / accum_steps`` rows; divides
         by the weights of the whole batch, so that the update is the full batch's.
@@ -119,12 +79,19 @@ def make_train_step(
       how: as `forward_passes`.
       out_axes: as `forward_passes`.
       gather: makes parameters that are cut over devices whole, once for all passes.
+      check_passes: at step 0, warn if all passes give the same outputs, because dropout
+        is off or its key does not reach the model. Emits
+        `rdrop_jax.core.passes.EqualPassesWarning`. The check is one more forward of the
+        first microbatch in that step alone, and a host callback, which keeps the step
+        out of jax's persistent compilation cache. Off by default. `check_stochastic`,
+        called once before training, needs no callback.
 
     Returns:
       The step. Its metrics: ``loss, ce, kl, grad_norm`` as `Mean`.
 
     Raises:
-      ValueError: an option out of range; at trace time a batch that does not divide.
+      ValueError: an option out of range; at trace time a batch that does not divide,
+        metrics of another form, parameters that cannot be differentiated.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -142,9 +109,51 @@ def make_train_step(
       >>> int(state.step)
       1
     """
-    check_alpha(alpha)
+    if not callable(alpha):
+        check_alpha(alpha)
     k = resolve_num_passes(alpha, num_passes)
     _check_options(forward, k, every, accum_steps, ema)
+
+    alternates = every > 1 and k > 1
+    needs = ("ce", "kl") if accum_steps > 1 else ("kl",) if alternates else ()
+    passes = _passes(forward, how, out_axes, gather)
+    make = functools.partial(make_loss_and_grad, passes, loss, needs=needs)
+    make = functools.partial(make, objective_scale=objective_scale)
+    loss_and_grad = make(alpha=alpha, accum_steps=accum_steps)
+    if alternates:
+        plain = make(alpha=0.0, accum_steps=accum_steps)
+        loss_and_grad = _alternating(loss_and_grad, plain, every)
+
+    def train_step(
+        state: TrainState, batch: Batch
+    ) -> tuple[TrainState, dict[str, Mean]]:
+        if (state.ema_params is None) != (ema == 0.0):
+            kept = "none" if state.ema_params is None else "one"
+            raise ValueError(f"ema={ema}, but the state keeps {kept}: see init_state")
+        check_params(state.params)
+        keys = pass_keys(jax.random.fold_in(state.key, state.step), k)
+        if check_passes and k > 1:
+            few = first_microbatch(batch, accum_steps)
+            params = gather(state.params) if gather else state.params
+            warn_if_equal(forward, params, few, keys, due=state.step == 0)
+        (total, metrics), grads = loss_and_grad(state.params, batch, keys, state.step)
+        new_state, grad_norm = _updated(state, total, grads, tx, ema)
+        one = jnp.ones_like(total)
+        return new_state, metrics | {
+            "loss": Mean(total, one),
+            "grad_norm": Mean(grad_norm, one),
+        }
+
+    return train_step
+
+
+def _passes(
+    forward: Forward | Sequence[Forward],
+    how: str,
+    out_axes: Any,
+    gather: Callable[[Params], Params] | None,
+) -> Callable[[Params, Batch, Key], Any]:
+    """``(params, batch, keys) -> outputs``, one pass for each key."""
 
     def passes(params: Params, batch: Batch, keys: Key) -> Any:
         params = gather(params) if gather else params
@@ -159,32 +168,7 @@ def make_train_step(
             out_axes=out_axes,
         )
 
-    loss_and_grad = make_loss_and_grad(
-        passes,
-        loss,
-        alpha=alpha,
-        objective_scale=objective_scale,
-        accum_steps=accum_steps,
-    )
-    if every > 1 and k > 1:
-        loss_and_grad = _alternating(loss_and_grad, every)
-
-    def train_step(
-        state: TrainState, batch: Batch
-    ) -> tuple[TrainState, dict[str, Mean]]:
-        if (state.ema_params is None) != (ema == 0.0):
-            kept = "none" if state.ema_params is None else "one"
-            raise ValueError(f"ema={ema}, but the state keeps {kept}: see init_state")
-        keys = pass_keys(jax.random.fold_in(state.key, state.step), k)
-        (total, metrics), grads = loss_and_grad(state.params, batch, keys, state.step)
-        new_state, grad_norm = _updated(state, total, grads, tx, ema)
-        one = jnp.ones_like(total)
-        return new_state, metrics | {
-            "loss": Mean(total, one),
-            "grad_norm": Mean(grad_norm, one),
-        }
-
-    return train_step
+    return passes
 
 
 def make_eval_step(
@@ -227,17 +211,17 @@ def _check_options(
         raise ValueError(f"ema must be in [0, 1): found {ema}")
 
 
-def _alternating(loss_and_grad: LossAndGrad, every: int) -> LossAndGrad:
+def _alternating(all_passes: LossAndGrad, one: LossAndGrad, every: int) -> LossAndGrad:
     """All passes where ``every`` divides the step, else the first alone."""
 
     def plain(params: Params, batch: Batch, keys: Key, step: Array) -> Any:
-        (total, metrics), grads = loss_and_grad(params, batch, keys[:1], step)
+        (total, metrics), grads = one(params, batch, keys[:1], step)
         none = jax.tree.map(jnp.zeros_like, metrics["kl"])
         return (total, metrics | {"kl": none}), grads
 
     def alternating(params: Params, batch: Batch, keys: Key, step: Array) -> Any:
         due = step % every == 0
-        return jax.lax.cond(due, loss_and_grad, plain, params, batch, keys, step)
+        return jax.lax.cond(due, all_passes, plain, params, batch, keys, step)
 
     return alternating
 

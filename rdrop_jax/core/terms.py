@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Num
 
 from rdrop_jax.core import divergences, losses
+from rdrop_jax.core.meshes import on_any_mesh
 from rdrop_jax.core.metrics import Mean, mean
 
 Divergence = str | Callable[[Array, Array], Array]
@@ -61,13 +62,49 @@ def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Arr
     return table[divergence]
 
 
-def stacked(name: str, outputs: Array) -> Array:
-    """Checks that outputs are stacked over passes."""
+def reshape_hint(
+    name: str, outputs: tuple[int, ...], labels: str, one_pass: tuple[int, ...]
+) -> str:
+    """The remedy if both passes are concatenated along the batch; else an empty text.
+
+    Args:
+      name: of the outputs.
+      outputs: shape of the outputs.
+      labels: name of the labels.
+      one_pass: shape of the labels, without a class axis that outputs alone have.
+
+    Returns:
+      A sentence with a leading space.
+    """
+    rank = len(one_pass)
+    if rank < 1 or outputs[1:rank] != one_pass[1:]:
+        return ""
+    rest = "".join(f", {n}" for n in outputs[1:])
+    if outputs[0] == 2 * one_pass[0]:
+        return (
+            f" {name} has no axis of passes. For rows [x; x] pass "
+            f"{name}.reshape(2, {one_pass[0]}{rest})."
+        )
+    if outputs[0] == one_pass[0] and len(outputs) - rank in (0, 1):
+        half = f"{one_pass[0] // 2}" if one_pass[0] % 2 == 0 else "batch"
+        return (
+            f" {name} has no axis of passes. For rows [x; x] and labels [y; y] pass "
+            f"{name}.reshape(2, {half}{rest}) and {labels}[:{half}]; for one pass "
+            f"{name}[None]."
+        )
+    return ""
+
+
+def stacked(
+    name: str, outputs: Array, labels: str = "labels", one_pass: tuple[int, ...] = ()
+) -> Array:
+    """Checks that outputs are stacked over passes; a remedy if labels show one."""
     outputs = jnp.asarray(outputs)
     if outputs.ndim < 2 or outputs.shape[0] < 1:
         raise ValueError(
             f"{name} must be stacked over passes on axis 0, [passes, ...] with at least"
-            f" 2 axes: found shape {outputs.shape}"
+            f" 2 axes: found shape {outputs.shape}."
+            + reshape_hint(name, outputs.shape, labels, one_pass)
         )
     return outputs
 
@@ -81,9 +118,22 @@ def takes_class_ids(labels: Array, logits: Array) -> bool:
         raise ValueError(
             f"labels ({kind}) must have the shape {one_pass} of one pass of logits, "
             f"[passes, ..., classes]: found labels {labels.shape}, logits "
-            f"{logits.shape}"
+            f"{logits.shape}."
+            + reshape_hint("logits", logits.shape, "labels", labels.shape)
         )
     return ids
+
+
+def _check_one_pass(
+    name: str, outputs: Array, labels: str, shape: tuple[int, ...]
+) -> None:
+    """Refuses labels of another shape than that of one pass."""
+    if outputs.shape[1:] != shape:
+        raise ValueError(
+            f"{labels} must have the same shape as one pass of {name}, "
+            f"[passes, *{labels}]: found {outputs.shape[1:]} and {shape}."
+            + reshape_hint(name, outputs.shape, labels, shape)
+        )
 
 
 def position_weights(
@@ -130,6 +180,7 @@ def _terms(
     return mean(jnp.asarray(ce), weight=label_w), mean(jnp.asarray(s), weight=w)
 
 
+@on_any_mesh()
 def rdrop_terms(
     logits: Float[Array, "passes *positions classes"],
     labels: Integer[Array, "*positions"] | Float[Array, "*positions classes"],
@@ -168,6 +219,7 @@ def rdrop_terms(
     )
 
 
+@on_any_mesh()
 def regression_terms(
     predictions: Float[Array, "passes batch *outputs"],
     targets: Num[Array, "batch *outputs"],
@@ -177,7 +229,9 @@ def regression_terms(
     label_weight: Float[Array, " batch"] | None = None,
 ) -> tuple[Mean, Mean]:
     """As `rdrop_terms` for regression; arguments as `rdrop_regression_loss`."""
-    predictions = stacked("predictions", predictions)
+    shape = jnp.shape(targets)
+    predictions = stacked("predictions", predictions, "targets", shape)
+    _check_one_pass("predictions", predictions, "targets", shape)
     positions = predictions.shape[1:2]
     return _terms(
         predictions,
@@ -188,6 +242,7 @@ def regression_terms(
     )
 
 
+@on_any_mesh()
 def multilabel_terms(
     logits: Float[Array, "passes *positions labels"],
     labels: Num[Array, "*positions labels"] | Bool[Array, "*positions labels"],
@@ -198,6 +253,7 @@ def multilabel_terms(
 ) -> tuple[Mean, Mean]:
     """As `rdrop_terms` for multi-label; arguments as `rdrop_multilabel_loss`."""
     logits = stacked("logits", logits)
+    _check_one_pass("logits", logits, "labels", jnp.shape(labels))
     positions = logits.shape[1:-1]
     return _terms(
         logits,

@@ -1,0 +1,89 @@
+"""Losses of arrays on any mesh: with Explicit, Auto or Manual axes."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
+    """Makes a function of arrays independent of the types that meshes give them.
+
+    Explicit axes become Auto within the function: the compiler places intermediate
+    arrays. Within `jax.shard_map` all arguments vary over the same Manual axes, so that
+    loops and hand-written gradients see one type. No data moves.
+
+    Args:
+      positions: None if all results are scalars. Else results have one entry per
+        position, and their sharding is that of the first argument without its last
+        ``positions`` axes; -1 keeps the first axis alone.
+
+    Returns:
+      A decorator.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            leaves, tree = jax.tree.flatten((args, kwargs))
+            at = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]
+            arrays = [leaves[i] for i in at]
+
+            def call(*arrays: Any) -> Any:
+                new = list(leaves)
+                for i, x in zip(at, arrays, strict=True):
+                    new[i] = x
+                args, kwargs = jax.tree.unflatten(tree, new)
+                return function(*args, **kwargs)
+
+            found = _explicit(arrays)
+            if found is None:
+                return call(*_aligned(arrays))
+            mesh, axes = found
+            spec = PartitionSpec()
+            if positions is not None and arrays:
+                first = jax.typeof(arrays[0])
+                kept = first.ndim - positions if positions >= 0 else 1
+                spec = PartitionSpec(*first.sharding.spec[:kept])
+            out = NamedSharding(mesh, spec)
+            auto = jax.sharding.auto_axes(call, axes=axes, out_sharding=out)
+            return auto(*_aligned(arrays))
+
+        return run  # type: ignore[return-value]
+
+    return decorate
+
+
+def _explicit(arrays: list[jax.Array]) -> tuple[Any, tuple[str, ...]] | None:
+    """The mesh of the first array with Explicit axes, and their names."""
+    for x in arrays:
+        mesh = getattr(jax.typeof(x).sharding, "mesh", None)
+        if mesh is None:
+            continue
+        axes = tuple(
+            name
+            for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+            if kind == AxisType.Explicit
+        )
+        if axes:
+            return mesh, axes
+    return None
+
+
+def _aligned(arrays: list[jax.Array]) -> list[jax.Array]:
+    """The arrays, all varying over the Manual axes that any of them varies over."""
+    varying = [_varying(x) for x in arrays]
+    every = frozenset().union(*varying)
+    return [
+        jax.lax.pcast(x, tuple(sorted(every - own)), to="varying") if every - own else x
+        for x, own in zip(arrays, varying, strict=True)
+    ]
+
+
+def _varying(x: jax.Array) -> frozenset[str]:
+    kind = getattr(jax.typeof(x), "manual_axis_type", None)
+    return frozenset() if kind is None else kind.varying
