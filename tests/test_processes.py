@@ -52,7 +52,7 @@ def command(name, *argv):
 class Processes:
     """The same program in several processes, all ended on the way out."""
 
-    def __init__(self, name, *argv, count=2, devices=1, clusters=None):
+    def __init__(self, name, *argv, count=2, devices=1, clusters=None, each=((), ())):
         address = f"127.0.0.1:{free_port()}"
         env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
         self.started = time.monotonic()
@@ -62,9 +62,10 @@ class Processes:
             options += [f"--process_id={i}", "--heartbeat_timeout=5"]
             mine = {} if clusters is None else clusters(i, count, address)
             options = options if clusters is None else ["--distributed"]
+            own = each[i] if i < len(each) else ()
             self.processes.append(
                 subprocess.Popen(
-                    command(name, *argv, *(options if count > 1 else [])),
+                    command(name, *argv, *own, *(options if count > 1 else [])),
                     cwd=ROOT,
                     env=env | mine,
                     text=True,
