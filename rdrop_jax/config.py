@@ -4,7 +4,6 @@ import difflib
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +191,8 @@ def shared(config: ConfigDict) -> dict[str, Any]:
       The fields of the config that no process may choose alone, the versions of the
       packages that compute, and a checksum of this package's code.
     """
+    from importlib import metadata  # slow to load, and of use to several processes
+
     package = Path(__file__).parent
     code = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):

@@ -182,13 +182,13 @@ class Comparison:
                 self._failed["equal_compute"] = why
                 return None
             write_json(path, {"cost_ratio": round(ratio, 2)})
-        ratio = read_json(path).get("cost_ratio")
-        if not isinstance(ratio, int | float):
+        kept = read_json(path).get("cost_ratio")
+        if not isinstance(kept, int | float):
             raise InputError(
-                f"--workdir: {path}: expected a number as cost_ratio, found {ratio!r}. "
+                f"--workdir: {path}: expected a number as cost_ratio, found {kept!r}. "
                 "Restore the file from a copy, or use another workdir"
             )
-        return float(ratio)
+        return float(kept)
 
     def evidence(self) -> Evidence:
         """What the report is made of."""
