@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.config import flatten
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import paths
 
 
 def _one_of(*allowed: str) -> tuple[Callable[[Any], bool], str]:
@@ -16,11 +17,16 @@ def _one_of(*allowed: str) -> tuple[Callable[[Any], bool], str]:
 _POSITIVE = (lambda v: v >= 1, "at least 1")
 _NOT_NEGATIVE = (lambda v: v >= 0, "at least 0")
 _FRACTION = (lambda v: 0 <= v < 1, "in [0, 1)")
+# jax counts in 32 bits, and its keys take 63.
+_MAX_INT, _MAX_SEED = 2**31 - 1, 2**63 - 1
+_SEED = (lambda v: 0 <= v <= _MAX_SEED, f"from 0 to {_MAX_SEED}")
+# Each costs a thread or a batch in memory.
+_THREADS = (lambda v: 0 <= v <= 4096, "from 0 to 4096")
 _AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for what is left")
 
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "seed": _NOT_NEGATIVE,
-    "data.split_seed": _NOT_NEGATIVE,
+    "seed": _SEED,
+    "data.split_seed": _SEED,
     "batch_size": _POSITIVE,
     "accum_steps": _POSITIVE,
     "rdrop.alpha": _NOT_NEGATIVE,
@@ -36,8 +42,8 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rdrop.how": _one_of("auto", "unroll", "vmap"),
     "model.dtype": _one_of("float32", "bfloat16"),
     "model.masks": _one_of("hash", "bernoulli"),
-    "data.prefetch": _NOT_NEGATIVE,
-    "data.workers": _NOT_NEGATIVE,
+    "data.prefetch": _THREADS,
+    "data.workers": _THREADS,
     "optimizer.name": _one_of("adam", "sgd", "nag"),
     "optimizer.schedule": _one_of(
         "constant",
@@ -68,10 +74,17 @@ def check(config: ConfigDict) -> None:
     Raises:
       InputError: names the field, what was expected and what was found.
     """
+    paths.check_config(config)
     flat = flatten(config)
     for name, (accepts, expected) in CHECKS.items():
         if not accepts(flat[name]):
             raise InputError(f"{name}: expected {expected}, found {flat[name]!r}")
+    for name, value in flat.items():
+        limit = _MAX_SEED if name.endswith("seed") else _MAX_INT
+        if type(value) is int and abs(value) > limit:
+            raise InputError(
+                f"{name}: expected an integer from {-limit} to {limit}, found {value}"
+            )
     if config.batch_size % config.accum_steps:
         raise InputError(
             f"accum_steps: expected a divisor of batch_size={config.batch_size}, found "

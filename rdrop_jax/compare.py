@@ -16,7 +16,7 @@ from rdrop_jax.comparison.phases import Comparison, claim
 from rdrop_jax.comparison.report import make_report
 from rdrop_jax.data import ready
 from rdrop_jax.errors import InputError, TrainingError
-from rdrop_jax.runtime import lock, preemption
+from rdrop_jax.runtime import lock, paths, preemption
 from rdrop_jax.runtime.disk import explained, write_json, write_text
 
 
@@ -46,6 +46,7 @@ def compare(
       Stopped: SIGTERM or SIGINT asked for it.
       TrainingError: no seed was finished both with and without R-Drop.
     """
+    paths.local("--workdir", workdir)
     base = check(options)
     ready.completed(base)
     with explained(workdir):
@@ -99,7 +100,7 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
     parser = flags.Parser(prog="rdrop_jax.compare", description=__doc__)
     add = parser.add_argument
     add("--config", metavar="FILE[:PRESET]", required=True)
-    add("--workdir", type=Path, required=True)
+    add("--workdir", type=flags.path, required=True)
     add("--alphas", default="1", help="those above 0 are tried by rdrop; default: 1")
     add("--seeds", type=int, default=6, help="to choose settings by; default: 6")
     add("--final_seeds", type=int, help="others, for the verdict; default: --seeds")

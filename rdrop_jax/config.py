@@ -1,13 +1,16 @@
 """Every configuration key with its default."""
 
 import difflib
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
+import rdrop_jax
 from rdrop_jax.errors import InputError
 
 # Fields that hold a number of steps, or "20 epochs", or "5%" of total_steps.
@@ -34,6 +37,9 @@ FREE_ON_RESUME = (
     "data.dir",
     "eval.mode",  # of earlier runs; now the score says it
 )
+# Fields that may differ between the processes of a run.
+_PER_PROCESS = ("data.dir", "data.prefetch", "data.workers")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)?")
 
 
@@ -178,6 +184,54 @@ def differences(
     ]
 
 
+def shared(config: ConfigDict) -> dict[str, Any]:
+    """Return what all processes of a run must have in common.
+
+    Returns:
+      The fields of the config that no process may choose alone, the versions of the
+      packages that compute, and a checksum of this package's code.
+    """
+    from importlib import metadata  # slow to load, and of use to several processes
+
+    package = Path(__file__).parent
+    code = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        code.update(file.read_bytes())
+    fields = {
+        name: value
+        for name, value in flatten(config).items()
+        if not name.startswith(_PER_PROCESS)
+    }
+    versions = {f"version of {name}": metadata.version(name) for name in _PACKAGES}
+    versions["version of rdrop_jax"] = rdrop_jax.__version__
+    return fields | versions | {"code of rdrop_jax": code.hexdigest()[:12]}
+
+
+def unlike_base(stored: Mapping[str, Any]) -> str:
+    """Return why a stored config is that of no run; "" if it can be one.
+
+    Fields of the base config are compared by type, because programs read them before
+    any task looks at its own.
+    """
+    base, flat = flatten(base_config()), flatten(stored)
+    if not flat.get("task"):
+        return "no task"
+    missing = [name for name in base if name not in flat]
+    if missing:
+        return f"no {', '.join(missing[:5])}"
+    for name, default in base.items():
+        value = flat[name]
+        if default is None or name in DURATIONS:
+            fits = value is None or isinstance(value, int | str)
+        elif isinstance(default, float):
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+        else:
+            fits = type(value) is type(default)
+        if not fits:
+            return f"{name}: {value!r:.60} in place of {type(default).__name__}"
+    return ""
+
+
 def to_steps(
     name: str, value: int | str, steps_per_epoch: float, total_steps: int | None = None
 ) -> int:
@@ -205,7 +259,11 @@ def to_steps(
         number *= steps_per_epoch
     elif percent:
         number *= (total_steps or 0) / 100
-    elif number != int(number):
+    if number >= 2**31:  # jax counts steps in 32 bits
+        raise InputError(
+            f"{name}: expected fewer than {2**31} steps, found {value!s:.40}"
+        )
+    if unit.startswith("step") and number != int(number):
         raise InputError(f"{name}: expected whole steps, found {value!r}")
     return max(1, round(number)) if number else 0
 

@@ -44,7 +44,7 @@ def evaluate(
 def main(argv: Sequence[str]) -> None:
     """Parses the command line, prints scores as one JSON line."""
     parser = flags.Parser(prog="rdrop_jax.evaluate", description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=flags.path, required=True)
     parser.add_argument("--split", default="test", help="default: test")
     parser.add_argument(
         "--checkpoint",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rdrop_jax import flags
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import paths
 from rdrop_jax.runtime import workdir as workdir_lib
 
 # Those whose parameters other libraries have a form for.
@@ -58,6 +59,7 @@ def check(workdir: Path, output: Path) -> None:
     Raises:
       InputError: no run in the workdir, or an output that is in use or not writable.
     """
+    paths.local("--output", output)
     config = workdir_lib.read(workdir)
     if config.task not in TASKS:
         raise InputError(
@@ -84,8 +86,8 @@ def _unwritable(output: Path, error: OSError) -> InputError:
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and writes."""
     parser = flags.Parser(prog="rdrop_jax.export", description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--output", type=Path, required=True, help="new folder")
+    parser.add_argument("--workdir", type=flags.path, required=True)
+    parser.add_argument("--output", type=flags.path, required=True, help="new folder")
     parser.add_argument(
         "--checkpoint", default="best", metavar="best|last|STEP", help="default: best"
     )

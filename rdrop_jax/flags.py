@@ -5,7 +5,9 @@ import ast
 import difflib
 import importlib.util
 import logging
+import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +18,11 @@ from ml_collections import ConfigDict
 from rdrop_jax import checks
 from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError, Stopped, TrainingError
-from rdrop_jax.runtime import process
+from rdrop_jax.runtime import disk, paths, process
 from rdrop_jax.runtime import workdir as workdir_lib
+
+_SMALLER = "Lower batch_size, eval.batch_size or the size of the model."
+_EXIT_WITHIN = 10.0  # seconds for the threads of a program that failed
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,7 +32,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(message)
+        raise InputError(message.removeprefix("argument "))
+
+
+def path(text: str) -> Path:
+    """Parse a flag that takes a path, as argparse's ``type``."""
+    if problem := paths.problem(text):
+        raise argparse.ArgumentTypeError(problem)
+    return Path(text)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -40,23 +52,45 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     # A cache that cannot be used costs a compilation and nothing else.
     warnings.filterwarnings("ignore", "Error .* persistent compilation cache entry")
+    code = 0
     try:
+        process.check_streams()
+        process.check_address_space()
         main(sys.argv[1:])
+        sys.stdout.flush()
     except Stopped as stopped:
         print(stopped, flush=True)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        code = _fail(f"error: {error}", 2)
     except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        code = _fail(f"error: {error}", 1)
+    except MemoryError as error:
+        code = _fail(f"error: not enough memory. {_SMALLER} {error}".rstrip(), 1)
     except KeyboardInterrupt:
-        print("\ninterrupted; start again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+        code = _fail("\ninterrupted; start again to go on", 130)
     except BrokenPipeError:  # the reader of our output has left
-        sys.stderr.close()
-        raise SystemExit(1) from None
-    raise SystemExit(0)
+        process.drop_output()
+        code = 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in disk.FULL_CODES:
+            raise
+        # Every other file is named by `disk.explained`.
+        process.drop_output()
+        code = _fail(
+            f"error: standard output: cannot write ({error.strerror}). Free some space "
+            "or redirect it, and start again",
+            2,
+        )
+    raise SystemExit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    """Print an error, and wait for no thread that a failed save has left behind."""
+    print(message, file=sys.stderr, flush=True)
+    timer = threading.Timer(_EXIT_WITHIN, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    return code
 
 
 def _unraisable(found: "sys.UnraisableHookArgs") -> None:
@@ -161,6 +195,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     Raises:
       InputError: a missing file, unknown preset or field, or a value of another type.
     """
+    paths.local("--config", spec)
     path, _, preset = spec.partition(":")
     file = find_file(path)
     module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
@@ -246,7 +281,7 @@ def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> 
     if kind is str:
         return text
     if name in config_lib.DURATIONS:
-        return int(text) if text.isdigit() else text
+        return int(text) if workdir_lib.is_number(text) else text
     if kind is bool:
         if text.lower() not in ("true", "false", "1", "0"):
             raise InputError(f"--config.{name}: expected true or false, found {text!r}")

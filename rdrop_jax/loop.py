@@ -1,7 +1,6 @@
 """fit: the only training loop."""
 
 import contextlib
-import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,7 @@ from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.optim import make_schedule
 from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
-from rdrop_jax.runtime.disk import check_space, write_json
+from rdrop_jax.runtime.disk import check_space, read_json, write_json
 from rdrop_jax.runtime.distributed import agreed
 from rdrop_jax.runtime.mesh import make_mesh, put
 from rdrop_jax.runtime.preemption import Stop
@@ -218,11 +217,13 @@ def stored_result(path: Path, writers: Writers) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        result = json.loads(path.read_bytes())
-    except ValueError:
-        result = None
-    if not isinstance(result, dict) or "step" not in result:
-        writers.say(f"{path}: expected JSON with a step, found none; making it again")
+        result = read_json(path)
+    except InputError as error:
+        writers.say(f"{error}. Making it again")
+        return None
+    if type(result.get("step")) is not int:
+        found = result.get("step", "none")
+        writers.say(f"{path}: expected a step, found {found!r:.40}. Making it again")
         return None
     return result
 

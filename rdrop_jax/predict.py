@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import flags
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import paths
 from rdrop_jax.runtime import workdir as workdir_lib
 
 
@@ -41,7 +42,7 @@ def load(
     Raises:
       InputError: no such run or checkpoint.
     """
-    config = workdir_lib.read(Path(workdir))
+    config = workdir_lib.read(paths.local("--workdir", workdir))
     if mode is not None:
         choose(config, mode)
     from rdrop_jax.run import open_run  # jax starts here
@@ -54,7 +55,7 @@ def load(
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and streams answers."""
     parser = flags.Parser(prog="rdrop_jax.predict", description=__doc__)
-    parser.add_argument("--workdir", type=Path, required=True)
+    parser.add_argument("--workdir", type=flags.path, required=True)
     parser.add_argument(
         "--input",
         default=["-"],
@@ -78,6 +79,9 @@ def main(argv: Sequence[str]) -> None:
         choose(config, args.mode)
     if args.n_best is not None:
         ask_for_n_best(config, args.n_best)
+    for path in args.input:
+        paths.local("--input", path)
+    paths.local("--output", args.output)
     refuse_input(args.output, args.input)
     from rdrop_jax.run import open_run
 

@@ -14,6 +14,7 @@ from typing import Any
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import paths
 
 
 def prepare(
@@ -60,6 +61,9 @@ def prepare(
             for task in glue.TASKS
         },
     }
+    paths.local("--data_dir", data_dir)
+    for file in files:
+        paths.local("--from", file)
     if name.startswith(catalogue.PREFIX):
         data_dir.mkdir(parents=True, exist_ok=True)
         return catalogue.prepare(data_dir, name.removeprefix(catalogue.PREFIX), say)
@@ -84,14 +88,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("name", metavar="NAME")
     parser.add_argument(
         "--data_dir",
-        type=Path,
+        type=flags.path,
         default=os.environ.get("RDROP_DATA_DIR"),
         help="folder of prepared datasets; default: $RDROP_DATA_DIR",
     )
     parser.add_argument(
         "--from",
         dest="files",
-        type=Path,
+        type=flags.path,
         nargs="+",
         metavar="FILE",
         help="archives or folders that hold them; default: the data folder",

@@ -11,7 +11,7 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import flags
 from rdrop_jax.data import ready
 from rdrop_jax.pretrained import families
-from rdrop_jax.runtime import distributed, lock, preemption
+from rdrop_jax.runtime import agreement, distributed, lock, paths, preemption
 from rdrop_jax.runtime import workdir as workdir_lib
 
 
@@ -39,10 +39,19 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
 def _start(config: ConfigDict, workdir: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(distributed.stoppable())
-        if distributed.is_first():
-            stack.enter_context(lock.held(workdir))
-            workdir_lib.claim(config, workdir)
+        if not distributed.joined():
+            _claim(config, workdir, stack)
+            return _train(config, workdir, stop)
+        agreement.check_equal("--config", config_lib.shared(config))
+        distributed.agreed(lambda: _claim(config, workdir, stack))
+        agreement.check_shared(workdir)
         return _train(config, workdir, stop)
+
+
+def _claim(config: ConfigDict, workdir: Path, stack: contextlib.ExitStack) -> int:
+    stack.enter_context(lock.held(workdir))
+    workdir_lib.claim(config, workdir)
+    return 0
 
 
 def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str, Any]:
@@ -55,8 +64,14 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
 
     distributed.agreed(prepare)  # by one process, before any of them reads it
     task = tasks.build(config, workdir)
-    if distributed.is_first():
-        workdir_lib.claim_data(task.provenance(), workdir)
+    provenance = task.provenance()
+
+    def claim_data() -> int:
+        workdir_lib.claim_data(provenance, workdir)
+        return 0
+
+    agreement.check_equal("data", provenance)
+    distributed.agreed(claim_data)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     initialize = None
     if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
@@ -78,6 +93,8 @@ def check(config: ConfigDict, workdir: Path) -> ConfigDict:
     Raises:
       InputError: data or weights that are missing, or a workdir of another config.
     """
+    paths.local("--workdir", workdir)
+    paths.check_config(config)
     config = ready.completed(config)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.begun(workdir):
@@ -95,7 +112,9 @@ def main(argv: Sequence[str]) -> None:
     """Parses the command line and trains."""
     parser = flags.Parser(prog="rdrop_jax.train", description=__doc__)
     parser.add_argument("--config", metavar="FILE[:PRESET]", required=True)
-    parser.add_argument("--workdir", type=Path, help="default: runs/FILE[-PRESET]")
+    parser.add_argument(
+        "--workdir", type=flags.path, help="default: runs/FILE[-PRESET]"
+    )
     distributed.add_flags(parser)
     args, overrides = flags.parse(parser, argv)
     cluster = distributed.from_flags(args)

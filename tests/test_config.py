@@ -59,7 +59,7 @@ MESSAGES = {
     "rdrop.divergence: expected one of symmetric_kl": ("rdrop.divergence", "kl"),
     "--config.rdrop.alpha: expected a number, found 'none'": ("rdrop.alpha", "none"),
     "--config.batch_size: expected an integer, found 'none'": ("batch_size", "none"),
-    "seed: expected at least 0, found -1": ("seed", "-1"),
+    "seed: expected from 0 to 9223372036854775807, found -1": ("seed", "-1"),
     "model.dropout: expected in [0, 1), found 1.0": ("model.dropout", "1"),
     "accum_steps: expected a divisor of batch_size=32, found 3": ("accum_steps", "3"),
     "rdrop.every: expected at least 1, found 0": ("rdrop.every", "0"),

@@ -78,7 +78,7 @@ DAMAGE = {
     flip: r"expected sha256 \w{12}, found \w{12}",
     lose_file: r"expected a readable file, found No such file",
     lose_seal: r"expected checksums.json, found none: it was not finished",
-    break_seal: r"checksums.json: expected JSON",
+    break_seal: r"checksums.json: expected a JSON object",
     empty_seal: r"checksums.json: expected files in step_3, found none",
     break_metadata: r"_CHECKPOINT_METADATA: expected \d+ bytes, found 2",
     lose_all: r"expected checksums.json, found none",

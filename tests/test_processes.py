@@ -52,7 +52,7 @@ def command(name, *argv):
 class Processes:
     """The same program in several processes, all ended on the way out."""
 
-    def __init__(self, name, *argv, count=2, devices=1, clusters=None):
+    def __init__(self, name, *argv, count=2, devices=1, clusters=None, each=((), ())):
         address = f"127.0.0.1:{free_port()}"
         env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
         self.started = time.monotonic()
@@ -62,9 +62,10 @@ class Processes:
             options += [f"--process_id={i}", "--heartbeat_timeout=5"]
             mine = {} if clusters is None else clusters(i, count, address)
             options = options if clusters is None else ["--distributed"]
+            own = each[i] if i < len(each) else ()
             self.processes.append(
                 subprocess.Popen(
-                    command(name, *argv, *(options if count > 1 else [])),
+                    command(name, *argv, *own, *(options if count > 1 else [])),
                     cwd=ROOT,
                     env=env | mine,
                     text=True,
@@ -361,13 +362,13 @@ def test_no_cluster_to_detect_is_said(tmp_path):
         ),
         (["a:1", "2", "2"], "--process_id: expected from 0 to 1, found 2"),
         (["a:1", "2", "-1"], "--process_id: expected from 0 to 1, found -1"),
-        (["a:1", "0", "0"], "--num_processes: expected at least 1, found 0"),
+        (["a:1", "0", "0"], "--num_processes: expected from 1 to 1000000, found 0"),
         (["a", "2", "0"], "--coordinator: expected HOST:PORT, found 'a'"),
         (["a:0", "2", "0"], "--coordinator: expected HOST:PORT, found 'a:0'"),
         (["a:65536", "2", "0"], "--coordinator: expected HOST:PORT, found"),
         (["::1:80", "2", "0"], "--coordinator: expected HOST:PORT, found '::1:80'"),
-        (["--distributed", "--start_timeout=0"], "--start_timeout: expected at least"),
-        (["--heartbeat_timeout=0"], "--heartbeat_timeout: expected at least 1"),
+        (["--distributed", "--start_timeout=0"], "--start_timeout: expected from 1"),
+        (["--heartbeat_timeout=0"], "--heartbeat_timeout: expected from 1"),
     ],
 )
 def test_bad_flags_are_named(argv, message):

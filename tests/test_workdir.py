@@ -30,8 +30,8 @@ def workdir(finished, tmp_path):
         (b"", "not JSON"),
         (b"{", "not JSON"),
         (b"\xff\xfe\x00", "not JSON"),
-        (b"[]", "JSON without a task"),
-        (b'{"seed": 0}', "JSON without a task"),
+        (b"[]", "a JSON list"),
+        (b'{"seed": 0}', "no task"),
         (None, "No such file"),
     ],
 )
@@ -43,7 +43,7 @@ def test_a_broken_config_is_named(workdir, content, found):
     for program in (train, lambda w: evaluate.evaluate(w, "test", "best")):
         with pytest.raises(InputError) as error:
             program(workdir)
-        assert f"{path}: expected the config that the run" in str(error.value)
+        assert f"--workdir: {path}: expected " in str(error.value)
         assert found in str(error.value)
     assert path.exists() == (content is not None)  # not replaced by a guess
 
@@ -79,9 +79,7 @@ def test_a_half_result_is_made_again(finished, workdir, capsys):
     for content in (b'{"step": 6, "te', b"\xff\x00", b"[6]"):
         path.write_bytes(content)
         assert train(workdir)["test"] == finished[1]["test"]
-        assert (
-            f"{path}: expected JSON with a step, found none" in capsys.readouterr().out
-        )
+        assert f"{path}: expected a JSON object, found " in capsys.readouterr().out
         assert json.loads(path.read_bytes())["test"] == finished[1]["test"]
 
 

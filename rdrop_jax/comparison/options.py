@@ -20,6 +20,7 @@ ARMS = {
     "equal_compute": "plain with more updates, for the time that rdrop takes",
 }
 # Fields that the comparison sets itself; of these an ablation may set alpha.
+_MAX_SEEDS = 10_000
 RESERVED = (
     "rdrop.alpha",
     "rdrop.objective_scale",
@@ -100,8 +101,10 @@ def check(options: Options) -> ConfigDict:
             f"{','.join(f'{a:g}' for a in options.alphas)}"
         )
     for name, count in (("seeds", options.seeds), ("final_seeds", options.final_seeds)):
-        if count < 1:
-            raise InputError(f"--{name}: expected at least 1, found {count}")
+        if not 1 <= count <= _MAX_SEEDS:
+            raise InputError(
+                f"--{name}: expected from 1 to {_MAX_SEEDS}, found {count}"
+            )
     for arm in options.arms:
         if arm not in (*ARMS, *options.ablations):
             raise InputError(

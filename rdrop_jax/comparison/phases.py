@@ -1,6 +1,5 @@
 """The order in which a comparison makes its runs. Needs no jax."""
 
-import json
 import math
 import platform
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from rdrop_jax.comparison.options import Options, unlike, variants
 from rdrop_jax.comparison.plan import Setting, Trial
 from rdrop_jax.comparison.report import Evidence
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime.disk import write_json
+from rdrop_jax.runtime.disk import read_json, write_json
 from rdrop_jax.runtime.preemption import Stop
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -32,16 +31,8 @@ def claim(
     path = workdir / "comparison.json"
     asked = {"options": options.to_dict(), "base": base}
     if path.exists():
-        try:
-            began: dict[str, Any] = json.loads(path.read_bytes())
-            began["base"].pop("eval.mode", None)  # now the score says it
-            lines = unlike({k: began[k] for k in asked}, asked)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"--workdir: {path}: expected what the comparison there was begun "
-                "with, found something else; take another workdir"
-            ) from error
-        if lines:
+        began = stored(path)
+        if lines := unlike({k: began[k] for k in asked}, asked):
             raise InputError(
                 f"--workdir: {workdir} holds another comparison; take another workdir, "
                 "or the same values:\n  " + "\n  ".join(lines)
@@ -64,6 +55,24 @@ def claim(
     versions |= {name: metadata.version(name) for name in PACKAGES}
     began = asked | {"probe": probe, "versions": versions, "command": command}
     write_json(path, began)
+    return began
+
+
+def stored(path: Path) -> dict[str, Any]:
+    """Read comparison.json.
+
+    Raises:
+      InputError: content that no comparison has written.
+    """
+    began = read_json(path)
+    for name in ("options", "base", "probe", "versions"):
+        if not isinstance(began.get(name), dict):
+            found = type(began.get(name)).__name__
+            raise InputError(
+                f"--workdir: {path}: expected {name} of a comparison, found {found}. "
+                "Restore the file from a copy, or use another workdir"
+            )
+    began["base"].pop("eval.mode", None)  # now the score names it
     return began
 
 
@@ -173,7 +182,13 @@ class Comparison:
                 self._failed["equal_compute"] = why
                 return None
             write_json(path, {"cost_ratio": round(ratio, 2)})
-        return float(json.loads(path.read_bytes())["cost_ratio"])
+        kept = read_json(path).get("cost_ratio")
+        if not isinstance(kept, int | float):
+            raise InputError(
+                f"--workdir: {path}: expected a number as cost_ratio, found {kept!r}. "
+                "Restore the file from a copy, or use another workdir"
+            )
+        return float(kept)
 
     def evidence(self) -> Evidence:
         """What the report is made of."""

@@ -1,6 +1,5 @@
 """What finished runs say: choice of settings, differences, cost. Needs no jax."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from jaxtyping import Float
 
 from rdrop_jax.comparison import stats
 from rdrop_jax.comparison.plan import Setting, Trial
+from rdrop_jax.runtime.disk import read_json, read_records
 
 Curve = dict[str, list[float]]
 
@@ -58,12 +58,11 @@ def read_run(trial: Trial, workdir: Path) -> Run:
         with np.load(folder / "test_examples.npz", allow_pickle=False) as stored:
             examples = {name: stored[name] for name in stored.files}
     diagnostics = folder / "diagnostics.json"
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
     return Run(
         trial=trial,
-        result=json.loads((folder / "result.json").read_bytes()),
-        diagnostics=json.loads(diagnostics.read_bytes()) if trial.final else {},
-        records=[json.loads(line) for line in lines],
+        result=read_json(folder / "result.json"),
+        diagnostics=read_json(diagnostics) if trial.final else {},
+        records=read_records(folder / "metrics.jsonl"),
         examples=examples,
     )
 

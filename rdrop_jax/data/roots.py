@@ -5,11 +5,14 @@ import os
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import paths
 
 
 def root(data: ConfigDict) -> str:
     """``data.dir`` or ``$RDROP_DATA_DIR``, empty where neither is set."""
-    return str(data.dir or os.environ.get("RDROP_DATA_DIR", ""))
+    if data.dir:
+        return str(paths.local("data.dir", data.dir))
+    return str(paths.local("$RDROP_DATA_DIR", os.environ.get("RDROP_DATA_DIR", "")))
 
 
 def unprepared(data: ConfigDict, sources: str, page: str) -> InputError:

@@ -77,7 +77,9 @@ def check(name: str) -> None:
             "nor the config of a run in config.json"
         ) from error
     steps = seal.step_folders(workdir / "checkpoints")
-    if not steps or (checkpoint.isdigit() and int(checkpoint) not in steps):
+    if not steps or (
+        workdir_lib.is_number(checkpoint) and int(checkpoint) not in steps
+    ):
         raise InputError(
             f"init_from: expected a checkpoint in {workdir}, found steps {[*steps]}"
         )

@@ -6,7 +6,6 @@ the data position; nothing else is stored. A checkpoint is finished when it is s
 """
 
 import contextlib
-import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -20,8 +19,11 @@ import orbax.checkpoint as ocp
 
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
-from rdrop_jax.runtime.disk import explained
+from rdrop_jax.runtime.agreement import check_visible
+from rdrop_jax.runtime.disk import GONE, explained, identity, read_json
 from rdrop_jax.runtime.distributed import agreed
+from rdrop_jax.runtime.retention import Kept
+from rdrop_jax.runtime.workdir import is_number
 
 T = TypeVar("T")
 _NONE = -1
@@ -67,8 +69,16 @@ class Checkpoints:
             raise InputError(f"--workdir: no checkpoints in {workdir}")
         self._say = say or (lambda line: print(line, file=sys.stderr))
         self._kept = Kept(keep)
+        self._manager = self._opened(read_only)
+        self._place = identity(self._folder)
+        self._home = identity(self._folder.parent)
+        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
+        self._sealing: Future[None] | None = None
+        self._last = 0
+
+    def _opened(self, read_only: bool) -> ocp.CheckpointManager:
         with explained(self._folder):
-            self._manager = ocp.CheckpointManager(
+            return ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
                     preservation_policy=self._kept,
@@ -77,8 +87,6 @@ class Checkpoints:
                     step_prefix="step",
                 ),
             )
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
-        self._sealing: Future[None] | None = None
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, oldest first."""
@@ -94,6 +102,39 @@ class Checkpoints:
           progress: stored beside it.
         """
         self.wait()
+        moved = agreed(self._moved)
+        if not moved and self._last and not seal.sealed(self._path(self._last)):
+            self._say(f"checkpoint step {self._last}: removed during the run")
+        self._last = step
+        if moved:  # storage would make the folder again, in silence
+            self._manager = self._opened(read_only=False)
+        self._start_save(step, state, progress)
+        if moved:
+            self.wait()
+            raise InputError(
+                f"--workdir: expected {self._folder} to stay in place, found it "
+                f"removed or renamed during the run. Step {step} is saved in a new "
+                "folder there; earlier checkpoints are not. Start again to resume"
+            )
+
+    def _moved(self) -> int:
+        """Return whether the folder of checkpoints is gone.
+
+        Raises:
+          InputError: the workdir is gone as well, or something else is in its place.
+        """
+        found = identity(self._folder)
+        if found == self._place:
+            return 0
+        if found == GONE and identity(self._folder.parent) == self._home:
+            return 1
+        raise InputError(
+            f"--workdir: expected {self._folder} to stay in place, found it "
+            "removed, renamed or unmounted during the run. Nothing was saved since. "
+            "Put it back, and start again to resume from its newest checkpoint"
+        )
+
+    def _start_save(self, step: int, state: Any, progress: Progress) -> None:
         self._kept.follow(progress.best_step)
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
@@ -132,8 +173,7 @@ class Checkpoints:
 
         Read by hand: orbax would wait for all processes, and one may ask alone.
         """
-        text = (self._path(step) / "progress" / "metadata").read_text()
-        return Progress(**json.loads(text))
+        return Progress(**read_json(self._path(step) / "progress" / "metadata"))
 
     def read(self, which: str, load: Callable[[int], T]) -> tuple[int, T]:
         """Loads what `pick` finds, again where a running training pruned it meanwhile.
@@ -163,7 +203,13 @@ class Checkpoints:
         Raises:
           InputError: there is no such checkpoint, or no whole one.
         """
-        return agreed(lambda: self._pick(which))
+        step = agreed(lambda: self._pick(which))
+        self._check_visible(step)
+        return step
+
+    def _check_visible(self, step: int) -> None:
+        remedy = f"Wait until checkpoint step {step} is visible there, and start again"
+        check_visible(self._folder, [f"step_{step}/{seal.NAME}"], remedy)
 
     def _pick(self, which: str) -> int:
         steps = sorted(seal.step_folders(self._folder), reverse=True)
@@ -175,11 +221,10 @@ class Checkpoints:
             newest = self._first_whole(steps, under="progress")
             best = self.progress(newest).best_step
             return self._first_whole([best, *steps] if best >= 0 else steps)
-        if not which.isdigit() or int(which) not in steps:
+        if not is_number(which) or int(which) not in steps:
             raise InputError(
-                f"--checkpoint: expected best, last, average:N or one of "
-                f"{self.steps()}, found "
-                f"{which!r}"
+                "--checkpoint: expected best, last, average:N or one of "
+                f"{self.steps()}, found {which!r}"
             )
         if reason := seal.flaw(self._path(int(which))):
             raise InputError(f"--checkpoint: step {which} is damaged: {reason}")
@@ -191,7 +236,7 @@ class Checkpoints:
         Raises:
           InputError: not a number, or fewer are there.
         """
-        if not count.isdigit() or int(count) < 1:
+        if not is_number(count) or int(count) < 1:
             raise InputError(
                 f"--checkpoint: expected average:N with N at least 1, found {count!r}"
             )
@@ -216,6 +261,8 @@ class Checkpoints:
           InputError: checkpoints were finished, and none of them is whole.
         """
         step = agreed(self._cleared)
+        if step != _NONE:
+            self._check_visible(step)
         self._manager.reload()
         return None if step == _NONE else step
 
@@ -265,30 +312,6 @@ class Checkpoints:
             stack.callback(self._manager.close)
             stack.callback(self._sealer.shutdown)
             self.wait()
-
-
-class Kept:
-    """What orbax leaves when it prunes: the newest, and the best.
-
-    The best of the save before stays too, as long as the newest is not sealed.
-
-    Args:
-      newest: how many.
-    """
-
-    def __init__(self, newest: int) -> None:
-        self._newest = newest
-        self._bests = (-1, -1)
-
-    def follow(self, best_step: int) -> None:
-        """Takes the best of the save that comes next."""
-        self._bests = (self._bests[1], best_step)
-
-    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        """orbax's question, for checkpoints in the order of their steps."""
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*steps[-self._newest :], *self._bests}
-        return [step in kept for step in steps]
 
 
 def _restore_args(item: Any, *, partial_restore: bool = False) -> Any:

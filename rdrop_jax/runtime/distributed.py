@@ -17,6 +17,8 @@ from rdrop_jax.runtime import preemption
 from rdrop_jax.runtime.preemption import Stop
 
 _FAILED = -2
+_MAX_PROCESSES = 10**6
+_MAX_SECONDS = 10**6
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):([0-9]{1,5})")
 
 
@@ -81,9 +83,10 @@ def from_flags(args: argparse.Namespace) -> Cluster | None:
             f"only --{', --'.join(given)}"
         )
     for name in ("start_timeout", "heartbeat_timeout"):
-        if getattr(args, name) < 1:
+        if not 1 <= getattr(args, name) <= _MAX_SECONDS:
             raise InputError(
-                f"--{name}: expected at least 1, found {getattr(args, name)}"
+                f"--{name}: expected from 1 to {_MAX_SECONDS} seconds, found "
+                f"{getattr(args, name)}"
             )
     if not given:
         if not args.distributed:
@@ -94,9 +97,10 @@ def from_flags(args: argparse.Namespace) -> Cluster | None:
         raise InputError(
             f"--coordinator: expected HOST:PORT, found {args.coordinator!r}"
         )
-    if args.num_processes < 1:
+    if not 1 <= args.num_processes <= _MAX_PROCESSES:
         raise InputError(
-            f"--num_processes: expected at least 1, found {args.num_processes}"
+            f"--num_processes: expected from 1 to {_MAX_PROCESSES}, found "
+            f"{args.num_processes}"
         )
     if not 0 <= args.process_id < args.num_processes:
         raise InputError(
@@ -198,13 +202,16 @@ def agreed(decide: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """`preemption.stoppable`, and where there are others the same step for all.
+    """`preemption.stoppable`, and with several processes the same step for all.
 
-    There JAX itself takes SIGTERM, whichever process gets it, and names a step that
-    none has passed; after the last step it no longer counts. SIGINT ends at once.
+    There JAX takes the first SIGTERM, whichever process gets it, and names a step that
+    no process has passed; after the last step it no longer counts. SIGHUP counts as
+    SIGTERM. SIGINT ends at once. A second signal of either kind ends this process, also
+    one that waits for the others.
     """
     if joined():
-        yield _SharedStop()
+        with preemption.shared(_SharedStop()) as stop:
+            yield stop
         return
     with preemption.stoppable() as stop:
         yield stop

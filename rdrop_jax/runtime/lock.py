@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime.disk import explained
+from rdrop_jax.runtime.disk import explained, open_regular
 
 # Some network file systems have no locks.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -25,7 +25,7 @@ def held(workdir: Path) -> Iterator[None]:
     """
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / "lock").open("a+")
+        file = open_regular(workdir / "lock", "a+")
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

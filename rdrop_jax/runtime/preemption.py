@@ -1,18 +1,17 @@
-"""SIGTERM and SIGINT as a flag that the training loop reads. Needs no jax."""
+"""SIGTERM, SIGINT and SIGHUP as a flag that the training loop reads. Needs no jax."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from rdrop_jax.errors import Stopped
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 class Stop:
-    """Whether this process was asked to end.
+    """Request to end this process.
 
     Attributes:
       signal: name of the signal that asked; empty before.
@@ -22,18 +21,18 @@ class Stop:
         self.signal = ""
 
     def reached(self, step: int) -> bool:
-        """Whether to end after this step."""
+        """Return whether to end after this step."""
         del step
         return bool(self.signal)
 
     def check(self, where: str) -> None:
-        """Raises once asked.
+        """Raise once asked.
 
         Args:
-          where: what is said of the run, such as "at step 7: saved".
+          where: state of the run, such as "at step 7: saved".
 
         Raises:
-          Stopped: says which signal it was and how to go on.
+          Stopped: names the signal and how to resume.
         """
         if self.signal:
             raise Stopped(f"stopped by {self.signal} {where}; start again to go on")
@@ -41,37 +40,100 @@ class Stop:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Takes SIGTERM and SIGINT as a wish to end; a second one ends at once.
+    """First SIGTERM, SIGINT or SIGHUP: stop gracefully. Second: exit immediately.
 
-    Python runs handlers between bytecodes, so never during a compilation. A thread that
-    reads the wakeup pipe sees every signal when it comes.
+    A SIGHUP that was ignored at the start, as by ``nohup``, stays ignored.
 
     Yields:
-      The flag; it stays unset where this is not the main thread, as only that one may
+      The flag. It stays unset outside the main thread, because only that thread may
       take signals.
     """
     stop = Stop()
+
+    def first(number: int) -> None:
+        stop.signal = signal.Signals(number).name
+
+    signals = (signal.SIGTERM, signal.SIGINT, *_hangup())
+    with _watched(signals, first, quiet=signals):
+        yield stop
+
+
+@contextlib.contextmanager
+def shared(stop: Stop) -> Iterator[Stop]:
+    """Leave the first SIGTERM to JAX, and let a second signal end this process.
+
+    JAX's own handler keeps every SIGTERM, so that a process that waits for the others
+    would ignore all of them.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield stop
+        return
+    libc = ctypes.CDLL(None)
+    libc.signal.restype = ctypes.c_void_p
+    libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    # The handler that JAX has put there, which Python does not know.
+    address = libc.signal(signal.SIGTERM, None)
+    known = address not in (None, int(signal.SIG_IGN))
+    notify = ctypes.CFUNCTYPE(None, ctypes.c_int)(address) if known else None
+
+    def first(number: int) -> None:
+        if number != signal.SIGINT and notify:  # Python raises KeyboardInterrupt
+            notify(signal.SIGTERM)
+
+    try:
+        taken = (signal.SIGTERM, *_hangup())
+        with _watched((*taken, signal.SIGINT), first, quiet=taken):
+            yield stop
+    finally:
+        libc.signal(signal.SIGTERM, address)
+
+
+def _hangup() -> list[signal.Signals]:
+    """SIGHUP, unless it was ignored at the start."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [] if ignored else [signal.SIGHUP]
+
+
+@contextlib.contextmanager
+def _watched(
+    signals: Sequence[signal.Signals],
+    first: Callable[[int], None],
+    *,
+    quiet: Sequence[signal.Signals],
+) -> Iterator[None]:
+    """Call ``first`` for the first signal, and exit at the second one.
+
+    Python runs handlers between bytecodes, so never during a compilation or a
+    collective. A thread that reads the wakeup pipe sees every signal when it comes.
+
+    Args:
+      signals: those to watch.
+      first: called in the thread, with the signal's number.
+      quiet: those whose Python handler is replaced by one that does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     receive, send = os.pipe()
     os.set_blocking(send, False)
 
     def watch() -> None:
+        asked = False
         while number := os.read(receive, 1):
-            if number[0] not in _SIGNALS:
+            if number[0] not in signals:
                 continue
-            if stop.signal:
+            if asked:
                 os._exit(128 + number[0])
-            stop.signal = signal.Signals(number[0]).name
+            asked = True
+            first(number[0])
 
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
     wakeup = signal.set_wakeup_fd(send, warn_on_full_buffer=False)
     # The pipe does the work: all they need is not to be the default.
-    before = {s: signal.signal(s, lambda number, frame: None) for s in _SIGNALS}
+    before = {s: signal.signal(s, lambda number, frame: None) for s in quiet}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

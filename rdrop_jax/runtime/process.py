@@ -3,7 +3,14 @@
 import ctypes
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
+
+from rdrop_jax.errors import InputError
+
+# Threads, the heap and jaxlib itself reserve more than they use.
+_ADDRESS_SPACE = 1_500_000 * 1024
 
 # glibc's mallopt: parameter, value.
 _MALLOPT = (
@@ -38,6 +45,57 @@ def tune_allocator() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     # Stops at the first that is refused.
     return all(mallopt(parameter, value) == 1 for parameter, value in _MALLOPT)
+
+
+def check_streams() -> None:
+    """Check that standard output is open, before a file takes its number.
+
+    Closed standard input and standard error are replaced by the null device.
+
+    Raises:
+      InputError: standard output is closed.
+    """
+    closed = [number for number in (0, 1, 2) if not _is_open(number)]
+    for number in closed:
+        null = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+        os.set_inheritable(null, True)
+        if number == 2:
+            sys.stderr = open(null, "w", closefd=False)  # noqa: SIM115
+    if 1 in closed:
+        raise InputError(
+            "standard output: expected it open, found it closed. Redirect it to a file "
+            "or to /dev/null"
+        )
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def drop_output() -> None:
+    """Send the rest of standard output nowhere, so that exiting does not fail."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
+def check_address_space() -> None:
+    """Check the limit of ``ulimit -v``, below which jax hangs without a message.
+
+    Raises:
+      InputError: the limit is too low for any program.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE:
+        raise InputError(
+            f"ulimit -v: expected at least {_ADDRESS_SPACE // 1024} KiB of address "
+            f"space, found {limit // 1024} KiB. Raise it by `ulimit -v unlimited`, and "
+            "limit resident memory (a cgroup, a container) instead"
+        )
 
 
 def use_compilation_cache() -> None:

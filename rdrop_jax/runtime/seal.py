@@ -4,16 +4,16 @@ Needs no jax.
 """
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from rdrop_jax.runtime.disk import explained, sync_folder, write_json
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime.disk import explained, read_json, sync_folder, write_json
 
 NAME = "checksums.json"
-_STEP = re.compile(r"step_(0|[1-9]\d*)")
+_STEP = re.compile(r"step_(0|[1-9][0-9]{0,17})")
 
 
 def step_folders(checkpoints: Path) -> dict[int, Path]:
@@ -64,12 +64,12 @@ def flaw(folder: Path, under: str = "") -> str:
       folder: of one step.
       under: looks only at files whose path begins so.
     """
-    try:
-        expected = json.loads((folder / NAME).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    if not os.path.lexists(folder / NAME):
         return f"expected {NAME}, found none: it was not finished"
-    except ValueError:
-        return f"{NAME}: expected JSON, found something else"
+    try:
+        expected = read_json(folder / NAME)
+    except InputError as error:
+        return str(error).removeprefix(f"{folder}{os.sep}")
     try:
         listed = [
             (folder / name, int(entry["bytes"]), str(entry["sha256"]))

@@ -1,7 +1,7 @@
 """The config that a workdir was begun with. Needs no jax."""
 
 import contextlib
-import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,11 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import seal
-from rdrop_jax.runtime.disk import explained, write_json
+from rdrop_jax.runtime import paths, seal
+from rdrop_jax.runtime.disk import explained, read_json, write_json
 
 _INIT, _DATA = "init.json", "data.json"
+_RESTORE = "Restore it from a copy, or use another workdir"
 
 
 def claim(config: ConfigDict, workdir: Path) -> None:
@@ -62,9 +63,9 @@ def claim_data(found: Mapping[str, str], workdir: Path) -> None:
     """
     path = workdir / _DATA
     stored: dict[str, str] = {}
-    if begun(workdir) and path.is_file():
-        with contextlib.suppress(ValueError):  # damaged: written anew
-            stored = dict(json.loads(path.read_bytes()))
+    if begun(workdir) and path.exists():
+        with contextlib.suppress(InputError):  # damaged: written again
+            stored = {name: str(sum) for name, sum in read_json(path).items()}
     lines = [
         f"{name}: there {stored.get(name, 'none')}, now {found.get(name, 'none')}"
         for name in sorted(stored.keys() | found.keys())
@@ -86,11 +87,11 @@ def record_init(workdir: Path, name: str, sha256: Mapping[str, str]) -> None:
 def recorded_init(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
     """What `record_init` kept; none where the run began with random parameters."""
     path = workdir / _INIT
-    if not config.init_from or not path.is_file():
+    if not config.init_from or not path.exists():
         return None
     try:
-        return json.loads(path.read_bytes())
-    except ValueError:  # damaged; the result says all the same where they came from
+        return read_json(path)
+    except InputError:  # damaged; the result still names the source
         return {"from": config.init_from}
 
 
@@ -100,30 +101,30 @@ def read(workdir: Path) -> ConfigDict:
     Raises:
       InputError: there is none, or it is not readable.
     """
+    paths.local("--workdir", workdir)
     path = workdir / "config.json"
-    if not path.is_file() and not begun(workdir):
+    if not os.path.lexists(path) and not begun(workdir):
         raise InputError(f"--workdir: no run in {workdir}: {path} does not exist")
     try:
-        stored = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(_unusable(path, error.strerror or "")) from error
-    except ValueError as error:
-        raise InputError(_unusable(path, f"what is not JSON: {error}")) from error
-    if not isinstance(stored, dict) or "task" not in stored:
-        raise InputError(_unusable(path, "JSON without a task"))
+        stored = read_json(path)
+    except InputError as error:
+        raise InputError(f"--workdir: {error}. {_RESTORE}") from error
+    if problem := config_lib.unlike_base(stored):
+        raise InputError(
+            f"--workdir: {path}: expected the config of a run, found {problem}. "
+            f"{_RESTORE}"
+        )
     return ConfigDict(stored).lock()
 
 
 def split_checkpoint(name: str) -> tuple[Path, str]:
     """``WORKDIR`` or ``WORKDIR:CHECKPOINT`` to both; the best where none is named."""
     path, colon, checkpoint = name.rpartition(":")
-    if colon and (checkpoint.isdigit() or checkpoint in ("best", "last")):
+    if colon and (is_number(checkpoint) or checkpoint in ("best", "last")):
         return Path(path), checkpoint
     return Path(name), "best"
 
 
-def _unusable(path: Path, found: str) -> str:
-    return (
-        f"--workdir: {path}: expected the config that the run there was begun with, "
-        f"found {found}; put it back, or take another workdir"
-    )
+def is_number(text: str) -> bool:
+    """Return whether a text is a whole number in ASCII digits, at most 18 of them."""
+    return text.isascii() and text.isdecimal() and len(text) <= 18

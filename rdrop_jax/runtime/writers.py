@@ -15,7 +15,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.summary import scalar
 
-from rdrop_jax.runtime.disk import explained, write_text
+from rdrop_jax.runtime.disk import as_record, explained, open_regular, write_text
 
 
 class Writers:
@@ -34,6 +34,9 @@ class Writers:
         if not active:
             return
         self._path = workdir / "metrics.jsonl"
+        if self._path.exists():
+            with explained(workdir), open_regular(self._path, "a+"):
+                pass
         self._board = open_events(workdir / "events") if tensorboard else None
 
     def cut(self, step: int) -> None:
@@ -44,8 +47,8 @@ class Writers:
         """
         if not self._active or not self._path.exists():
             return
-        with explained(self._path.parent):
-            *lines, _ = self._path.read_bytes().split(b"\n")
+        with explained(self._path.parent), open_regular(self._path, "rb") as file:
+            *lines, _ = file.read().split(b"\n")
         steps = [step_of(line) for line in lines]
         if None in steps:
             self.say(
@@ -77,7 +80,7 @@ class Writers:
             return
         record = {"step": step, "kind": kind, **values}
         with explained(self._path.parent):
-            with self._path.open("a") as file:
+            with open_regular(self._path, "a") as file:
                 file.write(json.dumps(record) + "\n")
             if self._board is not None:
                 now = time.time()
@@ -111,13 +114,9 @@ def open_events(folder: Path) -> EventsWriter:
 
 
 def step_of(line: bytes) -> int | None:
-    """The step of a line of metrics.jsonl; none where it is no record."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    step = record.get("step") if isinstance(record, dict) else None
-    return step if isinstance(step, int) else None
+    """Return the step of a line of metrics.jsonl; None if it is no record."""
+    record = as_record(line)
+    return None if record is None else int(record["step"])
 
 
 def parameter_table(params: Any) -> str:

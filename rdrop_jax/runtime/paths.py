@@ -1,0 +1,94 @@
+"""The check of every path that a user gives. Needs no jax."""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.config import flatten
+from rdrop_jax.errors import InputError
+
+# Config fields that hold a path, and the group of files by split.
+_FIELDS = ("init_from", "data.dir", "data.name", "data.vocabulary", "data.tokenizer")
+_GROUP = "data.files."
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
+# Schemes that stay a URL after pathlib has merged the slashes of gs://bucket.
+_STORES = (
+    "abfs abfss adl az azure cos dbfs gcs gs hdfs memory oss r2 s3 s3a s3n wasb wasbs"
+)
+_HOSTS = "file ftp ftps git hf http https scp sftp ssh swift viewfs webhdfs"
+_SCHEMES = frozenset([*_STORES.split(), *_HOSTS.split()])
+_MAX_NAME, _MAX_PATH = 255, 4096  # bytes, on Linux and macOS
+
+
+def local(field: str, path: str | os.PathLike[str]) -> Path:
+    """Return a path of the local file system, or refuse what is none.
+
+    Args:
+      field: flag or config field, for messages.
+      path: as the user wrote it. "-" and "" are accepted.
+
+    Returns:
+      The path.
+
+    Raises:
+      InputError: a URL, a NUL character, or a name that no file system holds.
+    """
+    if found := problem(os.fspath(path)):
+        raise InputError(f"{field}: {found}")
+    return Path(path)
+
+
+def problem(text: str) -> str:
+    """Return why a text is no path of the local file system; "" if it is one."""
+    if found := _URL.match(text):
+        scheme, slashes, rest = found[1].lower(), found[2], found[3]
+        if len(slashes) > 1 or scheme in _SCHEMES:
+            remedy = _remedy(scheme, slashes, rest)
+            return f"expected a local path, found the URL {text!r}. {remedy}"
+    if "\0" in text:
+        return f"expected a path, found {text!r} with a NUL character"
+    try:
+        content = os.fsencode(text)
+    except UnicodeEncodeError:
+        return f"expected a path, found {text!a}, which no file can be named"
+    longest = max(map(len, content.split(b"/")))
+    if longest > _MAX_NAME or len(content) >= _MAX_PATH:
+        return (
+            f"expected names of at most {_MAX_NAME} bytes in a path of at most "
+            f"{_MAX_PATH - 1} bytes, found {text[:40]!r}... with a name of {longest} "
+            f"bytes in a path of {len(content)} bytes. Choose a shorter path"
+        )
+    return ""
+
+
+def check_config(config: ConfigDict | Mapping[str, object]) -> None:
+    """Check every field of a config that holds a path.
+
+    Raises:
+      InputError: as `local` raises it.
+    """
+    for name, value in flatten(config).items():
+        if name in _FIELDS or name.startswith(_GROUP):
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, str):
+                    local(name, path)
+
+
+def _remedy(scheme: str, slashes: str, rest: str) -> str:
+    if scheme == "file":
+        # file:///x and file:/x; in file://host/x the host comes first.
+        host, slash, tail = rest.partition("/")
+        if len(slashes) == 2 and host not in ("", "localhost"):
+            return "Give the path alone, without file://"
+        path = "/" + unquote(tail if len(slashes) == 2 and slash else rest)
+        return f"Use {path!r}"
+    if scheme in ("http", "https", "ftp", "ftps", "hf", "git"):
+        return "Download it, and give the path of the local copy"
+    return (
+        "Mount the storage as a folder or copy the data to a local disk, and give that "
+        "path"
+    )
