@@ -46,7 +46,9 @@ class Files:
         return str(self.root / self.paths[row])
 
 
-def find(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+def find(
+    root: Path, known: tuple[str, ...] = ()
+) -> tuple[dict[str, Files], tuple[str, ...]]:
     """Splits and class names of a folder of images.
 
     One of these layouts; a split is called train, validation (val, valid) or test:
@@ -59,6 +61,7 @@ def find(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
 
     Args:
       root: the folder, or the table.
+      known: class names of a trained model, which needs no training images.
 
     Returns:
       Split to files, and class names by id.
@@ -68,12 +71,12 @@ def find(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
         twice, fewer than two classes, a path that leaves the folder.
     """
     pairs = dict(_tables(root)) or dict(_folders(root))
-    if "train" not in pairs:
+    if "train" not in pairs and not known:
         raise InputError(
             f"data.dir: expected images to train on in {root}, found only splits "
             f"{', '.join(pairs)}"
         )
-    classes = tuple(sorted({label for _, label in pairs["train"]}))
+    classes = known or tuple(sorted({label for _, label in pairs["train"]}))
     if len(classes) < 2:
         raise InputError(
             f"data.dir: expected at least two classes in {root}, found "

@@ -111,7 +111,7 @@ def read(workdir: Path) -> ConfigDict:
         raise InputError(_unusable(path, f"what is not JSON: {error}")) from error
     if not isinstance(stored, dict) or "task" not in stored:
         raise InputError(_unusable(path, "JSON without a task"))
-    return ConfigDict(stored).lock()
+    return ConfigDict(config_lib.upgraded(stored)).lock()
 
 
 def split_checkpoint(name: str) -> tuple[Path, str]:
