@@ -9,7 +9,7 @@ Presets:
   files: one text or two per row of a .tsv, .jsonl or .parquet file, with classes, sets
         of labels or numbers; rows without a label count in the consistency term alone.
         python -m rdrop_jax.train --config configs/glue.py:files \\
-          --config.data.files.train=train.tsv --config.data.held_out=500 \\
+          --config.data.files.train=train.tsv --config.data.validation=500 \\
           --config.data.columns.text=review --config.data.columns.label=stars \\
           --config.init_from=bert-base-cased
 
@@ -83,7 +83,9 @@ def glue() -> ConfigDict:
 
     c.data.labels = "classes"  # or "multilabel", "numbers"
     c.data.classes = ()  # their names; filled in from the data
-    c.data.held_out = 0  # training rows to select by; then validation data are the test
+    c.data.validation = 0.0  # share or number of training rows to hold out; with GLUE
+    # the published validation data are the test then. Unused if a file is given
+    c.data.test = 0.0  # the same for data.name=files; 0: no test data
     c.data.files = (
         ConfigDict()
     )  # for data.name=files, in data.dir: .tsv, .jsonl, .parquet
@@ -149,6 +151,7 @@ def files() -> ConfigDict:
     c.batch_size = 32
     c.rdrop.alpha = 1.0
     c.data.name = "files"
+    c.data.validation = 0.1
     c.data.buckets = 4
     c.optimizer.lr = 2e-5
     c.optimizer.warmup = "6%"

@@ -45,8 +45,10 @@ def nmt() -> ConfigDict:
     c.data.target = "de"
     c.data.files = ConfigDict()  # of data.name=files: a .tsv or .jsonl, or the start of
     c.data.files.train = ""  # two names, as train for train.en and train.de; also .gz
-    c.data.files.validation = ""  # none: 1,000 training pairs are held out
+    c.data.files.validation = ""  # none: training pairs are held out
     c.data.files.test = ""  # the same
+    c.data.validation = placeholder(float)  # that share (below 1) or number of pairs;
+    c.data.test = placeholder(float)  # none: 1,000, at most a tenth
     c.data.columns = ConfigDict()  # of tables; numbers from 0 for a tsv without header
     c.data.columns.source = "source"
     c.data.columns.target = "target"

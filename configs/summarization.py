@@ -39,8 +39,10 @@ def summarization() -> ConfigDict:
 
     c.data.files = ConfigDict()  # of data.name=files: .tsv, .jsonl, .parquet, or what
     c.data.files.train = ""  # train.source and train.target begin with; also .gz
-    c.data.files.validation = ""  # none: 1,000 training pairs are held out
+    c.data.files.validation = ""  # none: training pairs are held out
     c.data.files.test = ""  # the same
+    c.data.validation = placeholder(float)  # that share (below 1) or number of pairs;
+    c.data.test = placeholder(float)  # none: 1,000, at most a tenth
     c.data.columns = ConfigDict()  # of tables, of tfds and of files to predict on
     c.data.columns.source = "article"  # a text, or sentences in a list
     c.data.columns.target = "highlights"  # a text, or several references in a list

@@ -40,6 +40,14 @@ FREE_ON_RESUME = (
 # Fields that may differ between the processes of a run.
 _PER_PROCESS = ("data.dir", "data.prefetch", "data.workers")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+# Fields of earlier versions, by task: the old name and the present one.
+RENAMED = {"text_classification": {"data.held_out": "data.validation"}}
+# Fields that earlier versions lack, by task, with the value that splits data as then.
+ADDED: dict[str, dict[str, Any]] = {
+    "text_classification": {"data.validation": 0.0, "data.test": 0.0},
+    "translation": {"data.validation": None, "data.test": None},
+    "summarization": {"data.validation": None, "data.test": None},
+}
 _UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)?")
 
 
@@ -167,6 +175,19 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[st
         else:
             flat[prefix + name] = list(value) if isinstance(value, tuple) else value
     return flat
+
+
+def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a workdir, of this or an earlier version, with present fields."""
+    task = stored["task"]
+    data = dict(stored.get("data", {}))
+    for old, new in RENAMED.get(task, {}).items():
+        value = data.pop(old.removeprefix("data."), None)
+        if value is not None:
+            data[new.removeprefix("data.")] = float(value)
+    for name, value in ADDED.get(task, {}).items():
+        data.setdefault(name.removeprefix("data."), value)
+    return {**stored, "data": data}
 
 
 def differences(

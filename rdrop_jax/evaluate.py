@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,18 +15,22 @@ from rdrop_jax.runtime import workdir as workdir_lib
 
 
 def evaluate(
-    workdir: Path, split: str, checkpoint: str, config: ConfigDict | None = None
-) -> dict[str, int | float]:
+    workdir: Path,
+    split: str | None,
+    checkpoint: str,
+    config: ConfigDict | None = None,
+) -> dict[str, int | float | str]:
     """Scores of one checkpoint on one split.
 
     Args:
       workdir: folder of the run.
-      split: name of a split of its dataset.
+      split: name of a split of its dataset. None: "test" if the run has test data,
+        else "validation".
       checkpoint: "best", "last", a step or "average:N".
       config: of the run, if fields of ``eval`` are other than there.
 
     Returns:
-      The step and the task's scores.
+      The step, the split and the task's scores.
 
     Raises:
       InputError: no such run, checkpoint or split.
@@ -34,18 +39,26 @@ def evaluate(
     from rdrop_jax.run import open_run  # jax starts here
 
     run = open_run(workdir, checkpoint, config)
+    if split is None:
+        split = "test" if "test" in run.task.evaluators else "validation"
+        if split != "test":
+            print(
+                "--split: the run has no test data: scoring validation", file=sys.stderr
+            )
     if split not in run.task.evaluators:
         known = ", ".join(run.task.evaluators)
         raise InputError(f"--split: expected one of {known}, found {split!r}")
     scores = run.task.evaluators[split](run.mesh)(run.params)
-    return {"step": run.step, **scores}
+    return {"step": run.step, "split": split, **scores}
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line, prints scores as one JSON line."""
     parser = flags.Parser(prog="rdrop_jax.evaluate", description=__doc__)
     parser.add_argument("--workdir", type=flags.path, required=True)
-    parser.add_argument("--split", default="test", help="default: test")
+    parser.add_argument(
+        "--split", help="default: test, or validation if there is no test"
+    )
     parser.add_argument(
         "--checkpoint",
         default="best",

@@ -239,7 +239,14 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
         for parts in (name.split(".") for name in known)
         for i in range(1, len(parts))
     }
+    renamed = config_lib.RENAMED.get(config.get("task", ""), {})
     for name, text in overrides.items():
+        if name in renamed and name not in known:
+            print(
+                f"--config.{name}: deprecated, use --config.{renamed[name]}",
+                file=sys.stderr,
+            )
+            name = renamed[name]
         if name in groups:
             inside = [k for k in known if k.startswith(name + ".")]
             raise InputError(

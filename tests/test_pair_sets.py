@@ -66,7 +66,7 @@ def test_what_is_missing_is_said_before_jax(tmp_path):
         ({"data__name": "files"}, r"data\.files\.train: expected a \.tsv"),
         (
             {"data__name": "files", "data__dir": tmp_path, "data__files__train": "a"},
-            r"data: expected .*/a\.en or a\.en\.gz, found neither",
+            r"data.files.train: expected .*/a\.en or a\.en\.gz, found neither",
         ),
         (
             {"data__name": "tfds:wmt14_translate/de-en", "data__dir": tmp_path},

@@ -52,7 +52,9 @@ class Files:
         return str(self.root / self.paths[row])
 
 
-def find(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
+def find(
+    root: Path, known: tuple[str, ...] = ()
+) -> tuple[dict[str, Files], tuple[str, ...]]:
     """Splits and class names of a folder of images.
 
     One of these layouts, where SPLIT is any usual name (`split_names.split_of`):
@@ -65,6 +67,7 @@ def find(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
 
     Args:
       root: the folder, or the table.
+      known: class names of a trained model, which needs no training images.
 
     Returns:
       Split to files, and class names by id.
@@ -79,12 +82,12 @@ def find(root: Path) -> tuple[dict[str, Files], tuple[str, ...]]:
         pairs = dict(_tables(root)) or dict(_folders(root, notes))
     except OSError as error:
         raise InputError(f"data.dir: {root} cannot be read: {error}") from error
-    if "train" not in pairs:
+    if "train" not in pairs and not known:
         raise InputError(
             f"data.dir: expected images to train on in {root}, found only splits "
             f"{', '.join(pairs)}"
         )
-    classes = tuple(sorted({label for _, label in pairs["train"]}))
+    classes = known or tuple(sorted({label for _, label in pairs["train"]}))
     if len(classes) < 2:
         raise InputError(
             f"data.dir: expected at least two classes in {root}, found "

@@ -63,18 +63,18 @@ def find(data: ConfigDict) -> ImageSet:
     if data.name.startswith(catalogue.PREFIX):
         return _catalogue(data)
     if data.name == "folder":
-        files, classes = folder.find(_root(data))
+        files, classes = folder.find(_root(data), tuple(data.classes))
         return ImageSet(
             {name: _call(lambda rows: rows, rows) for name, rows in files.items()},
             classes,
             lambda: {name: _listing(rows) for name, rows in files.items()},
-            files["train"].notes,
+            next(iter(files.values())).notes,
         )
     if data.name == "npz":
-        paths = npz.find(_root(data))
+        paths = npz.find(_root(data), training=not data.num_classes)
         return ImageSet(
             {name: _call(npz.load, path) for name, path in paths.items()},
-            npz.classes(paths["train"]),
+            npz.classes(paths["train"]) if "train" in paths else tuple(data.classes),
             lambda: {path.name: seal.sha256(path) for path in paths.values()},
         )
     raise InputError(
@@ -93,6 +93,9 @@ def open_split(found: ImageSet, data: ConfigDict, name: str) -> ImageRows:
 
     Returns:
       Its rows.
+
+    Raises:
+      InputError: neither the split is there nor the training images to cut it from.
     """
     missing = {
         split: data[split]
@@ -101,6 +104,11 @@ def open_split(found: ImageSet, data: ConfigDict, name: str) -> ImageRows:
     }
     if name in found.splits and (name != "train" or not missing):
         return found.splits[name]()
+    if "train" not in found.splits:
+        raise InputError(
+            f"data.dir: expected {name} images, or training images to hold them out "
+            f"of, found only splits {', '.join(found.splits)}"
+        )
     rows = found.splits["train"]()
     return sources.Subset(rows, sources.cut(len(rows), missing, data.split_seed)[name])
 

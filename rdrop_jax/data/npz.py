@@ -16,8 +16,12 @@ _INSIDE = {"train": ("train",), "validation": ("val",), "test": ("test",)}
 _NAMES = (("x", "y"), ("image", "label"), ("images", "labels"))
 
 
-def find(root: Path) -> dict[str, Path]:
+def find(root: Path, *, training: bool = True) -> dict[str, Path]:
     """Splits of a folder with one ``*SPLIT*.npz`` each, or of one file.
+
+    Args:
+      root: the folder, or the file.
+      training: refuse a folder without training images.
 
     Raises:
       InputError: none to train on, two for one split, or one for two.
@@ -34,7 +38,7 @@ def find(root: Path) -> dict[str, Path]:
                 f"{', '.join(p.name for p in files)}"
             )
         found |= dict.fromkeys([split], files[0]) if files else {}
-    if "train" not in found:
+    if "train" not in found and (training or not found):
         raise InputError(
             f"data.dir: expected *train*.npz in {root}, found "
             f"{', '.join(p.name for p in found.values()) or 'none'}"

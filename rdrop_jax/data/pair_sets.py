@@ -1,7 +1,7 @@
 """Parallel corpora by name: where they are and which splits they have. Needs no jax."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -24,10 +24,12 @@ class PairSet:
     Attributes:
       splits: read when called.
       provenance: checksums, for result.json.
+      check: raises an `InputError` if a file that training reads is missing.
     """
 
     splits: Mapping[str, Callable[[], Pairs]]
     provenance: Callable[[], dict[str, str]]
+    check: Callable[[], None] = lambda: None
 
 
 def find(data: ConfigDict) -> PairSet:
@@ -83,7 +85,7 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
       The pairs; splits without files are held out of training.
 
     Raises:
-      InputError: a file is not named or not there.
+      InputError: no training file is named.
     """
     if not data.files.train:
         raise InputError(
@@ -91,24 +93,28 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             f"before .{endings[0]} and .{endings[1]} in the names of two text files, "
             "found nothing"
         )
-    found = {
-        split: parallel.find(Path(root(data)) / data.files[split], *endings)
-        for split in SPLITS
-        if data.files[split]
-    }
+    named = [split for split in SPLITS if data.files[split]]
+
+    def paths(split: str) -> tuple[Path, ...]:
+        path = Path(root(data)) / data.files[split]
+        return parallel.find(path, *endings, field=f"data.files.{split}")
+
     columns = (data.columns.source, data.columns.target)
-    missing = {split: HELD_OUT for split in SPLITS if split not in found}
+    missing = {split: data[split] for split in SPLITS[1:] if split not in named}
 
     def read(split: str) -> Pairs:
-        pairs = parallel.read(found["train" if split in missing else split], columns)
-        if split != "train" and split in found:
+        pairs = parallel.read(paths("train" if split in missing else split), columns)
+        if split != "train" and split in named:
             return pairs
         full = parallel.without_empty(pairs)
-        kept = (
-            parallel.hold_out(full, missing, data.split_seed)[split]
-            if missing and len(full)
-            else full
-        )
+        kept = full
+        if missing and len(full):
+            parts = held_out(len(full), missing)
+            cut = parallel.hold_out(full, parts, data.split_seed)
+            lines = [
+                f"{s}: {len(cut[s])} rows held out of {full.origin}" for s in parts
+            ]
+            kept = replace(cut[split], notes=(*full.notes, *lines))
         if not len(kept):
             raise InputError(
                 f"{pairs.origin}: expected pairs to train on, found {len(pairs)} of "
@@ -117,12 +123,71 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             )
         return kept
 
+    def check() -> None:
+        for split in named:
+            paths(split)
+
     return PairSet(
         {split: call(read, split) for split in SPLITS},
         lambda: {
-            str(path): seal.sha256(path) for both in found.values() for path in both
+            str(path): seal.sha256(path) for split in named for path in paths(split)
         },
+        check,
     )
+
+
+def held_out(pairs: int, sizes: Mapping[str, float | None]) -> dict[str, int]:
+    """Numbers of training pairs to hold out.
+
+    Args:
+      pairs: number of all training pairs.
+      sizes: split to a share below 1 or a number; None takes 1,000, at most a tenth.
+
+    Raises:
+      InputError: a split without pairs, or none left to train on.
+    """
+    found: dict[str, int] = {}
+    for split, size in sizes.items():
+        if size is None:
+            found[split] = max(1, min(HELD_OUT, pairs // 10))
+            continue
+        count = round(pairs * size) if size < 1 else int(size)
+        left = pairs - sum(found.values())
+        if not 0 < count < left:
+            raise InputError(
+                f"data.{split}: expected a share or number of the {pairs} training "
+                f"pairs, found {size:g}, which is {count} pairs of the {left} left"
+            )
+        found[split] = count
+    return found
+
+
+def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
+    """A config without the default file names of validation and test that are missing.
+
+    Their pairs are held out of the training pairs then. The workdir keeps the result,
+    so that files which appear or vanish later change no split.
+
+    Args:
+      config: of translation or summarization.
+      defaults: split to the name of its file in the preset.
+
+    Returns:
+      A locked copy; the config itself if there is nothing to change.
+    """
+    data = config.data
+    place = Path(root(data))
+    lost = [
+        split
+        for split, name in defaults.items()
+        if data.files[split] == name and not list(place.glob(f"{name}*"))
+    ]
+    if data.name != "files" or not lost:
+        return config
+    filled = config.copy_and_resolve_references().unlock()
+    for split in lost:
+        filled.data.files[split] = ""
+    return filled.lock()
 
 
 def _of_languages(data: ConfigDict) -> PairSet:

@@ -48,13 +48,14 @@ class Pairs:
         return self.references or [[text] for text in self.target]
 
 
-def find(path: Path, source: str, target: str) -> tuple[Path, ...]:
+def find(path: Path, source: str, target: str, field: str = "data") -> tuple[Path, ...]:
     """The files that a path names, one table or one file per language.
 
     Args:
       path: a .tsv, .jsonl or .parquet file, or what comes before ``.de`` and ``.en``.
       source: language, the ending of the file with sentences.
       target: language of their translations.
+      field: of the config that names the path, for messages.
 
     Returns:
       One table, or two text files; each may end in ``.gz``.
@@ -63,16 +64,16 @@ def find(path: Path, source: str, target: str) -> tuple[Path, ...]:
       InputError: a file is not there.
     """
     if path.name.removesuffix(".gz").endswith(tables.KINDS):
-        return (_there(path),)
-    return tuple(_there(Path(f"{path}.{language}")) for language in (source, target))
+        return (_there(path, field),)
+    return tuple(_there(Path(f"{path}.{name}"), field) for name in (source, target))
 
 
-def _there(path: Path) -> Path:
+def _there(path: Path, field: str) -> Path:
     zipped = path.with_name(path.name + ".gz")
     for candidate in (path, zipped):
         if candidate.is_file():
             return candidate
-    raise InputError(f"data: expected {path} or {zipped.name}, found neither")
+    raise InputError(f"{field}: expected {path} or {zipped.name}, found neither")
 
 
 def read(
@@ -179,7 +180,7 @@ def hold_out(pairs: Pairs, parts: dict[str, int], split_seed: int) -> dict[str, 
 
     Args:
       pairs: all there are.
-      parts: split to how many pairs, at most a tenth of them.
+      parts: split to the number of pairs.
       split_seed: draws them.
 
     Returns:
@@ -188,7 +189,7 @@ def hold_out(pairs: Pairs, parts: dict[str, int], split_seed: int) -> dict[str, 
     order = np.random.default_rng(split_seed).permutation(len(pairs))
     found, start = {}, 0
     for name, size in parts.items():
-        stop = start + max(1, min(size, len(pairs) // 10))
+        stop = start + size
         found[name] = pairs.select(np.sort(order[start:stop]))
         start = stop
     sources = {s for split in found.values() for s in split.source}

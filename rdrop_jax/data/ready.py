@@ -29,13 +29,19 @@ def completed(config: ConfigDict) -> ConfigDict:
       InputError: training data that is not there, or of other classes.
     """
     if config.task == "translation":
-        pair_sets.find(config.data)
+        defaults = {"validation": "validation", "test": "test"}
+        config = pair_sets.with_files(config, defaults)
+        pair_sets.find(config.data).check()
     elif config.task == "summarization":
-        summary_sets.find(config.data)
+        defaults = {"validation": "validation.jsonl", "test": "test.jsonl"}
+        config = pair_sets.with_files(config, defaults)
+        summary_sets.find(config.data).check()
     elif config.task == "language_model":
         running_text.check(config.data)
     elif config.task == "text_classification":
-        return text_sets.completed(config)
+        config = text_sets.completed(config)
+        text_sets.check_training(config)
+        return config
     if config.task != "image_classification":
         return config
     data = config.data

@@ -1,22 +1,21 @@
 """Labelled texts by name: where they are, their splits and classes. Needs no jax."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.data import catalogue, docstrings, glue, tables
+from rdrop_jax.data import catalogue, docstrings, glue, sources, tables, text_files
 from rdrop_jax.data.roots import root, unprepared
 from rdrop_jax.data.tables import Row
 from rdrop_jax.data.texts import (
     LABELS,
     Columns,
     Texts,
+    TextSet,
     collect,
     encode_labels,
     find_classes,
@@ -29,30 +28,14 @@ _PACKAGE, _SHORTEST, _RAREST = "scipy", 20, 50
 _PARTS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
-@dataclass(frozen=True)
-class TextSet:
-    """A dataset that is there.
-
-    Attributes:
-      splits: read when called.
-      classes: names by class id; empty for numbers, and where only the rows tell.
-      provenance: checksums, for result.json.
-    """
-
-    splits: Mapping[str, Callable[[], Texts]]
-    classes: tuple[str, ...]
-    provenance: Callable[[], dict[str, str]]
-
-
 def split_names(data: ConfigDict) -> tuple[str, ...]:
     """Splits that can be trained on and scored, known without looking at files."""
     if data.name == "docstrings":
         return tuple(_PARTS)
     if data.name == "files":
-        held_out = {"validation"} if data.held_out else set()
-        return tuple(s for s in _PARTS if data.files[s] or s in held_out)
+        return tuple(s for s in _PARTS if data.files[s] or s in held_out(data))
     named = [s for s in _glue(data).splits if not s.startswith("test")]
-    if data.held_out:
+    if data.validation:
         tests = [s.replace("validation", "test") for s in named if s != "train"]
         return ("train", "validation", *tests)
     return tuple(named)
@@ -83,7 +66,7 @@ def find(data: ConfigDict) -> TextSet:
             lambda: {f"docstrings of {_PACKAGE}": docstrings.sha256(rows())},
         )
     if data.name == "files":
-        return _files(data)
+        return text_files.find(data)
     if data.name.startswith(catalogue.PREFIX):
         return _catalogue(data)
     return _prepared(data)
@@ -112,8 +95,9 @@ def check(data: ConfigDict) -> None:
 def open_split(found: TextSet, data: ConfigDict, name: str) -> Texts:
     """A split of `split_names`.
 
-    With ``data.held_out`` that many training rows, drawn by ``data.split_seed``, are
-    the validation split, and what is published for validation is the test split.
+    Splits of ``files`` without a file are held out of the training rows, drawn by
+    ``data.split_seed``. With GLUE and ``data.validation`` so are the validation rows,
+    and the published validation split is the test split.
 
     Args:
       found: the dataset.
@@ -126,18 +110,12 @@ def open_split(found: TextSet, data: ConfigDict, name: str) -> Texts:
     Raises:
       InputError: no such rows, or none to train on.
     """
-    if not data.held_out or data.name == "docstrings":
+    parts = held_out(data)
+    if not parts:
         texts = found.splits[name]()
-    elif name in ("train", "validation"):
+    elif name in ("train", *parts):
         rows = found.splits["train"]()
-        if not 0 < data.held_out < len(rows):
-            raise InputError(
-                f"data.held_out: expected fewer than the {len(rows)} training rows, "
-                f"found {data.held_out}"
-            )
-        order = np.random.default_rng(data.split_seed).permutation(len(rows))
-        cut = np.split(order, [data.held_out])
-        texts = rows.take(np.sort(cut[name == "train"]))
+        texts = rows.take(sources.cut(len(rows), parts, data.split_seed)[name])
     elif data.name == "files":
         texts = found.splits[name]()
     else:
@@ -145,6 +123,26 @@ def open_split(found: TextSet, data: ConfigDict, name: str) -> Texts:
     if not len(texts):
         raise InputError(f"{data.name}, {name}: expected rows, found none")
     return texts
+
+
+def held_out(data: ConfigDict) -> dict[str, float]:
+    """Splits that are cut from the training rows, with their share or number."""
+    if data.name == "docstrings":
+        return {}
+    sizes = {"validation": data.validation}
+    if data.name == "files":
+        sizes["test"] = data.test
+        sizes = {s: size for s, size in sizes.items() if not data.files[s]}
+    return {s: size for s, size in sizes.items() if size}
+
+
+def notes(found: TextSet, data: ConfigDict) -> tuple[str, ...]:
+    """A line for each split that is held out of the training rows."""
+    origin = data.files.train if data.name == "files" else data.name
+    return tuple(
+        f"{s}: {len(open_split(found, data, s))} rows held out of {origin}"
+        for s in held_out(data)
+    )
 
 
 def completed(config: ConfigDict) -> ConfigDict:
@@ -160,19 +158,41 @@ def completed(config: ConfigDict) -> ConfigDict:
       A locked copy; the config itself where there is nothing to add.
 
     Raises:
-      InputError: training data that is not there, or labels of the test file that
-        they do not have: better told before a training than after it.
+      InputError: the training data are missing.
     """
     data = config.data
     check(data)
     classes = data.classes or _classes(data)
-    if data.name == "files" and data.files.test and config.eval.test:
-        encode_labels(find(data).splits["test"](), data.labels, classes)
-    if tuple(classes) == tuple(data.classes):
+    unused = [s for s in ("validation", "test") if data.files[s] and data[s]]
+    if data.name != "files":
+        unused = []
+    if tuple(classes) == tuple(data.classes) and not unused:
         return config
     filled = config.copy_and_resolve_references().unlock()
     filled.data.classes = classes
+    for split in unused:  # their files are there
+        filled.data[split] = 0.0
     return config_lib.finish(filled)
+
+
+def check_training(config: ConfigDict) -> None:
+    """Check all files that a training reads, before it starts.
+
+    Args:
+      config: with the names of its classes.
+
+    Raises:
+      InputError: a file is missing, or the test file has a label that the training
+        rows do not have.
+    """
+    data = config.data
+    if data.name != "files":
+        find(data)
+        return
+    for split, path in text_files.paths_of(data).items():
+        text_files.check_file(split, path)
+    if data.files.test and config.eval.test:
+        encode_labels(find(data).splits["test"](), data.labels, data.classes)
 
 
 def _classes(data: ConfigDict) -> tuple[str, ...]:
@@ -181,12 +201,6 @@ def _classes(data: ConfigDict) -> tuple[str, ...]:
     if data.name in ("docstrings", "files"):
         return find_classes(find(data).splits["train"](), data.labels)
     return _glue(data).classes
-
-
-def columns(data: ConfigDict) -> Columns:
-    """The columns that a config names."""
-    c = data.columns
-    return Columns(c.text, c.text_b, c.label)
 
 
 def _summaries() -> list[docstrings.Summary]:
@@ -276,34 +290,3 @@ def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
 
 def _table(path: Path, named: Columns) -> Callable[[], Texts]:
     return functools.cache(lambda: collect(tables.read(path), named))
-
-
-def _files(data: ConfigDict) -> TextSet:
-    paths = {s: Path(root(data), data.files[s]) for s in data.files if data.files[s]}
-    if "train" not in paths:
-        raise InputError(
-            "data.files.train: expected a file of training rows, found none"
-        )
-    if "validation" not in paths and not data.held_out:
-        raise InputError(
-            "data.files.validation: expected a file to select by, or data.held_out="
-            "rows of the training file, found neither"
-        )
-    if "validation" in paths and data.held_out:
-        raise InputError(
-            f"data.held_out: expected 0 beside data.files.validation, found "
-            f"{data.held_out}"
-        )
-    for split, path in paths.items():
-        tables.kind(path)
-        if not path.is_file():
-            raise InputError(
-                f"data.files.{split}: expected a file, found none at {path}"
-            )
-
-    def provenance() -> dict[str, str]:
-        return {p.name: seal.sha256(p) for p in paths.values()}
-
-    return TextSet(
-        {s: _table(p, columns(data)) for s, p in paths.items()}, (), provenance
-    )

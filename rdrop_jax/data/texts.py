@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,6 +68,21 @@ class Texts:
             labels=of(self.labels),
             places=of(self.places),
         )
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """A dataset that is there.
+
+    Attributes:
+      splits: read when called.
+      classes: names by class id; empty for numbers, and where only the rows tell.
+      provenance: checksums, for result.json.
+    """
+
+    splits: Mapping[str, Callable[[], Texts]]
+    classes: tuple[str, ...]
+    provenance: Callable[[], dict[str, str]]
 
 
 def collect(rows: Iterable[Row], columns: Columns, *, labelled: bool = True) -> Texts:

@@ -114,7 +114,7 @@ def read(workdir: Path) -> ConfigDict:
             f"--workdir: {path}: expected the config of a run, found {problem}. "
             f"{_RESTORE}"
         )
-    return ConfigDict(stored).lock()
+    return ConfigDict(config_lib.upgraded(stored)).lock()
 
 
 def split_checkpoint(name: str) -> tuple[Path, str]:

@@ -96,6 +96,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             tokenizer=tokenizer,
         ),
         provenance=provenance,
+        notes=lambda: text_sets.notes(found(), data),
     )
 
 

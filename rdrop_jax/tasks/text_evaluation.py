@@ -15,10 +15,10 @@ from scipy.special import expit, softmax
 from tokenizers import Tokenizer
 
 from rdrop_jax.core.passes import Batch, Forward, Params
-from rdrop_jax.data import buckets, pieces, tables, text_sets
+from rdrop_jax.data import buckets, pieces, tables, text_files
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.data.tables import Row
-from rdrop_jax.data.texts import Texts, collect, encode_labels
+from rdrop_jax.data.texts import Columns, Texts, collect, encode_labels
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.encoder import PAD_ID
 from rdrop_jax.runtime.mesh import put
@@ -138,7 +138,7 @@ def make_examples(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Exampl
 def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
     """Answers for texts, pairs, or objects with the columns of the data."""
     data = scorer.config.data
-    named = text_sets.columns(data)
+    named = text_files.columns(data)
     outputs = make_outputs(scorer, mesh)
     size = _AT_ONCE * scorer.config.eval.batch_size
 
@@ -166,7 +166,7 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
     return Predictor(read=tables.inputs, rows=rows, run=run)
 
 
-def as_row(item: Any, named: text_sets.Columns, place: str) -> Row:
+def as_row(item: Any, named: Columns, place: str) -> Row:
     """A text, a pair or an object as a row with the columns of the data.
 
     Raises:

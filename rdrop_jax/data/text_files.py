@@ -1,0 +1,63 @@
+"""The user's own files of labelled texts. Needs no jax."""
+
+import functools
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import tables
+from rdrop_jax.data.roots import root
+from rdrop_jax.data.texts import Columns, Texts, TextSet, collect
+from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import seal
+
+
+def columns(data: ConfigDict) -> Columns:
+    """The columns that a config names."""
+    c = data.columns
+    return Columns(c.text, c.text_b, c.label)
+
+
+def paths_of(data: ConfigDict) -> dict[str, Path]:
+    """Paths of the files that a config names, by split."""
+    return {s: Path(root(data), data.files[s]) for s in data.files if data.files[s]}
+
+
+def check_file(split: str, path: Path) -> None:
+    """Refuse a missing file.
+
+    Raises:
+      InputError: names the field of the config.
+    """
+    if not path.is_file():
+        raise InputError(f"data.files.{split}: expected a file, found none at {path}")
+
+
+def find(data: ConfigDict) -> TextSet:
+    """The files of a config; each is opened when its split is read.
+
+    Raises:
+      InputError: no training file, or no validation data.
+    """
+    paths = paths_of(data)
+    if "train" not in paths:
+        raise InputError(
+            "data.files.train: expected a file of training rows, found none"
+        )
+    if "validation" not in paths and not data.validation:
+        raise InputError(
+            "data.files.validation: expected a file to select by, or "
+            "data.validation=a share or number of training rows, found neither"
+        )
+    for path in paths.values():
+        tables.kind(path)
+
+    def provenance() -> dict[str, str]:
+        return {p.name: seal.sha256(p) for p in paths.values()}
+
+    @functools.cache
+    def read(split: str) -> Texts:
+        check_file(split, paths[split])
+        return collect(tables.read(paths[split]), columns(data))
+
+    return TextSet({s: functools.partial(read, s) for s in paths}, (), provenance)
