@@ -145,6 +145,8 @@ def files() -> ConfigDict:
     on test data none of the four could be told from plain training (six seeds), for 1.4
     to 1.8 times the time of an update. The paper's gains are of larger encoders. Try
     alpha 0.5 to 16 on data of yours: docs/results.md.
+
+    Without init_from the preset trains a small encoder from scratch: see SCRATCH.
     """
     c = glue()
     c.total_steps = "5 epochs"
@@ -203,6 +205,16 @@ PRESETS = {
     "qnli_roberta_large": lambda: roberta_large("qnli"),
     "qqp_roberta_large": lambda: roberta_large("qqp"),
     "stsb_roberta_large": lambda: roberta_large("stsb"),
+}
+
+# Defaults of a preset where init_from is empty; `rdrop_jax.flags.load` applies them.
+SCRATCH = {
+    "files": {
+        "total_steps": "12 epochs",
+        "model.variant": "mini",
+        "optimizer.lr": 1e-3,
+        "optimizer.end_lr": 0.0,
+    }
 }
 
 

@@ -112,8 +112,8 @@ def files() -> ConfigDict:
 
     FOLDER holds train.jsonl, validation.jsonl and test.jsonl with the columns article
     and highlights; ``init_from`` is a folder with config.json, model.safetensors and
-    tokenizer files of facebook/bart-base. Without any (--config.init_from=) a model
-    starts from nothing, which takes some 100,000 summaries; make it small then.
+    tokenizer files of facebook/bart-base. With --config.init_from= the preset
+    trains a small model from scratch (see SCRATCH); that takes some 100,000 summaries.
     """
     c = summarization()
     c.total_steps = "5 epochs"
@@ -201,6 +201,20 @@ def scitldr() -> ConfigDict:
 
 
 PRESETS = {preset.__name__: preset for preset in (demo, files, cnn_dailymail, scitldr)}
+
+# Defaults of a preset where init_from is empty; `rdrop_jax.flags.load` applies them.
+_SMALL = {
+    "total_steps": "20 epochs",
+    "model.encoder_layers": 2,
+    "model.decoder_layers": 2,
+    "model.width": 256,
+    "model.heads": 4,
+    "model.mlp_width": 512,
+    "data.vocab_size": 8000,
+    "optimizer.lr": 1e-3,
+    "optimizer.clip": 1.0,
+}
+SCRATCH = {"files": _SMALL, "scitldr": _SMALL}
 
 
 def get_config(preset: str = "demo") -> ConfigDict:

@@ -48,6 +48,8 @@ ADDED: dict[str, dict[str, Any]] = {
     "translation": {"data.validation": None, "data.test": None},
     "summarization": {"data.validation": None, "data.test": None},
 }
+# log.every also takes seconds.
+_SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s|seconds?)")
 _UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)?")
 
 
@@ -126,7 +128,7 @@ def base_config() -> ConfigDict:
     c.checkpoint.keep = 2  # newest checkpoints kept, besides the best
 
     c.log = ConfigDict()
-    c.log.every = duration(50)
+    c.log.every = duration(50)  # also "30 seconds": at steps about as far apart
     c.log.tensorboard = True
 
     c.mesh = ConfigDict()  # devices per axis; -1 takes what is left
@@ -274,6 +276,7 @@ def to_steps(
     percent = match is not None and match[2] == "%"
     if match is None or (percent and total_steps is None) or isinstance(value, bool):
         allowed = "steps or 'N epochs'" + ("" if total_steps is None else " or 'N%'")
+        allowed += " or 'N seconds'" if name == "log.every" else ""
         raise InputError(f"{name}: expected {allowed}, found {value!r}")
     number, unit = float(match[1]), match[2] or "steps"
     if unit.startswith("epoch"):
@@ -289,14 +292,22 @@ def to_steps(
     return max(1, round(number)) if number else 0
 
 
+def log_seconds(value: int | str) -> float:
+    """Return the seconds of ``log.every="30 seconds"``; 0 for a number of steps."""
+    match = _SECONDS.fullmatch(str(value).strip())
+    return float(match[1]) if match else 0.0
+
+
 def resolve(config: ConfigDict, steps_per_epoch: float) -> ConfigDict:
-    """A copy with every duration in steps, frozen."""
+    """A copy with every duration in steps, frozen; seconds in log.every stay."""
     resolved = config.copy_and_resolve_references().unlock()
     flat = flatten(resolved)
     total = to_steps("total_steps", flat["total_steps"], steps_per_epoch)
     if total < 1:
         raise InputError(f"total_steps: expected at least 1, found {total}")
-    others = [name for name in DURATIONS if name != "total_steps"]
+    timed = log_seconds(flat["log.every"]) > 0
+    kept = {"total_steps"} | ({"log.every"} if timed else set())
+    others = [name for name in DURATIONS if name not in kept]
     steps = {n: to_steps(n, flat[n], steps_per_epoch, total) for n in others}
     with resolved.ignore_type():
         resolved.update_from_flattened_dict({"total_steps": total} | steps)

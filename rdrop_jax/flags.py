@@ -184,6 +184,9 @@ def parse_run(
 def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     """Reads ``FILE[:PRESET]`` and applies overrides.
 
+    Where ``init_from`` is empty, a preset named in the file's ``SCRATCH`` takes the
+    defaults listed there: those of a model that fits training from scratch.
+
     Args:
       spec: path of a file with ``get_config(preset)``; relative to the current folder,
         else to the files that come with the package.
@@ -206,6 +209,9 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise InputError(f"--config: {path} has no function get_config(preset)")
     config = module.get_config(preset) if preset else module.get_config()
+    scratch = getattr(module, "SCRATCH", {}).get(preset, {})
+    if scratch and not overrides.get("init_from", config.init_from):
+        config.update_from_flattened_dict(scratch)
     override(config, overrides)
     checks.check(config)
     return config

@@ -12,12 +12,14 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from rdrop_jax import config as config_lib
 from rdrop_jax import scoring
 from rdrop_jax.core.passes import EqualPassesError, Params, check_stochastic
 from rdrop_jax.core.rdrop import resolve_num_passes
 from rdrop_jax.core.step import TrainState
 from rdrop_jax.data.batches import prefetch
 from rdrop_jax.errors import InputError, TrainingError
+from rdrop_jax.log_lines import announced, data_line, run_record, start_lines, utc_now
 from rdrop_jax.optim import make_schedule
 from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.runtime.checkpoint import Checkpoints, Progress
@@ -25,7 +27,7 @@ from rdrop_jax.runtime.disk import check_space, read_json, write_json
 from rdrop_jax.runtime.distributed import agreed
 from rdrop_jax.runtime.mesh import make_mesh, put
 from rdrop_jax.runtime.preemption import Stop
-from rdrop_jax.runtime.window import Window
+from rdrop_jax.runtime.window import LogSteps, Window
 from rdrop_jax.runtime.writers import Writers, parameter_table
 from rdrop_jax.state import abstract_state, begin, evaluated, make_step
 from rdrop_jax.tasks.base import Task
@@ -63,6 +65,7 @@ def fit(
             f"eval.metric: expected one of {', '.join(task.scores)}, found "
             f"{config.eval.metric!r}"
         )
+    started = utc_now()
     mesh = make_mesh(**config.mesh)
     abstract = abstract_state(task, tx, config, mesh)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
@@ -80,13 +83,15 @@ def fit(
         state, progress = begin(task, tx, config, abstract, checkpoints, initialize)
         writers.cut(int(state.step))
         writers.say(parameter_table(state.params))
+        for line in start_lines(config, int(state.step)):
+            writers.say(line)
         state, progress = train(
             task, tx, config, mesh, state, progress, checkpoints, writers, stop
         )
         checkpoints.wait()
         stop.check(f"at step {int(state.step)}: saved")
         return finish(
-            task, config, mesh, workdir, state, progress, checkpoints, writers
+            task, config, mesh, workdir, state, progress, checkpoints, writers, started
         )
 
 
@@ -115,6 +120,7 @@ def train(
     for note in task.notes():
         writers.say(note)
     validate = task.evaluators["validation"](mesh)
+    writers.say(data_line(task, data))
     schedule = make_schedule(config.optimizer, total)
     update = jax.jit(make_step(task, tx, config, mesh), donate_argnums=0)
     if config.rdrop.num_passes == 1 and config.rdrop.alpha > 0:
@@ -123,8 +129,11 @@ def train(
             f"{config.rdrop.alpha}; training without R-Drop. Set rdrop.num_passes=2 to "
             "train with it"
         )
+    writers.say("compiling the train step; a large model takes minutes")
     check_passes(task, config, state, put(mesh, data[start]))
     window = Window(start, progress.seconds)
+    seconds = config_lib.log_seconds(config.log.every)
+    logging = LogSteps(start, 0 if seconds else config.log.every, seconds, agreed)
     batches = prefetch(
         lambda t: put(mesh, data[t]),
         start,
@@ -141,10 +150,11 @@ def train(
         if step == start + 1:
             jax.block_until_ready(state)
             writers.say(f"compiled in {window.compiled(step):.1f} s")
+            logging.compiled(step)
         last, stopping = step == total, stop.reached(step)
-        logs, validates, saves = (
-            due(step, part.every) or last
-            for part in (config.log, config.eval, config.checkpoint)
+        logs = logging.due(step) or last
+        validates, saves = (
+            due(step, part.every) or last for part in (config.eval, config.checkpoint)
         )
         if logs or validates or saves or stopping:
             check_finite(state, checkpoints)
@@ -153,8 +163,11 @@ def train(
             writers.record(step, "train", values)
             rows = data.examples_per_step
             writers.say(train_line(config, values, step, window, rows), live=True)
+            logging.logged(step)
         if validates:
-            scores = validate(evaluated(state))
+            if progress.best_step < 0:
+                writers.say("first validation; compiling takes part of its time")
+            scores = announced("validated", validate, evaluated(state), writers.say)
             progress = judge(progress, step, higher_is_better(config, scores))
             writers.record(step, "validation", scores)
             writers.say(scores_line(f"step {step}  validation", scores))
@@ -176,6 +189,7 @@ def finish(
     progress: Progress,
     checkpoints: Checkpoints,
     writers: Writers,
+    started: str,
 ) -> dict[str, Any]:
     """Scores the best checkpoint and writes it.
 
@@ -196,12 +210,18 @@ def finish(
     result = {
         "step": step,
         "checkpoint_step": best,
-        **{split: task.evaluators[split](mesh)(params) for split in splits},
+        **{
+            split: announced(
+                f"scored {split}", task.evaluators[split](mesh), params, writers.say
+            )
+            for split in splits
+        },
         "seconds": round(progress.seconds, 2),
         "data": task.provenance() | task.signatures(),
     }
     if init := workdir_lib.recorded_init(config, workdir):
         result["init"] = init
+    result["run"] = run_record(started)
     if jax.process_index() == 0:
         write_json(path, result)
     for split in splits:

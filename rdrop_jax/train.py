@@ -1,6 +1,7 @@
 """python -m rdrop_jax.train --config configs/vit.py [--config.rdrop.alpha=0]"""
 
 import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,9 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
         tasks.prepare(config, workdir, begun=workdir_lib.begun(workdir))
         return 0
 
+    say = print if distributed.is_first() else lambda line: None
+    say("reading the data")
+    clock = time.perf_counter()
     distributed.agreed(prepare)  # by one process, before any of them reads it
     task = tasks.build(config, workdir)
     provenance = task.provenance()
@@ -73,10 +77,11 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     agreement.check_equal("data", provenance)
     distributed.agreed(claim_data)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
+    if (seconds := time.perf_counter() - clock) > 5:
+        say(f"read the data in {seconds:.0f} s")
     initialize = None
     if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
         weights = run.open_weights(config.init_from, task)
-        say = print if distributed.is_first() else lambda line: None
         initialize = run.initializer(weights, task, config.reinit, say)
         if distributed.is_first():
             workdir_lib.record_init(workdir, config.init_from, weights.sha256)

@@ -20,7 +20,7 @@ LEVELS = [
     {"pretrained"},
     {"tasks"},
     {"state"},
-    {"run", "loop"},
+    {"run", "loop", "log_lines"},
     {"flags", "train", "evaluate", "predict", "prepare", "export"},
     {"compare", "comparison"},
 ]

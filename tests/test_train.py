@@ -58,6 +58,7 @@ def test_a_run_leaves_what_it_promises(reference):
         "test",
         "seconds",
         "data",
+        "run",
     }
     assert result == json.loads((workdir / "result.json").read_text())
     assert result["step"] == 6

@@ -8,6 +8,7 @@ from typing import Any
 from rdrop_jax.comparison import svg, tables
 from rdrop_jax.comparison.tables import Report
 
+_COLUMNS = 11  # of a table that fits the page; a wider one scrolls in its box
 _STYLE = """
 :root { color-scheme: light }
 * { box-sizing: border-box }
@@ -23,7 +24,13 @@ table { border-collapse: collapse; width: 100%; font-size: .9rem }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0;
   border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums;
   overflow-wrap: break-word }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr));
+.table { overflow-x: auto }
+.table th { overflow-wrap: normal; vertical-align: bottom }
+.wide table { width: max-content; min-width: 100% }
+.wide th, .wide td { max-width: 9rem }
+.wide th:first-child, .wide td:first-child { position: sticky; left: 0;
+  background: #fff; max-width: 11rem }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr));
   gap: 1.5rem }
 svg { width: 100%; height: auto; max-width: 34rem; display: block }
 svg text { font: 12px system-ui, sans-serif; fill: #1a1a1a }
@@ -36,6 +43,8 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f3f3f3;
   .charts { grid-template-columns: 1fr }
   table, tbody, tr, td { display: block }
   thead { display: none }
+  .wide td, .wide td:first-child { position: static; max-width: none }
+  .wide table { width: 100% }
   tr { border-bottom: 2px solid #bbb; padding: .5rem 0 }
   td { border: 0; padding: .1rem 0; display: flex; gap: .8rem }
   td::before { content: attr(data-name); flex: 0 0 42%; color: #555 }
@@ -54,7 +63,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f3f3f3;
 
 def make_page(report: Report) -> str:
     """A page that loads nothing, for a screen of any width and for paper."""
-    verdict, protocol = report["verdict"], report["protocol"]
+    verdict = report["verdict"]
     kind = verdict["word"].replace(" ", "-") or "none"
     body = [
         "<h1>Does R-Drop help here?</h1>",
@@ -67,12 +76,7 @@ def make_page(report: Report) -> str:
         "<h2>How it was compared</h2>",
         "".join(f"<p>{escape(line)}</p>" for line in _protocol(report)),
         _items(f"{arm['arm']}: {arm['what']}" for arm in report["arms"]),
-        "<h2>Settings that were tried</h2>",
-        f'<p class="note">Exploratory: means of validation {_chooser(report)}, for '
-        "choosing alone. No test data were read for these.</p>"
-        if protocol["selection_seeds"]
-        else '<p class="note">Each arm has one setting, so nothing was chosen.</p>',
-        _html(tables.settings_table(report)),
+        _settings(report),
         "<h2>What the models are like</h2>",
         _html(tables.diagnostics_table(report)),
         '<p class="note">Means over seeds, of the checkpoints that were scored. '
@@ -103,6 +107,18 @@ def make_page(report: Report) -> str:
     )
 
 
+def _settings(report: Report) -> str:
+    """The settings among which the arms chose; nothing where each arm had one."""
+    if not report["protocol"]["selection_seeds"]:
+        return ""
+    return (
+        "<h2>Settings that were tried</h2>"
+        f'<p class="note">Exploratory: means of validation {_chooser(report)}, for '
+        "choosing alone. No test data were read for these.</p>"
+        + _html(tables.settings_table(report))
+    )
+
+
 def _chooser(report: Report) -> str:
     metric = report["metric"]
     return f"{metric['chosen_by']} ({metric['chosen_mode']})"
@@ -130,9 +146,14 @@ def _protocol(report: Report) -> list[str]:
         if chosen
         else f"{trials}, so only checkpoints were chosen, on validation data."
     )
+    final = (
+        "The chosen setting of each arm was then run on "
+        f"{protocol['final_seeds']} fresh seeds"
+        if chosen
+        else f"Each arm was run on {protocol['final_seeds']} seeds"
+    )
     lines = [
-        f"Every arm had {choice} The chosen setting of each arm was then run on "
-        f"{protocol['final_seeds']} fresh seeds, and only these runs read test data.",
+        f"Every arm had {choice} {final}, and only these runs read test data.",
         "Seed by seed all arms share initial parameters, data order, augmentation and, "
         "with few labels, the labelled subset. They make the same number of updates, "
         "except equal_compute. The objective is the mean over passes in all arms, so "
@@ -237,7 +258,11 @@ def _html(rows: Sequence[Mapping[str, str]]) -> str:
         for row in rows
     ]
     body = "".join(f"<tr>{row}</tr>" for row in cells)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    kind = "table wide" if len(rows[0]) > _COLUMNS else "table"
+    return (
+        f'<div class="{kind}"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _pre(text: str) -> str:

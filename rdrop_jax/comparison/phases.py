@@ -1,19 +1,17 @@
 """The order in which a comparison makes its runs. Needs no jax."""
 
 import math
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import rdrop_jax
 from rdrop_jax import scoring
 from rdrop_jax.comparison import plan, results, runs
 from rdrop_jax.comparison.options import Options, unlike, variants
 from rdrop_jax.comparison.plan import Setting, Trial
 from rdrop_jax.comparison.report import Evidence
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime import versions
 from rdrop_jax.runtime.disk import read_json, write_json
 from rdrop_jax.runtime.preemption import Stop
 
@@ -51,9 +49,8 @@ def claim(
                 f"{field}: expected one that all arms have, of "
                 f"{', '.join(probe['scores'])}, found {name!r}"
             )
-    versions = {"python": platform.python_version(), "rdrop_jax": rdrop_jax.__version__}
-    versions |= {name: metadata.version(name) for name in PACKAGES}
-    began = asked | {"probe": probe, "versions": versions, "command": command}
+    found = versions.versions(PACKAGES)
+    began = asked | {"probe": probe, "versions": found, "command": command}
     write_json(path, began)
     return began
 

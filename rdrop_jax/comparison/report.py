@@ -186,7 +186,10 @@ def signed(value: float) -> str:
 
 
 def _exploratory(found: Evidence) -> list[dict[str, Any]]:
-    rows = []
+    """Settings to choose among, with validation scores; empty if no arm had several."""
+    rows: list[dict[str, Any]] = []
+    if not found.selection:
+        return rows
     for arm, settings in found.settings.items():
         for setting in settings:
             runs = found.selection.get(arm, {}).get(setting.index, [])

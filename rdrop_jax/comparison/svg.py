@@ -6,9 +6,20 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 420, 300  # in units of the viewBox; text is 12 of them high
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 30, 44
-# Okabe and Ito's colours, told apart in most kinds of colour blindness.
-COLOURS = ("#444444", "#0072b2", "#d55e00", "#009e73", "#aa3377")
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 30, 44
+# Okabe and Ito's colours, distinct in most kinds of colour blindness. 7 colours and 5
+# dashes have no common divisor, so 35 styles differ.
+COLOURS = (
+    "#444444",
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#aa3377",
+    "#56b4e9",
+    "#a6761d",
+)
+_CHARACTER = 6.5  # width of a character of text, generously
+_SAMPLE = 30  # width of a line's sample in the legend
 _DASHES = ("", "7 3", "2 2", "9 3 2 3", "4 4")
 
 
@@ -74,17 +85,20 @@ def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
         for sign in (-1, 1)
     ]
     low_y, high_y = _range(edges, margin=0.04)
-    rows = math.ceil(len(lines) / 3)
-    top = _TOP + 16 * rows
+    columns = legend_columns([line.name for line in lines])
+    legend = 16 * math.ceil(len(lines) / columns)
+    # One row of the legend is inside the usual height.
+    top, height = _TOP + legend, HEIGHT + max(legend - 16, 0)
+    opacity = min(0.15, 0.75 / len(lines))
 
     def at(px: float, py: float) -> tuple[float, float]:
         across = (px - low_x) / (high_x - low_x) * (WIDTH - _LEFT - _RIGHT)
-        up = (py - low_y) / (high_y - low_y) * (HEIGHT - top - _BOTTOM)
-        return _LEFT + across, HEIGHT - _BOTTOM - up
+        up = (py - low_y) / (high_y - low_y) * (height - top - _BOTTOM)
+        return _LEFT + across, height - _BOTTOM - up
 
-    parts = [_axes(title, x, y, top)]
+    parts = [_axes(title, x, y, top, height)]
     for tick in ticks(low_x, high_x):
-        parts.append(_x_tick(at(tick, low_y)[0], label(tick)))
+        parts.append(_x_tick(at(tick, low_y)[0], label(tick), height))
     for tick in ticks(low_y, high_y):
         parts.append(_y_tick(at(low_x, tick)[1], label(tick)))
     for number, line in enumerate(lines):
@@ -98,19 +112,34 @@ def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
         ]
         parts.append(
             f'<polygon points="{_points(upper + lower[::-1])}" fill="{colour}" '
-            'fill-opacity="0.15"/>'
+            f'fill-opacity="{opacity:.2g}"/>'
         )
         middle = _points([at(a, m) for a, m in zip(line.x, line.mean, strict=True)])
         stroke = (
             f'fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
         )
         parts.append(f'<polyline points="{middle}" {stroke}/>')
-        left, below = _LEFT + number % 3 * 118, _TOP + 8 + 16 * (number // 3)
+        wide = (WIDTH - 2 * _RIGHT) / columns
+        left = round(_RIGHT + number % columns * wide)
+        below = _TOP + 8 + 16 * (number // columns)
+        name = shortened(line.name, wide - _SAMPLE)
         parts.append(
-            f'<path d="M{left} {below - 4}h22" {stroke}/>'
-            f'<text x="{left + 27}" y="{below}">{escape(line.name)}</text>'
+            f'<path d="M{left} {below - 4}h25" {stroke}/>'
+            f'<text x="{left + _SAMPLE}" y="{below}">{escape(name)}</text>'
         )
-    return _svg(title, HEIGHT, parts)
+    return _svg(title, height, parts)
+
+
+def legend_columns(names: Sequence[str]) -> int:
+    """Return the number of columns, 1 to 3, in which all names of a legend fit."""
+    longest = _SAMPLE + _CHARACTER * max(len(name) for name in names)
+    return max(1, min(3, int((WIDTH - 2 * _RIGHT) / longest)))
+
+
+def shortened(text: str, width: float) -> str:
+    """Return the text, with its end replaced by an ellipsis if it is too wide."""
+    count = int(width / _CHARACTER)
+    return text if len(text) <= count else text[: count - 1] + "\u2026"
 
 
 def interval_chart(rows: Sequence[Interval], *, title: str, x: str) -> str:
@@ -137,7 +166,8 @@ def interval_chart(rows: Sequence[Interval], *, title: str, x: str) -> str:
     )
     for number, row in enumerate(rows):
         y = _TOP + 44 * number + 30
-        parts.append(f'<text x="12" y="{y - 16}">{escape(row.name)}</text>')
+        name = escape(shortened(row.name, WIDTH - 24.0))
+        parts.append(f'<text x="12" y="{y - 16}">{name}</text>')
         parts += [
             f'<circle cx="{at(v):.1f}" cy="{y}" r="3" fill="#0072b2" '
             'fill-opacity="0.4"/>'
@@ -171,20 +201,20 @@ def _svg(title: str, height: int, parts: Sequence[str]) -> str:
     )
 
 
-def _axes(title: str, x: str, y: str, top: int) -> str:
-    middle = (top + HEIGHT - _BOTTOM) / 2
+def _axes(title: str, x: str, y: str, top: int, height: int) -> str:
+    middle = (top + height - _BOTTOM) / 2
     return (
         f'<text class="title" x="{_LEFT}" y="16">{escape(title)}</text>'
-        f'<path class="axis" d="M{_LEFT} {top}V{HEIGHT - _BOTTOM}H{WIDTH - _RIGHT}"/>'
-        f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{HEIGHT - 8}" '
+        f'<path class="axis" d="M{_LEFT} {top}V{height - _BOTTOM}H{WIDTH - _RIGHT}"/>'
+        f'<text x="{(_LEFT + WIDTH - _RIGHT) / 2}" y="{height - 8}" '
         f'text-anchor="middle">{escape(x)}</text>'
         f'<text transform="translate(13 {middle}) rotate(-90)" '
         f'text-anchor="middle">{escape(y)}</text>'
     )
 
 
-def _x_tick(x: float, text: str) -> str:
-    y = HEIGHT - _BOTTOM
+def _x_tick(x: float, text: str, height: int) -> str:
+    y = height - _BOTTOM
     return (
         f'<path class="axis" d="M{x:.1f} {y}v4"/>'
         f'<text x="{x:.1f}" y="{y + 17}" text-anchor="middle">{text}</text>'

@@ -14,6 +14,7 @@ from rdrop_jax import flags
 from rdrop_jax import train as train_program
 from rdrop_jax.data import ready
 from rdrop_jax.pretrained import families
+from rdrop_jax.runtime import versions
 
 
 def work(job: Mapping[str, Any]) -> None:
@@ -49,17 +50,14 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     for config in configs:
         if config.init_from:
             families.check(config)
-    import jax
-
     from rdrop_jax import tasks
 
     built = [tasks.build(config) for config in configs]
-    device = jax.devices()[0]
     return {
         "steps_per_epoch": [task.train_data().steps_per_epoch for task in built],
         "scores": list(built[0].scores),
         "data": built[0].provenance(),
-        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        "device": versions.devices(),
     }
 
 

@@ -1,6 +1,7 @@
 """What happens between two log lines: metrics, speed, waiting."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,6 +11,56 @@ from rdrop_jax.core.metrics import Mean, compute, merge
 # One call to the device in place of one for each metric: a thread that makes batches
 # may take the interpreter at each.
 _merge = jax.jit(merge)
+
+
+class LogSteps:
+    """Steps at which the loop logs: multiples of a number, or about so many seconds
+    apart.
+
+    For seconds, process 0 decides at each log line after how many steps the next one
+    follows, so that all processes log at the same steps. The distance at most doubles
+    from line to line, because the first steps measure the pace poorly.
+
+    Args:
+      step: that training starts after.
+      every: steps; 0 logs at the last step alone.
+      seconds: between log lines; above 0 it replaces ``every``.
+      decide: returns on every process the number that the function gives on process 0.
+    """
+
+    def __init__(
+        self,
+        step: int,
+        every: int,
+        seconds: float,
+        decide: Callable[[Callable[[], int]], int],
+    ) -> None:
+        self._every, self._seconds, self._decide = every, seconds, decide
+        self._last, self._next = step, step + 2  # the first step compiles
+        self._clock = time.perf_counter()
+
+    def due(self, step: int) -> bool:
+        """Return True at a step that is logged."""
+        if self._seconds:
+            return step >= self._next
+        return self._every > 0 and step % self._every == 0
+
+    def compiled(self, step: int) -> None:
+        """Start to measure the pace after the step that compiled."""
+        self._last, self._clock = step, time.perf_counter()
+
+    def logged(self, step: int) -> None:
+        """Choose the step of the next log line after one at ``step``."""
+        if not self._seconds:
+            return
+        done, now = max(step - self._last, 1), time.perf_counter()
+        passed = max(now - self._clock, 1e-6)
+
+        def distance() -> int:
+            return max(1, min(2 * done, round(self._seconds * done / passed)))
+
+        self._next = step + self._decide(distance)
+        self._last, self._clock = step, now
 
 
 class Window:

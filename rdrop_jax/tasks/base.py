@@ -79,6 +79,7 @@ class Task:
         all.
       signatures: how scores are counted, for result.json beside it; a run goes on
         where they change, as with another version of a package.
+      size: name of a split to its number of rows or tokens, for the log: "1,437 rows".
       notes: what was done to the training data, a line each, for the user.
       samples: ``mesh -> params -> lines`` to show at the end; None shows nothing.
     """
@@ -100,5 +101,6 @@ class Task:
     pretrained: Family | None = None
     provenance: Callable[[], dict[str, str]] = field(default=dict)
     signatures: Callable[[], dict[str, str]] = field(default=dict)
+    size: Callable[[str], str] | None = None
     notes: Callable[[], tuple[str, ...]] = field(default=tuple)
     samples: Callable[[Mesh], Callable[[Params], list[str]]] | None = None

@@ -92,6 +92,7 @@ def build(config: ConfigDict) -> Task:
             for name in sources.SPLITS
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
+        size=lambda name: f"{len(split(name)):,} rows",
         partition_rules=PARTITION_RULES,
         pretrained=make_family(module, config.data),
         provenance=provenance,

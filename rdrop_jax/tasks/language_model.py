@@ -87,6 +87,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             )
             for name in token_files.SPLITS
         },
+        size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
         partition_rules=decoder.PARTITION_RULES,
         provenance=lambda: dict(corpus.provenance),
         samples=lambda mesh: make_samples(generator, corpus),

@@ -101,6 +101,7 @@ def make_task(config: ConfigDict, kind: Kind) -> Task:
             for name in (SPLITS if kind.per_example else ())
         },
         predictor=lambda mesh: kind.predictor(kind.translator, split),
+        size=lambda name: f"{len(split(name)):,} rows",
         partition_rules=PARTITION_RULES,
         pretrained=kind.pretrained,
         provenance=lambda: found().provenance() | kind.vocabularies.provenance(),

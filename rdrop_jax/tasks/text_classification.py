@@ -88,6 +88,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             for name in (names if data.labels == "classes" else ())
         },
         predictor=functools.partial(text_evaluation.make_predictor, scorer, split),
+        size=lambda name: f"{len(split(name)):,} rows",
         partition_rules=PARTITION_RULES,
         pretrained=encoder_files.family(
             module,

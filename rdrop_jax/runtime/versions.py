@@ -1,0 +1,27 @@
+"""Versions and devices, for results and logs. Imports jax on use alone."""
+
+import platform
+from collections.abc import Sequence
+from importlib import metadata
+
+import rdrop_jax
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
+    """Return the versions of Python, rdrop_jax and installed packages.
+
+    Args:
+      packages: names of distributions.
+    """
+    own = {"python": platform.python_version(), "rdrop_jax": rdrop_jax.__version__}
+    return own | {name: metadata.version(name) for name in packages}
+
+
+def devices() -> str:
+    """Return the number, kind and platform of all devices: ``1 x cpu (cpu)``."""
+    import jax
+
+    first = jax.devices()[0]
+    return f"{jax.device_count()} x {first.device_kind} ({first.platform})"
