@@ -78,7 +78,7 @@ def check(config: ConfigDict, workdir: Path) -> ConfigDict:
     Raises:
       InputError: data or weights that are missing, or a workdir of another config.
     """
-    config = ready.completed(config)
+    config = workdir_lib.resumed(ready.completed(config), workdir)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.begun(workdir):
         files.check(config.init_from)

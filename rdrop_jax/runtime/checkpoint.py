@@ -7,9 +7,10 @@ the data position; nothing else is stored. A checkpoint is finished when it is s
 
 import contextlib
 import json
+import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -67,7 +68,9 @@ class Checkpoints:
             raise InputError(f"--workdir: no checkpoints in {workdir}")
         self._say = say or (lambda line: print(line, file=sys.stderr))
         self._kept = Kept(keep)
-        with explained(self._folder):
+        # What orbax would set itself, with a warning, for a manager that only reads.
+        reading = {"create": False, "save_interval_steps": 0} if read_only else {}
+        with explained(self._folder), _without_note_on_reading():
             self._manager = ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
@@ -75,6 +78,7 @@ class Checkpoints:
                     cleanup_tmp_directories=not read_only,
                     read_only=read_only,
                     step_prefix="step",
+                    **reading,
                 ),
             )
         self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
@@ -265,6 +269,21 @@ class Checkpoints:
             stack.callback(self._manager.close)
             stack.callback(self._sealer.shutdown)
             self.wait()
+
+
+@contextlib.contextmanager
+def _without_note_on_reading() -> Iterator[None]:
+    """Drops orbax's warning that a read-only manager only reads."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Given directory is read only")
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 class Kept:

@@ -13,6 +13,10 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 from rdrop_jax.runtime.disk import explained, write_json
 
+# Fields that earlier versions lacked, by task, with the value that their runs have.
+ADDED = {"summarization": {"eval.rouge_tokenizer": "english"}}
+# Fields whose "auto" means, for a run with checkpoints, the value that it has.
+_KEPT = ("eval.bleu", "eval.rouge_tokenizer")
 _INIT, _DATA = "init.json", "data.json"
 
 
@@ -43,6 +47,24 @@ def check(config: ConfigDict, workdir: Path) -> None:
                 f"--workdir: {workdir} was begun with another config; take another "
                 "workdir, or the same values:\n  " + "\n  ".join(lines)
             )
+
+
+def resumed(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Return a config with the workdir's values of fields that are "auto" in it.
+
+    Args:
+      config: of the program.
+      workdir: of a run, or of none yet.
+    """
+    if not begun(workdir):
+        return config
+    stored, now = (config_lib.flatten(c) for c in (read(workdir), config))
+    kept = {n: stored[n] for n in _KEPT if now.get(n) == "auto" and n in stored}
+    if not kept:
+        return config
+    config = config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(kept)
+    return config.lock()
 
 
 def begun(workdir: Path) -> bool:
@@ -111,7 +133,12 @@ def read(workdir: Path) -> ConfigDict:
         raise InputError(_unusable(path, f"what is not JSON: {error}")) from error
     if not isinstance(stored, dict) or "task" not in stored:
         raise InputError(_unusable(path, "JSON without a task"))
-    return ConfigDict(stored).lock()
+    config = ConfigDict(stored)
+    for name, value in ADDED.get(config.task, {}).items():
+        part, _, field = name.partition(".")
+        if part in config and field not in config[part]:
+            config[part][field] = value
+    return config.lock()
 
 
 def split_checkpoint(name: str) -> tuple[Path, str]:
