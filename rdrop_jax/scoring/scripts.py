@@ -89,7 +89,7 @@ class Words:
     def __init__(self, *, stem: bool = False) -> None:
         self._stemmer = None
         if stem:
-            from nltk.stem.porter import PorterStemmer
+            from nltk.stem.porter import PorterStemmer  # type: ignore[import-untyped]
 
             self._stemmer = PorterStemmer()
 

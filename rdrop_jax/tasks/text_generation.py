@@ -117,11 +117,11 @@ class TextGenerator:
 
 def nll_of_windows(
     sums: Sums, mesh: Mesh, params: Params, windows: Rows, batch_size: int
-) -> Float[np.ndarray, " rows"]:
+) -> Float[np.ndarray, "rows *tokens"]:
     """Minus the log-probability of what counts in each window, in nats.
 
     Args:
-      sums: of a batch of windows.
+      sums: of a batch of windows, or of each of their tokens.
       mesh: where they are computed.
       params: of the model.
       windows: as `rdrop_jax.data.blocks.Windows`.
@@ -162,11 +162,14 @@ class SplitLines(list[str]):
     Args:
       lines: the text.
       ids: of the text, ends of lines included.
+      stored: the lines are the text itself, not decoded from its ids.
     """
 
-    def __init__(self, lines: Iterable[str], ids: Int[np.ndarray, " tokens"]) -> None:
+    def __init__(
+        self, lines: Iterable[str], ids: Int[np.ndarray, " tokens"], *, stored: bool
+    ) -> None:
         super().__init__(lines)
-        self.ids = ids
+        self.ids, self.stored = ids, stored
 
 
 def split_lines(split: Split, vocabulary: Vocabulary) -> SplitLines:
@@ -178,8 +181,9 @@ def split_lines(split: Split, vocabulary: Vocabulary) -> SplitLines:
       vocabulary: of its ids.
     """
     if split.lines is not None:
-        return SplitLines(split.lines, split.ids)
-    return SplitLines(vocabulary.decode(split.ids).split("\n")[:-1], split.ids)
+        return SplitLines(split.lines, split.ids, stored=True)
+    lines = vocabulary.decode(split.ids.tolist()).split("\n")[:-1]
+    return SplitLines(lines, split.ids, stored=False)
 
 
 def make_predictor(
@@ -290,7 +294,14 @@ def _score_split(
         nll[start : start + count] = part[first : first + count]
     ends = np.flatnonzero(np.asarray(ids) == vocabulary.end) + 1
     for line, start, end in zip(lines, [0, *ends[:-1]], ends, strict=True):
-        yield _scored(vocabulary, line, ids[start:end], float(nll[start:end].sum()))
+        part = float(nll[start:end].sum())
+        answer = _scored(vocabulary, line, ids[start:end], part)
+        if "notes" in answer and not lines.stored:
+            unknown = int(np.sum(ids[start:end] == vocabulary.unknown))
+            answer["notes"] = [
+                f"{unknown} tokens are {UNKNOWN}: the run has no characters of them"
+            ]
+        yield answer
 
 
 def _scored(
