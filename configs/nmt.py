@@ -64,7 +64,8 @@ def nmt() -> ConfigDict:
 
     c.eval.batch_size = 32  # sentences that are decoded together
     c.eval.metric = "bleu"
-    c.eval.bleu = "13a"  # sacreBLEU's; intl, zh, char; none, compound: tokenised BLEU
+    c.eval.bleu = "auto"  # tokenizer of sacreBLEU: zh for Chinese, char for ja, ko, th,
+    # km, lo, my, bo, else 13a; or 13a, intl, zh, char; none, compound: tokenised BLEU
     c.eval.beam = 5
     c.eval.n_best = 1  # translations that predict returns
     c.eval.length_penalty = 1.0

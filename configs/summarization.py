@@ -62,6 +62,9 @@ def summarization() -> ConfigDict:
     c.eval.min_length = 55  # tokens before </s> at least, <s> counted
     c.eval.max_length = 140  # the same, at most
     c.eval.no_repeat_ngram = 3  # no so many tokens twice in a summary; 0 allows it
+    c.eval.rouge_tokenizer = (
+        "auto"  # english, rouge-score's, which must fit; or unicode
+    )
     c.eval.stem = True  # ROUGE compares stems of words
     c.eval.bootstrap = 1000  # samples of the intervals; 0 gives none
     return c

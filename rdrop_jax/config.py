@@ -42,11 +42,15 @@ _PER_PROCESS = ("data.dir", "data.prefetch", "data.workers")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Fields of earlier versions, by task: the old name and the present one.
 RENAMED = {"text_classification": {"data.held_out": "data.validation"}}
-# Fields that earlier versions lack, by task, with the value that splits data as then.
+# Fields that earlier versions lack, by task, with the value that acts as then.
 ADDED: dict[str, dict[str, Any]] = {
     "text_classification": {"data.validation": 0.0, "data.test": 0.0},
     "translation": {"data.validation": None, "data.test": None},
-    "summarization": {"data.validation": None, "data.test": None},
+    "summarization": {
+        "data.validation": None,
+        "data.test": None,
+        "eval.rouge_tokenizer": "english",
+    },
 }
 # log.every also takes seconds.
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s|seconds?)")

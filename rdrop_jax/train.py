@@ -100,7 +100,7 @@ def check(config: ConfigDict, workdir: Path) -> ConfigDict:
     """
     paths.local("--workdir", workdir)
     paths.check_config(config)
-    config = ready.completed(config)
+    config = workdir_lib.resumed(ready.completed(config), workdir)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.begun(workdir):
         families.check(config)

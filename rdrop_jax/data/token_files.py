@@ -22,6 +22,7 @@ from rdrop_jax.errors import InputError
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
+HELD_OUT = ("validation", "test")
 _CHUNK = 10_000
 
 
@@ -33,11 +34,13 @@ class Split:
       ids: of the whole text, ends of lines included.
       words: in the text, counting the end of each line as one.
       characters: in the text, counting the end of each line as one.
+      lines: the text, of held-out splits; None if it is not kept.
     """
 
     ids: Int[np.ndarray, " tokens"]
     words: int
     characters: int
+    lines: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
         return f"Split({len(self.ids)} tokens)"
@@ -58,13 +61,16 @@ class Corpus:
     provenance: Mapping[str, str]
 
 
-def encode(vocabulary: Vocabulary, lines: Iterable[str], origin: str) -> Split:
+def encode(
+    vocabulary: Vocabulary, lines: Iterable[str], origin: str, *, keep: bool = False
+) -> Split:
     """A text as ids.
 
     Args:
       vocabulary: that it is told in.
       lines: the text.
       origin: what messages call it.
+      keep: keep the lines too, as answers to them need the characters of unknown words.
 
     Returns:
       The ids.
@@ -75,6 +81,7 @@ def encode(vocabulary: Vocabulary, lines: Iterable[str], origin: str) -> Split:
     """
     parts, words, characters = [np.zeros(0, np.int32)], 0, 0
     waiting: list[str] = []
+    kept: list[str] = []
 
     def flush() -> None:
         try:
@@ -87,6 +94,8 @@ def encode(vocabulary: Vocabulary, lines: Iterable[str], origin: str) -> Split:
 
     for line in lines:
         waiting.append(line)
+        if keep:
+            kept.append(line)
         words += len(line.split()) + 1
         characters += len(line) + 1
         if len(waiting) == _CHUNK:
@@ -95,7 +104,7 @@ def encode(vocabulary: Vocabulary, lines: Iterable[str], origin: str) -> Split:
     ids = np.concatenate(parts)
     if len(ids) < 2:
         raise InputError(f"{origin}: expected at least two tokens, found {len(ids)}")
-    return Split(ids, words, characters)
+    return Split(ids, words, characters, tuple(kept) if keep else None)
 
 
 def make(vocabulary: Vocabulary, texts: Mapping[str, Iterable[str]]) -> Corpus:
@@ -108,7 +117,10 @@ def make(vocabulary: Vocabulary, texts: Mapping[str, Iterable[str]]) -> Corpus:
     Returns:
       The corpus.
     """
-    splits = {name: encode(vocabulary, text, name) for name, text in texts.items()}
+    splits = {
+        name: encode(vocabulary, text, name, keep=name in HELD_OUT)
+        for name, text in texts.items()
+    }
     return Corpus(vocabulary, splits, _provenance(vocabulary, splits))
 
 
@@ -153,6 +165,9 @@ def save(corpus: Corpus, folder: Path, *, texts: bool = True) -> Path:
     if texts:
         for name, split in corpus.splits.items():
             (partial / f"{name}.bin").write_bytes(_bytes(split.ids))
+            if split.lines is not None:
+                content = "".join(f"{line}\n" for line in split.lines)
+                (partial / f"{name}.txt").write_bytes(content.encode())
     (partial / "index.json").write_text(json.dumps(index, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -192,9 +207,32 @@ def load(folder: Path, texts: Path | None = None) -> Corpus:
                 f"{file.stat().st_size}; make it again"
             )
         ids = np.memmap(file, "<i4", "r")
-        splits[name] = Split(ids, entry["words"], entry["characters"])
+        splits[name] = Split(
+            ids, entry["words"], entry["characters"], _lines(file, entry["characters"])
+        )
     vocabulary = vocabularies.parse(content.decode())
     return Corpus(vocabulary, splits, index["sha256"])
+
+
+def _lines(file: Path, characters: int) -> tuple[str, ...] | None:
+    """The text beside the ids of a split; None if there is none, as in older runs.
+
+    Raises:
+      InputError: the text of another split.
+    """
+    path = file.with_suffix(".txt")
+    if not path.is_file():
+        return None
+    try:
+        text = path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: expected UTF-8, found {error}") from error
+    if len(text) != characters:
+        raise InputError(
+            f"{path}: expected {characters} characters, found {len(text)}. Prepare the "
+            "text again"
+        )
+    return tuple(text.split("\n")[:-1])
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Tokens:
     """
 
     def __init__(self, kind: str, tokens: Sequence[str]) -> None:
-        self._kind, self._tokens = kind, list(tokens)
+        self.kind, self._tokens = kind, list(tokens)
         self._ids = {token: i for i, token in enumerate(self._tokens)}
         if len(self._ids) < len(self._tokens):
             twice, _ = Counter(self._tokens).most_common(1)[0]
@@ -84,12 +84,12 @@ class Tokens:
         """
         found = []
         for line in lines:
-            tokens = line.split() if self._kind == "words" else line
+            tokens = line.split() if self.kind == "words" else line
             ids = [self._ids.get(token, self.unknown) for token in tokens]
             if None in ids:
                 token = tokens[ids.index(None)]
                 raise InputError(
-                    f"expected {self._kind} of the vocabulary, which has no "
+                    f"expected {self.kind} of the vocabulary, which has no "
                     f"{UNKNOWN}, found {token!r} in {line[:60]!r}"
                 )
             found.append([i for i in ids if i is not None])
@@ -98,7 +98,7 @@ class Tokens:
     def decode(self, ids: Iterable[int]) -> str:
         """Words with spaces between them, or characters."""
         tokens = [self._tokens[i] for i in ids]
-        if self._kind == "characters":
+        if self.kind == "characters":
             return "".join(tokens)
         lines = itertools.groupby(tokens, lambda token: token == END)
         parts = ("\n" * len(list(run)) if end else " ".join(run) for end, run in lines)
@@ -106,7 +106,7 @@ class Tokens:
 
     def dump(self) -> str:
         """JSON."""
-        value = {"kind": self._kind, "tokens": self._tokens}
+        value = {"kind": self.kind, "tokens": self._tokens}
         return json.dumps(value, ensure_ascii=False)
 
 

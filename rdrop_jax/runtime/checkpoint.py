@@ -6,9 +6,10 @@ the data position; nothing else is stored. A checkpoint is finished when it is s
 """
 
 import contextlib
+import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -77,7 +78,9 @@ class Checkpoints:
         self._last = 0
 
     def _opened(self, read_only: bool) -> ocp.CheckpointManager:
-        with explained(self._folder):
+        # What orbax would set itself, with a warning, for a manager that only reads.
+        reading = {"create": False, "save_interval_steps": 0} if read_only else {}
+        with explained(self._folder), _without_note_on_reading():
             return ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
@@ -85,6 +88,7 @@ class Checkpoints:
                     cleanup_tmp_directories=not read_only,
                     read_only=read_only,
                     step_prefix="step",
+                    **reading,
                 ),
             )
 
@@ -312,6 +316,21 @@ class Checkpoints:
             stack.callback(self._manager.close)
             stack.callback(self._sealer.shutdown)
             self.wait()
+
+
+@contextlib.contextmanager
+def _without_note_on_reading() -> Iterator[None]:
+    """Drops orbax's warning that a read-only manager only reads."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return not str(record.msg).startswith("Given directory is read only")
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        logger.removeFilter(wanted)
 
 
 def _restore_args(item: Any, *, partial_restore: bool = False) -> Any:

@@ -13,6 +13,8 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import paths, seal
 from rdrop_jax.runtime.disk import explained, read_json, write_json
 
+# Fields whose "auto" means, for a run with checkpoints, the value that it has.
+_KEPT = ("eval.bleu", "eval.rouge_tokenizer")
 _INIT, _DATA = "init.json", "data.json"
 _RESTORE = "Restore it from a copy, or use another workdir"
 
@@ -44,6 +46,24 @@ def check(config: ConfigDict, workdir: Path) -> None:
                 f"--workdir: {workdir} was begun with another config; take another "
                 "workdir, or the same values:\n  " + "\n  ".join(lines)
             )
+
+
+def resumed(config: ConfigDict, workdir: Path) -> ConfigDict:
+    """Return a config with the workdir's values of fields that are "auto" in it.
+
+    Args:
+      config: of the program.
+      workdir: of a run, or of none yet.
+    """
+    if not begun(workdir):
+        return config
+    stored, now = (config_lib.flatten(c) for c in (read(workdir), config))
+    kept = {n: stored[n] for n in _KEPT if now.get(n) == "auto" and n in stored}
+    if not kept:
+        return config
+    config = config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(kept)
+    return config.lock()
 
 
 def begun(workdir: Path) -> bool:

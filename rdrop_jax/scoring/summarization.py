@@ -7,9 +7,17 @@ import numpy as np
 from jaxtyping import Float
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.scoring import scripts
 
+# "english" is rouge-score's: a-z and 0-9 alone. "unicode" reads every script. "auto" is
+# "english", and refuses references that it cannot read.
+TOKENIZERS = ("auto", "english", "unicode")
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
+# Also after the full stops of Devanagari, Arabic, Ethiopic and, without space, of Han.
+_SENTENCE_UNICODE = re.compile(
+    r"(?<=[.!?\u0964\u0965\u061f\u06d4\u1362])\s+|(?<=[\u3002\uff01\uff1f])\s*"
+)
 
 
 def rouge_each(
@@ -17,17 +25,22 @@ def rouge_each(
     references: Sequence[Sequence[str]],
     *,
     stem: bool = True,
+    tokenizer: str = "english",
 ) -> dict[str, Float[np.ndarray, " documents"]]:
     """F1 of ROUGE-1, -2, -L and -Lsum of each document, from 0 to 100.
 
-    Words are lower-cased, anything but a-z and 0-9 parts them. Lsum is the union of
-    common subsequences of sentences, which end here where white space follows one of
-    ``.!?``, in summaries as in references.
+    Words are lower-cased. With ``english`` anything but a-z and 0-9 separates them, as
+    in rouge-score; with ``unicode`` they are those of `scripts.Words`. Lsum is the
+    union of common subsequences of sentences, which end here where white space follows
+    one of ``.!?``, in summaries as in references. With ``unicode`` they also end after
+    the full stops of other scripts.
 
     Args:
       summaries: one text per document.
       references: one or more per document; the best counts, for each score apart.
-      stem: reduce words of over three letters to their stems (Porter), as papers do.
+      stem: reduce words of over three letters to their stems (Porter), as papers do;
+        with ``unicode`` only words of a-z.
+      tokenizer: one of `TOKENIZERS`; "auto" is "english".
 
     Returns:
       The scores by the names of `NAMES`.
@@ -47,9 +60,15 @@ def rouge_each(
         )
     from rouge_score.rouge_scorer import RougeScorer  # seconds: nltk
 
-    scorer = RougeScorer(list(NAMES), use_stemmer=stem)
+    if tokenizer == "unicode":
+        words, ends = scripts.Words(stem=stem), _SENTENCE_UNICODE
+        scorer = RougeScorer(list(NAMES), tokenizer=words)
+    else:
+        scorer, ends = RougeScorer(list(NAMES), use_stemmer=stem), _SENTENCE
     rows = [
-        scorer.score_multi([sentences(text) for text in each], sentences(summary))
+        scorer.score_multi(
+            [ends.sub("\n", text) for text in each], ends.sub("\n", summary)
+        )
         for summary, each in zip(summaries, references, strict=True)
     ]
     return {
@@ -65,6 +84,32 @@ def sentences(text: str) -> str:
       'It is.\\nIs it?\\nYes 1.5 times'
     """
     return _SENTENCE.sub("\n", text)
+
+
+def misfit(references: Sequence[Sequence[str]], tokenizer: str) -> str:
+    """Return the problem of a tokenizer with the references; empty if there is none.
+
+    Args:
+      references: one or more per document.
+      tokenizer: one of `TOKENIZERS`.
+
+    Example:
+      >>> misfit([["the cat sat"]], "auto"), misfit([["आज"]], "unicode")
+      ('', '')
+      >>> misfit([["आज"]], "auto").partition(",")[0]
+      'eval.rouge_tokenizer: expected a tokenizer that reads the references'
+    """
+    if tokenizer == "unicode":
+        return ""
+    share = scripts.damaged(text for each in references for text in each)
+    if share <= scripts.LOST_WORDS:
+        return ""
+    return (
+        "eval.rouge_tokenizer: expected a tokenizer that reads the references, got "
+        "english, which drops all characters but a-z and 0-9 and so damages "
+        f"{max(share, 0.011):.0%} of their words. Set eval.rouge_tokenizer=unicode, or "
+        "english to score them all the same"
+    )
 
 
 def interval(
@@ -106,6 +151,7 @@ def rouge(
     *,
     stem: bool = True,
     samples: int = 1000,
+    tokenizer: str = "english",
 ) -> dict[str, float]:
     """Means of `rouge_each` over documents, and their intervals.
 
@@ -114,12 +160,14 @@ def rouge(
       references: as `rouge_each`.
       stem: as `rouge_each`.
       samples: of the bootstrap; 0 gives no intervals.
+      tokenizer: as `rouge_each`.
 
     Returns:
       ``rouge1`` and so on, each with ``rouge1_low`` and ``rouge1_high``, 95 %.
     """
     found: dict[str, float] = {}
-    for name, values in rouge_each(summaries, references, stem=stem).items():
+    each = rouge_each(summaries, references, stem=stem, tokenizer=tokenizer)
+    for name, values in each.items():
         found[name] = float(values.mean())
         if samples:
             low, high = interval(values, samples)

@@ -4,12 +4,49 @@ import re
 from collections.abc import Sequence
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.scoring import scripts
 
 # How `bleu` cuts words. "none" takes the words as they are: the tokenised BLEU of
 # papers (multi-bleu.perl) where text is tokenised already. "compound" also splits
 # hyphened compounds on both sides first, as fairseq's compound_split_bleu.sh does.
 TOKENIZE = ("13a", "intl", "zh", "char", "none", "compound")
+# A config may also have "auto", the one that fits the target language.
+AUTO = "auto"
 _COMPOUND = re.compile(r"(\S)-(\S)")
+
+
+def chosen(tokenize: str, language: str) -> str:
+    """Return the tokenizer of BLEU: ``tokenize``, or for "auto" the language's.
+
+    Example:
+      >>> chosen("auto", "zh-CN"), chosen("13a", "zh-CN")
+      ('zh', '13a')
+    """
+    return scripts.bleu_tokenizer(language) if tokenize == AUTO else tokenize
+
+
+def misfit(references: Sequence[str], tokenize: str, language: str) -> str:
+    """Return the problem of a tokenizer with the references; empty if there is none.
+
+    Args:
+      references: of a split.
+      tokenize: one of `TOKENIZE` or "auto".
+      language: of the references.
+
+    Example:
+      >>> misfit(["ein Haus"], "auto", "de"), misfit(["一座房子"], "auto", "zh")
+      ('', '')
+    """
+    used = chosen(tokenize, language)
+    share = scripts.unsplit(references, used)
+    if not share:
+        return ""
+    return (
+        f"eval.bleu: expected a tokenizer that splits the references, got {used} for "
+        f"references with {share:.0%} of their letters in a script without spaces. Set "
+        "eval.bleu=zh for Chinese, eval.bleu=char for other languages, or eval.bleu="
+        "none if the text is split into words already"
+    )
 
 
 def scores(

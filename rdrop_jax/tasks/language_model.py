@@ -27,10 +27,12 @@ from rdrop_jax.models.outputs import nll
 from rdrop_jax.tasks.base import Evaluator, ExampleScores, Task
 from rdrop_jax.tasks.language_config import check, make_loss, make_model, out_axes
 from rdrop_jax.tasks.text_generation import (
+    SplitLines,
     Sums,
     TextGenerator,
     make_predictor,
     nll_of_windows,
+    split_lines,
 )
 
 FOLDER = "text"
@@ -61,8 +63,8 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     sums = functools.cache(functools.partial(make_sums, forward))
     generator = TextGenerator(config, module, vocabulary)
 
-    def lines(name: str) -> list[str]:
-        return vocabulary.decode(split(corpus, name).ids).split("\n")
+    def lines(name: str) -> SplitLines:
+        return split_lines(split(corpus, name), vocabulary)
 
     return Task(
         init=functools.partial(init_params, module),
@@ -80,7 +82,9 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             )
             for name in token_files.SPLITS
         },
-        predictor=lambda mesh: make_predictor(generator, sums(mesh), mesh, lines),
+        predictor=lambda mesh: make_predictor(
+            generator, sums(mesh), make_each(forward, mesh), mesh, lines
+        ),
         examples={
             name: functools.partial(
                 make_examples, config, sums, corpus, vocabulary.end, name
@@ -150,6 +154,17 @@ def make_sums(forward: Forward, mesh: Mesh) -> Sums:
         return jnp.sum(jnp.where(batch["where"], each, 0.0), axis=1)
 
     return sums
+
+
+def make_each(forward: Forward, mesh: Mesh) -> Sums:
+    """Minus the log-probability of each token that counts, 0 elsewhere."""
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def each(params: Params, batch: Batch) -> jax.Array:
+        found = nll(forward(params, batch, None), batch["labels"])
+        return jnp.where(batch["where"], found, 0.0)
+
+    return each
 
 
 def make_nll(

@@ -1,5 +1,6 @@
 """Scores of a translator on whole splits, and a few of its answers to read."""
 
+import sys
 from collections.abc import Callable
 
 import jax
@@ -36,6 +37,8 @@ def make_evaluator(
     tokens = int(target.lengths.sum())
     batches = _eval_batches(config, source, target)
     special = translator.vocabularies.target.special
+    if jax.process_index() == 0 and (problem := translator.misfit(texts)):
+        print(f"warning: {texts.origin}: {problem}", file=sys.stderr)
 
     @jax.jit
     def score(params: Params, batch: Batch) -> jax.Array:

@@ -25,7 +25,7 @@ from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.scoring import summarization as scoring
 from rdrop_jax.tasks import seq2seq
 from rdrop_jax.tasks.base import Task
-from rdrop_jax.tasks.fields import check_least
+from rdrop_jax.tasks.fields import check_choices, check_least
 from rdrop_jax.tasks.translator import (
     Answer,
     Translator,
@@ -100,6 +100,10 @@ def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
     """Writes the vocabulary of a run in its workdir, before its first step."""
     check(config)
+    if not begun and config.eval.rouge_tokenizer == "auto":
+        pairs = summary_sets.find(config.data).splits["validation"]()
+        if problem := scoring.misfit(pairs.targets, "auto"):
+            raise InputError(problem)
     tokenizers.ensure(workdir, lambda: make_vocabulary(config), begun=begun)
 
 
@@ -111,6 +115,7 @@ def check(config: ConfigDict) -> None:
     """
     seq2seq.check(config)
     data, score, positions = config.data, config.eval, config.model.max_positions
+    check_choices({"eval.rouge_tokenizer": (score.rouge_tokenizer, scoring.TOKENIZERS)})
     least = {
         "data.max_target_length": (data.max_target_length, 3),
         "data.max_length": (data.max_length, 3),
@@ -196,13 +201,19 @@ def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
 
     def each(answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
         texts = [answer.texts[0] for answer in answers]
-        found = scoring.rouge_each(texts, pairs.targets, stem=score.stem)
+        found = scoring.rouge_each(
+            texts, pairs.targets, stem=score.stem, tokenizer=score.rouge_tokenizer
+        )
         return {name: values.tolist() for name, values in found.items()}
 
     def scores(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
         texts = [answer.texts[0] for answer in answers]
         found = scoring.rouge(
-            texts, pairs.targets, stem=score.stem, samples=score.bootstrap
+            texts,
+            pairs.targets,
+            stem=score.stem,
+            samples=score.bootstrap,
+            tokenizer=score.rouge_tokenizer,
         )
         return found | {"at_max_length": float(sum(a.cut_short for a in answers))}
 
@@ -224,6 +235,7 @@ def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
         score=scores,
         score_each=each,
         read=lambda text: " ".join(text.split()),
+        misfit=lambda pairs: scoring.misfit(pairs.targets, score.rouge_tokenizer),
         unit="document",
         empty=("empty document: no summary",),
         cut_short=(f"the summary reached eval.max_length={score.max_length} tokens",),
@@ -251,6 +263,11 @@ def signature(config: ConfigDict) -> str:
     from importlib.metadata import version
 
     stem = "stem" if config.eval.stem else "no stem"
+    if config.eval.rouge_tokenizer == "unicode":
+        return (
+            f"rouge-score {version('rouge-score')}, F1, {stem}, best reference, "
+            "Unicode words, sentences end at .!? and their like"
+        )
     return (
         f"rouge-score {version('rouge-score')}, F1, {stem}, best reference, sentences "
         "end at .!?"

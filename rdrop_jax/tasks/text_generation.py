@@ -9,13 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Batch, Params
 from rdrop_jax.data.batches import Row, Rows, eval_batches
 from rdrop_jax.data.blocks import Windows
-from rdrop_jax.data.vocabularies import Vocabulary
+from rdrop_jax.data.token_files import Split
+from rdrop_jax.data.vocabularies import UNKNOWN, Tokens, Vocabulary
 from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.decoding.sample import sample
 from rdrop_jax.errors import InputError
@@ -116,11 +117,11 @@ class TextGenerator:
 
 def nll_of_windows(
     sums: Sums, mesh: Mesh, params: Params, windows: Rows, batch_size: int
-) -> Float[np.ndarray, " rows"]:
+) -> Float[np.ndarray, "rows *tokens"]:
     """Minus the log-probability of what counts in each window, in nats.
 
     Args:
-      sums: of a batch of windows.
+      sums: of a batch of windows, or of each of their tokens.
       mesh: where they are computed.
       params: of the model.
       windows: as `rdrop_jax.data.blocks.Windows`.
@@ -155,14 +156,52 @@ class _Many:
         return text[i]
 
 
+class SplitLines(list[str]):
+    """Lines of a split, with the ids of the text that they are.
+
+    Args:
+      lines: the text.
+      ids: of the text, ends of lines included.
+      stored: the lines are the text itself, not decoded from its ids.
+    """
+
+    def __init__(
+        self, lines: Iterable[str], ids: Int[np.ndarray, " tokens"], *, stored: bool
+    ) -> None:
+        super().__init__(lines)
+        self.ids, self.stored = ids, stored
+
+
+def split_lines(split: Split, vocabulary: Vocabulary) -> SplitLines:
+    """Return the lines of a split.
+
+    Args:
+      split: of a text. If it was stored without its lines, they come from its ids, and
+        unknown tokens are ``<unk>``.
+      vocabulary: of its ids.
+    """
+    if split.lines is not None:
+        return SplitLines(split.lines, split.ids, stored=True)
+    lines = vocabulary.decode(split.ids.tolist()).split("\n")[:-1]
+    return SplitLines(lines, split.ids, stored=False)
+
+
 def make_predictor(
-    generator: TextGenerator, sums: Sums, mesh: Mesh, rows: Callable[[str], list[str]]
+    generator: TextGenerator,
+    sums: Sums,
+    each: Sums,
+    mesh: Mesh,
+    rows: Callable[[str], SplitLines],
 ) -> Predictor:
     """Continuations or scores of lines, as ``eval.predict`` says.
+
+    Lines of a split are scored as `evaluate` does, with the text before them as
+    context; other lines each alone.
 
     Args:
       generator: of continuations.
       sums: of a batch of windows.
+      each: of a batch of windows, for each token.
       mesh: where scores are computed.
       rows: lines of a split.
 
@@ -176,6 +215,9 @@ def make_predictor(
     }[config.eval.predict]
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        if isinstance(inputs, SplitLines) and config.eval.predict == "score":
+            yield from _score_split(config, vocabulary, each, mesh, params, inputs)
+            return
         lines, number = iter(inputs), 0
         while chunk := list(itertools.islice(lines, config.eval.batch_size)):
             for line in chunk:
@@ -227,15 +269,63 @@ def _score(
     each = nll_of_windows(sums, mesh, params, _Many(windows), score.batch_size)
     ends = np.cumsum([len(w) for w in windows])
     for line, text, part in zip(lines, texts, np.split(each, ends[:-1]), strict=True):
-        nll = float(part.sum())
-        answer = {
-            "text": line,
-            "log_prob": round(-nll, 4),
-            "perplexity": round(math.exp(min(nll / (len(line.split()) + 1), 700.0)), 4),
-            "bits_per_character": round(nll / math.log(2) / (len(line) + 1), 4),
-            "tokens": len(text),
-        }
-        unknown = int(np.sum(text == vocabulary.unknown))
-        if unknown:
-            answer["notes"] = [f"{unknown} tokens are not in the vocabulary"]
+        yield _scored(vocabulary, line, text, float(part.sum()))
+
+
+def _score_split(
+    config: ConfigDict,
+    vocabulary: Vocabulary,
+    each: Sums,
+    mesh: Mesh,
+    params: Params,
+    lines: SplitLines,
+) -> Iterator[dict[str, Any]]:
+    """Scores of the lines of a text, which add up to those of the text."""
+    score, ids = config.eval, lines.ids
+    windows = Windows(ids, score.block_size, score.context, vocabulary.end)
+    found = nll_of_windows(each, mesh, params, windows, score.batch_size)
+    # Window w scores the tokens from w * (block_size - context) on, its last ones.
+    new = score.block_size - score.context
+    nll = np.zeros(len(ids))
+    for row, part in enumerate(found):
+        start = row * new
+        first = min(start, score.context)
+        count = min(new, len(ids) - start)
+        nll[start : start + count] = part[first : first + count]
+    ends = np.flatnonzero(np.asarray(ids) == vocabulary.end) + 1
+    for line, start, end in zip(lines, [0, *ends[:-1]], ends, strict=True):
+        part = float(nll[start:end].sum())
+        answer = _scored(vocabulary, line, ids[start:end], part)
+        if "notes" in answer and not lines.stored:
+            unknown = int(np.sum(ids[start:end] == vocabulary.unknown))
+            answer["notes"] = [
+                f"{unknown} tokens are {UNKNOWN}: the run has no characters of them"
+            ]
         yield answer
+
+
+def _scored(
+    vocabulary: Vocabulary, line: str, ids: Int[np.ndarray, " tokens"], nll: float
+) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "text": line,
+        "log_prob": round(-nll, 4),
+        "perplexity": round(math.exp(min(nll / (len(line.split()) + 1), 700.0)), 4),
+        "bits_per_character": round(nll / math.log(2) / (len(line) + 1), 4),
+        "tokens": len(ids),
+    }
+    unknown = int(np.sum(np.asarray(ids) == vocabulary.unknown))
+    # A word "<unk>" in the text is a token of the vocabulary of words.
+    written = line.split().count(UNKNOWN) if _has_words(vocabulary) else 0
+    notes = []
+    if unknown > written:
+        notes.append(f"{unknown - written} tokens are not in the vocabulary")
+    if unknown and written:
+        notes.append(f"{written} tokens are {UNKNOWN} in the text")
+    if notes:
+        answer["notes"] = notes
+    return answer
+
+
+def _has_words(vocabulary: Vocabulary) -> bool:
+    return isinstance(vocabulary, Tokens) and vocabulary.kind == "words"

@@ -68,7 +68,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             ),
             sample=lambda source, answer, target: f"{source} -> {answer} ({target})",
             scores=SCORES,
-            signatures=lambda: scoring.signatures(["a"], ["a"], config.eval.bleu),
+            signatures=lambda: scoring.signatures(["a"], ["a"], bleu(config)),
         ),
     )
 
@@ -83,16 +83,17 @@ def make_ways(config: ConfigDict) -> Ways:
         return 0, min(longest - 1, most)
 
     shown = moses.make_detokenize(data.target) if data.moses else str
+    used = bleu(config)
 
     def scores(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
         hypotheses, references = [a.texts[0] for a in answers], pairs.target
         if data.lowercase:
             references = [text.lower() for text in references]
-        if score.bleu not in ("none", "compound"):
+        if used not in ("none", "compound"):
             hypotheses, references = (
                 [shown(text) for text in side] for side in (hypotheses, references)
             )
-        return scoring.scores(hypotheses, references, score.bleu)
+        return scoring.scores(hypotheses, references, used)
 
     return Ways(
         options=Options(
@@ -110,15 +111,25 @@ def make_ways(config: ConfigDict) -> Ways:
         prepare=str.lower if data.lowercase else str,
         read=moses.make_tokenize(data.source) if data.moses else str,
         shown=shown,
+        misfit=lambda pairs: scoring.misfit(pairs.target, score.bleu, data.target),
     )
+
+
+def bleu(config: ConfigDict) -> str:
+    """Return the tokenizer of BLEU that a config means."""
+    return scoring.chosen(config.eval.bleu, config.data.target)
 
 
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
     """Makes the vocabularies of a run before its first step, in its workdir."""
     check(config)
+    data = config.data
+    if not begun and config.eval.bleu == scoring.AUTO:
+        pairs = pair_sets.find(data).splits["validation"]()
+        if problem := scoring.misfit(pairs.target, config.eval.bleu, data.target):
+            raise InputError(problem)
 
     def make() -> Vocabularies:
-        data = config.data
         return make_vocabularies(config, lambda n: pair_sets.find(data).splits[n]())
 
     tokenizers.ensure(workdir, make, begun=begun)
@@ -133,7 +144,7 @@ def check(config: ConfigDict) -> None:
     seq2seq.check(config)
     data, score = config.data, config.eval
     choices = {
-        "eval.bleu": (score.bleu, scoring.TOKENIZE),
+        "eval.bleu": (score.bleu, (scoring.AUTO, *scoring.TOKENIZE)),
         "model.share": (config.model.share, ("all", "decoder", "none")),
     }
     check_choices(choices)

@@ -59,6 +59,8 @@ class Ways(NamedTuple):
       prepare: a text of the data as the model reads it.
       read: a user's text in the form of the data.
       shown: a target in the form that users expect.
+      misfit: the problem of the scores with the references of pairs; empty if there
+        is none.
       unit: what messages call a source.
       empty: note on a source without any text; none where it says itself.
       cut_short: note on an answer as long as it may be; none where that is usual.
@@ -72,6 +74,7 @@ class Ways(NamedTuple):
     prepare: Callable[[str], str] = str
     read: Callable[[str], str] = str
     shown: Callable[[str], str] = str
+    misfit: Callable[[Pairs], str] = lambda pairs: ""
     unit: str = "sentence"
     empty: tuple[str, ...] = ()
     cut_short: tuple[str, ...] = ()
@@ -97,7 +100,7 @@ class Translator:
         self._config, self.vocabularies, self._ways = config, vocabularies, ways
         self._search = make_search(config, module, ways)
         self.read, self.shown = ways.read, ways.shown
-        self.score = ways.score
+        self.score, self.misfit = ways.score, ways.misfit
 
     def score_each(self, answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
         """Scores of each example."""
