@@ -186,14 +186,19 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[st
 def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a workdir, of this or an earlier version, with present fields."""
     task = stored["task"]
-    data = dict(stored.get("data", {}))
+    config = {
+        name: dict(part) if isinstance(part, Mapping) else part
+        for name, part in stored.items()
+    }
     for old, new in RENAMED.get(task, {}).items():
-        value = data.pop(old.removeprefix("data."), None)
+        group, _, name = old.partition(".")
+        value = config.get(group, {}).pop(name, None)
         if value is not None:
-            data[new.removeprefix("data.")] = float(value)
-    for name, value in ADDED.get(task, {}).items():
-        data.setdefault(name.removeprefix("data."), value)
-    return {**stored, "data": data}
+            config[group][new.removeprefix(f"{group}.")] = float(value)
+    for added, value in ADDED.get(task, {}).items():
+        group, _, name = added.partition(".")
+        config.setdefault(group, {}).setdefault(name, value)
+    return config
 
 
 def differences(

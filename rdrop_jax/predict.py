@@ -1,8 +1,8 @@
 """python -m rdrop_jax.predict --workdir runs/vit --input photo.jpg more_photos/
 
 One line per input: for translations, summaries and continued text a line of text, else
-JSON, as the label of an image or text, its name and probability, all probabilities, and
-for image files which one. --json and --n_best give JSON for text too. A language model
+JSON: the number of the input, the input, its label and probability, and all
+probabilities. --json and --n_best give JSON for text too. A language model
 goes on where a line ends, or with --mode score says how probable it is.
 """
 
@@ -33,14 +33,18 @@ def load(
       mode: of a language model, "generate" or "score"; None takes the run's own.
 
     Returns:
-      Inputs of the task to answers: for images, arrays [height, width, channels] of
-      pixels from 0 to 255 to ``{"label", "probability", "probabilities"}``; the same
-      for classes of texts or pairs of them; for translation and summarization, texts
-      to ``{"source", "text", "score"}``; for language models, texts to ``{"prompt",
-      "text"}`` or ``{"text", "log_prob", "perplexity", ...}``.
+      Lists of inputs of the task to answers. For images, arrays [height, width,
+      channels] of pixels from 0 to 255, or paths, to ``{"row", "input", "label", "id",
+      "probability", "probabilities"}``; the same for classes of texts or pairs of
+      them. ``row`` counts inputs from 0; ``input`` is the text, the pair or the path,
+      absent for arrays; ``label`` is the name of the class, its id as text if it has
+      none; ``probabilities`` is by name. For sets of labels, ``label`` is a list
+      of names; for numbers, a number; for an empty text, None. For translation and
+      summarization, texts to ``{"source", "text", "score"}``; for language models,
+      texts to ``{"prompt", "text"}`` or ``{"text", "log_prob", "perplexity", ...}``.
 
     Raises:
-      InputError: no such run or checkpoint.
+      InputError: no such run or checkpoint; inputs that are no list.
     """
     config = workdir_lib.read(paths.local("--workdir", workdir))
     if mode is not None:
@@ -49,7 +53,9 @@ def load(
 
     run = open_run(Path(workdir), checkpoint, config)
     predictor = run.task.predictor(run.mesh)
-    return lambda inputs: list(predictor.run(run.params, inputs))
+    from rdrop_jax.tasks.answers import check_list
+
+    return lambda inputs: list(predictor.run(run.params, check_list(inputs)))
 
 
 def main(argv: Sequence[str]) -> None:

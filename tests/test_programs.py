@@ -49,8 +49,11 @@ def test_predict_answers_on_every_way_in(trained, tmp_path):
     assert code == 0, err
     answers = [json.loads(line) for line in out.splitlines()]
     assert len(answers) == 360
-    assert sum(answers[0]["probabilities"]) == pytest.approx(1.0, abs=1e-4)
-    assert answers[0]["probability"] == max(answers[0]["probabilities"])
+    chances = answers[0]["probabilities"]
+    assert sum(chances.values()) == pytest.approx(1.0, abs=1e-4)
+    assert answers[0]["probability"] == max(chances.values())
+    assert answers[0]["label"] == str(answers[0]["id"]) == answers[0]["name"]
+    assert [a["row"] for a in answers] == list(range(360))
 
     lines = "".join(json.dumps(image[..., 0].tolist()) + "\n" for image in images)
     code, out, err = run("predict", "--workdir", workdir, text=lines)
@@ -65,8 +68,8 @@ def test_predict_answers_on_every_way_in(trained, tmp_path):
 
     model = load(workdir)
     np.testing.assert_allclose(
-        [a["probabilities"] for a in model(images)],
-        [a["probabilities"] for a in answers[:5]],
+        [list(a["probabilities"].values()) for a in model(images)],
+        [list(a["probabilities"].values()) for a in answers[:5]],
         atol=2e-6,
     )
     assert model([]) == []

@@ -72,8 +72,7 @@ def _tables(files: list[Path]) -> Iterator[tuple[str, str, str]]:
         parts = [
             path
             for path in files
-            if path.name.startswith((split, split[:3] + "."))
-            and path.name.removesuffix(".gz").endswith(tables.KINDS)
+            if path.name.startswith((split, split[:3] + ".")) and tables.is_table(path)
         ]
         if not parts:
             raise InputError(

@@ -1,6 +1,8 @@
 """Lines of UTF-8 text from files, gzipped or not, and from streams. Needs no jax."""
 
 import gzip
+import json
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,48 +11,175 @@ from typing import Any
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
 
+# Bytes of the longest line.
+LONGEST = 64 * 2**20
+# A gzip file may unpack to this many bytes, plus its size times the ratio.
+_UNPACKED, _RATIO = 64 * 2**20, 250
+_LONE = re.compile("[\ud800-\udfff]")
+
 
 def read(path: Path) -> Iterator[str]:
-    """Lines of a text file, gunzipped where its name ends in .gz, without their ends.
+    """Lines of a text file, gunzipped if its name ends in .gz, without their ends.
 
-    Only newlines part lines: U+2028 and its like stay inside.
+    Only newlines separate lines: U+2028, U+0085 and form feeds stay inside.
 
     Raises:
-      InputError: a file that cannot be read or is damaged, a git-lfs pointer, or a line
-        that is not UTF-8.
+      InputError: a file that cannot be read or is damaged, a git-lfs pointer, a line that
+        is not UTF-8 or too long, or a gzip file that unpacks to far more than text does.
     """
     lfs.check(path)
-    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    zipped = path.suffix.lower() == ".gz"
+    opener: Callable[..., Any] = gzip.open if zipped else open
     try:
+        most = _UNPACKED + _RATIO * path.stat().st_size if zipped else None
         with opener(path, "rb") as file:
-            yield from decoded(file, str(path))
+            yield from decoded(file, str(path), most)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
 
-def decoded(file: Iterable[bytes], origin: str) -> Iterator[str]:
+def decoded(
+    file: Iterable[bytes], origin: str, most: int | None = None
+) -> Iterator[str]:
     """Lines of an open file as text, without their ends.
 
     Args:
-      file: lines of bytes; the first may begin with a byte order mark.
-      origin: what messages call it.
+      file: open for bytes, or lines of bytes; the first may begin with a byte order
+        mark.
+      origin: name of the file in messages.
+      most: bytes that the lines may have together; None sets no limit.
 
     Raises:
-      InputError: a line that is not UTF-8; names it.
+      InputError: names a line that is not UTF-8 or too long.
     """
-    for number, line in enumerate(file, 1):
+    total = 0
+    for number, line in enumerate(_split(file), 1):
+        where = place(origin, number)
+        total += len(line)
+        if len(line) > LONGEST:
+            raise InputError(
+                f"{where}: expected at most {LONGEST} bytes in a line, found more. "
+                "Split the line."
+            )
+        if most is not None and total > most:
+            raise InputError(
+                f"{where}: expected text that unpacks to at most {most} bytes, found "
+                "more. Unpack the file first if it is yours."
+            )
+        _check_encoding(line, where, number == 1)
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise InputError(
-                f"{place(origin, number)}: expected UTF-8, found byte "
+                f"{where}: expected UTF-8, found byte "
                 f"{line[error.start]:#04x} at position {error.start}"
             ) from error
         yield text.rstrip("\r\n")
 
 
+def _split(file: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines, read no further than the limit allows."""
+    readline = getattr(file, "readline", None)
+    if readline is None:
+        yield from file
+        return
+    while line := readline(LONGEST + 1):
+        yield line
+
+
+def _check_encoding(line: bytes, where: str, first: bool) -> None:
+    marked = first and line.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if marked or 4 * line.count(0) > max(len(line), 4):
+        raise InputError(
+            f"{where}: expected UTF-8, found UTF-16 or UTF-32. Convert the file: "
+            "`iconv -f UTF-16 -t UTF-8`."
+        )
+    if first and not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
+        raise InputError(
+            f"{where}: expected lines that end in LF or CRLF, found CR alone. Convert "
+            "the file: `tr '\\r' '\\n'`."
+        )
+
+
+def clean(text: str) -> str:
+    """A text in which U+FFFD replaces every lone surrogate.
+
+    JSON allows half of a surrogate pair, which UTF-8 and tokenizers do not.
+
+    Example:
+      >>> clean("cut " + chr(0xD83D))
+      'cut \ufffd'
+    """
+    if text.isascii() or not _LONE.search(text):
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def clean_value(value: Any) -> Any:
+    """A JSON value with `clean` applied to every text in it."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list | tuple):
+        return [clean_value(item) for item in value]
+    if isinstance(value, dict):
+        return {clean_value(key): clean_value(item) for key, item in value.items()}
+    return value
+
+
+def parse_json(line: str, where: str) -> Any:
+    """The JSON value of a line, its texts cleaned.
+
+    Args:
+      line: text.
+      where: name of the line in messages.
+
+    Raises:
+      InputError: no JSON, a key that an object has twice, or nesting that is too deep.
+    """
+    try:
+        return clean_value(
+            json.loads(
+                line, object_pairs_hook=lambda pairs: _unique_pairs(pairs, where)
+            )
+        )
+    except InputError:
+        raise
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: expected JSON, found {line[:40]!r}") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise InputError(
+            f"{where}: expected JSON with integers of at most 4300 digits, found "
+            f"{line[:40]!r}"
+        ) from error
+    except RecursionError as error:
+        raise InputError(
+            f"{where}: expected JSON that is nested less deeply, found {line[:40]!r}"
+        ) from error
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        check_unique([key for key, _ in pairs], where)
+    return found
+
+
+def check_unique(columns: list[str], where: str) -> None:
+    """Refuses columns of one name.
+
+    Raises:
+      InputError: names the column.
+    """
+    twice = next((c for c in columns if columns.count(c) > 1), None)
+    if twice is not None:
+        raise InputError(
+            f"{where}: expected every column once, found {twice!r} "
+            f"{columns.count(twice)} times. Rename or remove one of them."
+        )
+
+
 def place(origin: str, number: int) -> str:
-    """What messages call a line; the first is 1."""
+    """Name of a line in messages; the first is 1."""
     return f"{origin}, line {number}"
 
 

@@ -63,7 +63,7 @@ def find(path: Path, source: str, target: str, field: str = "data") -> tuple[Pat
     Raises:
       InputError: a file is not there.
     """
-    if path.name.removesuffix(".gz").endswith(tables.KINDS):
+    if tables.is_table(path):
         return (_there(path, field),)
     return tuple(_there(Path(f"{path}.{name}"), field) for name in (source, target))
 
@@ -86,7 +86,7 @@ def read(
       columns: of source and target in a table; in one without a header, numbers from 0.
 
     Returns:
-      The pairs, stripped of white space around them.
+      The pairs, with single spaces alone between words.
 
     Raises:
       InputError: names the line that is not UTF-8 or has no such column, or the counts
@@ -115,7 +115,7 @@ def _some(pairs: Pairs) -> Pairs:
 
 def _read_text(source: Path, target: Path) -> Pairs:
     one, other = (
-        [line.strip() for line in lines.read(path)] for path in (source, target)
+        [one_line(line) for line in lines.read(path)] for path in (source, target)
     )
     counts = [len(one), len(other)]
     if counts[0] != counts[1]:
@@ -146,8 +146,19 @@ def texts(path: Path, columns: Sequence[str]) -> Iterator[list[list[str]]]:
     header = not (tsv and all(map(str.isdecimal, columns)))
     for row in tables.read(path, header=header):
         found = [_texts_of(row, column, hint if header else "") for column in columns]
-        # Texts of JSON may hold newlines.
-        yield [[t.strip() if tsv else " ".join(t.split()) for t in x] for x in found]
+        yield [[one_line(text) for text in each] for each in found]
+
+
+def one_line(text: str) -> str:
+    """A text as training and prediction read it, from every kind of file.
+
+    Single spaces replace white space, newlines included, and U+FFFD lone surrogates.
+
+    Example:
+      >>> one_line(" two  words ")
+      'two words'
+    """
+    return " ".join(lines.clean(text).split())
 
 
 def _texts_of(row: tables.Row, column: str, hint: str) -> list[str]:

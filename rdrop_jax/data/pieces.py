@@ -19,6 +19,7 @@ from tokenizers import (
     trainers,
 )
 
+from rdrop_jax.data.lines import clean
 from rdrop_jax.data.tokenizer_files import BYTES, WORDPIECE, as_bert, as_roberta
 from rdrop_jax.data.tokenizer_files import NAME as NAME
 from rdrop_jax.data.tokenizer_files import find as find
@@ -36,6 +37,7 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     Returns:
       The tokenizer, with BERT's template for one text and for two.
     """
+    texts = [clean(text) for text in texts]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -74,7 +76,7 @@ def train_bytes(texts: Sequence[str], vocab_size: int) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator([clean(text) for text in texts], trainer)
     return as_roberta(tokenizer)
 
 
@@ -178,7 +180,9 @@ def encode(
       The ids.
     """
     tokenizer.enable_truncation(max_length, strategy="longest_first")
-    pairs = list(first) if second is None else list(zip(first, second, strict=True))
+    pairs: list[Any] = [clean(text) for text in first]
+    if second is not None:
+        pairs = list(zip(pairs, map(clean, second), strict=True))
     ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
     lengths = []
     # In parts, of which the library's own objects are soon freed again.

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import docstrings, token_files, vocabularies
+from rdrop_jax.data import docstrings, tables, token_files, vocabularies
 from rdrop_jax.data.lines import read as read_lines
 from rdrop_jax.data.roots import root
 from rdrop_jax.data.token_files import SPLITS, Corpus
@@ -74,6 +74,7 @@ def files(data: ConfigDict) -> dict[str, Path]:
     for split, path in found.items():
         if not path.is_file():
             raise InputError(f"data.files.{split}: no file {str(path)!r}")
+        tables.check_text(path, f"data.files.{split}", tables=False)
     return found
 
 

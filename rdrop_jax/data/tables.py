@@ -12,6 +12,16 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
 
 KINDS = (".tsv", ".jsonl", ".parquet")
+# Formats of data and documents whose lines are no texts.
+_REFUSED = (
+    *(".csv", ".json", ".ndjson", ".jsonlines", ".xml", ".yaml", ".yml", ".html"),
+    *(".xlsx", ".xls", ".ods", ".arrow", ".feather", ".orc", ".avro", ".h5", ".hdf5"),
+    *(".npy", ".npz", ".pkl", ".pickle", ".sqlite", ".safetensors"),
+    *(".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
+    *(".pdf", ".docx", ".doc", ".odt", ".rtf", ".jpg", ".jpeg", ".png", ".gif"),
+)
+# Rows of a parquet file that are in memory at a time.
+_PARQUET_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,42 @@ def kind(path: Path) -> str:
     Raises:
       InputError: none of `KINDS`.
     """
-    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    suffix = _suffix(path)
     if suffix not in KINDS:
         raise InputError(
             f"{path}: expected one of {', '.join(KINDS)}, found {suffix!r}"
         )
     return suffix
+
+
+def _suffix(path: Path) -> str:
+    name = Path(path.name.lower())
+    return name.with_suffix("").suffix if name.suffix == ".gz" else name.suffix
+
+
+def is_table(path: Path) -> bool:
+    """Tells tables from files of plain lines; capital letters do not matter."""
+    return _suffix(path) in KINDS
+
+
+def check_text(path: Path, field: str, *, tables: bool = True) -> None:
+    """Refuses files of known formats other than lines of text.
+
+    Args:
+      path: file.
+      field: name of the option in messages.
+      tables: also take files of `KINDS`.
+
+    Raises:
+      InputError: a file of such a format.
+    """
+    suffix = _suffix(path)
+    if suffix in _REFUSED or (suffix in KINDS and not tables):
+        taken = f"{', '.join(KINDS)}, or a text per line (.txt)" if tables else ".txt"
+        raise InputError(
+            f"{field}: expected {taken}, each also as .gz, found {path}. Convert the "
+            "file, or rename it to .txt if its lines are the texts."
+        )
 
 
 def read(path: Path, *, header: bool = True) -> Iterator[Row]:
@@ -75,6 +115,7 @@ def _tsv(found: Iterable[tuple[str, str]], header: bool) -> Iterator[Row]:
             yield Row(place, {str(i): value for i, value in enumerate(values)})
         elif columns is None:
             columns = values
+            lines.check_unique(columns, place)
         elif len(values) != len(columns):
             raise InputError(
                 f"{place}: expected {len(columns)} columns, as the first line has, "
@@ -88,10 +129,7 @@ def _jsonl(found: Iterable[tuple[str, str]]) -> Iterator[Row]:
     for place, line in found:
         if not line.strip():
             continue
-        try:
-            fields = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{place}: expected JSON, found {line[:40]!r}") from error
+        fields = lines.parse_json(line, place)
         if not isinstance(fields, dict):
             raise InputError(f"{place}: expected a JSON object, found {line[:40]!r}")
         yield Row(place, fields)
@@ -108,20 +146,30 @@ def _parquet(path: Path) -> Iterator[Row]:
     lfs.check(path)
     try:
         with parquet.ParquetFile(path) as file:
+            lines.check_unique(list(file.schema_arrow.names), str(path))
             number = 0
-            for batch in file.iter_batches():
+            for batch in file.iter_batches(_PARQUET_ROWS):
                 for fields in batch.to_pylist():
-                    yield Row(f"{path}, row {number}", fields)
+                    yield Row(f"{path}, row {number}", lines.clean_value(fields))
                     number += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: expected parquet, found none: {error}") from error
+    except InputError:
+        raise
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}, row {number} or one of the {_PARQUET_ROWS} after it: expected "
+            f"UTF-8, found other bytes: {error.reason}"
+        ) from error
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{path}: expected parquet that can be read, found: {error}"
+        ) from error
 
 
 def inputs(name: str) -> Iterator[Row | str | tuple[str, ...]]:
     """What to predict on: a table, or a text per line; "-" is standard input.
 
-    Each line of standard input, and of files of another kind, is a JSON object, or a
-    text with an optional second one after a tab.
+    A line of standard input, or of a text file, is a JSON object if all of it parses as
+    one. Any other line is a text, with an optional second one after a tab.
 
     Args:
       name: of the file, or "-".
@@ -137,16 +185,29 @@ def inputs(name: str) -> Iterator[Row | str | tuple[str, ...]]:
         yield from _plain(lines.decoded(sys.stdin.buffer, "--input"), "--input")
     elif not path.is_file():
         raise InputError(f"--input: no file {name!r}")
-    elif path.name.removesuffix(".gz").endswith(KINDS):
+    elif is_table(path):
         yield from read(path)
     else:
+        check_text(path, "--input")
         yield from _plain(lines.read(path), name)
 
 
 def _plain(found: Iterable[str], origin: str) -> Iterator[Row | str | tuple[str, ...]]:
     for place, line in lines.placed(found, origin):
-        if line.startswith("{"):
+        if _is_json(line):
             yield from _jsonl([(place, line)])
         else:
             first, *second = line.split("\t", 1)
             yield (first, *second) if second else first
+
+
+def _is_json(line: str) -> bool:
+    if not line.startswith("{"):
+        return False
+    try:
+        json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    except (ValueError, RecursionError):  # JSON, which the reader refuses by its line
+        return True
+    return True

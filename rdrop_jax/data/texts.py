@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from rdrop_jax import config as config_lib
+from rdrop_jax.data.labels import class_ids, class_name, is_missing
+from rdrop_jax.data.lines import clean
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 
@@ -109,7 +111,7 @@ def collect(rows: Iterable[Row], columns: Columns, *, labelled: bool = True) -> 
         if labelled:
             _check_column(row, columns.label, "data.columns.label")
         label = row.fields.get(columns.label)
-        labels.append(None if label == "" else label)
+        labels.append(None if is_missing(label) else label)
         places.append(row.place)
     return Texts(first, second if columns.text_b else None, labels, places)
 
@@ -130,7 +132,7 @@ def _text(row: Row, column: str, field: str) -> str:
         raise InputError(
             f"{row.place}: expected a text in {column!r} ({field}), found {text!r}"
         )
-    return text
+    return clean(text)
 
 
 def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
@@ -157,18 +159,16 @@ def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
             "data.columns.label: expected at least two classes in the training rows, "
             f"found {sorted(found)}"
         )
-    numeric = all(re.fullmatch("-?[0-9]+", name) for name in found)
+    numeric = all(re.fullmatch("-?[0-9]{1,1000}", name) for name in found)
     return tuple(sorted(found, key=int if numeric else str))
 
 
 def _names(label: Any, labels: str, place: str) -> list[str]:
     """Class names of a label; those of several stand in a list or between commas."""
     if labels == "multilabel" and isinstance(label, str):
-        label = [part.strip() for part in label.split(",")]
+        label = [part for part in label.split(",") if part.strip()]
     many = label if labels == "multilabel" and isinstance(label, list) else [label]
-    if not all(isinstance(x, str | int) for x in many):
-        raise InputError(f"{place}: expected the name of a class, found {label!r}")
-    return [str(name) for name in many]
+    return [class_name(name, place) for name in many]
 
 
 def encode_labels(
@@ -191,7 +191,7 @@ def encode_labels(
     Raises:
       InputError: a class that is not known, or no number; names the row.
     """
-    ids = {name: i for i, name in enumerate(classes)}
+    ids = class_ids(classes)
     shape = (len(texts), len(classes)) if labels == "multilabel" else (len(texts),)
     found = np.zeros(shape, np.int32 if labels == "classes" else np.float32)
     there = np.zeros(len(texts), np.float32)
@@ -218,8 +218,10 @@ def encode_labels(
 def _number(label: Any, place: str) -> float:
     try:
         number = float(label)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
+    if abs(number) > np.finfo(np.float32).max:
+        number = math.inf
     if not math.isfinite(number) or isinstance(label, bool):
         raise InputError(f"{place}: expected a number as label, found {label!r}")
     return number

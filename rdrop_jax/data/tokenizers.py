@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from rdrop_jax.data.lines import clean
 from rdrop_jax.errors import InputError, rust_explained
 
 FOLDER = "vocabulary"
@@ -94,7 +95,8 @@ class Vocabulary:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, with what it begins with, without an end of sentence."""
-        encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        cleaned = [clean(text) for text in texts]
+        encoded = self._tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)
         return [[*self._before, *item.ids] for item in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -169,6 +171,7 @@ def train(name: str, texts: Collection[str], size: int) -> Vocabulary:
         trainers,
     )
 
+    texts = [clean(text) for text in texts]
     tokenizer = Tokenizer(models.BPE(unk_token=SPECIAL[UNK]))
     tokenizer.normalizer = normalizers.Sequence(
         [

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from rdrop_jax.data import tokenizers
+from rdrop_jax.data.lines import clean
 from rdrop_jax.data.lines import read as read_lines
 from rdrop_jax.errors import InputError
 
@@ -157,7 +158,7 @@ def parse(text: str) -> Vocabulary:
         if kind == "bpe":
             return Pieces(tokenizers.Vocabulary("bpe", value["tokenizer"]))
         return Tokens(kind, value["tokens"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"expected a vocabulary, found {text[:40]!r}") from error
 
 
@@ -173,6 +174,7 @@ def learn(kind: str, lines: Iterable[str], size: int, min_count: int) -> Vocabul
     Returns:
       The vocabulary. Words and characters have a token for the unknown.
     """
+    lines = map(clean, lines)
     if kind == "bpe":
         return Pieces(tokenizers.train("bpe", list(lines), size))
     counts: Counter[str] = Counter()

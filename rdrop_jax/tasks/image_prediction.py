@@ -23,6 +23,7 @@ from rdrop_jax.data.decode import BadImage, Decoded, converted, decode
 from rdrop_jax.data.folder import SUFFIXES, image_files, left_out_line
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.mesh import put
+from rdrop_jax.tasks.answers import class_answer
 from rdrop_jax.tasks.base import Predictor
 
 
@@ -50,26 +51,21 @@ def make_predictor(
         logits = forward(params, batch, None).astype(jnp.float32)
         return jax.nn.softmax(logits, axis=-1)
 
-    def answer(image: Any, p: np.ndarray) -> dict[str, Any]:
-        label = int(np.argmax(p))
-        found: dict[str, Any] = {"label": label}
-        if names:
-            found["name"] = names[label]
-        if isinstance(image, Path):
-            found = {"input": str(image)} | found
-        return found | {
-            "probability": round(float(p[label]), 6),
-            "probabilities": [round(float(x), 6) for x in p],
-        }
+    def answer(number: int, image: Any, p: np.ndarray) -> dict[str, Any]:
+        found: dict[str, Any] = {"row": number}
+        if isinstance(image, str | Path):
+            found["input"] = str(image)
+        found |= class_answer(p, names)
+        return found | {"name": found["label"]}  # the key of version 0.1
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        numbers = itertools.count()
+        numbers, answered = itertools.count(), itertools.count()
         inputs = iter(inputs)
         while chunk := list(itertools.islice(inputs, size)):
             batch = stack(list(mapped(prepare, numbers, chunk)))
             padded = pad(batch, size)
             found = jax.device_get(probabilities(params, put(mesh, padded, whole=True)))
-            yield from map(answer, chunk, found)
+            yield from map(answer, answered, chunk, found)
 
     def rows(name: str) -> Iterator[Any]:
         source = split(name)

@@ -1,6 +1,5 @@
 """Summarization: BART over byte-level pieces, decoded by a constrained beam search."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +8,8 @@ from tokenizers import Tokenizer
 
 from rdrop_jax.data import (
     encoded,
-    parallel,
     pieces,
     summary_sets,
-    tables,
     tokenizers,
 )
 from rdrop_jax.data.parallel import Pairs
@@ -31,7 +28,7 @@ from rdrop_jax.tasks.translator import (
     Translator,
     Ways,
     make_predictor,
-    read_lines,
+    read_texts,
 )
 
 SCORES = (*scoring.NAMES, "loss", "perplexity")
@@ -86,7 +83,9 @@ def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
                 max_target_length=data.max_target_length,
             ),
             predictor=lambda translator, split: make_predictor(
-                translator, split, lambda path: read_documents(path, config)
+                translator,
+                split,
+                lambda path: read_texts(path, config.data.columns.source),
             ),
             sample=_line,
             scores=SCORES,
@@ -234,7 +233,6 @@ def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
         longest=score.max_length + 1,
         score=scores,
         score_each=each,
-        read=lambda text: " ".join(text.split()),
         misfit=lambda pairs: scoring.misfit(pairs.targets, score.rouge_tokenizer),
         unit="document",
         empty=("empty document: no summary",),
@@ -272,19 +270,6 @@ def signature(config: ConfigDict) -> str:
         f"rouge-score {version('rouge-score')}, F1, {stem}, best reference, sentences "
         "end at .!?"
     )
-
-
-def read_documents(path: str, config: ConfigDict) -> Iterator[str]:
-    """Documents of a table, or lines of a text file or of standard input.
-
-    Raises:
-      InputError: no such file or column, or a line that is not UTF-8.
-    """
-    if not path.removesuffix(".gz").endswith(tables.KINDS):
-        yield from read_lines(path)
-        return
-    for (sentences,) in parallel.texts(Path(path), [config.data.columns.source]):
-        yield " ".join(sentences)
 
 
 def _line(source: str, answer: str, target: str) -> str:

@@ -1,6 +1,7 @@
 """Scores and answers of text classification: one pass, every row once."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,12 +18,14 @@ from tokenizers import Tokenizer
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import buckets, pieces, tables, text_files
 from rdrop_jax.data.batches import HostBatch
+from rdrop_jax.data.lines import clean
 from rdrop_jax.data.tables import Row
 from rdrop_jax.data.texts import Columns, Texts, collect, encode_labels
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.encoder import PAD_ID
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.scoring import language
+from rdrop_jax.tasks.answers import class_answer
 from rdrop_jax.tasks.base import Evaluator, ExampleScores, Predictor
 from rdrop_jax.tasks.examples import make_example_scores
 
@@ -149,19 +152,27 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
         return list(zip(texts.first, texts.second, strict=True))
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        waiting: list[Row] = []
-        for number, item in enumerate(inputs, 1):
-            waiting.append(as_row(item, named, f"--input: text {number}"))
-            if len(waiting) == size:
-                yield from answer(params, waiting)
-                waiting = []
-        if waiting:
-            yield from answer(params, waiting)
+        numbered = enumerate(inputs)
+        while chunk := list(itertools.islice(numbered, size)):
+            yield from answer(params, chunk)
 
-    def answer(params: Params, waiting: list[Row]) -> Iterator[dict[str, Any]]:
-        texts = collect(waiting, named, labelled=False)
-        for found in outputs(params, scorer.encode(texts)):
-            yield as_answer(found, data.labels, tuple(data.classes))
+    def answer(
+        params: Params, chunk: list[tuple[int, Any]]
+    ) -> Iterator[dict[str, Any]]:
+        rows = [as_row(x, named, f"--input: text {i + 1}") for i, x in chunk]
+        blank = [is_blank(row, named) for row in rows]
+        kept = [row for row, empty in zip(rows, blank, strict=True) if not empty]
+        found: Iterator[np.ndarray] = iter(())
+        if kept:
+            texts = collect(kept, named, labelled=False)
+            found = iter(outputs(params, scorer.encode(texts)))
+        for (number, _), row, empty in zip(chunk, rows, blank, strict=True):
+            begin = {"row": number, "input": shown_input(row, named)}
+            yield begin | (
+                {"label": None, "notes": ["empty text: no label"]}
+                if empty
+                else as_answer(next(found), data.labels, tuple(data.classes))
+            )
 
     return Predictor(read=tables.inputs, rows=rows, run=run)
 
@@ -176,14 +187,31 @@ def as_row(item: Any, named: Columns, place: str) -> Row:
         return item
     if isinstance(item, dict):
         return Row(place, item)
+    if not isinstance(item, str | list | tuple):
+        raise InputError(f"{place}: expected a text, found {item!r}")
     parts = [item] if isinstance(item, str) else list(item)
     names = [name for name in (named.text, named.text_b) if name]
+    if isinstance(item, str) and not item.strip():  # a blank line, also among pairs
+        parts = [item] * len(names)
     if len(parts) != len(names):
         raise InputError(
             f"{place}: expected {len(names)} text{'s' * (len(names) > 1)}, "
             f"{', '.join(names)}, found {len(parts)}"
         )
     return Row(place, dict(zip(names, parts, strict=True)))
+
+
+def is_blank(row: Row, named: text_sets.Columns) -> bool:
+    """Tells rows with a text that is empty or white space."""
+    texts = [row.fields.get(name) for name in (named.text, named.text_b) if name]
+    return any(isinstance(text, str) and not text.strip() for text in texts)
+
+
+def shown_input(row: Row, named: text_sets.Columns) -> str | list[str]:
+    """The text of a row, or its two texts, as answers show them."""
+    texts = [row.fields.get(name, "") for name in (named.text, named.text_b) if name]
+    shown = [clean(str(text)) for text in texts]
+    return shown if len(shown) > 1 else shown[0]
 
 
 def as_answer(
@@ -197,5 +225,4 @@ def as_answer(
     if labels == "multilabel":
         chosen = [name for name, z in zip(classes, outputs, strict=True) if z > 0]
         return {"label": chosen, "probabilities": each}
-    best = classes[int(np.argmax(outputs))]
-    return {"label": best, "probability": each[best], "probabilities": each}
+    return class_answer(np.asarray(chances), classes)

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.core.passes import Batch, Params
 from rdrop_jax.data.batches import Row, Rows, eval_batches
 from rdrop_jax.data.blocks import Windows
+from rdrop_jax.data.lines import clean
 from rdrop_jax.data.token_files import Split
 from rdrop_jax.data.vocabularies import UNKNOWN, Tokens, Vocabulary
 from rdrop_jax.decoding.cache import Cache
@@ -223,6 +224,7 @@ def make_predictor(
             for line in chunk:
                 if not isinstance(line, str):
                     raise InputError(f"--input: expected texts, found {line!r}")
+            chunk = [clean(line) for line in chunk]
             try:
                 ids = vocabulary.encode(chunk)
             except InputError as error:
@@ -230,7 +232,8 @@ def make_predictor(
             yield from answer(params, chunk, ids, number)
             number += len(chunk)
 
-    return Predictor(read=read_lines, rows=rows, run=run)
+    read = functools.partial(read_lines, with_tables=False)
+    return Predictor(read=read, rows=rows, run=run)
 
 
 def _continue(

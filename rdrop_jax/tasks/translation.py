@@ -22,7 +22,7 @@ from rdrop_jax.tasks.translator import (
     Translator,
     Ways,
     make_predictor,
-    read_lines,
+    read_texts,
 )
 
 Split = Callable[[str], Pairs]
@@ -64,7 +64,9 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
                 overlong=config.data.overlong,
             ),
             predictor=lambda translator, split: make_predictor(
-                translator, split, read_lines
+                translator,
+                split,
+                lambda path: read_texts(path, config.data.columns.source),
             ),
             sample=lambda source, answer, target: f"{source} -> {answer} ({target})",
             scores=SCORES,

@@ -10,8 +10,9 @@ import jax
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Params
-from rdrop_jax.data import lines
-from rdrop_jax.data.parallel import Pairs
+from rdrop_jax.data import lines, tables
+from rdrop_jax.data.parallel import Pairs, one_line
+from rdrop_jax.data.parallel import texts as texts_of
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.decoding import many
 from rdrop_jax.decoding.beam import Options
@@ -212,9 +213,12 @@ def make_predictor(
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
         waiting = iter(inputs)
         while chunk := list(itertools.islice(waiting, translator.chunk)):
-            bad = next((x for x in chunk if not isinstance(x, str)), "")
-            if bad != "":
-                raise InputError(f"--input: expected texts, found {bad!r}")
+            bad = [x for x in chunk if not isinstance(x, str)]
+            if bad:
+                raise InputError(f"--input: expected texts, found {bad[0]!r}")
+            chunk = [
+                text if isinstance(text, FromData) else one_line(text) for text in chunk
+            ]
             texts = [
                 str(text) if isinstance(text, FromData) else translator.read(text)
                 for text in chunk
@@ -245,15 +249,37 @@ def make_predictor(
     )
 
 
-def read_lines(path: str) -> Iterator[str]:
-    """Lines of a text file, gzipped or not, or of standard input for "-".
+def read_texts(path: str, column: str) -> Iterator[str]:
+    """Texts of a table, or lines of a text file or of standard input.
+
+    Args:
+      path: table, text file, or "-".
+      column: of the texts in a table.
 
     Raises:
-      InputError: no such file, or a line that is not UTF-8.
+      InputError: no such file or column, or a line that is not UTF-8.
+    """
+    if path == "-" or not tables.is_table(Path(path)):
+        yield from read_lines(path)
+        return
+    for (sentences,) in texts_of(Path(path), [column]):
+        yield " ".join(sentences)
+
+
+def read_lines(path: str, *, with_tables: bool = True) -> Iterator[str]:
+    """Lines of a text file, gzipped or not, or of standard input for "-".
+
+    Args:
+      path: file.
+      with_tables: the task reads tables too, which a message then lists.
+
+    Raises:
+      InputError: no such file, one of another format, or a line that is not UTF-8.
     """
     if path != "-":
         if not Path(path).is_file():
             raise InputError(f"--input: no file {path!r}")
+        tables.check_text(Path(path), "--input", tables=with_tables)
         found = lines.read(Path(path))
     else:
         found = lines.decoded(sys.stdin.buffer, "--input")

@@ -1,0 +1,66 @@
+"""Class names: one normal form for training, evaluation and prediction."""
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from rdrop_jax.data.lines import clean
+from rdrop_jax.errors import InputError
+
+
+def is_missing(label: Any) -> bool:
+    """Tells labelled from unlabelled: None, blank text and NaN are no label."""
+    if isinstance(label, str):
+        return not label.strip()
+    return label is None or (isinstance(label, float) and math.isnan(label))
+
+
+def class_name(label: Any, place: str) -> str:
+    """A class name in its normal form: NFC, without white space at its ends.
+
+    Args:
+      label: text, an integer, true or false, or a float without a fraction, as pandas
+        writes integers of a column that lacks some.
+      place: name of the row in messages.
+
+    Returns:
+      The name.
+
+    Raises:
+      InputError: a number with a fraction, or neither a text nor a number.
+
+    Example:
+      >>> class_name(" good ", "line 1"), class_name(1.0, "line 2")
+      ('good', '1')
+    """
+    if isinstance(label, str) and label.strip():
+        return unicodedata.normalize("NFC", clean(label)).strip()
+    if isinstance(label, int):
+        return str(label)
+    if isinstance(label, float):
+        if label.is_integer():
+            return str(int(label))
+        raise InputError(
+            f"{place}: expected the name of a class, found {label!r}, a number with a "
+            "fraction. Set data.labels=numbers, or write the class as text."
+        )
+    raise InputError(f"{place}: expected the name of a class, found {label!r}")
+
+
+def class_ids(classes: Sequence[str]) -> dict[str, int]:
+    """Class ids by name in its normal form.
+
+    Raises:
+      InputError: two names with one normal form.
+    """
+    ids: dict[str, int] = {}
+    for i, name in enumerate(classes):
+        normal = unicodedata.normalize("NFC", clean(name)).strip()
+        if normal in ids:
+            raise InputError(
+                f"data.classes: expected distinct names, found {classes[ids[normal]]!r}"
+                f" and {name!r}. Train a new run: white space is no part of a name."
+            )
+        ids[normal] = i
+    return ids
