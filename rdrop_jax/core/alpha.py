@@ -1,5 +1,7 @@
 """The weight of the consistency term: its checks, and the passes that it needs."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ def resolve_num_passes(alpha: object, num_passes: int | None) -> int:
     return num_passes
 
 
-def check_alpha(alpha: object, *, num_passes: int | None = None) -> None:
+def check_alpha(alpha: Any, *, num_passes: int | None = None) -> None:
     """Refuses all but a scalar >= 0; of a traced one the value is not known.
 
     Args:
@@ -34,11 +36,12 @@ def check_alpha(alpha: object, *, num_passes: int | None = None) -> None:
             "alpha must be a number: found a function. Call the schedule, "
             "alpha=schedule(step), or pass it to make_train_step(alpha=schedule)"
         )
-    number = isinstance(alpha, (int, float, np.number, np.ndarray, jax.Array))
+    number = isinstance(alpha, int | float | np.number | np.ndarray | jax.Array)
     if not number or not jnp.issubdtype(jnp.result_type(alpha), jnp.number):
         raise ValueError(f"alpha must be a number >= 0: found {alpha!r}")
-    if jnp.ndim(alpha):
-        raise ValueError(f"alpha must be a scalar: found shape {jnp.shape(alpha)}")
+    shape = np.shape(alpha)
+    if shape:
+        raise ValueError(f"alpha must be a scalar: found shape {shape}")
     if isinstance(alpha, jax.core.Tracer):
         return
     if not np.asarray(alpha) >= 0:

@@ -24,8 +24,9 @@ def read(path: Path) -> Iterator[str]:
     Only newlines separate lines: U+2028, U+0085 and form feeds stay inside.
 
     Raises:
-      InputError: a file that cannot be read or is damaged, a git-lfs pointer, a line that
-        is not UTF-8 or too long, or a gzip file that unpacks to far more than text does.
+      InputError: a file that cannot be read or is damaged, a git-lfs pointer, a line
+        that is not UTF-8 or too long, or a gzip file that unpacks to far more than text
+        does.
     """
     lfs.check(path)
     zipped = path.suffix.lower() == ".gz"

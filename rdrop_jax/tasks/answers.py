@@ -52,4 +52,4 @@ def check_list(inputs: Any) -> Iterable[Any]:
         raise InputError(
             f"inputs: expected a list, found {inputs!r:.60}. Pass [INPUT]."
         )
-    return inputs  # type: ignore[no-any-return]
+    return inputs

@@ -201,13 +201,13 @@ def as_row(item: Any, named: Columns, place: str) -> Row:
     return Row(place, dict(zip(names, parts, strict=True)))
 
 
-def is_blank(row: Row, named: text_sets.Columns) -> bool:
+def is_blank(row: Row, named: Columns) -> bool:
     """Tells rows with a text that is empty or white space."""
     texts = [row.fields.get(name) for name in (named.text, named.text_b) if name]
     return any(isinstance(text, str) and not text.strip() for text in texts)
 
 
-def shown_input(row: Row, named: text_sets.Columns) -> str | list[str]:
+def shown_input(row: Row, named: Columns) -> str | list[str]:
     """The text of a row, or its two texts, as answers show them."""
     texts = [row.fields.get(name, "") for name in (named.text, named.text_b) if name]
     shown = [clean(str(text)) for text in texts]
