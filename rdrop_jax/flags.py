@@ -57,7 +57,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         process.check_streams()
         process.check_address_space()
         main(sys.argv[1:])
-        sys.stdout.flush()
+        if not sys.stdout.closed:
+            sys.stdout.flush()
     except Stopped as stopped:
         print(stopped, flush=True)
     except InputError as error:
