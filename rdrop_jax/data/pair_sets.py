@@ -1,13 +1,13 @@
 """Parallel corpora by name: where they are and which splits they have. Needs no jax."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, cldr, parallel, prepared_text
-from rdrop_jax.data.parallel import Pairs
+from rdrop_jax.data.parallel import Form, Pairs
 from rdrop_jax.data.roots import root, unprepared
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
@@ -100,10 +100,12 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
         return parallel.find(path, *endings, field=f"data.files.{split}")
 
     columns = (data.columns.source, data.columns.target)
+    form = parallel.form_of(Path(data.files.train))
     missing = {split: data[split] for split in SPLITS[1:] if split not in named}
 
     def read(split: str) -> Pairs:
-        pairs = parallel.read(paths("train" if split in missing else split), columns)
+        place = paths("train" if split in missing else split)
+        pairs = parallel.read(place, columns, form)
         if split != "train" and split in named:
             return pairs
         full = parallel.without_empty(pairs)
@@ -134,6 +136,18 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
         },
         check,
     )
+
+
+def form(data: ConfigDict, prepared: Sequence[str] = prepared_text.NAMES) -> Form:
+    """Form of the texts of a run, for prediction.
+
+    Args:
+      data: the config's ``data``.
+      prepared: names of corpora that are stored as lines of text.
+    """
+    if data.name == "files":
+        return parallel.form_of(Path(data.files.train))
+    return parallel.stripped if data.name in prepared else parallel.one_line
 
 
 def held_out(pairs: int, sizes: Mapping[str, float | None]) -> dict[str, int]:

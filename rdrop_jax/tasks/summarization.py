@@ -28,7 +28,6 @@ from rdrop_jax.tasks.translator import (
     Translator,
     Ways,
     make_predictor,
-    read_texts,
 )
 
 SCORES = (*scoring.NAMES, "loss", "perplexity")
@@ -85,7 +84,8 @@ def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
             predictor=lambda translator, split: make_predictor(
                 translator,
                 split,
-                lambda path: read_texts(path, config.data.columns.source),
+                pair_sets.form(data, (summary_sets.PREPARED,)),
+                config.data.columns.source,
             ),
             sample=_line,
             scores=SCORES,
