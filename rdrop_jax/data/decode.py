@@ -9,14 +9,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from rdrop_jax.data.batches import Row
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "AVIF")
+# Endings of image files and their formats.
+_FORMAT_OF = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
+    **dict.fromkeys((".png", ".apng"), "PNG"),
+    **dict.fromkeys((".bmp", ".dib"), "BMP"),
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
+    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
+    ".webp": "WEBP",
+    ".gif": "GIF",
+    ".avif": "AVIF",
+}
+_OPTIONAL = ("WEBP", "AVIF")  # Pillow may be built without them
+
+
+def _is_built(format: str) -> bool:
+    """Tells formats that this Pillow opens."""
+    if format in _OPTIONAL:
+        name = format.lower()
+        return name in features.modules and bool(features.check_module(name))
+    return format in Image.OPEN
+
+
+Image.init()
+# What this build of Pillow reads.
+FORMATS = tuple(f for f in dict.fromkeys(_FORMAT_OF.values()) if _is_built(f))
+SUFFIXES = tuple(end for end, format in _FORMAT_OF.items() if format in FORMATS)
 _MODES = {1: "L", 3: "RGB"}
 # What PIL raises on files that are damaged, or larger than it admits.
 _DAMAGED = (
@@ -24,9 +49,11 @@ _DAMAGED = (
     SyntaxError,
     ValueError,
     EOFError,
-    IndexError,
+    LookupError,
     TypeError,
-    KeyError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
@@ -61,6 +88,8 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
             return converted(opened, channels)
     except BadImage:
         raise
+    except FileNotFoundError as error:
+        raise BadImage("expected an image, found no such file") from error
     except _DAMAGED as error:
         # An unidentified file is quoted by its address in memory; leave that out.
         reason = str(error).split(" <_io")[0]
@@ -76,18 +105,21 @@ def converted(image: Image.Image, channels: int) -> Image.Image:
     """An image as 8 bits of grey or colour; 16 bits are scaled, transparency dropped.
 
     Args:
-      image: of any mode but 32 bits, whose range is unknown.
+      image: of any mode but 32 bits, whose range is unknown. PGM files of 16 bits,
+        which Pillow opens as 32 bits, are scaled.
       channels: 1 for grey, 3 for colour.
 
     Raises:
       BadImage: an image of 32 bits.
     """
-    if image.mode in ("I", "F"):
+    deep = image.mode.startswith("I;16")
+    deep |= image.mode == "I" and image.format == "PPM"
+    if image.mode in ("I", "F") and not deep:
         raise BadImage(
             f"expected 8 or 16 bits per channel, found 32 (mode {image.mode}). Convert "
             "the image"
         )
-    if image.mode.startswith("I;16"):  # convert would make white of all above 255
+    if deep:  # convert would make white of all above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert(_MODES[channels])
 

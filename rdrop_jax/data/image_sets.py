@@ -76,6 +76,7 @@ def find(data: ConfigDict) -> ImageSet:
             {name: _call(npz.load, path) for name, path in paths.items()},
             npz.classes(paths["train"]) if "train" in paths else tuple(data.classes),
             lambda: {path.name: seal.sha256(path) for path in paths.values()},
+            npz.notes(_root(data)),
         )
     raise InputError(
         f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, or "

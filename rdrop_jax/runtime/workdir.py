@@ -121,7 +121,7 @@ def read(workdir: Path) -> ConfigDict:
     Raises:
       InputError: there is none, or it is not readable.
     """
-    paths.local("--workdir", workdir)
+    paths.workdir(workdir)
     path = workdir / "config.json"
     if not os.path.lexists(path) and not begun(workdir):
         raise InputError(f"--workdir: no run in {workdir}: {path} does not exist")

@@ -20,7 +20,7 @@ from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import images, lines
 from rdrop_jax.data.batches import Row, make_map, pad, stack
 from rdrop_jax.data.decode import BadImage, Decoded, converted, decode
-from rdrop_jax.data.folder import SUFFIXES, image_files, left_out_line
+from rdrop_jax.data.folder import SUFFIXES, image_files, left_out_line, listed_path
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.tasks.answers import class_answer
@@ -148,8 +148,9 @@ def read_images(path: str) -> Iterator[Any]:
 
     Args:
       path: an image file; a folder of them; a .txt file with a path per line, relative
-        to the file's folder; a .npy array; JSON lines with one nested list of pixels
-        each, or "-" for those on standard input.
+        to the file's folder (white space at its ends is removed unless such a file
+        exists; the bytes are those of the file name); a .npy array; JSON lines with one
+        nested list of pixels each, or "-" for those on standard input.
 
     Yields:
       Paths, arrays or nested lists, pixels from 0 to 255.
@@ -162,7 +163,10 @@ def read_images(path: str) -> Iterator[Any]:
         raise InputError(f"--input: no file {path!r}")
     if file.is_dir():
         left_out = Counter[str]()
-        found = sorted(image_files(file, left_out))
+        try:
+            found = sorted(image_files(file, left_out))
+        except OSError as error:
+            raise InputError(f"--input: {path} cannot be read: {error}") from error
         if left_out:
             print(f"--input: {left_out_line(file, left_out)}", file=sys.stderr)
         if not found:
@@ -178,7 +182,7 @@ def read_images(path: str) -> Iterator[Any]:
     elif path.lower().endswith(".npy"):
         try:
             array = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise InputError(f"--input: expected an array in {path!r}") from error
         yield from array
     else:
@@ -186,8 +190,8 @@ def read_images(path: str) -> Iterator[Any]:
 
 
 def _listed(file: Path) -> Iterator[Path]:
-    for line in filter(str.strip, lines.read(file)):
-        yield file.parent / line.strip()
+    for line in filter(str.strip, lines.read(file, names=True)):
+        yield file.parent / listed_path(file.parent, line)
 
 
 def _json_lines(path: str) -> Iterator[Any]:
