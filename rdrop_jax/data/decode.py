@@ -16,7 +16,8 @@ from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO", "AVIF")
+# PIL opens MPO as JPEG, and fails over a format that it does not register.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _MODES = {1: "L", 3: "RGB"}
 # What PIL raises on files that are damaged, or larger than it admits.
 _DAMAGED = (
@@ -27,6 +28,9 @@ _DAMAGED = (
     IndexError,
     TypeError,
     KeyError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

@@ -9,7 +9,6 @@ from rdrop_jax.data import npz_headers
 from rdrop_jax.data.sources import Images
 from rdrop_jax.data.split_names import SPLITS, split_of
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import lfs
 
 # Read anywhere in a name, as in my_train.npz and mytrain.npz.
 _INSIDE = {"train": ("train",), "validation": ("val",), "test": ("test",)}
@@ -77,7 +76,7 @@ def load(path: Path) -> Images:
     Raises:
       InputError: other arrays, or a file that cannot be read.
     """
-    arrays = _read(path)
+    arrays = npz_headers.load(path)
     for x, y in _NAMES:
         if x in arrays and y in arrays:
             images, labels = arrays[x], arrays[y]
@@ -111,21 +110,5 @@ def load(path: Path) -> Images:
 
 def classes(path: Path) -> tuple[str, ...]:
     """Class names, from the array ``classes``; none where there is none."""
-    names = _read(path, ("classes",)).get("classes", np.zeros(0, str))
+    names = npz_headers.load(path, ("classes",)).get("classes", np.zeros(0, str))
     return tuple(str(name) for name in names.tolist())
-
-
-def _read(path: Path, only: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    lfs.check(path)
-    try:
-        npz_headers.check(path)
-        with np.load(path, allow_pickle=False) as file:
-            names = [n for n in file.files if only is None or n in only]
-            return {name: file[name] for name in names}
-    except InputError:
-        raise
-    except (OSError, RuntimeError, *npz_headers.DAMAGE) as error:
-        raise InputError(
-            f"{path}: expected an .npz file of plain arrays, found one that cannot be "
-            f"read: {error}"
-        ) from error
