@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from rdrop_jax.comparison import stats
 from rdrop_jax.comparison.plan import Setting, Trial
+from rdrop_jax.data import npz_headers
 from rdrop_jax.runtime.disk import read_json, read_records
 
 Curve = dict[str, list[float]]
@@ -42,7 +43,10 @@ class Run:
 
 
 def _has_speed(record: Mapping[str, Any]) -> bool:
-    return record["kind"] == "train" and record.get("steps_per_second", 0.0) > 0
+    speed = record.get("steps_per_second")
+    return (
+        record.get("kind") == "train" and isinstance(speed, int | float) and speed > 0
+    )
 
 
 def read_run(trial: Trial, workdir: Path) -> Run:
@@ -55,8 +59,7 @@ def read_run(trial: Trial, workdir: Path) -> Run:
     folder = workdir / trial.name
     examples: dict[str, np.ndarray] = {}
     if (folder / "test_examples.npz").is_file():
-        with np.load(folder / "test_examples.npz", allow_pickle=False) as stored:
-            examples = {name: stored[name] for name in stored.files}
+        examples = npz_headers.load(folder / "test_examples.npz")
     diagnostics = folder / "diagnostics.json"
     return Run(
         trial=trial,

@@ -1,15 +1,16 @@
 """Datasets of the TensorFlow Datasets catalogue, read without TensorFlow."""
 
 import importlib.util
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rdrop_jax.data import lines
 from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime.disk import read_json
 
 PREFIX = "tfds:"
 
@@ -33,10 +34,7 @@ def find(root: Path, name: str) -> Path:
     if not there:
         raise InputError(f"data.name={PREFIX}{name}: nothing is prepared in {base}")
     newest = max(there, key=_version)
-    try:
-        kind = json.loads((newest / "dataset_info.json").read_bytes())["fileFormat"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{newest}: expected dataset_info.json: {error}") from error
+    kind = read_json(newest / "dataset_info.json").get("fileFormat")
     if kind != "array_record":
         raise InputError(
             f"{newest}: expected the format array_record, which needs no TensorFlow, "
@@ -51,14 +49,17 @@ def _version(folder: Path) -> list[int]:
 
 def splits(folder: Path) -> list[str]:
     """Names of the splits that were prepared."""
-    info = json.loads((folder / "dataset_info.json").read_bytes())
-    return [split["name"] for split in info["splits"]]
+    path = folder / "dataset_info.json"
+    try:
+        return [str(split["name"]) for split in read_json(path)["splits"]]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected splits with names: {error!r}") from error
 
 
 def classes(folder: Path) -> tuple[str, ...]:
     """Names of the feature ``label``; none where it has none."""
     path = folder / "label.labels.txt"
-    return tuple(path.read_text().splitlines()) if path.is_file() else ()
+    return tuple(lines.read(path)) if path.is_file() else ()
 
 
 class Examples:

@@ -54,6 +54,7 @@ _DAMAGED = (
     AttributeError,
     ArithmeticError,
     RuntimeError,
+    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,

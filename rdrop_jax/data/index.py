@@ -1,11 +1,11 @@
 """index.json of a prepared dataset, and whether the files that it names are there."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime.disk import read_json
 
 FORMAT = 1
 
@@ -28,13 +28,8 @@ def read(
         not there.
     """
     path = folder / "index.json"
-    try:
-        index = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected the index of a prepared dataset, found none: {error}"
-        ) from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+    index = read_json(path)
+    if index.get("format") != FORMAT:
         raise InputError(
             f"{path}: expected format {FORMAT}, found another; prepare it again"
         )
@@ -45,10 +40,18 @@ def read(
             f"{path}: found a damaged index: {error!r}; prepare it again"
         ) from error
     for name, expected in files.items():
-        size = (folder / name).stat().st_size if (folder / name).is_file() else None
+        size = size_of(folder / name)
         if size != expected:
             raise InputError(
                 f"{folder / name}: expected {expected} bytes, as {path.name} says, "
                 f"found {'no such file' if size is None else size}; prepare it again"
             )
     return index
+
+
+def size_of(path: Path) -> int | None:
+    """Return the bytes of a file; None if it is absent or its name is none."""
+    try:
+        return path.stat().st_size if path.is_file() else None
+    except (OSError, ValueError):
+        return None

@@ -10,7 +10,6 @@ from rdrop_jax.data.labels import class_ids
 from rdrop_jax.data.sources import Images
 from rdrop_jax.data.split_names import SPLITS, split_of, splits_in
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import lfs
 
 # Read anywhere in a name, as in my_train.npz and mytrain.npz.
 _INSIDE = {"train": ("train",), "validation": ("val",), "test": ("test",)}
@@ -91,7 +90,7 @@ def load(path: Path) -> Images:
     Raises:
       InputError: other arrays, or a file that cannot be read.
     """
-    arrays = _read(path)
+    arrays = npz_headers.load(path)
     if {"indices", "indptr", "shape"} <= arrays.keys():
         raise InputError(
             f"{path}: expected arrays x and y, or image and label, found a sparse "
@@ -133,24 +132,8 @@ def classes(path: Path) -> tuple[str, ...]:
     Raises:
       InputError: a name twice, or a file that cannot be read.
     """
-    names = _read(path, ("classes",)).get("classes", np.zeros(0, str))
+    names = npz_headers.load(path, ("classes",)).get("classes", np.zeros(0, str))
     if names.dtype.kind == "S":  # bytes of UTF-8
         names = np.char.decode(names, "utf-8", "replace")
     found = [str(name) for name in names.ravel().tolist()]
     return tuple(class_ids(found))
-
-
-def _read(path: Path, only: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-    lfs.check(path)
-    try:
-        npz_headers.check(path)
-        with np.load(path, allow_pickle=False) as file:
-            names = [n for n in file.files if only is None or n in only]
-            return {name: file[name] for name in names}
-    except InputError:
-        raise
-    except (OSError, RuntimeError, *npz_headers.DAMAGE) as error:
-        raise InputError(
-            f"{path}: expected an .npz file of plain arrays, found one that cannot be "
-            f"read: {error}"
-        ) from error

@@ -1,18 +1,21 @@
 """Arrays of .npz files: headers are checked before any array is read."""
 
+import contextlib
 import lzma
 import math
 import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import ml_dtypes
 import numpy as np
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import memory
+from rdrop_jax.runtime import lfs, memory
 
 # Errors that zipfile and numpy raise over a damaged file.
 DAMAGE = (
@@ -64,27 +67,29 @@ def check(path: Path, field: str = "") -> None:
 
 def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, what: str) -> None:
     with archive.open(entry) as file:
-        version = np.lib.format.read_magic(file)
-        header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
+        _check_header(file, entry.file_size, what)
+
+
+def _check_header(file: IO[bytes], size: int, what: str) -> None:
+    version = np.lib.format.read_magic(file)
+    header = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = header(file)
+    if dtype.hasobject:
+        raise InputError(
+            f"{what}: expected an array of numbers, found pickled objects, which "
+            "are not read"
         )
-        shape, _, dtype = header(file)
-        if dtype.hasobject:
-            raise InputError(
-                f"{what}: expected an array of numbers, found pickled objects, which "
-                "are not read"
-            )
-        if dtype.kind == "V" and dtype != _BFLOAT16:
-            raise InputError(
-                f"{what}: expected floats (bfloat16 as V2), got the type {dtype}"
-            )
-        rest = entry.file_size - file.tell()
-        if math.prod(shape) * dtype.itemsize != rest:
-            raise InputError(
-                f"{what}: expected the bytes of {dtype} {shape}, found {rest}"
-            )
+    if dtype.kind == "V" and dtype != _BFLOAT16:
+        raise InputError(
+            f"{what}: expected floats (bfloat16 as V2), got the type {dtype}"
+        )
+    rest = size - file.tell()
+    if math.prod(shape) * dtype.itemsize != rest:
+        raise InputError(f"{what}: expected the bytes of {dtype} {shape}, found {rest}")
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -95,3 +100,50 @@ def read(path: Path) -> dict[str, np.ndarray]:
         name: x.view(ml_dtypes.bfloat16) if x.dtype == _BFLOAT16 else x
         for name, x in arrays.items()
     }
+
+
+def load(path: Path, only: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
+    """Read arrays of an .npz file.
+
+    Args:
+      path: of the file; nothing in it is unpickled.
+      only: names of the arrays; None reads all.
+
+    Raises:
+      InputError: a file that is damaged or cannot be read.
+    """
+    lfs.check(path)
+    with _explained(path, ".npz file of plain arrays"):
+        check(path)
+        with np.load(path, allow_pickle=False) as file:
+            names = [n for n in file.files if only is None or n in only]
+            return {name: file[name] for name in names}
+
+
+def load_array(path: Path) -> np.ndarray:
+    """Read the array of an .npy file.
+
+    Raises:
+      InputError: a file that is damaged or cannot be read.
+    """
+    lfs.check(path)
+    with _explained(path, ".npy file of one plain array"):
+        size = path.stat().st_size
+        memory.check(size, str(path))
+        with path.open("rb") as file:
+            _check_header(file, size, str(path))
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _explained(path: Path, expected: str) -> Iterator[None]:
+    """Turn the errors of a damaged file into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, RuntimeError, MemoryError, *DAMAGE) as error:
+        raise InputError(
+            f"{path}: expected an {expected}, found one that cannot be read: {error}"
+        ) from error

@@ -19,10 +19,12 @@ from jaxtyping import Int
 from rdrop_jax.data import vocabularies
 from rdrop_jax.data.vocabularies import Vocabulary
 from rdrop_jax.errors import InputError
+from rdrop_jax.runtime.disk import read_json
 
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
 HELD_OUT = ("validation", "test")
+_SIZES = ("tokens", "words", "characters")
 _CHUNK = 10_000
 
 
@@ -242,12 +244,26 @@ def read_index(folder: Path) -> dict[str, Any]:
       InputError: there is none.
     """
     path = folder / "index.json"
-    try:
-        index = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: expected the index of a text, found none: {error}"
-        ) from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+    index = read_json(path)
+    if index.get("format") != FORMAT:
         raise InputError(f"{path}: expected format {FORMAT}; prepare it again")
+    if not _is_whole(index):
+        raise InputError(
+            f"{path}: expected sha256 and splits with sizes, found another index. "
+            "Prepare the text again"
+        )
     return index
+
+
+def _is_whole(index: Mapping[str, Any]) -> bool:
+    sums, splits = index.get("sha256"), index.get("splits")
+    if not isinstance(sums, dict) or not isinstance(splits, dict):
+        return False
+    return (
+        isinstance(sums.get("vocabulary"), str)
+        and splits.keys() <= set(SPLITS)
+        and all(
+            isinstance(split, dict) and all(type(split.get(n)) is int for n in _SIZES)
+            for split in splits.values()
+        )
+    )

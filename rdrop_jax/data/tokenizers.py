@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from rdrop_jax.data.lines import clean
 from rdrop_jax.errors import InputError, rust_explained
+from rdrop_jax.runtime.disk import read_json
 
 FOLDER = "vocabulary"
 FORMAT = 1
@@ -249,12 +250,12 @@ def load(workdir: Path) -> Vocabularies:
 
 def _checksums(path: Path) -> dict[str, str]:
     try:
-        index = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        index = read_json(path)
+    except InputError as error:
         raise InputError(
             f"{path}: expected the vocabulary of a run, found none: {error}"
         ) from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
+    if index.get("format") != FORMAT:
         raise InputError(f"{path}: expected format {FORMAT}, found another")
     try:
         return {name: file["sha256"] for name, file in index["files"].items()}

@@ -93,6 +93,8 @@ def flaw(folder: Path, under: str = "") -> str:
                 )
     except OSError as error:  # also where a running training has just pruned it
         return f"{path.name}: expected a readable file, found {error.strerror}"
+    except ValueError:  # a zero byte or a lone surrogate in the name
+        return f"{NAME}: expected names of files, found {str(path)!a:.60}"
     return ""
 
 

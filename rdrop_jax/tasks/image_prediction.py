@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rdrop_jax.core.passes import Batch, Forward, Params
-from rdrop_jax.data import images, lines
+from rdrop_jax.data import images, lines, npz_headers
 from rdrop_jax.data.batches import Row, make_map, pad, stack
 from rdrop_jax.data.decode import BadImage, Decoded, converted, decode
 from rdrop_jax.data.folder import SUFFIXES, image_files, left_out_line, listed_path
@@ -180,10 +180,9 @@ def read_images(path: str) -> Iterator[Any]:
     elif path.lower().endswith(".txt"):
         yield from _listed(file)
     elif path.lower().endswith(".npy"):
-        try:
-            array = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"--input: expected an array in {path!r}") from error
+        array = npz_headers.load_array(file)
+        if not array.ndim:
+            raise InputError(f"--input: expected images in {path!r}, found one number")
         yield from array
     else:
         yield from _json_lines(path)
