@@ -31,7 +31,7 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
     found: dict[str, Path] = {}
     names = sorted(p for p in root.iterdir() if p.suffix.lower() == ".npz")
     for split in SPLITS:
-        files = [path for path in names if split in _splits(path.stem)]
+        files = [path for path in names if split in splits_of(path.stem)]
         if len(files) > 1:
             raise InputError(
                 f"data.dir: expected one .npz file for {split} in {root}, found "
@@ -53,7 +53,7 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
     return found
 
 
-def _splits(stem: str) -> set[str]:
+def splits_of(stem: str) -> set[str]:
     """The splits that a file's name contains, as a word or in words."""
     inside = {
         split
