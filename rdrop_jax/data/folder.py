@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rdrop_jax.data import lines
-from rdrop_jax.data.decode import SUFFIXES
+from rdrop_jax.data.image_formats import SUFFIXES
 from rdrop_jax.data.labels import class_ids, normal
 from rdrop_jax.data.split_names import split_of, unclear
 from rdrop_jax.errors import InputError

@@ -31,7 +31,7 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
     found: dict[str, Path] = {}
     names = _files(root)
     for split in SPLITS:
-        files = [path for path in names if split in _splits(path.stem)]
+        files = [path for path in names if split in splits_of(path.stem)]
         if len(files) > 1:
             raise InputError(
                 f"data.dir: expected one .npz file for {split} in {root}, found "
@@ -57,7 +57,7 @@ def notes(root: Path) -> tuple[str, ...]:
     """A line on the .npz files of a folder that are no split, if there are any."""
     if root.is_file():
         return ()
-    rest = [path.name for path in _files(root) if not _splits(path.stem)]
+    rest = [path.name for path in _files(root) if not splits_of(path.stem)]
     found = f"{root}: array files of no split are not read: {', '.join(rest)}"
     return (found,) if rest else ()
 
@@ -66,7 +66,7 @@ def _files(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.suffix.lower() == ".npz")
 
 
-def _splits(stem: str) -> set[str]:
+def splits_of(stem: str) -> set[str]:
     """The splits that a file's name contains, as a word or in words."""
     inside = {
         split

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -70,7 +70,7 @@ def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, what: str) ->
         _check_header(file, entry.file_size, what)
 
 
-def _check_header(file: IO[bytes], size: int, what: str) -> None:
+def _check_header(file: Any, size: int, what: str) -> None:
     version = np.lib.format.read_magic(file)
     header = (
         np.lib.format.read_array_header_1_0

@@ -25,11 +25,15 @@ class PairSet:
       splits: read when called.
       provenance: checksums, for result.json.
       check: raises an `InputError` if a file that training reads is missing.
+      held_out: splits that are held out of the training files.
+      train: checksums of the training files.
     """
 
     splits: Mapping[str, Callable[[], Pairs]]
     provenance: Callable[[], dict[str, str]]
     check: Callable[[], None] = lambda: None
+    held_out: tuple[str, ...] = ()
+    train: Callable[[], dict[str, str]] = dict
 
 
 def find(data: ConfigDict) -> PairSet:
@@ -135,6 +139,8 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             str(path): seal.sha256(path) for split in named for path in paths(split)
         },
         check,
+        tuple(missing),
+        lambda: {str(path): seal.sha256(path) for path in paths("train")},
     )
 
 

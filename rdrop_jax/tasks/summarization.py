@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from rdrop_jax.data import (
     encoded,
+    pair_sets,
     pieces,
     summary_sets,
     tokenizers,
@@ -58,10 +59,12 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     check(config)
     if workdir is None:
         return with_vocabulary(config, make_vocabulary(config))
-    return with_vocabulary(config, tokenizers.load(workdir))
+    return with_vocabulary(config, tokenizers.load(workdir), workdir)
 
 
-def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
+def with_vocabulary(
+    config: ConfigDict, vocabularies: Vocabularies, workdir: Path | None = None
+) -> Task:
     """The task, for a vocabulary that is known."""
     data = config.data
     module = make_model(config, len(vocabularies.target))
@@ -90,6 +93,7 @@ def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
             sample=_line,
             scores=SCORES,
             signatures=lambda: {"rouge": signature(config)},
+            recorded=workdir_lib.recorded_data(workdir),
             per_example=scoring.NAMES,
             pretrained=bart.family(module, vocabularies.target, generation(config)),
         ),

@@ -71,6 +71,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             sample=lambda source, answer, target: f"{source} -> {answer} ({target})",
             scores=SCORES,
             signatures=lambda: scoring.signatures(["a"], ["a"], bleu(config)),
+            recorded=workdir_lib.recorded_data(workdir),
         ),
     )
 
