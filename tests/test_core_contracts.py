@@ -195,26 +195,30 @@ def test_an_equinox_module_is_told_to_be_split():
         jax.eval_shape(step, whole, toy.batch())
 
 
-def test_equal_passes_are_reported_at_step_0():
+@pytest.mark.parametrize(
+    ("forward", "options", "wanted"),
+    [
+        (toy.plain_forward, {"check_passes": True}, [EqualPassesWarning]),
+        # A forward for each pass.
+        ((toy.plain_forward, toy.forward), {"check_passes": True}, []),
+        pytest.param(
+            toy.plain_forward,
+            {"check_passes": True, "accum_steps": 2},
+            [EqualPassesWarning],
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(toy.plain_forward, {}, [], marks=pytest.mark.slow),
+    ],
+)
+def test_equal_passes_are_reported_at_step_0(forward, options, wanted):
     tx = optax.sgd(0.1)
-
-    def first_warnings(forward, **options):
-        step = make_train_step(forward, tx, toy.loss, alpha=1.0, **options)
-        state = init_state(toy.params(), tx, KEY)
-        step = jax.jit(step)
-        found = []
-        for _ in range(2):
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                state, _ = step(state, toy.batch())
-                jax.effects_barrier()
-            found.append([w.category for w in caught])
-        return found
-
-    checked = {"check_passes": True}
-    assert first_warnings(toy.plain_forward, **checked) == [[EqualPassesWarning], []]
-    parts = checked | {"accum_steps": 2}
-    assert first_warnings(toy.plain_forward, **parts) == [[EqualPassesWarning], []]
-    each = (toy.plain_forward, toy.forward)  # a forward for each pass
-    assert first_warnings(each, **checked) == [[], []]
-    assert first_warnings(toy.plain_forward) == [[], []]
+    step = jax.jit(make_train_step(forward, tx, toy.loss, alpha=1.0, **options))
+    state = init_state(toy.params(), tx, KEY)
+    found = []
+    for _ in range(2):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            state, _ = step(state, toy.batch())
+            jax.effects_barrier()
+        found.append([w.category for w in caught])
+    assert found == [wanted, []]

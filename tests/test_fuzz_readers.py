@@ -15,7 +15,7 @@ import valid_files
 from rdrop_jax.errors import InputError
 
 SECONDS = float(os.environ.get("RDROP_FUZZ_SECONDS", "600"))
-QUICK_SEEDS = range(4)
+QUICK_SEEDS = range(12)
 
 
 @pytest.fixture(scope="module")

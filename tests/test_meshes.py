@@ -143,13 +143,21 @@ CASES = {
     name: (jax.value_and_grad(run, has_aux=True), x)
     for name, (run, x) in LOSSES.items()
 } | STEPS
+TYPES = [("Explicit", True), ("Explicit", False), ("Auto", True), ("Auto", False)]
 # All need minutes; these have a path through loops, scans or hand-written gradients.
 QUICK = ("ids", "large_vocabulary", "adaptive", "accumulated")
-ALL = [
-    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
-    for name in CASES
-]
-TYPES = [("Explicit", True), ("Explicit", False), ("Auto", True), ("Auto", False)]
+
+
+def marked(ways, default):
+    """Every case in every way; slow but for `QUICK` by default, "ids" in all ways."""
+    found = []
+    for name in CASES:
+        for way in ways:
+            quick = name == "ids" or (name in QUICK and way == default)
+            marks = () if quick else pytest.mark.slow
+            label = "-".join(map(str, way))
+            found.append(pytest.param(name, *way, marks=marks, id=f"{name}-{label}"))
+    return found
 
 
 def batch():
@@ -176,8 +184,9 @@ def assert_equal(found, wanted):
     )
 
 
-@pytest.mark.parametrize(("kind", "entered"), TYPES)
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize(
+    ("case", "kind", "entered"), marked(TYPES, ("Explicit", False))
+)
 def test_sharded_batch(case, kind, entered):
     """Value, metrics and gradient are those of one device."""
     run, x = CASES[case]
@@ -188,8 +197,7 @@ def test_sharded_batch(case, kind, entered):
     assert_equal(found, jax.jit(run)(x, batch()))
 
 
-@pytest.mark.parametrize("check", [True, False], ids=["vma", "no vma"])
-@pytest.mark.parametrize("case", ALL)
+@pytest.mark.parametrize(("case", "check"), marked([(True,), (False,)], (True,)))
 def test_shard_map(case, check):
     """Each device's part of the batch is a batch of its own."""
     run, x = CASES[case]
@@ -211,7 +219,9 @@ def test_shard_map(case, check):
     assert_equal(found, wanted)
 
 
-@pytest.mark.parametrize("kind", ["Explicit", "Auto"])
+@pytest.mark.parametrize(
+    "kind", ["Explicit", pytest.param("Auto", marks=pytest.mark.slow)]
+)
 def test_guard_reads_a_few_rows_of_a_sharded_batch(kind):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType[kind],))
     w, rows = placed(mesh, W, batch())

@@ -37,11 +37,38 @@ def read(path: Path, *, names: bool = False) -> Iterator[str]:
     zipped = path.suffix.lower() == ".gz"
     opener: Callable[..., Any] = gzip.open if zipped else open
     try:
-        most = _UNPACKED + _RATIO * path.stat().st_size if zipped else None
+        most = unpacked_limit(path) if zipped else None
         with opener(path, "rb") as file:
             yield from decoded(file, str(path), most, names=names)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
+
+
+def unpacked_limit(path: Path) -> int:
+    """Return the bytes that a compressed file may unpack to.
+
+    Raises:
+      OSError: no such file.
+    """
+    return _UNPACKED + _RATIO * path.stat().st_size
+
+
+def check_unpacked(size: int, path: Path, where: str) -> None:
+    """Refuse content that takes far more bytes than compressed text does.
+
+    Args:
+      size: bytes of the content so far.
+      path: compressed file.
+      where: name of the place in messages.
+
+    Raises:
+      InputError: more bytes than `unpacked_limit`.
+    """
+    if size > (most := unpacked_limit(path)):
+        raise InputError(
+            f"{where}: expected content that unpacks to at most {most} bytes, found "
+            "more. Write the file without compression if it is yours."
+        )
 
 
 def decoded(

@@ -1,6 +1,7 @@
 """Arrays of .npz files: headers are checked before any array is read."""
 
 import contextlib
+import io
 import lzma
 import math
 import struct
@@ -70,7 +71,7 @@ def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, what: str) ->
         _check_header(file, entry.file_size, what)
 
 
-def _check_header(file: Any, size: int, what: str) -> None:
+def _check_header(file: IO[bytes] | io.BufferedIOBase, size: int, what: str) -> None:
     version = np.lib.format.read_magic(file)
     header = (
         np.lib.format.read_array_header_1_0

@@ -20,8 +20,8 @@ _REFUSED = (
     *(".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
     *(".pdf", ".docx", ".doc", ".odt", ".rtf", ".jpg", ".jpeg", ".png", ".gif"),
 )
-# Rows of a parquet file that are in memory at a time.
-_PARQUET_ROWS = 4096
+# Rows of a parquet file that are unpacked at a time: each may repeat one long text.
+_PARQUET_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,13 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         with parquet.ParquetFile(path) as file:
             lines.check_unique(list(file.schema_arrow.names), str(path))
-            number = 0
+            groups = map(file.metadata.row_group, range(file.num_row_groups))
+            stored = sum(group.total_byte_size for group in groups)
+            lines.check_unpacked(stored, path, str(path))
+            number = size = 0
             for batch in file.iter_batches(_PARQUET_ROWS):
+                size += batch.nbytes
+                lines.check_unpacked(size, path, f"{path}, row {number}")
                 for fields in batch.to_pylist():
                     yield Row(f"{path}, row {number}", lines.clean_value(fields))
                     number += 1

@@ -76,7 +76,7 @@ def flaw(folder: Path, under: str = "") -> str:
             for name, entry in expected.items()
             if name.startswith(under)
         ]
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         return f"{NAME}: expected bytes and sha256 of every file, found something else"
     if not listed:
         return f"{NAME}: expected files in {under or folder.name}, found none"
