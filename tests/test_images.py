@@ -333,9 +333,9 @@ def test_predict_reads_files_folders_and_lists(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"in .*empty, found none"):
         list(read_images(str(tmp_path / "empty")))
-    (tmp_path / "scan.tiff").write_bytes(b"II*\0")
+    (tmp_path / "scan.heic").write_bytes(b"II*\0")
     with pytest.raises(InputError, match=r"expected an image \(.*JSON in line 1"):
-        list(read_images(str(tmp_path / "scan.tiff")))
+        list(read_images(str(tmp_path / "scan.heic")))
     data = settings(eval_crop=0.5)
     wanted = images.make_eval_transform(data)(np.asarray(Image.open(paths[0])))
     opened = Image.open(paths[0])

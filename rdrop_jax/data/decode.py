@@ -9,39 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 
 from rdrop_jax.data.batches import Row
+from rdrop_jax.data.image_files import FORMATS
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
 
-# Endings of image files and their formats.
-_FORMAT_OF = {
-    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
-    **dict.fromkeys((".png", ".apng"), "PNG"),
-    **dict.fromkeys((".bmp", ".dib"), "BMP"),
-    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
-    **dict.fromkeys((".ppm", ".pgm", ".pbm", ".pnm"), "PPM"),
-    ".webp": "WEBP",
-    ".gif": "GIF",
-    ".avif": "AVIF",
-}
-_OPTIONAL = ("WEBP", "AVIF")  # Pillow may be built without them
-
-
-def _is_built(format: str) -> bool:
-    """Tells formats that this Pillow opens."""
-    if format in _OPTIONAL:
-        name = format.lower()
-        return name in features.modules and bool(features.check_module(name))
-    return format in Image.OPEN
-
-
-Image.init()
-# What this build of Pillow reads.
-FORMATS = tuple(f for f in dict.fromkeys(_FORMAT_OF.values()) if _is_built(f))
-SUFFIXES = tuple(end for end, format in _FORMAT_OF.items() if format in FORMATS)
 _MODES = {1: "L", 3: "RGB"}
 # What PIL raises on files that are damaged, or larger than it admits.
 _DAMAGED = (
@@ -89,7 +64,7 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     except BadImage:
         raise
     except FileNotFoundError as error:
-        raise BadImage("expected an image, found no such file") from error
+        raise BadImage("expected an image, found none: No such file") from error
     except _DAMAGED as error:
         # An unidentified file is quoted by its address in memory; leave that out.
         reason = str(error).split(" <_io")[0]
