@@ -4,7 +4,6 @@ import argparse
 import ast
 import difflib
 import importlib.util
-import io
 import logging
 import os
 import sys
@@ -52,13 +51,13 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     # An image is either read or refused with its name.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # A cache that cannot be used costs a compilation and nothing else.
     warnings.filterwarnings("ignore", "Error .* persistent compilation cache entry")
     code = 0
     try:
         process.check_streams()
-        _escape_output()
         process.check_address_space()
         main(sys.argv[1:])
         if not sys.stdout.closed:
@@ -87,12 +86,6 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
             2,
         )
     raise SystemExit(code)
-
-
-def _escape_output() -> None:
-    """Let standard output escape what it cannot hold, as standard error does."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, code: int) -> int:

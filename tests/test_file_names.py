@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models
 from rdrop_jax import flags, predict, run, train
 from rdrop_jax.data import folder, tokenizer_files
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import paths
+from rdrop_jax.runtime import paths, process
 from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.tasks.image_prediction import read_images
 
@@ -66,7 +66,7 @@ def test_a_text_that_the_output_cannot_hold():
 def test_standard_output_escapes_what_it_cannot_hold(monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict")
     monkeypatch.setattr(sys, "stdout", out)
-    flags._escape_output()
+    process.check_streams()
     print(NAME, flush=True)
     assert out.buffer.getvalue() == b"caf\\udce9.png\n"
 

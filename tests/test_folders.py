@@ -10,7 +10,7 @@ import scipy.sparse
 from pictures import encoded, noise, write_folder
 from PIL import Image, features
 
-from rdrop_jax.data import decode, folder, npz, split_names
+from rdrop_jax.data import decode, folder, image_files, npz, split_names
 from rdrop_jax.data.decode import BadImage
 from rdrop_jax.data.image_sets import _listing
 from rdrop_jax.errors import InputError
@@ -140,7 +140,7 @@ def test_regular_files_are_found_without_stat(tmp_path, monkeypatch):
     write(tmp_path, rows=4)
     monkeypatch.setattr(os, "stat", None)
     monkeypatch.setattr(os, "lstat", None)
-    assert len(list(folder.image_files(tmp_path))) == 4
+    assert len(list(image_files.find(tmp_path))) == 4
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -183,21 +183,23 @@ def test_splits_inside_classes_are_refused(tmp_path):
 def test_every_ending_is_of_a_format_that_is_decoded(tmp_path):
     known = Image.registered_extensions()
     known |= {".dib": "BMP", ".mpo": "JPEG"}  # read by the reader of BMP, of JPEG
-    assert {known[suffix] for suffix in folder.SUFFIXES} == set(decode.FORMATS)
+    assert {known[suffix] for suffix in image_files.SUFFIXES} == set(
+        image_files.FORMATS
+    )
     for suffix, kind in ((".jfif", "JPEG"), (".TIF", "TIFF"), (".ppm", "PPM")):
         path = tmp_path / "cat" / f"x{suffix}"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(encoded(noise(1)[0], kind))
         assert decode.decode(path, 3).size == (8, 8)
         assert list(read_images(str(path))) == [path]
-    assert len(list(folder.image_files(tmp_path))) == 3
+    assert len(list(image_files.find(tmp_path))) == 3
 
 
 @pytest.mark.parametrize("modules", [{}, {"avif": ("PIL.none", None)}])
 def test_a_pillow_without_avif(tmp_path, monkeypatch, modules):
     monkeypatch.setattr(features, "modules", modules)
-    assert not decode._is_built("AVIF")
-    assert decode._is_built("PNG")
+    assert not image_files._is_built("AVIF")
+    assert image_files._is_built("PNG")
     monkeypatch.delitem(Image.OPEN, "AVIF")
     formats = tuple(f for f in decode.FORMATS if f != "AVIF")
     monkeypatch.setattr(decode, "FORMATS", formats)
@@ -257,7 +259,8 @@ def test_images_that_vanish_or_are_too_large(tmp_path, monkeypatch):
     rows = decode.Decoded(splits["train"], channels=3, num_classes=2, skip_bad=False)
     (tmp_path / "cat" / "00000.png").unlink()
     with pytest.raises(
-        InputError, match=r"00000.png: expected an image, found no such file. --config"
+        InputError,
+        match=r"00000.png: expected an image, found none: No such file. --config",
     ):
         rows[0]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)

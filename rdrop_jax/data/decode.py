@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from rdrop_jax.data.batches import Row
-from rdrop_jax.data.image_formats import FORMATS
+from rdrop_jax.data.image_files import FORMATS
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
@@ -65,7 +65,7 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     except BadImage:
         raise
     except FileNotFoundError as error:
-        raise BadImage("expected an image, found no such file") from error
+        raise BadImage("expected an image, found none: No such file") from error
     except _DAMAGED as error:
         # An unidentified file is quoted by its address in memory; leave that out.
         reason = str(error).split(" <_io")[0]

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rdrop_jax.data import lines
-from rdrop_jax.data.image_formats import SUFFIXES
+from rdrop_jax.data import image_files, lines
 from rdrop_jax.data.labels import class_ids, normal
 from rdrop_jax.data.split_names import split_of, unclear
 from rdrop_jax.errors import InputError
@@ -126,21 +125,10 @@ def _folders(root: Path, notes: list[str]) -> Iterator[tuple[str, Pairs]]:
         yield split, list(_classes(root, folder, left_out))
     for folder in others if splits else ():
         inside = Counter[str]()
-        count = sum(1 for _ in image_files(folder, inside)) + inside.total()
+        count = sum(1 for _ in image_files.find(folder, inside)) + inside.total()
         left_out.update({f"in {folder.name}/": count} if count else {})
     if left_out:
-        notes.append(left_out_line(root, left_out))
-
-
-def left_out_line(root: Path, left_out: Counter[str]) -> str:
-    """Report files that are left out.
-
-    Args:
-      root: folder that was searched.
-      left_out: number of files by ending or place.
-    """
-    counts = ", ".join(f"{n} {what}" for what, n in sorted(left_out.items()))
-    return f"{root}: {left_out.total()} files are not read: {counts}"
+        notes.append(image_files.left_out_line(root, left_out))
 
 
 def _check_unclear(root: Path, names: list[str], known: list[str], what: str) -> None:
@@ -158,7 +146,7 @@ def _check_splits(
     root: Path, splits: list[tuple[str, Path]], others: list[Path]
 ) -> None:
     """Refuses folders of splits alongside folders of classes."""
-    full = [folder.name for folder in others if any(image_files(folder))]
+    full = [folder.name for folder in others if any(image_files.find(folder))]
     with_classes = {split for split, folder in splits if _subfolders(folder)}
     if full and not ("train" in with_classes and len(with_classes) > 1):
         names = _some(folder.name for _, folder in splits)
@@ -182,7 +170,7 @@ def _classes(
         raise InputError(
             f"data.dir: expected a folder per class in {folder}, found none"
         )
-    outside = sum(_is_image(path.name) for path in folder.iterdir())
+    outside = sum(image_files.is_image(path.name) for path in folder.iterdir())
     left_out.update({"images outside the class folders": outside} if outside else {})
     _check_depth(folder, class_folders)
     names: dict[str, str] = {}
@@ -195,10 +183,10 @@ def _classes(
             )
         names[label] = class_folder.name
         _check_link(class_folder)
-        images = sorted(image_files(class_folder, left_out))
+        images = sorted(image_files.find(class_folder, left_out))
         if not images:
             raise InputError(
-                f"data.dir: expected images ({', '.join(SUFFIXES)}) in "
+                f"data.dir: expected images ({', '.join(image_files.SUFFIXES)}) in "
                 f"{class_folder}, found none"
             )
         yield from ((str(p.relative_to(root)), label) for p in images)
@@ -236,54 +224,6 @@ def _check_link(folder: Path) -> None:
             f"data.dir: expected a folder of one class, found {folder}, a link to a "
             "folder that contains it. Remove the link"
         )
-
-
-def _is_image(name: str) -> bool:
-    return name[0] != "." and name.lower().endswith(SUFFIXES)
-
-
-def _is_system_file(name: str) -> bool:
-    return name[0] == "." or name.lower() in ("thumbs.db", "desktop.ini")
-
-
-def image_files(folder: Path, left_out: Counter[str] | None = None) -> Iterator[Path]:
-    """Paths below a folder whose names end like images, in any order.
-
-    Hidden files and folders are left out.
-
-    Args:
-      folder: to search; links to folders are not followed.
-      left_out: gets the number of all other files, and of links, by ending.
-
-    Raises:
-      OSError: a folder that cannot be read.
-    """
-    left_out = Counter() if left_out is None else left_out
-    waiting = [folder]
-    while waiting:
-        with os.scandir(waiting.pop()) as found:
-            entries = [entry for entry in found if not _is_system_file(entry.name)]
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                waiting.append(Path(entry.path))
-            elif kind := _not_a_file(entry):
-                left_out[kind] += 1
-            elif _is_image(entry.name):
-                yield Path(entry.path)
-            else:
-                left_out[Path(entry.name).suffix.lower() or "without an ending"] += 1
-
-
-def _not_a_file(entry: os.DirEntry[str]) -> str:
-    """The kind of an entry that is no file. Regular files need no call of stat."""
-    try:
-        if entry.is_file():
-            return ""
-        if not entry.is_symlink():
-            return "pipes, sockets or devices"
-        return "links to folders" if entry.is_dir() else "broken links"
-    except OSError:  # a link to itself, or into a folder that cannot be read
-        return "broken links"
 
 
 def _tables(root: Path) -> Iterator[tuple[str, Pairs]]:
@@ -328,17 +268,6 @@ def _check_single(found: list[tuple[str, Path]]) -> None:
         )
 
 
-def listed_path(root: Path, name: str) -> str:
-    """A path from a list, without white space at its ends unless it exists with it.
-
-    Args:
-      root: folder that the path is relative to.
-      name: the path as it is in the list.
-    """
-    stripped = name.strip()
-    return name if name != stripped and (root / name).is_file() else stripped
-
-
 def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
     inside = os.path.abspath(root)
     labels: dict[str, str] = {}
@@ -346,7 +275,7 @@ def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
         if not line.strip():
             continue
         name, tab, text = line.partition("\t")
-        path, label = listed_path(root, name), normal(text)
+        path, label = image_files.listed_path(root, name), normal(text)
         if not tab or not path or not label or "\t" in label:
             raise InputError(f"{where}: expected PATH<TAB>LABEL, found {line!r}")
         if lines.clean(text) != text:
