@@ -53,7 +53,7 @@ class Mean:
         """The mean as a number of Python, as `jax.Array.item` gives it."""
         return float(self)
 
-    def __round__(self, digits: int | None = None) -> float:
+    def __round__(self, digits: int | None = None) -> float | int:
         return round(float(self), digits)
 
     def __format__(self, spec: str) -> str:
