@@ -10,9 +10,10 @@ from rdrop_jax.runtime import paths
 
 def root(data: ConfigDict) -> str:
     """``data.dir`` or ``$RDROP_DATA_DIR``, empty where neither is set."""
-    if data.dir:
-        return str(paths.local("data.dir", data.dir))
-    return str(paths.local("$RDROP_DATA_DIR", os.environ.get("RDROP_DATA_DIR", "")))
+    field, path = "data.dir", str(data.dir)
+    if not path:
+        field, path = "$RDROP_DATA_DIR", os.environ.get("RDROP_DATA_DIR", "")
+    return str(paths.local(field, path)) if path else ""
 
 
 def unprepared(data: ConfigDict, sources: str, page: str) -> InputError:

@@ -201,11 +201,14 @@ def _joint(tokenizer: Tokenizer) -> Vocabularies:
 def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
     """How documents are summarized and scored."""
     score, special = config.eval, vocabularies.target.special
+    # `misfit` has compared "auto" with the validation references.
+    auto = score.rouge_tokenizer == "auto"
+    tokenizer = "english" if auto else score.rouge_tokenizer
 
     def each(answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
         texts = [answer.texts[0] for answer in answers]
         found = scoring.rouge_each(
-            texts, pairs.targets, stem=score.stem, tokenizer=score.rouge_tokenizer
+            texts, pairs.targets, stem=score.stem, tokenizer=tokenizer
         )
         return {name: values.tolist() for name, values in found.items()}
 
@@ -216,7 +219,7 @@ def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
             pairs.targets,
             stem=score.stem,
             samples=score.bootstrap,
-            tokenizer=score.rouge_tokenizer,
+            tokenizer=tokenizer,
         )
         return found | {"at_max_length": float(sum(a.cut_short for a in answers))}
 
