@@ -217,6 +217,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     if scratch and not overrides.get("init_from", config.init_from):
         config.update_from_flattened_dict(scratch)
     override(config, overrides)
+    checks.check_sizes(config, overrides)
     checks.check(config)
     return config
 

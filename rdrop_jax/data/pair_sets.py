@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, cldr, parallel, prepared_text
 from rdrop_jax.data.parallel import Form, Pairs
-from rdrop_jax.data.roots import root, unprepared
+from rdrop_jax.data.roots import check_sizes, root, unprepared
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 
@@ -194,6 +194,9 @@ def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
 
     Returns:
       A locked copy; the config itself if there is nothing to change.
+
+    Raises:
+      InputError: a size to hold out for a split that has a file.
     """
     data = config.data
     place = Path(root(data))
@@ -202,12 +205,15 @@ def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
         for split, name in defaults.items()
         if data.files[split] == name and not list(place.glob(f"{name}*"))
     ]
-    if data.name != "files" or not lost:
+    if data.name != "files":
         return config
-    filled = config.copy_and_resolve_references().unlock()
-    for split in lost:
-        filled.data.files[split] = ""
-    return filled.lock()
+    if lost:
+        filled = config.copy_and_resolve_references().unlock()
+        for split in lost:
+            filled.data.files[split] = ""
+        config = filled.lock()
+    check_sizes(config.data)
+    return config
 
 
 def _of_languages(data: ConfigDict) -> PairSet:
