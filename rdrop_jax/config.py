@@ -42,6 +42,14 @@ _PER_PROCESS = ("data.dir", "data.prefetch", "data.workers")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Fields of earlier versions, by task: the old name and the present one.
 RENAMED = {"text_classification": {"data.held_out": "data.validation"}}
+# Fields whose defaults have changed since version 0.1 in presets for own data.
+NEW_DEFAULTS = (
+    "total_steps",
+    *("rdrop.alpha", "model.dropout", "model.variant", "model.width", "model.heads"),
+    *("model.mlp_width", "model.encoder_layers", "model.decoder_layers"),
+    *("data.vocab_size", "optimizer.name", "optimizer.lr", "optimizer.end_lr"),
+    *("optimizer.weight_decay", "optimizer.decay", "optimizer.clip"),
+)
 # Fields that earlier versions lack, by task, with the value that acts as then.
 ADDED: dict[str, dict[str, Any]] = {
     "text_classification": {"data.validation": 0.0, "data.test": 0.0},

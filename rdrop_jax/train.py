@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +89,15 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     return loop.fit(task, tx, resolved, workdir, initialize=initialize, stop=stop)
 
 
-def check(config: ConfigDict, workdir: Path) -> ConfigDict:
+def check(
+    config: ConfigDict, workdir: Path, given: Collection[str] | None = None
+) -> ConfigDict:
     """All that can be checked before jax starts.
+
+    Args:
+      config: as `rdrop_jax.flags.load` returns it.
+      workdir: folder of the run.
+      given: fields that the command line sets; None if that is not known.
 
     Returns:
       The config with what its dataset says of itself.
@@ -100,7 +107,7 @@ def check(config: ConfigDict, workdir: Path) -> ConfigDict:
     """
     paths.workdir(workdir)
     paths.check_config(config)
-    config = workdir_lib.resumed(ready.completed(config), workdir)
+    config = workdir_lib.resumed(ready.completed(config), workdir, given)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.begun(workdir):
         families.check(config)
@@ -125,7 +132,7 @@ def main(argv: Sequence[str]) -> None:
     cluster = distributed.from_flags(args)
     config = flags.load(args.config, overrides)
     workdir = args.workdir or default_workdir(args.config)
-    config = check(config, workdir)
+    config = check(config, workdir, overrides)
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)

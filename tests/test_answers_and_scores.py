@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-import test_language_model
+import test_language_model as lm
 import texts
 import tiny
 import tiny_nmt
@@ -108,7 +108,7 @@ def test_summarization_in_another_script(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_language_model(tmp_path):
-    config = test_language_model.config_of(tmp_path, **SHORT)
+    config = lm.config_of(tmp_path, **SHORT)
     workdir = tmp_path / "run"
     train_program.train(config, workdir)
     whole = evaluate(workdir, "test", "best")

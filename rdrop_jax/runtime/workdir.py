@@ -2,12 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+import rdrop_jax
 from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import paths, seal
@@ -30,7 +32,8 @@ def claim(config: ConfigDict, workdir: Path) -> None:
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     check(config, workdir)
-    write_json(workdir / "config.json", config.to_dict())
+    written = {} if is_of_0_1(workdir) else {"version": rdrop_jax.__version__}
+    write_json(workdir / "config.json", config.to_dict() | written)
 
 
 def check(config: ConfigDict, workdir: Path) -> None:
@@ -48,17 +51,34 @@ def check(config: ConfigDict, workdir: Path) -> None:
             )
 
 
-def resumed(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """Return a config with the workdir's values of fields that are "auto" in it.
+def is_of_0_1(workdir: Path) -> bool:
+    """Return True for a run with checkpoints that version 0.1 started."""
+    return begun(workdir) and "version" not in read_json(workdir / "config.json")
+
+
+def resumed(
+    config: ConfigDict, workdir: Path, given: Collection[str] | None = None
+) -> ConfigDict:
+    """Return a config with the workdir's values of fields that the user left open.
+
+    These are the fields that are "auto", and for a run of version 0.1 those whose
+    defaults have changed.
 
     Args:
       config: of the program.
       workdir: of a run, or of none yet.
+      given: fields that the command line sets; None if that is not known.
     """
     if not begun(workdir):
         return config
     stored, now = (config_lib.flatten(c) for c in (read(workdir), config))
     kept = {n: stored[n] for n in _KEPT if now.get(n) == "auto" and n in stored}
+    if given is not None and is_of_0_1(workdir):
+        fields = {*config_lib.NEW_DEFAULTS} - {*given}
+        old = {n: stored[n] for n in fields if n in stored and stored[n] != now.get(n)}
+        for name, value in sorted(old.items()):
+            print(f"{name}={value!r}, as version 0.1 started this run", file=sys.stderr)
+        kept |= old
     if not kept:
         return config
     config = config.copy_and_resolve_references().unlock()
@@ -165,6 +185,7 @@ def read(workdir: Path) -> ConfigDict:
             f"--workdir: {path}: expected the config of a run, found {problem}. "
             f"{_RESTORE}"
         )
+    stored.pop("version", None)
     return ConfigDict(config_lib.upgraded(stored)).lock()
 
 
