@@ -138,9 +138,11 @@ def test_files_that_are_not_read_are_counted(tmp_path):
 
 def test_regular_files_are_found_without_stat(tmp_path, monkeypatch):
     write(tmp_path, rows=4)
-    monkeypatch.setattr(os, "stat", None)
-    monkeypatch.setattr(os, "lstat", None)
-    assert len(list(image_files.find(tmp_path))) == 4
+    stat, calls = os.stat, []
+    monkeypatch.setattr(os, "stat", lambda *a, **k: calls.append(a) or stat(*a, **k))
+    found = list(image_files.find(tmp_path))
+    monkeypatch.undo()
+    assert (len(found), calls) == (4, [])
 
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
