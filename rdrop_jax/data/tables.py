@@ -152,9 +152,9 @@ def _parquet(path: Path) -> Iterator[Row]:
             lines.check_unpacked(stored, path, str(path))
             number = size = 0
             for batch in file.iter_batches(_PARQUET_ROWS):
-                size += batch.nbytes
-                lines.check_unpacked(size, path, f"{path}, row {number}")
                 for fields in batch.to_pylist():
+                    size += _size(fields)
+                    lines.check_unpacked(size, path, f"{path}, row {number}")
                     yield Row(f"{path}, row {number}", lines.clean_value(fields))
                     number += 1
     except InputError:
@@ -168,6 +168,15 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise InputError(
             f"{path}: expected parquet that can be read, found: {error}"
         ) from error
+
+
+def _size(value: Any) -> int:
+    """Return about the bytes of a value; texts of a dictionary count every time."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_size, value.values()))
+    return sum(map(_size, value)) if isinstance(value, list) else 8
 
 
 def inputs(name: str) -> Iterator[Row | str | tuple[str, ...]]:

@@ -130,7 +130,7 @@ def _text(row: Row, column: str, field: str) -> str:
     text = row.fields[column]
     if not isinstance(text, str) or not text.strip():
         raise InputError(
-            f"{row.place}: expected a text in {column!r} ({field}), found {text!r}"
+            f"{row.place}: expected a text in {column!r} ({field}), found {text!r:.60}"
         )
     return clean(text)
 
@@ -223,5 +223,5 @@ def _number(label: Any, place: str) -> float:
     if abs(number) > np.finfo(np.float32).max:
         number = math.inf
     if not math.isfinite(number) or isinstance(label, bool):
-        raise InputError(f"{place}: expected a number as label, found {label!r}")
+        raise InputError(f"{place}: expected a number as label, found {label!r:.60}")
     return number
