@@ -48,8 +48,10 @@ def lm() -> ConfigDict:
     c.data.name = "files"  # or docstrings, wikitext103
     c.data.files = ConfigDict()  # of data.name=files: text, also as .gz
     c.data.files.train = ""
-    c.data.files.validation = ""  # none: the last 5 % of train, or those before test
-    c.data.files.test = ""  # none: the last 5 % of train
+    c.data.files.validation = ""  # none: the end of train, before test, is held out
+    c.data.files.test = ""  # none: the end of train
+    c.data.validation = placeholder(float)  # that share of the characters (below 1) or
+    c.data.test = placeholder(float)  # number of lines; none: 5 %
     c.data.tokens = "words"  # between spaces; or characters, or bpe: byte pairs
     c.data.vocab_size = 0  # tokens at most; 0: all
     c.data.min_count = 1  # rarer words and characters are unknown

@@ -30,7 +30,8 @@ _HOME = {
         "rdrop_multilabel_loss",
         "rdrop_regression_loss",
     ),
-    "core.step": ("TrainState", "init_state", "make_eval_step", "make_train_step"),
+    "core.step": ("make_eval_step", "make_train_step"),
+    "core.train_state": ("TrainState", "init_state"),
     "core.terms": ("multilabel_terms", "rdrop_terms", "regression_terms"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -22,12 +22,12 @@ from rdrop_jax.core.passes import forward_passes as forward_passes
 from rdrop_jax.core.rdrop import rdrop_loss as rdrop_loss
 from rdrop_jax.core.rdrop import rdrop_multilabel_loss as rdrop_multilabel_loss
 from rdrop_jax.core.rdrop import rdrop_regression_loss as rdrop_regression_loss
-from rdrop_jax.core.step import TrainState as TrainState
-from rdrop_jax.core.step import init_state as init_state
 from rdrop_jax.core.step import make_eval_step as make_eval_step
 from rdrop_jax.core.step import make_train_step as make_train_step
 from rdrop_jax.core.terms import multilabel_terms as multilabel_terms
 from rdrop_jax.core.terms import rdrop_terms as rdrop_terms
 from rdrop_jax.core.terms import regression_terms as regression_terms
+from rdrop_jax.core.train_state import TrainState as TrainState
+from rdrop_jax.core.train_state import init_state as init_state
 
 __version__: str

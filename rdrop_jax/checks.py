@@ -5,7 +5,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.config import flatten
+from rdrop_jax.config import RENAMED, flatten
+from rdrop_jax.data import roots
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import paths
 
@@ -127,3 +128,26 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
             "dropout both passes agree and the term is 0; set rdrop.alpha=0 to train "
             "plainly"
         )
+
+
+def check_sizes(config: ConfigDict, overrides: Mapping[str, str]) -> None:
+    """Refuse an explicit size to hold out of texts with labels next to a file.
+
+    The size of a preset gives way to a file. The other tasks have no size in presets.
+
+    Args:
+      config: with the overrides applied.
+      overrides: field name to text.
+
+    Raises:
+      InputError: names the two fields.
+    """
+    if config.task != "text_classification" or config.data.name != "files":
+        return
+    old = {new: name for name, new in RENAMED[config.task].items()}
+    given = config.copy_and_resolve_references().unlock()
+    for split in ("validation", "test"):
+        field = f"data.{split}"
+        if not {field, old.get(field)} & overrides.keys():
+            given.data[split] = 0.0
+    roots.check_sizes(given.data)

@@ -46,7 +46,7 @@ def compare(
       Stopped: SIGTERM or SIGINT asked for it.
       TrainingError: no seed was finished both with and without R-Drop.
     """
-    paths.local("--workdir", workdir)
+    paths.workdir(workdir)
     base = check(options)
     ready.completed(base)
     with explained(workdir):

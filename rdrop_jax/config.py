@@ -46,6 +46,7 @@ RENAMED = {"text_classification": {"data.held_out": "data.validation"}}
 ADDED: dict[str, dict[str, Any]] = {
     "text_classification": {"data.validation": 0.0, "data.test": 0.0},
     "translation": {"data.validation": None, "data.test": None},
+    "language_model": {"data.validation": None, "data.test": None},
     "summarization": {
         "data.validation": None,
         "data.test": None,

@@ -50,6 +50,9 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    # An image is either read or refused with its name.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # A cache that cannot be used costs a compilation and nothing else.
     warnings.filterwarnings("ignore", "Error .* persistent compilation cache entry")
     code = 0
@@ -57,7 +60,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         process.check_streams()
         process.check_address_space()
         main(sys.argv[1:])
-        sys.stdout.flush()
+        if not sys.stdout.closed:
+            sys.stdout.flush()
     except Stopped as stopped:
         print(stopped, flush=True)
     except InputError as error:
@@ -213,6 +217,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     if scratch and not overrides.get("init_from", config.init_from):
         config.update_from_flattened_dict(scratch)
     override(config, overrides)
+    checks.check_sizes(config, overrides)
     checks.check(config)
     return config
 

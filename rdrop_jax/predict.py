@@ -6,6 +6,7 @@ probabilities. --json and --n_best give JSON for text too. A language model
 goes on where a line ends, or with --mode score says how probable it is.
 """
 
+import contextlib
 import itertools
 import json
 import sys
@@ -46,7 +47,7 @@ def load(
     Raises:
       InputError: no such run or checkpoint; inputs that are no list.
     """
-    config = workdir_lib.read(paths.local("--workdir", workdir))
+    config = workdir_lib.read(paths.workdir(workdir))
     if mode is not None:
         choose(config, mode)
     from rdrop_jax.run import open_run  # jax starts here
@@ -109,23 +110,56 @@ def main(argv: Sequence[str]) -> None:
         with (
             open(args.output, "w", encoding="utf-8")
             if args.output != "-"
-            else sys.stdout as out
+            else contextlib.nullcontext(sys.stdout) as out
         ):
             for number, answer in enumerate(itertools.chain(first, answers), 1):
                 for note in answer.get("notes", ()):
                     print(f"input {number}: {note}", file=sys.stderr)
-                line = (
-                    json.dumps(answer, ensure_ascii=False)
-                    if plain is None
-                    else plain(answer)
-                )
-                print(line, file=out, flush=True)
+                print(line_of(answer, plain, out.encoding), file=out, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise InputError(
             f"--output: cannot write {args.output!r}: {error.strerror}"
         ) from error
+
+
+def line_of(
+    answer: dict[str, Any],
+    plain: Callable[[dict[str, Any]], str] | None,
+    encoding: str | None,
+) -> str:
+    """An answer as a line of text.
+
+    Args:
+      answer: of a predictor.
+      plain: the text of an answer; None gives JSON.
+      encoding: of the output.
+
+    Returns:
+      Text that the output can hold. In JSON, escapes replace characters that it cannot
+      hold, such as bytes of a file name that are not UTF-8: those become lone
+      surrogates, from which `os.fsencode` makes the name.
+
+    Raises:
+      InputError: a text with a character that the output cannot hold.
+
+    Example:
+      >>> print(line_of({"input": "caf" + chr(0xDCE9) + ".png"}, None, "utf-8"))
+      {"input": "caf\\udce9.png"}
+    """
+    line = json.dumps(answer, ensure_ascii=False) if plain is None else plain(answer)
+    try:
+        line.encode(encoding or "utf-8")
+    except UnicodeEncodeError as error:
+        if plain is None:
+            return json.dumps(answer)
+        raise InputError(
+            f"standard output: expected the encoding UTF-8, found {encoding}, which "
+            f"lacks {error.object[error.start]!a}. Set PYTHONIOENCODING=utf-8 or use "
+            "--output."
+        ) from error
+    return line
 
 
 def refuse_input(output: str, inputs: Sequence[str]) -> None:

@@ -98,7 +98,7 @@ def check(config: ConfigDict, workdir: Path) -> ConfigDict:
     Raises:
       InputError: data or weights that are missing, or a workdir of another config.
     """
-    paths.local("--workdir", workdir)
+    paths.workdir(workdir)
     paths.check_config(config)
     config = workdir_lib.resumed(ready.completed(config), workdir)
     workdir_lib.check(config, workdir)

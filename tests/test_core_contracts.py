@@ -56,6 +56,8 @@ def test_a_mean_is_read_as_a_number():
     found = Mean(jnp.float32(3.0), jnp.float32(4.0))
     assert float(found) == 0.75
     assert f"{found:.3f} {found:>6.1f}" == "0.750    0.8"
+    assert found.item() == 0.75
+    assert (round(found, 1), round(found)) == (0.8, 1)
     assert f"{found}" == str(found)
     assert np.asarray(found) == 0.75
     assert jnp.asarray(found) == 0.75

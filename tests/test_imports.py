@@ -177,7 +177,7 @@ def test_configs_import_the_config_alone():
 def test_sizes():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
-        assert text.count("\n") <= 320, path
+        assert text.count("\n") <= 500, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 limit = 110 if node.name == "make_train_step" else 100

@@ -197,6 +197,22 @@ def test_sharded_batch(case, kind, entered):
     assert_equal(found, jax.jit(run)(x, batch()))
 
 
+@pytest.mark.parametrize("entered", [True, False])
+def test_value_outside_jit(entered):
+    """Constants, such as the number of positions, do not stay on one device."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+
+    def run(z, b):
+        return rdrop_jax.rdrop_loss(z, b["ids"], alpha=1.5)
+
+    with context(mesh, entered):
+        found = run(*placed(mesh, LOGITS, batch()))
+    wanted = jax.jit(run)(LOGITS, batch())
+    np.testing.assert_allclose(found[0], wanted[0], rtol=2e-5)
+    for name, value in wanted[1].items():
+        assert float(found[1][name]) == pytest.approx(float(value), rel=2e-5)
+
+
 @pytest.mark.parametrize(("case", "check"), marked([(True,), (False,)], (True,)))
 def test_shard_map(case, check):
     """Each device's part of the batch is a batch of its own."""

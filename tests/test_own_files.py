@@ -65,7 +65,16 @@ INPUTS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+FAST = "text_classification"  # the other tasks take up to 15 s each to compile
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(name, marks=() if name == FAST else pytest.mark.slow)
+        for name in CONFIGS
+    ],
+)
 def run(request, tmp_path_factory):
     """Name of a task, folder of its data, workdir of a finished run."""
     folder = tmp_path_factory.mktemp(request.param)

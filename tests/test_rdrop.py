@@ -138,8 +138,8 @@ def test_alpha_zero_is_plain_training_exactly():
     )
     np.testing.assert_allclose(loss, plain, rtol=1e-6)
     assert float(metrics["kl"].compute()) == 0.0
-    same, _ = rdrop_loss(logits, labels, alpha=9.0)
-    assert float(same) == float(loss)
+    with pytest.raises(ValueError, match="alpha must be 0 for one pass"):
+        rdrop_loss(logits, labels, alpha=9.0)
 
 
 def test_alpha_zero_ignores_an_infinite_divergence():

@@ -5,13 +5,29 @@ import json
 
 import numpy as np
 import pytest
+import tiny_nmt
 
-from rdrop_jax.data import labels, lines, parallel, pieces, tables, texts, tokenizers
+from rdrop_jax.data import (
+    labels,
+    lines,
+    pair_sets,
+    parallel,
+    pieces,
+    tables,
+    texts,
+    tokenizers,
+)
 from rdrop_jax.data.tables import Row
 from rdrop_jax.data.texts import Columns, collect, encode_labels, find_classes
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.answers import check_list, class_answer
-from rdrop_jax.tasks.translator import read_lines, read_texts
+from rdrop_jax.tasks.translator import (
+    Answer,
+    Translator,
+    make_predictor,
+    read_lines,
+    read_texts,
+)
 
 HALF = "\ud83d"
 
@@ -196,18 +212,70 @@ def test_label_sets_have_the_same_form():
     assert there.tolist() == [1, 1, 1, 0, 1]
 
 
-def test_white_space_is_the_same_from_every_file(tmp_path):
+def test_white_space_is_that_of_the_training_format(tmp_path):
     document = " two \u00a0 words\u2028here "
     for ending in ("source", "target"):
         (tmp_path / f"a.{ending}").write_text(document + "\n")
     (tmp_path / "a.tsv").write_text(f"source\ttarget\n{document}\t{document}\n")
     line = json.dumps({"source": document, "target": document})
     (tmp_path / "a.jsonl").write_text(line + "\n")
-    wanted = ["two words here"]
-    for name in ("a", "a.tsv", "a.jsonl"):
-        found = parallel.read(parallel.find(tmp_path / name, "source", "target"))
-        assert (found.source, found.target) == (wanted, wanted)
-    assert parallel.one_line(document) == wanted[0]
+    for train in ("a", "a.tsv", "a.jsonl"):
+        form = parallel.form_of(tmp_path / train)
+        single = train == "a.jsonl"
+        wanted = ["two words here" if single else "two \u00a0 words\u2028here"]
+        for name in ("a", "a.tsv", "a.jsonl"):
+            files = parallel.find(tmp_path / name, "source", "target")
+            found = parallel.read(files, form=form)
+            assert (found.source, found.target) == (wanted, wanted)
+            if name == train:  # the texts of version 0.1
+                assert parallel.read(files).source == wanted
+            if len(files) == 1:
+                assert list(read_texts(str(files[0]), "source", form)) == wanted
+        assert form(f"{document}\n") == wanted[0]
+    assert parallel.stripped("a \r\n b\n\n  c") == "a b c"
+
+
+@pytest.mark.parametrize("train", ["train", "train.tsv", "train.jsonl"])
+@pytest.mark.parametrize("test", ["test", "test.tsv", "test.jsonl"])
+def test_a_predictor_reads_texts_as_training_does(tmp_path, train, test):
+    wanted = ["two  words", "one"]
+    columns = {"source": "source", "target": "target"}
+    for name in (train, test):
+        if name.endswith(".jsonl"):
+            rows = [json.dumps({"source": x, "target": x}) for x in wanted]
+            (tmp_path / name).write_text("\n".join(rows))
+        elif name.endswith(".tsv"):
+            rows = ["source\ttarget", *(f"{x}\t{x}" for x in wanted)]
+            (tmp_path / name).write_text("\n".join(rows))
+        else:
+            for ending in ("en", "de"):
+                (tmp_path / f"{name}.{ending}").write_text("\n".join(wanted))
+    data = tiny_nmt.config(
+        tmp_path,
+        data__files__train=train,
+        data__files__validation="",
+        data__files__test=test,
+        **{f"data__columns__{k}": v for k, v in columns.items()},
+    ).data
+    pairs = pair_sets.find(data).splits
+
+    class Shown(Translator):
+        chunk, shown, read = 8, staticmethod(str), staticmethod(str)
+
+        def __init__(self):
+            pass
+
+        def translate(self, params, found):
+            return [Answer([text], [0.0]) for text in found]
+
+    predictor = make_predictor(
+        Shown(), lambda name: pairs[name](), pair_sets.form(data), "source"
+    )
+    single = train == "train.jsonl"
+    path = str(tmp_path / (test if "." in test else f"{test}.en"))
+    for inputs in (predictor.rows("test"), predictor.read(path), wanted):
+        answers = [answer["text"] for answer in predictor.run(None, inputs)]
+        assert answers == ["two words" if single else "two  words", "one"]
 
 
 @pytest.mark.parametrize("inputs", ["one text", b"bytes", {"text": "a"}, 3, None])

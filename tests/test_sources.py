@@ -253,7 +253,7 @@ def test_the_same_images_from_npz_and_from_a_folder_train_alike(tmp_path):
     photo = next((tmp_path / "png" / "test").rglob("*.png"))
     answers = load(tmp_path / "run_folder")([photo, images[0], noise(1, 20)[0]])
     assert answers[0]["input"] == str(photo)
-    assert all(a["name"] == CLASSES[a["label"]] for a in answers)
+    assert all(a["label"] == CLASSES[a["id"]] for a in answers)
     more = tmp_path / "png" / "train" / "ant" / "more.png"
     more.write_bytes(photo.read_bytes())
     with pytest.raises(InputError, match=r"other data.*\n  train: there 24 .* now 25 "):

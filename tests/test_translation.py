@@ -142,10 +142,10 @@ def test_texts_of_the_data_are_not_tokenised_again():
             return [Answer([text], [0.0]) for text in texts]
 
     pairs = Pairs(["a b", "c"], ["d", "e"], "pairs")
-    predictor = make_predictor(Upper(), lambda name: pairs, lambda path: ["f g"])
+    predictor = make_predictor(Upper(), lambda name: pairs, str, "source")
     by_split, by_user = (
         [(answer["source"], answer["text"]) for answer in predictor.run({}, texts)]
-        for texts in (predictor.rows("test"), predictor.read("x"))
+        for texts in (predictor.rows("test"), ["f g"])
     )
     assert by_split == [("a b", "a b"), ("c", "c")]
     assert by_user == [("f g", "F G")]

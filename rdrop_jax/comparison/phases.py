@@ -15,6 +15,7 @@ from rdrop_jax.runtime import versions
 from rdrop_jax.runtime.disk import read_json, write_json
 from rdrop_jax.runtime.preemption import Stop
 
+_REMEDY = "restore the file from a copy, or take another workdir"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -61,13 +62,16 @@ def stored(path: Path) -> dict[str, Any]:
     Raises:
       InputError: content that no comparison has written.
     """
-    began = read_json(path)
+    try:
+        began = read_json(path)
+    except InputError as error:
+        raise InputError(f"--workdir: {error}; {_REMEDY}") from error
     for name in ("options", "base", "probe", "versions"):
         if not isinstance(began.get(name), dict):
             found = type(began.get(name)).__name__
             raise InputError(
-                f"--workdir: {path}: expected {name} of a comparison, found {found}. "
-                "Restore the file from a copy, or use another workdir"
+                f"--workdir: {path}: expected {name} of a comparison, found {found}; "
+                f"{_REMEDY}"
             )
     began["base"].pop("eval.mode", None)  # now the score names it
     return began

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -43,14 +44,18 @@ def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
             found = _explicit(arrays)
             if found is None:
                 return call(*_aligned(arrays))
-            mesh, axes = found
+            mesh, axes, number = found
             spec = PartitionSpec()
             if positions is not None and arrays:
                 first = jax.typeof(arrays[0])
                 kept = first.ndim - positions if positions >= 0 else 1
                 spec = PartitionSpec(*first.sharding.spec[:kept])
             out = NamedSharding(mesh, spec)
-            auto = jax.sharding.auto_axes(call, axes=axes, out_sharding=out)
+            auto = jax.sharding.auto_axes(
+                lambda *arrays: _spread(call(*arrays), arrays[number]),
+                axes=axes,
+                out_sharding=out,
+            )
             return auto(*_aligned(arrays))
 
         return run  # type: ignore[return-value]
@@ -58,9 +63,9 @@ def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
     return decorate
 
 
-def _explicit(arrays: list[jax.Array]) -> tuple[Any, tuple[str, ...]] | None:
-    """The mesh of the first array with Explicit axes, and their names."""
-    for x in arrays:
+def _explicit(arrays: list[jax.Array]) -> tuple[Any, tuple[str, ...], int] | None:
+    """The mesh of the first array with Explicit axes, their names, and its number."""
+    for number, x in enumerate(arrays):
         mesh = getattr(jax.typeof(x).sharding, "mesh", None)
         if mesh is None:
             continue
@@ -70,8 +75,18 @@ def _explicit(arrays: list[jax.Array]) -> tuple[Any, tuple[str, ...]] | None:
             if kind == AxisType.Explicit
         )
         if axes:
-            return mesh, axes
+            return mesh, axes, number
     return None
+
+
+def _spread(results: Any, like: jax.Array) -> Any:
+    """The results, each on all devices of an array.
+
+    Outside `jax.jit` a constant, such as the number of positions, is on one device, and
+    `jax.sharding.auto_axes` cannot move it. Within `jax.jit` nothing is computed.
+    """
+    first = like[(0,) * like.ndim]
+    return jax.tree.map(lambda x: jnp.where(first == first, x, x), results)
 
 
 def _aligned(arrays: list[jax.Array]) -> list[jax.Array]:

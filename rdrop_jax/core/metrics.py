@@ -17,7 +17,8 @@ class Mean:
 
     Totals and weights add up over steps, microbatches and hosts, so the mean is
     exact where an average of averages would not be. `compute` gives the scalar array;
-    ``float(mean)``, ``f"{mean:.3f}"``, `numpy.asarray` and `jax.numpy.asarray` call it.
+    ``float(mean)``, ``mean.item()``, ``round(mean, 3)``, ``f"{mean:.3f}"``,
+    `numpy.asarray` and `jax.numpy.asarray` call it.
 
     Attributes:
       total: scalar, ``sum(weight * value)``.
@@ -47,6 +48,13 @@ class Mean:
 
     def __float__(self) -> float:
         return float(self.compute())
+
+    def item(self) -> float:
+        """The mean as a number of Python, as `jax.Array.item` gives it."""
+        return float(self)
+
+    def __round__(self, digits: int | None = None) -> float | int:
+        return round(float(self), digits)
 
     def __format__(self, spec: str) -> str:
         return format(float(self), spec) if spec else str(self)

@@ -53,6 +53,13 @@ def init_state(
     Raises:
       ValueError: a leaf of ``params`` that cannot be differentiated, for instance of an
         Equinox module that was not partitioned.
+
+    Example:
+      >>> import optax
+      >>> params = {"w": jnp.ones((4, 3))}
+      >>> state = init_state(params, optax.adam(1e-3), jax.random.key(0))
+      >>> int(state.step)
+      0
     """
     check_params(params)
     opt_state = tx.init(params)

@@ -12,12 +12,11 @@ import numpy as np
 from PIL import Image
 
 from rdrop_jax.data.batches import Row
+from rdrop_jax.data.image_files import FORMATS
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
 
-# PIL opens MPO as JPEG, and fails over a format that it does not register.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 _MODES = {1: "L", 3: "RGB"}
 # What PIL raises on files that are damaged, or larger than it admits.
 _DAMAGED = (
@@ -25,9 +24,9 @@ _DAMAGED = (
     SyntaxError,
     ValueError,
     EOFError,
-    IndexError,
+    LookupError,
     TypeError,
-    KeyError,
+    AttributeError,
     ArithmeticError,
     RuntimeError,
     MemoryError,
@@ -65,6 +64,8 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
             return converted(opened, channels)
     except BadImage:
         raise
+    except FileNotFoundError as error:
+        raise BadImage("expected an image, found none: No such file") from error
     except _DAMAGED as error:
         # An unidentified file is quoted by its address in memory; leave that out.
         reason = str(error).split(" <_io")[0]
@@ -80,18 +81,21 @@ def converted(image: Image.Image, channels: int) -> Image.Image:
     """An image as 8 bits of grey or colour; 16 bits are scaled, transparency dropped.
 
     Args:
-      image: of any mode but 32 bits, whose range is unknown.
+      image: of any mode but 32 bits, whose range is unknown. PGM files of 16 bits,
+        which Pillow opens as 32 bits, are scaled.
       channels: 1 for grey, 3 for colour.
 
     Raises:
       BadImage: an image of 32 bits.
     """
-    if image.mode in ("I", "F"):
+    deep = image.mode.startswith("I;16")
+    deep |= image.mode == "I" and image.format == "PPM"
+    if image.mode in ("I", "F") and not deep:
         raise BadImage(
             f"expected 8 or 16 bits per channel, found 32 (mode {image.mode}). Convert "
             "the image"
         )
-    if image.mode.startswith("I;16"):  # convert would make white of all above 255
+    if deep:  # convert would make white of all above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert(_MODES[channels])
 

@@ -1,7 +1,6 @@
 """A user's own images: a folder per class, or a table of paths and labels."""
 
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,15 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rdrop_jax.data import lines
-from rdrop_jax.data.split_names import split_of
+from rdrop_jax.data import image_files, lines
+from rdrop_jax.data.labels import class_ids, normal
+from rdrop_jax.data.split_names import split_of, unclear
 from rdrop_jax.errors import InputError
 
-# Endings of the formats that `rdrop_jax.data.decode` reads.
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib"),
-    *(".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
-)
 _OTHER_TABLES = (".csv", ".json", ".jsonl", ".parquet")
 Pairs = list[tuple[str, str]]
 
@@ -74,8 +69,8 @@ def find(
 
     Raises:
       InputError: no images, a class or a split without any, a split that is there
-        twice, folders of splits and of classes side by side, fewer than two classes, a
-        path that leaves the folder.
+        twice, folders of splits and of classes side by side, names that may be splits,
+        fewer than two classes, a path that leaves the folder.
     """
     notes: list[str] = []
     try:
@@ -91,10 +86,10 @@ def find(
     if len(classes) < 2:
         raise InputError(
             f"data.dir: expected at least two classes in {root}, found "
-            f"{', '.join(classes) or 'none'}"
+            f"{', '.join(classes) or 'none'}{_inner(root, classes)}"
         )
     base = root if root.is_dir() else root.parent
-    ids = {name: i for i, name in enumerate(classes)}
+    ids = class_ids(classes)
     splits = {}
     for split, found in pairs.items():
         if not found:
@@ -117,13 +112,11 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _folders(root: Path, notes: list[str]) -> Iterator[tuple[str, Pairs]]:
-    splits, others = [], []
-    for folder in _subfolders(root):
-        split = split_of(folder.name)
-        if split is None:
-            others.append(folder)
-        else:
-            splits.append((split, folder))
+    folders = _subfolders(root)
+    others = [folder for folder in folders if split_of(folder.name) is None]
+    splits = [(s, path) for path in folders if (s := split_of(path.name))]
+    known = [split for split, _ in splits]
+    _check_unclear(root, [path.name for path in others], known, "folders")
     if splits:
         _check_splits(root, splits, others)
     _check_single(splits)
@@ -131,30 +124,29 @@ def _folders(root: Path, notes: list[str]) -> Iterator[tuple[str, Pairs]]:
     for split, folder in splits or [("train", root)]:
         yield split, list(_classes(root, folder, left_out))
     for folder in others if splits else ():
-        left_out.update(_ending(path) for path in image_files(folder))
+        inside = Counter[str]()
+        count = sum(1 for _ in image_files.find(folder, inside)) + inside.total()
+        left_out.update({f"in {folder.name}/": count} if count else {})
     if left_out:
-        notes.append(left_out_line(root, left_out))
+        notes.append(image_files.left_out_line(root, left_out))
 
 
-def left_out_line(root: Path, left_out: Counter[str]) -> str:
-    """Report files that are left out.
-
-    Args:
-      root: folder that was searched.
-      left_out: number of files by ending.
-    """
-    counts = ", ".join(f"{n} {ending}" for ending, n in sorted(left_out.items()))
-    return (
-        f"{root}: {left_out.total()} files are not read: {counts}. Images have the "
-        f"endings {', '.join(SUFFIXES)}, and in training data a class folder"
-    )
+def _check_unclear(root: Path, names: list[str], known: list[str], what: str) -> None:
+    """Refuses names that may be splits."""
+    found = unclear(names, known)
+    if found:
+        raise InputError(
+            f"data.dir: expected {what} in {root} that are named train, validation or "
+            f"test, or after classes, found {_some(found)}, which could be either. "
+            "Rename them"
+        )
 
 
 def _check_splits(
     root: Path, splits: list[tuple[str, Path]], others: list[Path]
 ) -> None:
-    """Refuses folders of splits beside folders of classes."""
-    full = [folder.name for folder in others if any(image_files(folder))]
+    """Refuses folders of splits alongside folders of classes."""
+    full = [folder.name for folder in others if any(image_files.find(folder))]
     with_classes = {split for split, folder in splits if _subfolders(folder)}
     if full and not ("train" in with_classes and len(with_classes) > 1):
         names = _some(folder.name for _, folder in splits)
@@ -178,10 +170,12 @@ def _classes(
         raise InputError(
             f"data.dir: expected a folder per class in {folder}, found none"
         )
-    left_out.update(_ending(p) for p in folder.iterdir() if _is_image(p.name))
+    outside = sum(image_files.is_image(path.name) for path in folder.iterdir())
+    left_out.update({"images outside the class folders": outside} if outside else {})
+    _check_depth(folder, class_folders)
     names: dict[str, str] = {}
     for class_folder in class_folders:
-        label = class_name(class_folder.name)
+        label = normal(class_folder.name)
         if label in names:
             raise InputError(
                 f"data.dir: expected one folder for each class in {folder}, found "
@@ -189,24 +183,38 @@ def _classes(
             )
         names[label] = class_folder.name
         _check_link(class_folder)
-        images = sorted(image_files(class_folder, left_out))
+        images = sorted(image_files.find(class_folder, left_out))
         if not images:
             raise InputError(
-                f"data.dir: expected images ({', '.join(SUFFIXES)}) in "
+                f"data.dir: expected images ({', '.join(image_files.SUFFIXES)}) in "
                 f"{class_folder}, found none"
             )
         yield from ((str(p.relative_to(root)), label) for p in images)
 
 
-def class_name(name: str) -> str:
-    """A class name in its one spelling: NFC, no white space around it.
+def _check_depth(folder: Path, class_folders: list[Path]) -> None:
+    """Refuses class folders that hold folders of splits."""
+    for path in class_folders:
+        below = [inner.name for inner in _subfolders(path)]
+        splits = {split for name in below if (split := split_of(name))}
+        if len(splits) > 1 or unclear(below):
+            remedy = (
+                "Arrange the images as SPLIT/CLASS/IMAGE"
+                if len(class_folders) > 1
+                else f"Set data.dir to {path}"
+            )
+            raise InputError(
+                f"data.dir: expected a folder per class in {folder}, found "
+                f"{path.name}, which holds {_some(below)}. {remedy}"
+            )
 
-    Example:
-      >>> class_name(" cat ")
-      'cat'
-    """
-    text = os.fsencode(name).decode("utf-8", "replace")
-    return unicodedata.normalize("NFC", text).strip()
+
+def _inner(root: Path, classes: tuple[str, ...]) -> str:
+    """The remedy if the only folder holds the classes."""
+    found = [] if root.is_file() else _subfolders(root)
+    if len(found) == len(classes) == 1 and len(_subfolders(found[0])) > 1:
+        return f". Set data.dir to {found[0]} if its folders are the classes"
+    return ""
 
 
 def _check_link(folder: Path) -> None:
@@ -216,37 +224,6 @@ def _check_link(folder: Path) -> None:
             f"data.dir: expected a folder of one class, found {folder}, a link to a "
             "folder that contains it. Remove the link"
         )
-
-
-def _ending(path: Path) -> str:
-    return path.suffix.lower() or "without an ending"
-
-
-def _is_image(name: str) -> bool:
-    return name[0] != "." and name.lower().endswith(SUFFIXES)
-
-
-def _is_system_file(name: str) -> bool:
-    return name[0] == "." or name.lower() in ("thumbs.db", "desktop.ini")
-
-
-def image_files(folder: Path, left_out: Counter[str] | None = None) -> Iterator[Path]:
-    """Paths below a folder whose names end like images, hidden ones left out.
-
-    Args:
-      folder: to search; links to folders are not followed.
-      left_out: gets the number of all other files, and of links, by ending.
-    """
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
-        if left_out is not None:
-            links = sum(os.path.islink(os.path.join(parent, name)) for name in folders)
-            left_out.update({"links to folders": links} if links else {})
-        for name in sorted(names):
-            if _is_image(name):
-                yield Path(parent, name)
-            elif left_out is not None and not _is_system_file(name):
-                left_out[_ending(Path(name))] += 1
 
 
 def _tables(root: Path) -> Iterator[tuple[str, Pairs]]:
@@ -264,6 +241,11 @@ def _tables(root: Path) -> Iterator[tuple[str, Pairs]]:
     tables = [(split, path) for split, path in found if split != "labels"]
     if not tables:
         tables = [("train", path) for _, path in found]
+    known = [split for split, _ in found if split != "labels"]
+    if known or not any(split_of(path.name) for path in _subfolders(root)):
+        named = {path for _, path in found}
+        rest = [p for p in files if p not in named and p.suffix.lower() == ".tsv"]
+        _check_unclear(root, [path.stem for path in rest], known, "tables")
     foreign = [path for _, path in tables if path.suffix.lower() == ".csv"]
     if foreign and (len(foreign) < len(tables) or not _subfolders(root)):
         raise InputError(
@@ -289,19 +271,21 @@ def _check_single(found: list[tuple[str, Path]]) -> None:
 def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
     inside = os.path.abspath(root)
     labels: dict[str, str] = {}
-    for where, line in lines.placed(lines.read(table), str(table)):
+    for where, line in lines.placed(lines.read(table, names=True), str(table)):
         if not line.strip():
             continue
-        path, tab, label = line.partition("\t")
-        label = class_name(label)
+        name, tab, text = line.partition("\t")
+        path, label = image_files.listed_path(root, name), normal(text)
         if not tab or not path or not label or "\t" in label:
             raise InputError(f"{where}: expected PATH<TAB>LABEL, found {line!r}")
+        if lines.clean(text) != text:
+            raise InputError(f"{where}: expected a label in UTF-8, found {text!r}")
         # By name alone: links that lead elsewhere are the user's own, as in folders.
         if not Path(os.path.abspath(root / path)).is_relative_to(inside):
             raise InputError(f"{where}: expected a path below {root}, found {path!r}")
-        if labels.setdefault(path, label) != label:
+        if (other := labels.setdefault(os.path.normpath(path), label)) != label:
             raise InputError(
-                f"{where}: expected one label for {path!r}, found {labels[path]!r} and "
+                f"{where}: expected one label for {path!r}, found {other!r} and "
                 f"{label!r}"
             )
         yield path, label

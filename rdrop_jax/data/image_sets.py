@@ -13,6 +13,7 @@ from rdrop_jax.data.roots import root, unprepared
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
+from rdrop_jax.runtime import workdir as workdir_lib
 
 # Prepared by rdrop_jax.prepare, and what it is prepared from.
 PREPARED = {
@@ -76,6 +77,7 @@ def find(data: ConfigDict) -> ImageSet:
             {name: _call(npz.load, path) for name, path in paths.items()},
             npz.classes(paths["train"]) if "train" in paths else tuple(data.classes),
             lambda: {path.name: seal.sha256(path) for path in paths.values()},
+            npz.notes(_root(data)),
         )
     raise InputError(
         f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, or "
@@ -83,13 +85,39 @@ def find(data: ConfigDict) -> ImageSet:
     )
 
 
-def open_split(found: ImageSet, data: ConfigDict, name: str) -> ImageRows:
+def own_splits(recorded: Mapping[str, str]) -> frozenset[str]:
+    """Splits that a run read from separate images.
+
+    Args:
+      recorded: names to checksums of the data of a run.
+
+    Example:
+      >>> sorted(own_splits({"train": "8 files", "test": "2 files"}))
+      ['test', 'train']
+      >>> sorted(own_splits({"my_val.npz": "ab", "my_train.npz": "cd"}))
+      ['train', 'validation']
+    """
+    files = [Path(name) for name in recorded if name.lower().endswith(".npz")]
+    found = {name for name in recorded if name in sources.SPLITS}
+    if len(files) > 1:  # a single file has all images
+        found.update(*(npz.splits_of(file.stem) for file in files))
+    return frozenset(found)
+
+
+def open_split(
+    found: ImageSet,
+    data: ConfigDict,
+    name: str,
+    recorded: Mapping[str, str] | None = None,
+) -> ImageRows:
     """A split, cut from the training rows where the dataset has none.
 
     Args:
       found: the dataset.
       data: the config's ``data``.
       name: "train", "validation" or "test".
+      recorded: names to checksums of the data of a run. Its separate splits are not cut
+        from training images, and no split is cut from images that have changed.
 
     Returns:
       Its rows.
@@ -97,10 +125,17 @@ def open_split(found: ImageSet, data: ConfigDict, name: str) -> ImageRows:
     Raises:
       InputError: neither the split is there nor the training images to cut it from.
     """
+    recorded = recorded or {}
+    own = own_splits(recorded)
+    if name in own and name not in found.splits:
+        raise InputError(
+            f"data.dir: expected {name} images, which the run read separately, found "
+            f"only splits {', '.join(found.splits)}. Restore the {name} images"
+        )
     missing = {
         split: data[split]
         for split in ("validation", "test")
-        if split not in found.splits
+        if split not in found.splits and split not in own
     }
     if name in found.splits and (name != "train" or not missing):
         return found.splits[name]()
@@ -109,8 +144,19 @@ def open_split(found: ImageSet, data: ConfigDict, name: str) -> ImageRows:
             f"data.dir: expected {name} images, or training images to hold them out "
             f"of, found only splits {', '.join(found.splits)}"
         )
+    if recorded:
+        workdir_lib.check_unchanged(recorded, found.provenance(), "data.dir")
     rows = found.splits["train"]()
     return sources.Subset(rows, sources.cut(len(rows), missing, data.split_seed)[name])
+
+
+def notes(found: ImageSet, data: ConfigDict) -> tuple[str, ...]:
+    """A line for each split that is held out of the training images."""
+    missing = [s for s in ("validation", "test") if s not in found.splits]
+    return tuple(
+        f"{s}: {len(open_split(found, data, s))} rows held out of the training images"
+        for s in missing
+    )
 
 
 def _call(make: Callable[..., ImageRows], *args: object) -> Callable[[], ImageRows]:

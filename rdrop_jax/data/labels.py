@@ -16,8 +16,20 @@ def is_missing(label: Any) -> bool:
     return label is None or (isinstance(label, float) and math.isnan(label))
 
 
+def normal(name: str) -> str:
+    """A name in its normal form: NFC, without white space at its ends.
+
+    U+FFFD replaces lone surrogates, which are bytes of a file name that are not UTF-8.
+
+    Example:
+      >>> normal(" cat ")
+      'cat'
+    """
+    return unicodedata.normalize("NFC", clean(name)).strip()
+
+
 def class_name(label: Any, place: str) -> str:
-    """A class name in its normal form: NFC, without white space at its ends.
+    """A class name in its normal form (`normal`).
 
     Args:
       label: text, an integer, true or false, or a float without a fraction, as pandas
@@ -35,7 +47,7 @@ def class_name(label: Any, place: str) -> str:
       ('good', '1')
     """
     if isinstance(label, str) and label.strip():
-        return unicodedata.normalize("NFC", clean(label)).strip()
+        return normal(label)
     if isinstance(label, int):
         return str(label)
     if isinstance(label, float):
@@ -56,11 +68,11 @@ def class_ids(classes: Sequence[str]) -> dict[str, int]:
     """
     ids: dict[str, int] = {}
     for i, name in enumerate(classes):
-        normal = unicodedata.normalize("NFC", clean(name)).strip()
-        if normal in ids:
+        key = normal(name)
+        if key in ids:
             raise InputError(
-                f"data.classes: expected distinct names, found {classes[ids[normal]]!r}"
+                f"data.classes: expected distinct names, found {classes[ids[key]]!r}"
                 f" and {name!r}. Train a new run: white space is no part of a name."
             )
-        ids[normal] = i
+        ids[key] = i
     return ids

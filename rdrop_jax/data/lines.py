@@ -18,10 +18,15 @@ _UNPACKED, _RATIO = 64 * 2**20, 250
 _LONE = re.compile("[\ud800-\udfff]")
 
 
-def read(path: Path) -> Iterator[str]:
+def read(path: Path, *, names: bool = False) -> Iterator[str]:
     """Lines of a text file, gunzipped if its name ends in .gz, without their ends.
 
     Only newlines separate lines: U+2028, U+0085 and form feeds stay inside.
+
+    Args:
+      path: of the file.
+      names: the lines hold file names. Bytes that are not UTF-8 become lone surrogates,
+        as in paths of Python.
 
     Raises:
       InputError: a file that cannot be read or is damaged, a git-lfs pointer, a line
@@ -34,7 +39,7 @@ def read(path: Path) -> Iterator[str]:
     try:
         most = unpacked_limit(path) if zipped else None
         with opener(path, "rb") as file:
-            yield from decoded(file, str(path), most)
+            yield from decoded(file, str(path), most, names=names)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
@@ -67,7 +72,7 @@ def check_unpacked(size: int, path: Path, where: str) -> None:
 
 
 def decoded(
-    file: Iterable[bytes], origin: str, most: int | None = None
+    file: Iterable[bytes], origin: str, most: int | None = None, *, names: bool = False
 ) -> Iterator[str]:
     """Lines of an open file as text, without their ends.
 
@@ -76,11 +81,12 @@ def decoded(
         mark.
       origin: name of the file in messages.
       most: bytes that the lines may have together; None sets no limit.
+      names: as `read` takes it.
 
     Raises:
       InputError: names a line that is not UTF-8 or too long.
     """
-    total = 0
+    total, errors = 0, "surrogateescape" if names else "strict"
     for number, line in enumerate(_split(file), 1):
         where = place(origin, number)
         total += len(line)
@@ -96,7 +102,7 @@ def decoded(
             )
         _check_encoding(line, where, number == 1)
         try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{where}: expected UTF-8, found byte "

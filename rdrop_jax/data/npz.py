@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from rdrop_jax.data import npz_headers
+from rdrop_jax.data.labels import class_ids
 from rdrop_jax.data.sources import Images
-from rdrop_jax.data.split_names import SPLITS, split_of
+from rdrop_jax.data.split_names import SPLITS, split_of, splits_in
 from rdrop_jax.errors import InputError
 
 # Read anywhere in a name, as in my_train.npz and mytrain.npz.
@@ -28,9 +29,9 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
     if root.is_file():
         return {"train": root}
     found: dict[str, Path] = {}
-    names = sorted(p for p in root.iterdir() if p.suffix.lower() == ".npz")
+    names = _files(root)
     for split in SPLITS:
-        files = [path for path in names if split in _splits(path.stem)]
+        files = [path for path in names if split in splits_of(path.stem)]
         if len(files) > 1:
             raise InputError(
                 f"data.dir: expected one .npz file for {split} in {root}, found "
@@ -52,7 +53,20 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
     return found
 
 
-def _splits(stem: str) -> set[str]:
+def notes(root: Path) -> tuple[str, ...]:
+    """A line on the .npz files of a folder that are no split, if there are any."""
+    if root.is_file():
+        return ()
+    rest = [path.name for path in _files(root) if not splits_of(path.stem)]
+    found = f"{root}: array files of no split are not read: {', '.join(rest)}"
+    return (found,) if rest else ()
+
+
+def _files(root: Path) -> list[Path]:
+    return sorted(p for p in root.iterdir() if p.suffix.lower() == ".npz")
+
+
+def splits_of(stem: str) -> set[str]:
     """The splits that a file's name contains, as a word or in words."""
     inside = {
         split
@@ -60,7 +74,7 @@ def _splits(stem: str) -> set[str]:
         if any(word in stem.casefold() for word in words)
     }
     words = {split_of(word) for word in re.split(r"[\W_]+", stem)}
-    return inside | {word for word in words if word}
+    return inside | splits_in(stem) | {word for word in words if word}
 
 
 def load(path: Path) -> Images:
@@ -77,6 +91,11 @@ def load(path: Path) -> Images:
       InputError: other arrays, or a file that cannot be read.
     """
     arrays = npz_headers.load(path)
+    if {"indices", "indptr", "shape"} <= arrays.keys():
+        raise InputError(
+            f"{path}: expected arrays x and y, or image and label, found a sparse "
+            "matrix. Store its toarray()"
+        )
     for x, y in _NAMES:
         if x in arrays and y in arrays:
             images, labels = arrays[x], arrays[y]
@@ -101,14 +120,20 @@ def load(path: Path) -> Images:
             f"{path}: expected {y} as {len(images)} integers, at least one, found "
             f"{labels.dtype} {labels.shape}"
         )
-    if labels.max() > np.iinfo(np.int32).max:
-        raise InputError(
-            f"{path}: expected {y} as class ids from 0, found {labels.max()}"
-        )
+    for label in (labels.min(), labels.max()):
+        if not 0 <= label <= np.iinfo(np.int32).max:
+            raise InputError(f"{path}: expected {y} as class ids from 0, found {label}")
     return Images(images, labels.astype(np.int64), str(path))
 
 
 def classes(path: Path) -> tuple[str, ...]:
-    """Class names, from the array ``classes``; none where there is none."""
+    """Class names in their normal form, from the array ``classes`` if it is there.
+
+    Raises:
+      InputError: a name twice, or a file that cannot be read.
+    """
     names = npz_headers.load(path, ("classes",)).get("classes", np.zeros(0, str))
-    return tuple(str(name) for name in names.tolist())
+    if names.dtype.kind == "S":  # bytes of UTF-8
+        names = np.char.decode(names, "utf-8", "replace")
+    found = [str(name) for name in names.ravel().tolist()]
+    return tuple(class_ids(found))

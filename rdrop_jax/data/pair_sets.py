@@ -1,14 +1,14 @@
 """Parallel corpora by name: where they are and which splits they have. Needs no jax."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, cldr, parallel, prepared_text
-from rdrop_jax.data.parallel import Pairs
-from rdrop_jax.data.roots import root, unprepared
+from rdrop_jax.data.parallel import Form, Pairs
+from rdrop_jax.data.roots import check_sizes, root, unprepared
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 
@@ -25,11 +25,15 @@ class PairSet:
       splits: read when called.
       provenance: checksums, for result.json.
       check: raises an `InputError` if a file that training reads is missing.
+      held_out: splits that are held out of the training files.
+      train: checksums of the training files.
     """
 
     splits: Mapping[str, Callable[[], Pairs]]
     provenance: Callable[[], dict[str, str]]
     check: Callable[[], None] = lambda: None
+    held_out: tuple[str, ...] = ()
+    train: Callable[[], dict[str, str]] = dict
 
 
 def find(data: ConfigDict) -> PairSet:
@@ -100,10 +104,12 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
         return parallel.find(path, *endings, field=f"data.files.{split}")
 
     columns = (data.columns.source, data.columns.target)
+    form = parallel.form_of(Path(data.files.train))
     missing = {split: data[split] for split in SPLITS[1:] if split not in named}
 
     def read(split: str) -> Pairs:
-        pairs = parallel.read(paths("train" if split in missing else split), columns)
+        place = paths("train" if split in missing else split)
+        pairs = parallel.read(place, columns, form)
         if split != "train" and split in named:
             return pairs
         full = parallel.without_empty(pairs)
@@ -133,7 +139,21 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             str(path): seal.sha256(path) for split in named for path in paths(split)
         },
         check,
+        tuple(missing),
+        lambda: {str(path): seal.sha256(path) for path in paths("train")},
     )
+
+
+def form(data: ConfigDict, prepared: Sequence[str] = prepared_text.NAMES) -> Form:
+    """Form of the texts of a run, for prediction.
+
+    Args:
+      data: the config's ``data``.
+      prepared: names of corpora that are stored as lines of text.
+    """
+    if data.name == "files":
+        return parallel.form_of(Path(data.files.train))
+    return parallel.stripped if data.name in prepared else parallel.one_line
 
 
 def held_out(pairs: int, sizes: Mapping[str, float | None]) -> dict[str, int]:
@@ -174,6 +194,9 @@ def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
 
     Returns:
       A locked copy; the config itself if there is nothing to change.
+
+    Raises:
+      InputError: a size to hold out for a split that has a file.
     """
     data = config.data
     place = Path(root(data))
@@ -182,12 +205,15 @@ def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
         for split, name in defaults.items()
         if data.files[split] == name and not list(place.glob(f"{name}*"))
     ]
-    if data.name != "files" or not lost:
+    if data.name != "files":
         return config
-    filled = config.copy_and_resolve_references().unlock()
-    for split in lost:
-        filled.data.files[split] = ""
-    return filled.lock()
+    if lost:
+        filled = config.copy_and_resolve_references().unlock()
+        for split in lost:
+            filled.data.files[split] = ""
+        config = filled.lock()
+    check_sizes(config.data)
+    return config
 
 
 def _of_languages(data: ConfigDict) -> PairSet:

@@ -1,6 +1,7 @@
 """Sentence pairs from files: parallel text, tsv, JSON lines, each also as .gz."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ import numpy as np
 
 from rdrop_jax.data import lines, tables
 from rdrop_jax.errors import InputError
+
+# A text as a run reads it.
+Form = Callable[[str], str]
+_BREAK = re.compile(r"\s*\n\s*")
 
 
 @dataclass(frozen=True)
@@ -77,24 +82,27 @@ def _there(path: Path, field: str) -> Path:
 
 
 def read(
-    files: tuple[Path, ...], columns: tuple[str, str] = ("source", "target")
+    files: tuple[Path, ...],
+    columns: tuple[str, str] = ("source", "target"),
+    form: Form | None = None,
 ) -> Pairs:
     """Pairs from what `find` returns.
 
     Args:
       files: one table or two text files.
       columns: of source and target in a table; in one without a header, numbers from 0.
+      form: of the texts; None takes that of training files of this format.
 
     Returns:
-      The pairs, with single spaces alone between words.
+      The pairs.
 
     Raises:
       InputError: names the line that is not UTF-8 or has no such column, or the counts
         that differ; no pairs at all.
     """
     if len(files) == 2:
-        return _read_text(*files)
-    rows = list(texts(files[0], columns))
+        return _read_text(*files, form or form_of(files[0]))
+    rows = list(texts(files[0], columns, form))
     targets = [each for _, each in rows]
     return _some(
         Pairs(
@@ -113,9 +121,9 @@ def _some(pairs: Pairs) -> Pairs:
     return pairs
 
 
-def _read_text(source: Path, target: Path) -> Pairs:
+def _read_text(source: Path, target: Path, form: Form) -> Pairs:
     one, other = (
-        [one_line(line) for line in lines.read(path)] for path in (source, target)
+        [form(line) for line in lines.read(path)] for path in (source, target)
     )
     counts = [len(one), len(other)]
     if counts[0] != counts[1]:
@@ -128,12 +136,15 @@ def _read_text(source: Path, target: Path) -> Pairs:
     return _some(Pairs(one, other, f"{source}, {target.name}"))
 
 
-def texts(path: Path, columns: Sequence[str]) -> Iterator[list[list[str]]]:
+def texts(
+    path: Path, columns: Sequence[str], form: Form | None = None
+) -> Iterator[list[list[str]]]:
     """Texts of each row of a table, under some columns: one, or several in a list.
 
     Args:
       path: .tsv, .jsonl or .parquet.
       columns: their names; numbers from 0 for a .tsv without a header.
+      form: of the texts; None takes that of training files of this format.
 
     Yields:
       For each column one text or more, in one line each.
@@ -144,21 +155,48 @@ def texts(path: Path, columns: Sequence[str]) -> Iterator[list[list[str]]]:
     tsv = tables.kind(path) == ".tsv"
     hint = "; for a file without a header give numbers, from 0" if tsv else ""
     header = not (tsv and all(map(str.isdecimal, columns)))
+    form = form or form_of(path)
     for row in tables.read(path, header=header):
         found = [_texts_of(row, column, hint if header else "") for column in columns]
-        yield [[one_line(text) for text in each] for each in found]
+        yield [[form(text) for text in each] for each in found]
+
+
+def form_of(train: Path) -> Form:
+    """Form of all texts of a run, in training, evaluation and prediction.
+
+    Args:
+      train: training file. `one_line` is the form of .jsonl and .parquet, whose texts
+        may contain newlines, and `stripped` that of .tsv and of lines of text.
+
+    Example:
+      >>> form_of(Path("train.tsv"))(" two  words "), form_of(Path("a.jsonl"))("a  b")
+      ('two  words', 'a b')
+    """
+    if not tables.is_table(train) or tables.kind(train) == ".tsv":
+        return stripped
+    return one_line
 
 
 def one_line(text: str) -> str:
-    """A text as training and prediction read it, from every kind of file.
-
-    Single spaces replace white space, newlines included, and U+FFFD lone surrogates.
+    """A text with single spaces between words; U+FFFD replaces lone surrogates.
 
     Example:
       >>> one_line(" two  words ")
       'two words'
     """
     return " ".join(lines.clean(text).split())
+
+
+def stripped(text: str) -> str:
+    """A text without white space around it; one space replaces each newline in it.
+
+    U+FFFD replaces lone surrogates.
+
+    Example:
+      >>> stripped(" two  words\\n of one text ")
+      'two  words of one text'
+    """
+    return _BREAK.sub(" ", lines.clean(text)).strip()
 
 
 def _texts_of(row: tables.Row, column: str, hint: str) -> list[str]:

@@ -10,9 +10,10 @@ from rdrop_jax.runtime import paths
 
 def root(data: ConfigDict) -> str:
     """``data.dir`` or ``$RDROP_DATA_DIR``, empty where neither is set."""
-    if data.dir:
-        return str(paths.local("data.dir", data.dir))
-    return str(paths.local("$RDROP_DATA_DIR", os.environ.get("RDROP_DATA_DIR", "")))
+    field, path = "data.dir", str(data.dir)
+    if not path:
+        field, path = "$RDROP_DATA_DIR", os.environ.get("RDROP_DATA_DIR", "")
+    return str(paths.local(field, path)) if path else ""
 
 
 def unprepared(data: ConfigDict, sources: str, page: str) -> InputError:
@@ -36,3 +37,21 @@ def unprepared(data: ConfigDict, sources: str, page: str) -> InputError:
         f"{' --from ' + sources if sources else ''}\n"
         f"and train with --config.data.dir={found or 'DATA'}; see docs/{page}.md"
     )
+
+
+def check_sizes(data: ConfigDict) -> None:
+    """Refuse a size to hold out for a split that has a file.
+
+    Args:
+      data: the config's ``data``, where a size of None or 0 holds nothing out.
+
+    Raises:
+      InputError: names the two fields.
+    """
+    for split in ("validation", "test"):
+        if data.files[split] and data[split]:
+            raise InputError(
+                f"data.{split}: expected no size to hold out next to data.files."
+                f"{split}={data.files[split]}, found {data[split]:g}. Remove one of "
+                "them"
+            )

@@ -9,14 +9,14 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import docstrings, tables, token_files, vocabularies
 from rdrop_jax.data.lines import read as read_lines
-from rdrop_jax.data.roots import root
+from rdrop_jax.data.roots import check_sizes, root
 from rdrop_jax.data.token_files import SPLITS, Corpus
 from rdrop_jax.errors import InputError
 
 PREPARED = ("wikitext103",)
 NAMES = ("docstrings", "files", *PREPARED)
 PACKAGES = ("numpy", "scipy")
-# Of a text without splits of its own.
+# Share of the characters to hold out if the config has no size.
 HELD_OUT = 0.05
 # Lines that more docstrings share say nothing of where they come from.
 _COMMON = 20
@@ -75,6 +75,7 @@ def files(data: ConfigDict) -> dict[str, Path]:
         if not path.is_file():
             raise InputError(f"data.files.{split}: no file {str(path)!r}")
         tables.check_text(path, f"data.files.{split}", tables=False)
+    check_sizes(data)
     return found
 
 
@@ -87,7 +88,8 @@ def corpus(data: ConfigDict) -> Corpus:
     if data.name == "docstrings":
         texts: Mapping[str, Sequence[str]] = docstring_lines(data.split_seed)
     else:
-        texts = cut({s: list(read_lines(p)) for s, p in files(data).items()})
+        lines_of = {s: list(read_lines(p)) for s, p in files(data).items()}
+        texts = cut(lines_of, {s: data[s] for s in SPLITS[1:]})
     for split, lines in texts.items():
         if not any(line.strip() for line in lines):
             raise InputError(f"{split}: expected text, found none")
@@ -101,11 +103,15 @@ def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.Vocabular
     return vocabularies.learn(data.tokens, lines, data.vocab_size, data.min_count)
 
 
-def cut(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+def cut(
+    texts: Mapping[str, Sequence[str]], sizes: Mapping[str, float | None] | None = None
+) -> dict[str, Sequence[str]]:
     """Splits that are missing, taken from the end of the training text.
 
     Args:
       texts: lines by split, "train" at least.
+      sizes: split to a share of the characters, below 1, or a number of lines; None
+        takes 5 %.
 
     Returns:
       "train", "validation" and "test".
@@ -119,11 +125,22 @@ def cut(texts: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
     # By characters: lines may be paragraphs or verses.
     ends = np.cumsum([len(line) + 1 for line in train])
     total = int(ends[-1]) if len(ends) else 0
-    stop = len(train)
-    for i, split in enumerate(reversed(missing), 1):
-        start = int(np.searchsorted(ends, total * (1 - HELD_OUT * i), "right"))
+    stop, held = len(train), 0.0
+    for split in reversed(missing):
+        size = (sizes or {}).get(split)
+        if size is not None and size >= 1:
+            start = max(stop - int(size), 0) if size < stop else 0
+            held = 1 - int(ends[start - 1]) / total if start else 1.0
+        else:
+            held += HELD_OUT if size is None else size
+            start = int(np.searchsorted(ends, total * (1 - held), "right"))
         found[split] = train[start:stop]
         stop = start
+        if size is not None and (start < 1 or not found[split]):
+            raise InputError(
+                f"data.{split}: expected a share or number of the {len(train)} lines "
+                f"of data.files.train, found {size:g}, which leaves no lines"
+            )
         if start < 1 or not found[split]:
             raise InputError(
                 f"data.files.{split}: expected a file, or enough lines in "

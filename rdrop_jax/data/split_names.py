@@ -1,6 +1,7 @@
 """Names by which people call splits: folders, tables and array files."""
 
 import re
+from collections.abc import Iterable
 
 SPLITS = {
     "train": ("train", "training", "trn", "tr"),
@@ -8,8 +9,9 @@ SPLITS = {
     "test": ("test", "testing", "tst", "te", "holdout", "heldout"),
 }
 _SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
-# Words that say nothing beside the name of a split.
+# Words that say nothing alongside the name of a split.
 _FILLERS = {"set", "data", "dataset", "split", "images", "image", "imgs", "img", "seg"}
+_SHORTEST = 3  # letters of a word that is looked for inside other words
 
 
 def split_of(name: str) -> str | None:
@@ -27,11 +29,74 @@ def split_of(name: str) -> str | None:
       >>> [split_of(name) for name in ("Training", "seg_test", "val2017", "trains")]
       ['train', 'test', 'validation', None]
     """
-    words = [w for w in re.split(r"[\W_\d]+", name.casefold()) if w]
-    words = [word for word in words if word not in _FILLERS]
+    words = [word for word in _words(name) if word not in _FILLERS]
     if words == ["held", "out"]:
         words = ["heldout"]
     if len(words) != 1:
         return None
     (word,) = words
     return _SPLIT_OF.get(word) or _SPLIT_OF.get(word.removesuffix("set"))
+
+
+def splits_in(name: str) -> set[str]:
+    """The splits that a name contains as a word, plural or singular.
+
+    Example:
+      >>> splits_in("cats_train"), splits_in("Tests"), splits_in("latest")
+      ({'train'}, {'test'}, set())
+    """
+    words = [
+        form
+        for word in _words(name)
+        for form in (word, word.removesuffix("s"), word.removesuffix("set"))
+        if len(form) >= _SHORTEST
+    ]
+    return {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
+
+
+def unclear(names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
+    """Names that may be splits, but of which `split_of` does not know the split.
+
+    Names that differ in the word of a split alone, as xtrain and xtest, are unclear.
+    So are names with such a word (`splits_in`) if they are at least half of all names
+    and call two different splits, or one that is not in ``known``.
+
+    Args:
+      names: of folders or files, without an ending, that are no split for `split_of`.
+      known: splits that other names have.
+
+    Example:
+      >>> unclear(["x_train", "x_test"]), unclear(["bullet train", "cat", "dog"])
+      (['x_train', 'x_test'], [])
+      >>> unclear(["Tests"], ["train"]), unclear(["Tests"], ["train", "test"])
+      (['Tests'], [])
+    """
+    names, known = list(names), set(known)
+    stems: dict[str, dict[str, str]] = {}
+    for name in names:
+        for stem, split in _stems(name):
+            stems.setdefault(stem, {})[split] = name
+    alike = {n for found in stems.values() if len(found) > 1 for n in found.values()}
+    if not known and alike:
+        return [name for name in names if name in alike]
+    worded = {name: splits_in(name) for name in names}
+    found = [name for name in names if worded[name] - known]
+    called = known.union(*worded.values())
+    enough = known or 2 * len(found) >= len(names)
+    return found if len(found) + len(known) > 1 and len(called) > 1 and enough else []
+
+
+def _words(name: str) -> list[str]:
+    """Words of a name in small letters, also of camel case."""
+    parted = name if name.isupper() else re.sub(r"(?<=[^\W_])(?=[A-Z][a-z])", " ", name)
+    return [w for w in re.split(r"[\W_\d]+", parted.casefold()) if w]
+
+
+def _stems(name: str) -> set[tuple[str, str]]:
+    """A name without the word of a split, and that split."""
+    name = name.casefold()
+    return {
+        (name.replace(word, "*", 1), split)
+        for word, split in _SPLIT_OF.items()
+        if len(word) >= _SHORTEST and word in name
+    }

@@ -1,7 +1,7 @@
 """Labelled texts by name: where they are, their splits and classes. Needs no jax."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rdrop_jax.data.texts import (
 )
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
+from rdrop_jax.runtime import workdir as workdir_lib
 
 # The embedded default: subpackages of scipy with enough to learn from.
 _PACKAGE, _SHORTEST, _RAREST = "scipy", 20, 50
@@ -92,7 +93,12 @@ def check(data: ConfigDict) -> None:
         )
 
 
-def open_split(found: TextSet, data: ConfigDict, name: str) -> Texts:
+def open_split(
+    found: TextSet,
+    data: ConfigDict,
+    name: str,
+    recorded: Mapping[str, str] | None = None,
+) -> Texts:
     """A split of `split_names`.
 
     Splits of ``files`` without a file are held out of the training rows, drawn by
@@ -103,6 +109,8 @@ def open_split(found: TextSet, data: ConfigDict, name: str) -> Texts:
       found: the dataset.
       data: the config's ``data``.
       name: of the split.
+      recorded: names to checksums of the data of a run. No split is held out of
+        training rows that have changed.
 
     Returns:
       Its rows.
@@ -114,6 +122,11 @@ def open_split(found: TextSet, data: ConfigDict, name: str) -> Texts:
     if not parts:
         texts = found.splits[name]()
     elif name in ("train", *parts):
+        if recorded and data.name == "files":
+            train = text_files.paths_of(data)["train"]
+            text_files.check_file("train", train)
+            sums = {train.name: seal.sha256(train)}
+            workdir_lib.check_unchanged(recorded, sums, "data.files.train")
         rows = found.splits["train"]()
         texts = rows.take(sources.cut(len(rows), parts, data.split_seed)[name])
     elif data.name == "files":

@@ -42,6 +42,30 @@ def local(field: str, path: str | os.PathLike[str]) -> Path:
     return Path(path)
 
 
+def workdir(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a workdir, or refuse one that cannot hold checkpoints.
+
+    Args:
+      path: as `local` takes it. Its real path must be UTF-8: tensorstore, which writes
+        the arrays, takes no other.
+
+    Returns:
+      The path.
+
+    Raises:
+      InputError: no local path, or one that is not UTF-8.
+    """
+    found = local("--workdir", path)
+    real = os.path.realpath(found)
+    try:
+        real.encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"--workdir: expected a path in UTF-8, found {real!a}. Rename the folder"
+        ) from None
+    return found
+
+
 def problem(text: str) -> str:
     """Return why a text is no path of the local file system; "" if it is one."""
     if found := _URL.match(text):

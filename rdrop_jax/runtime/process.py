@@ -1,6 +1,7 @@
 """What the programs set before jax starts. The library never does this on import."""
 
 import ctypes
+import io
 import os
 import platform
 import resource
@@ -50,7 +51,8 @@ def tune_allocator() -> bool:
 def check_streams() -> None:
     """Check that standard output is open, before a file takes its number.
 
-    Closed standard input and standard error are replaced by the null device.
+    The null device replaces closed standard input and standard error. Standard output
+    escapes characters that it cannot hold, as standard error does.
 
     Raises:
       InputError: standard output is closed.
@@ -66,6 +68,8 @@ def check_streams() -> None:
             "standard output: expected it open, found it closed. Redirect it to a file "
             "or to /dev/null"
         )
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _is_open(number: int) -> bool:

@@ -81,11 +81,7 @@ def claim_data(found: Mapping[str, str], workdir: Path) -> None:
     Raises:
       InputError: lists what differs.
     """
-    path = workdir / _DATA
-    stored: dict[str, str] = {}
-    if begun(workdir) and path.exists():
-        with contextlib.suppress(InputError):  # damaged: written again
-            stored = {name: str(sum) for name, sum in read_json(path).items()}
+    stored = recorded_data(workdir)
     lines = [
         f"{name}: there {stored.get(name, 'none')}, now {found.get(name, 'none')}"
         for name in sorted(stored.keys() | found.keys())
@@ -96,7 +92,42 @@ def claim_data(found: Mapping[str, str], workdir: Path) -> None:
             f"--workdir: {workdir} was begun with other data; put those back, or take "
             "another workdir:\n  " + "\n  ".join(lines)
         )
-    write_json(path, dict(found))
+    write_json(workdir / _DATA, dict(found))
+
+
+def recorded_data(workdir: Path | None) -> dict[str, str]:
+    """Return names and checksums of the data of a run; empty if it has not started."""
+    if workdir is None or not (workdir / _DATA).exists() or not begun(workdir):
+        return {}
+    with contextlib.suppress(InputError):  # damaged: `claim_data` writes it again
+        return {name: str(sum) for name, sum in read_json(workdir / _DATA).items()}
+    return {}
+
+
+def check_unchanged(
+    recorded: Mapping[str, str], found: Mapping[str, str], field: str
+) -> None:
+    """Refuse to hold rows out of training data that are not those of the run.
+
+    Other rows would be drawn, and the model has seen some of them in training.
+
+    Args:
+      recorded: names to checksums, as `recorded_data` returns them.
+      found: the same of the training data that are there. Folders of the names do not
+        count, because data may move.
+      field: of the config, for messages.
+
+    Raises:
+      InputError: names the data that have changed.
+    """
+    sums = {Path(name).name: sum for name, sum in recorded.items()}
+    for name, sum in found.items():
+        if sums.get(Path(name).name, sum) != sum:
+            raise InputError(
+                f"{field}: expected the training data of the run to hold rows out of, "
+                f"found that {name} has changed. Restore the data, or score a separate "
+                "file or folder"
+            )
 
 
 def record_init(workdir: Path, name: str, sha256: Mapping[str, str]) -> None:
@@ -121,7 +152,7 @@ def read(workdir: Path) -> ConfigDict:
     Raises:
       InputError: there is none, or it is not readable.
     """
-    paths.local("--workdir", workdir)
+    paths.workdir(workdir)
     path = workdir / "config.json"
     if not os.path.lexists(path) and not begun(workdir):
         raise InputError(f"--workdir: no run in {workdir}: {path} does not exist")

@@ -12,6 +12,7 @@ from rdrop_jax.scoring import scripts
 # "english" is rouge-score's: a-z and 0-9 alone. "unicode" reads every script. "auto" is
 # "english", and refuses references that it cannot read.
 TOKENIZERS = ("auto", "english", "unicode")
+_LOST = 0.5  # share of damaged words above which "auto" scores nothing
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 # Also after the full stops of Devanagari, Arabic, Ethiopic and, without space, of Han.
@@ -25,7 +26,7 @@ def rouge_each(
     references: Sequence[Sequence[str]],
     *,
     stem: bool = True,
-    tokenizer: str = "english",
+    tokenizer: str = "auto",
 ) -> dict[str, Float[np.ndarray, " documents"]]:
     """F1 of ROUGE-1, -2, -L and -Lsum of each document, from 0 to 100.
 
@@ -40,13 +41,15 @@ def rouge_each(
       references: one or more per document; the best counts, for each score apart.
       stem: reduce words of over three letters to their stems (Porter), as papers do;
         with ``unicode`` only words of a-z.
-      tokenizer: one of `TOKENIZERS`; "auto" is "english".
+      tokenizer: one of `TOKENIZERS`; "auto" is "english" for references of which it
+        reads at least half of the words.
 
     Returns:
       The scores by the names of `NAMES`.
 
     Raises:
-      InputError: other numbers of summaries and references, or none at all.
+      InputError: other numbers of summaries and references, none at all, or references
+        that "auto" cannot read.
 
     Example:
       >>> found = rouge_each(["the cat sat"], [["a dog", "the cat sits"]])
@@ -58,6 +61,14 @@ def rouge_each(
             "references: expected some for each summary, found "
             f"{len(references)} for {len(summaries)}"
         )
+    if tokenizer == "auto":
+        share = scripts.damaged(text for each in references for text in each)
+        if share > _LOST:
+            raise InputError(
+                "tokenizer: expected one that reads the references, got english, which "
+                f"damages {share:.0%} of their words. Use tokenizer='unicode', or "
+                "'english' to score them all the same"
+            )
     from rouge_score.rouge_scorer import RougeScorer  # seconds: nltk
 
     if tokenizer == "unicode":
@@ -151,7 +162,7 @@ def rouge(
     *,
     stem: bool = True,
     samples: int = 1000,
-    tokenizer: str = "english",
+    tokenizer: str = "auto",
 ) -> dict[str, float]:
     """Means of `rouge_each` over documents, and their intervals.
 

@@ -20,7 +20,7 @@ from rdrop_jax.tasks import (
 from rdrop_jax.tasks.base import Task
 
 BUILDERS: dict[str, Callable[[ConfigDict, Path | None], Task]] = {
-    "image_classification": lambda config, workdir: image_classification.build(config),
+    "image_classification": image_classification.build,
     "language_model": language_model.build,
     "translation": translation.build,
     "summarization": summarization.build,

@@ -1,7 +1,8 @@
 """Image classification."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import SIZES, Size, ViT
 from rdrop_jax.pretrained import vit as vit_files
 from rdrop_jax.pretrained.merge import Family
+from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.scoring import classification
 from rdrop_jax.tasks.base import Evaluator, ExampleScores, Task
@@ -33,8 +35,13 @@ Split = Callable[[str], Decoded]
 Sums = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
-def build(config: ConfigDict) -> Task:
-    """The task of a config whose ``task`` is image_classification."""
+def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+    """The task of a config whose ``task`` is image_classification.
+
+    Args:
+      config: of the run.
+      workdir: of the run, which lists its splits; None lists none.
+    """
     module = make_model(config)
     size, channels = config.data.image_size, config.data.channels
     forward = linen_forward(
@@ -60,11 +67,12 @@ def build(config: ConfigDict) -> Task:
         )
 
     found = functools.cache(lambda: image_sets.find(config.data))
+    recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
     opened: dict[str, Decoded] = {}
 
     def split(name: str) -> Decoded:
         if name not in opened:
-            opened[name] = load_split(found(), config, name)
+            opened[name] = load_split(found(), config, name, recorded())
         return opened[name]
 
     sums_on = functools.cache(functools.partial(make_sums, forward))
@@ -96,7 +104,7 @@ def build(config: ConfigDict) -> Task:
         partition_rules=PARTITION_RULES,
         pretrained=make_family(module, config.data),
         provenance=provenance,
-        notes=lambda: found().notes,
+        notes=lambda: (*found().notes, *image_sets.notes(found(), config.data)),
     )
 
 
@@ -141,10 +149,15 @@ def make_family(module: ViT, data: ConfigDict) -> Family:
     return vit_files.family(module, images)
 
 
-def load_split(found: image_sets.ImageSet, config: ConfigDict, name: str) -> Decoded:
+def load_split(
+    found: image_sets.ImageSet,
+    config: ConfigDict,
+    name: str,
+    recorded: Mapping[str, str] | None = None,
+) -> Decoded:
     """One split of a dataset, its labels checked against the model."""
     data = config.data
-    rows = image_sets.open_split(found, data, name)
+    rows = image_sets.open_split(found, data, name, recorded)
     if rows.labels is not None:
         title = f"{data.name}, {name}"
         sources.check_labels(rows.labels, data.num_classes, title, rows.name)

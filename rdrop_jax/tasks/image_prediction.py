@@ -17,10 +17,9 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from rdrop_jax.core.passes import Batch, Forward, Params
-from rdrop_jax.data import images, lines, npz_headers
+from rdrop_jax.data import image_files, images, lines, npz_headers
 from rdrop_jax.data.batches import Row, make_map, pad, stack
 from rdrop_jax.data.decode import BadImage, Decoded, converted, decode
-from rdrop_jax.data.folder import SUFFIXES, image_files, left_out_line
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime.mesh import put
 from rdrop_jax.tasks.answers import class_answer
@@ -148,8 +147,9 @@ def read_images(path: str) -> Iterator[Any]:
 
     Args:
       path: an image file; a folder of them; a .txt file with a path per line, relative
-        to the file's folder; a .npy array; JSON lines with one nested list of pixels
-        each, or "-" for those on standard input.
+        to the file's folder (white space at its ends is removed unless such a file
+        exists; the bytes are those of the file name); a .npy array; JSON lines with one
+        nested list of pixels each, or "-" for those on standard input.
 
     Yields:
       Paths, arrays or nested lists, pixels from 0 to 255.
@@ -162,16 +162,21 @@ def read_images(path: str) -> Iterator[Any]:
         raise InputError(f"--input: no file {path!r}")
     if file.is_dir():
         left_out = Counter[str]()
-        found = sorted(image_files(file, left_out))
+        try:
+            found = sorted(image_files.find(file, left_out))
+        except OSError as error:
+            raise InputError(f"--input: {path} cannot be read: {error}") from error
         if left_out:
-            print(f"--input: {left_out_line(file, left_out)}", file=sys.stderr)
+            print(
+                f"--input: {image_files.left_out_line(file, left_out)}", file=sys.stderr
+            )
         if not found:
+            endings = ", ".join(image_files.SUFFIXES)
             raise InputError(
-                f"--input: expected images ({', '.join(SUFFIXES)}) in {path}, found "
-                "none"
+                f"--input: expected images ({endings}) in {path}, found none"
             )
         yield from found
-    elif path.lower().endswith(SUFFIXES):
+    elif path.lower().endswith(image_files.SUFFIXES):
         yield file
     elif path.lower().endswith(".txt"):
         yield from _listed(file)
@@ -185,8 +190,8 @@ def read_images(path: str) -> Iterator[Any]:
 
 
 def _listed(file: Path) -> Iterator[Path]:
-    for line in filter(str.strip, lines.read(file)):
-        yield file.parent / line.strip()
+    for line in filter(str.strip, lines.read(file, names=True)):
+        yield file.parent / image_files.listed_path(file.parent, line)
 
 
 def _json_lines(path: str) -> Iterator[Any]:
@@ -195,7 +200,7 @@ def _json_lines(path: str) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8
-                images = f"an image ({', '.join(SUFFIXES)}), .txt, .npy or "
+                images = f"an image ({', '.join(image_files.SUFFIXES)}), .txt, .npy or "
                 raise InputError(
                     f"--input: expected {images if path != '-' else ''}JSON in line "
                     f"{number + 1}, found {line[:40]!r}"

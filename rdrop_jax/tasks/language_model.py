@@ -94,7 +94,20 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
         partition_rules=decoder.PARTITION_RULES,
         provenance=lambda: dict(corpus.provenance),
+        notes=lambda: notes(config, corpus),
         samples=lambda mesh: make_samples(generator, corpus),
+    )
+
+
+def notes(config: ConfigDict, corpus: Corpus) -> tuple[str, ...]:
+    """A line for each split that is held out of the training text."""
+    data = config.data
+    if data.name != "files":
+        return ()
+    return tuple(
+        f"{s}: {len(split(corpus, s).ids)} tokens held out of {data.files.train}"
+        for s in token_files.SPLITS[1:]
+        if not data.files[s]
     )
 
 

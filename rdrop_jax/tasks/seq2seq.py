@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
 from rdrop_jax.pretrained.merge import Family
+from rdrop_jax.runtime import workdir as workdir_lib
 from rdrop_jax.tasks.base import Predictor, Task
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 from rdrop_jax.tasks.seq2seq_scores import make_evaluator, make_examples, make_samples
@@ -45,6 +46,7 @@ class Kind:
       signatures: what the scores are called elsewhere, for result.json.
       per_example: names of the scores that are means over examples.
       pretrained: how parameters come from files and go there.
+      recorded: names to checksums of the data of a run; empty for a new one.
     """
 
     module: Seq2Seq
@@ -58,6 +60,7 @@ class Kind:
     signatures: Callable[[], dict[str, str]]
     per_example: tuple[str, ...] = ()
     pretrained: Family | None = None
+    recorded: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_task(config: ConfigDict, kind: Kind) -> Task:
@@ -71,7 +74,14 @@ def make_task(config: ConfigDict, kind: Kind) -> Task:
       The task.
     """
     found = functools.cache(kind.find)
-    split = functools.cache(lambda name: found().splits[name]())
+
+    @functools.cache
+    def split(name: str) -> Pairs:
+        if kind.recorded and found().held_out and name in ("train", *found().held_out):
+            sums = found().train()
+            workdir_lib.check_unchanged(kind.recorded, sums, "data.files.train")
+        return found().splits[name]()
+
     encode = functools.cache(lambda name: kind.encode(split(name)))
     forward, tied = make_forward(kind.module), kind.module.share != "none"
     special = kind.vocabularies.target.special

@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from rdrop_jax.data import (
     encoded,
+    pair_sets,
     pieces,
     summary_sets,
     tokenizers,
@@ -28,7 +29,6 @@ from rdrop_jax.tasks.translator import (
     Translator,
     Ways,
     make_predictor,
-    read_texts,
 )
 
 SCORES = (*scoring.NAMES, "loss", "perplexity")
@@ -59,10 +59,12 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     check(config)
     if workdir is None:
         return with_vocabulary(config, make_vocabulary(config))
-    return with_vocabulary(config, tokenizers.load(workdir))
+    return with_vocabulary(config, tokenizers.load(workdir), workdir)
 
 
-def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
+def with_vocabulary(
+    config: ConfigDict, vocabularies: Vocabularies, workdir: Path | None = None
+) -> Task:
     """The task, for a vocabulary that is known."""
     data = config.data
     module = make_model(config, len(vocabularies.target))
@@ -85,11 +87,13 @@ def with_vocabulary(config: ConfigDict, vocabularies: Vocabularies) -> Task:
             predictor=lambda translator, split: make_predictor(
                 translator,
                 split,
-                lambda path: read_texts(path, config.data.columns.source),
+                pair_sets.form(data, (summary_sets.PREPARED,)),
+                config.data.columns.source,
             ),
             sample=_line,
             scores=SCORES,
             signatures=lambda: {"rouge": signature(config)},
+            recorded=workdir_lib.recorded_data(workdir),
             per_example=scoring.NAMES,
             pretrained=bart.family(module, vocabularies.target, generation(config)),
         ),
@@ -197,11 +201,14 @@ def _joint(tokenizer: Tokenizer) -> Vocabularies:
 def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
     """How documents are summarized and scored."""
     score, special = config.eval, vocabularies.target.special
+    # `misfit` has compared "auto" with the validation references.
+    auto = score.rouge_tokenizer == "auto"
+    tokenizer = "english" if auto else score.rouge_tokenizer
 
     def each(answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
         texts = [answer.texts[0] for answer in answers]
         found = scoring.rouge_each(
-            texts, pairs.targets, stem=score.stem, tokenizer=score.rouge_tokenizer
+            texts, pairs.targets, stem=score.stem, tokenizer=tokenizer
         )
         return {name: values.tolist() for name, values in found.items()}
 
@@ -212,7 +219,7 @@ def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
             pairs.targets,
             stem=score.stem,
             samples=score.bootstrap,
-            tokenizer=score.rouge_tokenizer,
+            tokenizer=tokenizer,
         )
         return found | {"at_max_length": float(sum(a.cut_short for a in answers))}
 

@@ -49,7 +49,10 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         module, encoder_inputs, train={"train": True}, evaluate={"train": False}
     )
     found = functools.cache(lambda: text_sets.find(data))
-    split = functools.cache(lambda name: text_sets.open_split(found(), data, name))
+    recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
+    split = functools.cache(
+        lambda name: text_sets.open_split(found(), data, name, recorded())
+    )
     kept = None if workdir is None else workdir / pieces.NAME
     made: dict[str, Any] = {}
 

@@ -22,7 +22,6 @@ from rdrop_jax.tasks.translator import (
     Translator,
     Ways,
     make_predictor,
-    read_texts,
 )
 
 Split = Callable[[str], Pairs]
@@ -66,11 +65,13 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             predictor=lambda translator, split: make_predictor(
                 translator,
                 split,
-                lambda path: read_texts(path, config.data.columns.source),
+                pair_sets.form(config.data),
+                config.data.columns.source,
             ),
             sample=lambda source, answer, target: f"{source} -> {answer} ({target})",
             scores=SCORES,
             signatures=lambda: scoring.signatures(["a"], ["a"], bleu(config)),
+            recorded=workdir_lib.recorded_data(workdir),
         ),
     )
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Params
 from rdrop_jax.data import lines, tables
-from rdrop_jax.data.parallel import Pairs, one_line
+from rdrop_jax.data.parallel import Form, Pairs
 from rdrop_jax.data.parallel import texts as texts_of
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.decoding import many
@@ -200,14 +200,16 @@ def make_search(config: ConfigDict, module: Seq2Seq, ways: Ways) -> many.Search:
 def make_predictor(
     translator: Translator,
     split: Callable[[str], Pairs],
-    read: Callable[[str], Iterable[Any]],
+    form: Form,
+    column: str,
 ) -> Predictor:
     """Answers for texts, in their order.
 
     Args:
       translator: of the run.
       split: pairs by the name of a split.
-      read: file with inputs to texts.
+      form: of the texts of the run.
+      column: of the texts in a table.
     """
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -217,7 +219,7 @@ def make_predictor(
             if bad:
                 raise InputError(f"--input: expected texts, found {bad[0]!r}")
             chunk = [
-                text if isinstance(text, FromData) else one_line(text) for text in chunk
+                text if isinstance(text, FromData) else form(text) for text in chunk
             ]
             texts = [
                 str(text) if isinstance(text, FromData) else translator.read(text)
@@ -242,19 +244,20 @@ def make_predictor(
                 yield found
 
     return Predictor(
-        read=read,
+        read=lambda path: read_texts(path, column, form),
         rows=lambda name: map(FromData, split(name).source),
         run=run,
         text=lambda answer: str(answer["text"]),
     )
 
 
-def read_texts(path: str, column: str) -> Iterator[str]:
+def read_texts(path: str, column: str, form: Form | None = None) -> Iterator[str]:
     """Texts of a table, or lines of a text file or of standard input.
 
     Args:
       path: table, text file, or "-".
       column: of the texts in a table.
+      form: of these texts; None takes that of training files of this format.
 
     Raises:
       InputError: no such file or column, or a line that is not UTF-8.
@@ -262,7 +265,7 @@ def read_texts(path: str, column: str) -> Iterator[str]:
     if path == "-" or not tables.is_table(Path(path)):
         yield from read_lines(path)
         return
-    for (sentences,) in texts_of(Path(path), [column]):
+    for (sentences,) in texts_of(Path(path), [column], form):
         yield " ".join(sentences)
 
 
