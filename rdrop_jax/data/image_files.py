@@ -101,4 +101,5 @@ def listed_path(root: Path, name: str) -> str:
       name: the path as it is in the list.
     """
     stripped = name.strip()
-    return name if name != stripped and (root / name).is_file() else stripped
+    # os.path.isfile is false for names that the system refuses; Path.is_file raises.
+    return name if name != stripped and os.path.isfile(root / name) else stripped
