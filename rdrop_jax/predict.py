@@ -6,6 +6,7 @@ probabilities. --json and --n_best give JSON for text too. A language model
 goes on where a line ends, or with --mode score says how probable it is.
 """
 
+import contextlib
 import itertools
 import json
 import sys
@@ -109,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
         with (
             open(args.output, "w", encoding="utf-8")
             if args.output != "-"
-            else sys.stdout as out
+            else contextlib.nullcontext(sys.stdout) as out  # `flags.run` flushes it
         ):
             for number, answer in enumerate(itertools.chain(first, answers), 1):
                 for note in answer.get("notes", ()):

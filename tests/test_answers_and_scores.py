@@ -4,12 +4,12 @@ import json
 import math
 
 import pytest
-import test_language_model
 import texts
 import tiny
 import tiny_nmt
 import tiny_sum
 from programs import run as run_program
+from test_language_model import config_of
 
 from rdrop_jax import train as train_program
 from rdrop_jax.data import image_sets, sources
@@ -30,7 +30,7 @@ def answered(workdir, *arguments):
 
 def accuracy(answers, labels):
     right = [a["label"] == label for a, label in zip(answers, labels, strict=True)]
-    return 100 * sum(right) / len(right)
+    return sum(right) / len(right)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_summarization_in_another_script(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_language_model(tmp_path):
-    config = test_language_model.config_of(tmp_path, **SHORT)
+    config = config_of(tmp_path, **SHORT)
     workdir = tmp_path / "run"
     train_program.train(config, workdir)
     whole = evaluate(workdir, "test", "best")
