@@ -110,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
         with (
             open(args.output, "w", encoding="utf-8")
             if args.output != "-"
-            else contextlib.nullcontext(sys.stdout) as out  # `flags.run` flushes it
+            else contextlib.nullcontext(sys.stdout) as out
         ):
             for number, answer in enumerate(itertools.chain(first, answers), 1):
                 for note in answer.get("notes", ()):
