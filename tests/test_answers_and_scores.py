@@ -4,12 +4,12 @@ import json
 import math
 
 import pytest
-import test_language_model as lm
 import texts
 import tiny
 import tiny_nmt
 import tiny_sum
 from programs import run as run_program
+from test_language_model import config_of
 
 from rdrop_jax import train as train_program
 from rdrop_jax.data import image_sets, sources
@@ -30,7 +30,7 @@ def answered(workdir, *arguments):
 
 def accuracy(answers, labels):
     right = [a["label"] == label for a, label in zip(answers, labels, strict=True)]
-    return 100 * sum(right) / len(right)
+    return sum(right) / len(right)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,10 @@ def test_image_classification(tmp_path):
     whole = evaluate(tmp_path / "run", "test", "best")
     labels = [str(label) for label in rows.labels]
     assert accuracy(answers, labels) == pytest.approx(whole["accuracy"], abs=1e-4)
-    assert answered(tmp_path / "run", "--split", "test") == answers
+    found = answered(tmp_path / "run", "--split", "test")
+    assert [a["label"] for a in found] == [a["label"] for a in answers]
+    for one, other in zip(found, answers, strict=True):  # rounded to six digits
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=2e-6)
 
 
 @pytest.mark.slow
@@ -108,7 +111,7 @@ def test_summarization_in_another_script(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_language_model(tmp_path):
-    config = lm.config_of(tmp_path, **SHORT)
+    config = config_of(tmp_path, **SHORT)
     workdir = tmp_path / "run"
     train_program.train(config, workdir)
     whole = evaluate(workdir, "test", "best")
