@@ -30,7 +30,7 @@ def evaluate(
       config: of the run, if fields of ``eval`` are other than there.
 
     Returns:
-      The step, the split and the task's scores.
+      The step and the task's scores.
 
     Raises:
       InputError: no such run, checkpoint or split.
@@ -49,7 +49,7 @@ def evaluate(
         known = ", ".join(run.task.evaluators)
         raise InputError(f"--split: expected one of {known}, found {split!r}")
     scores = run.task.evaluators[split](run.mesh)(run.params)
-    return {"step": run.step, "split": split, **scores}
+    return {"step": run.step, **scores}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -234,7 +234,6 @@ def test_runs_are_ordinary_workdirs(trained_pair):
     result = json.loads((workdir / "result.json").read_text())
     scores = evaluate.evaluate(workdir, "test", "best")
     assert scores.pop("step") == result["checkpoint_step"]
-    assert scores.pop("split") == "test"
     assert scores == result["test"]
     with np.load(workdir / "test_examples.npz") as examples:
         assert set(examples) == {"accuracy", "loss"}

@@ -287,7 +287,7 @@ def test_a_best_that_is_lost_at_the_end_is_said(tmp_path, capsys, monkeypatch):
     result = train(tmp_path, **worst)
     assert result["checkpoint_step"] == 6
     scores = evaluate.evaluate(tmp_path, "test", "6")
-    assert scores == {"step": 6, "split": "test", **result["test"]}
+    assert scores == {"step": 6, **result["test"]}
     assert "checkpoint step 3: " in capsys.readouterr().out
 
 

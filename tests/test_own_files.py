@@ -135,9 +135,9 @@ def test_scores_are_of_validation_if_there_is_no_test_data(tmp_path, capsys):
     workdir = tmp_path / "run"
     texts.train(workdir, names, **ONE_STEP)
     scores = evaluate_program.evaluate(workdir, None, "best")
-    assert scores["split"] == "validation"
     assert "no test data" in capsys.readouterr().err
-    assert json.loads((workdir / "result.json").read_text())["validation"]
+    result = json.loads((workdir / "result.json").read_text())
+    assert scores == {"step": result["checkpoint_step"], **result["validation"]}
     with pytest.raises(InputError, match=r"--split: expected one of train, validation"):
         evaluate_program.evaluate(workdir, "test", "best")
 

@@ -361,7 +361,7 @@ BAD = {
     "cut npz": (lambda f: cut(f / "google.npz", 50_000), "cut off or something else"),
     "objects": (with_objects, "cls.npy: expected an array of numbers, found pickled"),
     "size": (too_long, r"expected the bytes of float32 \(9999999999,\), found 8"),
-    "bomb": (bomb, "expected weights, found 134217728 bytes packed into"),
+    "bomb": (bomb, "expected arrays, found 134217728 bytes packed into"),
     "cut header": (lambda f: cut(f / "model.safetensors", 99).parent, "cut off"),
     "cut data": (lambda f: cut(f / "model.safetensors", 40_000).parent, "cut off"),
     "empty": (lambda f: cut(f / "model.safetensors", 0), "cut off"),

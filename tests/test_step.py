@@ -50,7 +50,7 @@ def test_step_is_the_loss_its_gradient_and_one_update():
 
     def loss_fn(params):
         z = jnp.stack([toy.forward(params, batch, key) for key in keys])
-        return rdrop_loss(z, batch["label"], alpha=0.0, where=batch["where"])[0]
+        return rdrop_loss(z, batch["label"], alpha=2.0, where=batch["where"])[0]
 
     loss, grads = jax.value_and_grad(loss_fn)(state.params)
     updates, _ = TX.update(grads, state.opt_state, state.params)

@@ -110,8 +110,8 @@ def test_ids_are_line_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"vocab.txt: expected tokens, got an empty file"),
-        ("\n\n", r"vocab.txt: expected tokens, got an empty file"),
+        ("", r"vocab.txt: expected tokens, found an empty file"),
+        ("\n\n", r"vocab.txt: expected tokens, found an empty file"),
         (b"[PAD]\n\xff\n", r"vocab.txt, line 2: expected UTF-8"),
         ("[PAD]\n[CLS]\n[SEP]\n", r"no tokenizer: WordPiece error: Missing \[UNK\]"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),

@@ -94,7 +94,7 @@ def test_padding_changes_no_loss(folder):
     def loss(batch):
         outputs = task.forward(params, batch, None)
         outputs = outputs._replace(hidden=outputs.hidden[None])
-        return float(task.loss(outputs, batch, alpha=1.0)[0])
+        return float(task.loss(outputs, batch, alpha=0.0)[0])
 
     # More padding on each side, with any ids, and rows that do not count.
     def wider(x):

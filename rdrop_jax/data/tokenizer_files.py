@@ -92,7 +92,7 @@ def load(path: Path) -> Tokenizer:
 def _try_out(tokenizer: Tokenizer) -> None:
     """Encode a text and a pair: faults of many files show only then."""
     if not tokenizer.get_vocab_size():
-        raise ValueError("expected a vocabulary, got an empty one")
+        raise ValueError("expected a vocabulary, found an empty one")
     tokenizer.enable_truncation(8, strategy="longest_first")
     tokenizer.encode_batch([_PROBE, (_PROBE, _PROBE)])
     tokenizer.no_truncation()
@@ -162,7 +162,9 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     while tokens and not tokens[-1]:
         tokens.pop()
     if not tokens:
-        raise InputError(f"data.tokenizer: {path}: expected tokens, got an empty file")
+        raise InputError(
+            f"data.tokenizer: {path}: expected tokens, found an empty file"
+        )
     return {token: i for i, token in enumerate(tokens)}
 
 

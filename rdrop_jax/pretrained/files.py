@@ -248,7 +248,7 @@ def _check_file(path: Path, holds: set[str] | None) -> None:
     with safe_open(path, framework="np") as file:
         names = set(file.keys())
         if not names:
-            raise InputError(f"init_from: {path}: expected arrays, got an empty file")
+            raise InputError(f"init_from: {path}: expected arrays, found an empty file")
         if holds is not None and names != holds:
             unlike = ", ".join(sorted(names ^ holds)[:5])
             raise InputError(

@@ -58,13 +58,13 @@ def make_predictor(
         return found | {"name": found["label"]}  # the key of version 0.1
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        numbers, answered = itertools.count(), itertools.count()
-        inputs = iter(inputs)
-        while chunk := list(itertools.islice(inputs, size)):
+        numbered = enumerate(inputs)
+        while pairs := list(itertools.islice(numbered, size)):
+            numbers, chunk = zip(*pairs, strict=True)
             batch = stack(list(mapped(prepare, numbers, chunk)))
             padded = pad(batch, size)
             found = jax.device_get(probabilities(params, put(mesh, padded, whole=True)))
-            yield from map(answer, answered, chunk, found)
+            yield from map(answer, numbers, chunk, found)
 
     def rows(name: str) -> Iterator[Any]:
         source = split(name)
