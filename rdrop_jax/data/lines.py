@@ -106,7 +106,8 @@ def decoded(
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{where}: expected UTF-8, found byte "
-                f"{line[error.start]:#04x} at position {error.start}"
+                f"{line[error.start]:#04x} at position {error.start}. Save the file as "
+                "UTF-8"
             ) from error
         yield text.rstrip("\r\n")
 
