@@ -1,4 +1,4 @@
-"""Scripts of texts, and the tokenizers of BLEU and ROUGE that can read them."""
+"""Detection of scripts, and a tokenizer for ROUGE that handles any script."""
 
 import re
 import unicodedata
@@ -29,7 +29,7 @@ def bleu_tokenizer(language: str) -> str:
     """Return sacreBLEU's tokenizer for a language.
 
     Args:
-      language: a code or tag, as zh, zh-CN, zho_Hans, JA; a file's ending.
+      language: a language code or tag (zh, zh-CN, zho_Hans, JA), or a file extension.
 
     Returns:
       ``zh`` for Chinese, ``char`` for Japanese, Korean, Thai, Khmer, Lao, Burmese,
@@ -51,10 +51,10 @@ def unsplit(texts: Iterable[str], tokenizer: str) -> float:
     Args:
       texts: references.
       tokenizer: one of `rdrop_jax.scoring.translation.TOKENIZE`. ``none`` and
-        ``compound`` take words as they are: text that is split into words is split.
+        ``compound`` expect text that is already split into words.
 
     Returns:
-      0 where the tokenizer splits the text, else above 0.1.
+      The share, above 0.1; 0 if the tokenizer can split the text.
 
     Example:
       >>> unsplit(["今天天气很好"], "13a"), unsplit(["今天天气很好"], "zh")
@@ -76,14 +76,14 @@ def unsplit(texts: Iterable[str], tokenizer: str) -> float:
 
 
 class Words:
-    """Tokens of rouge-score for any script.
+    """Tokenizer for rouge-score that handles any script.
 
     Words are lower-cased runs of letters, digits and their marks; a character of a
-    script without spaces is a token. Text of a-z and 0-9 gives the tokens of
-    rouge-score.
+    script without spaces is a token. Text of a-z and 0-9 gives the same
+    tokens as in rouge-score.
 
     Args:
-      stem: reduce words of a-z of over three letters to their stems (Porter).
+      stem: apply the Porter stemmer to words of a-z with more than three letters.
     """
 
     def __init__(self, *, stem: bool = False) -> None:
