@@ -170,7 +170,7 @@ class Translator:
 
     @property
     def chunk(self) -> int:
-        """Number of sources per call of `translate`."""
+        """Number of sources to translate at once."""
         return int(self._config.eval.batch_size) * _SORTED
 
 
