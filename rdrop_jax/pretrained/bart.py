@@ -62,7 +62,7 @@ def _facts(module: Seq2Seq, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _fit(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Truncate the rows, or pad them with zeros; None if too many would change."""
+    """Truncate the rows, or pad them with zeros; None if shapes differ too much."""
     rows, wanted = array.shape[0], shape[0]
     if array.shape[1:] != shape[1:] or abs(rows - wanted) >= _ROUNDED:
         return None

@@ -44,7 +44,7 @@ class Stored:
 
 
 def is_weights(path: Path) -> bool:
-    """Return True for a weight file or a folder with one; False for a workdir."""
+    """Return True for a weight file or a folder with weights, False for a workdir."""
     if path.is_dir():
         return any((path / name).is_file() for name in (_WHOLE, _INDEX))
     return path.suffix in (".npz", ".safetensors")
@@ -136,7 +136,7 @@ def write(
         save_file(whole, folder / _WHOLE, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    shutil.copymode(folder / "config.json", folder / _WHOLE)  # the default mode is private
+    shutil.copymode(folder / "config.json", folder / _WHOLE)  # else it is 0600
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -153,7 +153,7 @@ def resize_positions(
 def _from_npz(stored: files.Stored) -> Weights:
     theirs, notes = dict(stored.arrays), []
     if any(name.startswith("opt/target/") for name in theirs):
-        # Some AugReg files contain a full optimizer, with the parameters under "target".
+        # Some AugReg files contain a full optimizer, with parameters under "target".
         start = "opt/target/"
         theirs = {
             name.removeprefix(start): x

@@ -14,9 +14,9 @@ _HAN = re.compile(
     "[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 _ASCII = re.compile("[a-z0-9]+")
-_SEGMENTED = 4.0  # characters of a word, at most, in text that is split into words
-_SHARE = 0.1  # letters of a script that a tokenizer need not split
-LOST_WORDS = 0.01  # words that the tokenizer of rouge-score may damage
+_SEGMENTED = 4.0  # maximum mean word length in text that is split into words
+_SHARE = 0.1  # tolerated share of letters that a tokenizer cannot split
+LOST_WORDS = 0.01  # tolerated share of words damaged by rouge-score
 
 _CHINESE = ("zh", "zho", "chi", "cmn", "yue", "wuu", "lzh", "nan", "hak", "gan", "hsn")
 _BY_CHARACTER = (
@@ -112,11 +112,11 @@ class Words:
 def words(text: str) -> list[str]:
     """Split a text into lower-cased words, as `Words` describes them."""
     found: list[str] = []
-    inside = False  # the last token may grow
+    inside = False  # the last token can be extended
     for c in unicodedata.normalize("NFC", text.lower()):
         if "a" <= c <= "z" or "0" <= c <= "9":
             kind = "L"
-        elif c in "\u200c\u200d\u00ad":  # joiners and soft hyphens are inside words
+        elif c in "\u200c\u200d\u00ad":  # joiners and soft hyphens do not end a word
             continue
         else:
             kind = unicodedata.category(c)[0]

@@ -12,7 +12,7 @@ from rdrop_jax.scoring import scripts
 # "english" is rouge-score's tokenizer: only a-z and 0-9. "unicode" supports every
 # script. "auto" is "english", but raises for references in unsupported scripts.
 TOKENIZERS = ("auto", "english", "unicode")
-_LOST = 0.5  # share of damaged words above which "auto" scores nothing
+_LOST = 0.5  # share of damaged words above which "auto" raises
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 # Also after full stops of Devanagari, Arabic and Ethiopic, and of Han without a space.
@@ -69,7 +69,7 @@ def rouge_each(
                 f"damages {share:.0%} of their words. Use tokenizer='unicode', or "
                 "'english' to score them all the same"
             )
-    from rouge_score.rouge_scorer import RougeScorer  # seconds: nltk
+    from rouge_score.rouge_scorer import RougeScorer  # slow: imports nltk
 
     if tokenizer == "unicode":
         words, ends = scripts.Words(stem=stem), _SENTENCE_UNICODE

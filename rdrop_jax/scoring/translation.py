@@ -7,8 +7,8 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.scoring import scripts
 
 # Tokenizers of BLEU. "none" splits at white space only: the tokenised BLEU of papers
-# (multi-bleu.perl), for text that is already tokenised. "compound" first splits
-# hyphenated compounds on both sides, as fairseq's compound_split_bleu.sh does.
+# (multi-bleu.perl), for text that is already tokenised. "compound" also splits
+# hyphenated compounds in hypotheses and references (fairseq's compound_split_bleu.sh).
 TOKENIZE = ("13a", "intl", "zh", "char", "none", "compound")
 # Configs also accept "auto", which selects the tokenizer of the target language.
 AUTO = "auto"

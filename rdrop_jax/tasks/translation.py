@@ -33,7 +33,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
 
     Args:
       config: config of the run.
-      workdir: folder with the vocabularies; None makes them as `make_vocabularies`.
+      workdir: folder with the vocabularies; None calls `make_vocabularies`.
 
     Returns:
       The task.
