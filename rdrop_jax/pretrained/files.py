@@ -136,7 +136,7 @@ def write(
         save_file(whole, folder / _WHOLE, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    shutil.copymode(folder / "config.json", folder / _WHOLE)  # else it is 0600
+    shutil.copymode(folder / "config.json", folder / _WHOLE)  # else owner-only
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
