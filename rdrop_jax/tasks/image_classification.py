@@ -40,7 +40,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
 
     Args:
       config: config of the run.
-      workdir: folder of the run, which records its splits; None for a new run.
+      workdir: folder of the run, which records its splits; None uses no records.
     """
     module = make_model(config)
     size, channels = config.data.image_size, config.data.channels
