@@ -1,1 +1,1 @@
-"""Weights of other libraries, in and out: names, transposes and one merge."""
+"""Import and export of weights of other libraries: names, layouts and merging."""

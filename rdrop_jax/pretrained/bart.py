@@ -1,4 +1,4 @@
-"""BART weights as Hugging Face's transformers store them, in and out."""
+"""Import and export of BART weights in Hugging Face's format."""
 
 import json
 from collections.abc import Mapping
@@ -16,20 +16,20 @@ from rdrop_jax.pretrained import files
 from rdrop_jax.pretrained.merge import Family, Weights, flatten
 from rdrop_jax.pretrained.seq2seq import bart_arrays, bart_tensors
 
-# Rows that a table may have more or less than the tokenizer has pieces: published files
-# leave <mask> out, or are rounded up.
+# Limit on the difference between embedding rows and tokens of the tokenizer: published
+# files omit <mask>, or round the number of rows up.
 _ROUNDED = 128
 
 
 def family(
     module: Seq2Seq, vocabulary: Vocabulary, generation: Mapping[str, Any]
 ) -> Family:
-    """How the parameters of a BART come from files and go to files.
+    """Make the import and export functions for parameters of a BART.
 
     Args:
       module: the model.
-      vocabulary: of the run; its tokenizer is written beside the weights.
-      generation: content of generation_config.json, ids left out.
+      vocabulary: vocabulary of the run; its tokenizer is exported with the weights.
+      generation: content of generation_config.json, without token ids.
 
     Returns:
       The family.
@@ -62,7 +62,7 @@ def _facts(module: Seq2Seq, vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def _fit(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A few rows less, or more: of zeros."""
+    """Truncate the rows, or pad them with zeros; None if shapes differ too much."""
     rows, wanted = array.shape[0], shape[0]
     if array.shape[1:] != shape[1:] or abs(rows - wanted) >= _ROUNDED:
         return None
@@ -72,10 +72,10 @@ def _fit(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def read(path: Path) -> Weights:
-    """Weights of a .safetensors or a folder, under the names they have here.
+    """Read a .safetensors file or a folder, and rename its weights to our names.
 
     Raises:
-      InputError: the file is damaged or of something else.
+      InputError: the file is damaged or is not a BART.
     """
     stored = files.read(path)
     try:
@@ -93,14 +93,14 @@ def save(
     vocabulary: Vocabulary,
     generation: Mapping[str, Any],
 ) -> None:
-    """Writes parameters and tokenizer as transformers read them.
+    """Write parameters and tokenizer in the format of transformers.
 
     Args:
-      params: of ``module``.
-      folder: to write into.
+      params: parameters of ``module``.
+      folder: output folder.
       module: the model.
-      vocabulary: of the run.
-      generation: as `family`.
+      vocabulary: vocabulary of the run.
+      generation: see `family`.
     """
     special, size = vocabulary.special, module.size
     ids = {
@@ -132,7 +132,7 @@ def save(
     }
     ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
     files.write(bart_tensors(ours), folder, config=config | ids)
-    # What a search here never writes.
+    # Tokens that our beam search never generates.
     never = {"suppress_tokens": [special.pad, special.unk]}
     made = dict(generation) | ids | never
     files.write_json(folder / "generation_config.json", made)

@@ -1,4 +1,4 @@
-"""Class names of a classifier head: its rows follow names, not positions."""
+"""Class names of a classifier head; rows are matched by name, not by position."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Order:
-    """Rows of a stored head for the classes of a model.
+    """Assignment of rows of a stored head to the classes of a model.
 
     Attributes:
-      rows: row of the stored head for each class; None keeps all rows in place.
-      matched: False if the head belongs to other classes and has to start fresh.
+      rows: row of the stored head for each class; None keeps the order.
+      matched: False if the head belongs to other classes and must be re-initialized.
       note: one line for the user; empty if names and order are the same.
     """
 
@@ -30,16 +30,16 @@ class Order:
 def order(stored: Sequence[str], wanted: Sequence[str]) -> Order:
     """Match the rows of a head with the classes of a model by name.
 
-    Names are compared without surrounding white space; upper and lower case are
-    ignored if no two names of one list differ by it alone. Names such as ``LABEL_0``
-    say nothing about their class, and rows are then taken by position.
+    Names are compared without surrounding white space; case is ignored
+    unless two names of one list differ only by it. Names such as ``LABEL_0`` are
+    placeholders, for which rows are matched by position.
 
     Args:
       stored: class names by row of the stored head; empty if unknown.
       wanted: class names of the model by id; empty if unknown.
 
     Returns:
-      The order of the rows.
+      The assignment of the rows.
 
     Example:
       >>> order(["NEUTRAL", "entailment"], ["entailment", "neutral"]).rows
@@ -79,14 +79,14 @@ def names(config: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], list[
 
     Args:
       config: content of the file.
-      where: what messages call the file.
+      where: name of the file in messages.
 
     Returns:
-      The names, none if the file has no ``id2label``; and notes for the user.
+      The names, empty if the file has no ``id2label``; and notes for the user.
 
     Raises:
-      InputError: ids that are not 0, 1, 2, ..., names that are no text, or a name that
-        occurs twice.
+      InputError: the ids are not 0, 1, 2, ..., a name is empty or neither a string nor
+        an integer, or a name occurs twice.
     """
     found = config.get("id2label")
     if found is None:
@@ -131,15 +131,15 @@ def of_head(
     """Read the class names of a stored head, if there is one.
 
     Args:
-      arrays: weights by our paths.
+      arrays: weights by our parameter paths.
       config: content of config.json.
-      where: what messages call that file.
+      where: name of that file in messages.
 
     Returns:
-      As `names`.
+      The names and notes, see `names`; both empty if there is no head.
 
     Raises:
-      InputError: as `names`, or another number of names than rows.
+      InputError: see `names`; or the numbers of names and rows differ.
     """
     bias = arrays.get(f"{HEAD}/bias")
     if bias is None:
@@ -155,7 +155,7 @@ def of_head(
 
 
 def _id(value: Any) -> int | None:
-    """The number of an id as JSON files have it, None if it is no number."""
+    """Parse an id of a JSON file; None if it is not a number."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = str(value)

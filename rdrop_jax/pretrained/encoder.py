@@ -1,4 +1,4 @@
-"""BERT and RoBERTa weights as Hugging Face's transformers store them, in and out."""
+"""Import and export of BERT and RoBERTa weights in Hugging Face's format."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ _PROBLEMS = {
     "multilabel": "multi_label_classification",
     "numbers": "regression",
 }
-# Name of the only row of a head that predicts a number.
+# Label name of a regression head, which has a single row.
 _NUMBER = ("LABEL_0",)
 
 
@@ -33,16 +33,16 @@ def family(
     classes: Sequence[str],
     tokenizer: Callable[[], Tokenizer],
 ) -> Family:
-    """How the parameters of an encoder come from files and go to files.
+    """Make the import and export functions for parameters of an encoder.
 
     Args:
       module: the model.
       labels: "classes", "multilabel" or "numbers".
-      classes: names by class id; empty for numbers.
-      tokenizer: loads that of the run, which is written beside the weights.
+      classes: class names by id; empty for numbers.
+      tokenizer: loads the tokenizer of the run, which is exported with the weights.
 
     Returns:
-      The family; a head or pooler that is not there or does not fit starts anew.
+      The family; a missing or mismatched head or pooler is re-initialized.
     """
     encoder = module.encoder
     return Family(
@@ -63,17 +63,17 @@ def family(
 
 
 def read(path: Path, module: Classifier) -> Weights:
-    """Weights of a .safetensors or a folder, under the names they have here.
+    """Read a .safetensors file or a folder, and rename its weights to our names.
 
     Args:
-      path: of a file or folder.
+      path: path of a file or folder.
       module: the model.
 
     Returns:
-      The weights; names that mean nothing here stay as they are.
+      The weights; unknown names are unchanged.
 
     Raises:
-      InputError: the file is damaged or something else.
+      InputError: the file is damaged or has another format.
     """
     encoder = module.encoder
     stored = files.read(path)
@@ -107,15 +107,15 @@ def save(
     classes: Sequence[str],
     tokenizer: Tokenizer,
 ) -> None:
-    """Writes parameters and tokenizer as transformers read them.
+    """Write parameters and tokenizer in the format of transformers.
 
     Args:
-      params: of ``module``.
-      folder: to write into.
+      params: parameters of ``module``.
+      folder: output folder.
       module: the model.
-      labels: as `family`.
-      classes: as `family`.
-      tokenizer: of the run.
+      labels: see `family`.
+      classes: see `family`.
+      tokenizer: tokenizer of the run.
     """
     ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
     kind = module.encoder.kind

@@ -1,7 +1,7 @@
-"""Names of BERT and RoBERTa weights: those of transformers to ours and back.
+"""Conversion of BERT and RoBERTa weight names between transformers and this package.
 
-Read as BertModel, RobertaModel and their heads store them, with the prefix ``bert.`` or
-``roberta.`` or without, ``LayerNorm.gamma`` and ``beta`` of old files included.
+Reads the names of BertModel, RobertaModel and their heads, with or without the prefix
+``bert.`` or ``roberta.``, including ``LayerNorm.gamma`` and ``beta`` of old files.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-# Theirs to ours: modules with a kernel or a scale, and a bias.
+# transformers names to ours, for modules with a kernel or a scale, and a bias.
 _BLOCK = {
     **{f"attention.self.{x}": f"attention/{x}" for x in ("query", "key", "value")},
     "attention.output.dense": "attention/attention_out",
@@ -28,7 +28,7 @@ _HEADS = {
     "roberta": {"classifier.dense": "pooler", "classifier.out_proj": "head"},
 }
 _OLD = {".gamma": ".weight", ".beta": ".bias"}
-# Heads of pretraining, often tied to the token table, and buffers that hold no weights.
+# Pretraining heads, often tied to the token embeddings, and buffers without weights.
 _BESIDE = (
     "cls.",
     "lm_head.",
@@ -40,16 +40,16 @@ _BESIDE = (
 def to_ours(
     arrays: Mapping[str, np.ndarray], kind: str, *, per_token: bool = False
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Weights of transformers under our names, kernels transposed.
+    """Rename weights of transformers to our names, and transpose kernels.
 
     Args:
-      arrays: by their names.
+      arrays: arrays by their names in transformers.
       kind: "bert" or "roberta".
-      per_token: whether the model has a head per token, and no pooler.
+      per_token: True if the model has a head per token, and no pooler.
 
     Returns:
-      Arrays by our paths, as ``encoder/block_0/mlp_in/kernel``, names that mean nothing
-      here left as they are; and the names that were left out on purpose.
+      Arrays by our paths, such as ``encoder/block_0/mlp_in/kernel``, with unknown names
+      unchanged; and the names that are ignored on purpose.
 
     Example:
       >>> import numpy as np
@@ -76,7 +76,7 @@ def to_ours(
 def to_theirs(
     arrays: Mapping[str, np.ndarray], kind: str, *, per_token: bool = False
 ) -> dict[str, np.ndarray]:
-    """Inverse of `to_ours`, with the prefix that models with a head have."""
+    """Invert `to_ours`, with the name prefix of models with a head."""
     layers = {int(m[1]) for k in arrays if (m := re.match(r"encoder/block_(\d+)/", k))}
     back = {ours: theirs for theirs, ours in _names(kind, layers, per_token).items()}
     return {
@@ -86,7 +86,7 @@ def to_theirs(
 
 
 def _plain(name: str, kind: str) -> str:
-    """Without prefix, in the spelling of today."""
+    """Remove the prefix, and replace old spellings."""
     name = name.removeprefix(f"{kind}.")
     for old, new in _OLD.items():
         if name.endswith("LayerNorm" + old):
@@ -103,7 +103,7 @@ def _layers(names: Iterable[str]) -> set[int]:
 
 
 def _names(kind: str, layers: Iterable[int], per_token: bool) -> dict[str, str]:
-    """Every name of theirs, without prefix, to ours."""
+    """Map all transformers names, without prefix, to ours."""
     heads = {"classifier": "head"} if per_token else _HEADS[kind]
     modules = heads | {"embeddings.LayerNorm": "encoder/embedding_norm"}
     for i in layers:

@@ -1,4 +1,4 @@
-"""Model families of other libraries that each task can start from. Needs no jax."""
+"""Model families that each task can be initialized from. Does not import jax."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,10 +18,10 @@ FAMILIES = {
 
 
 def check(config: ConfigDict) -> None:
-    """Check ``init_from`` of a config by headers and sizes, before jax starts.
+    """Check ``init_from`` of a config by headers and sizes, before importing jax.
 
     Raises:
-      InputError: nothing usable is there, or weights of another model family.
+      InputError: the weights are missing, invalid, or of another model family.
     """
     path = Path(config.init_from)
     if config.task not in FAMILIES and files.is_weights(path):
@@ -32,20 +32,20 @@ def check(config: ConfigDict) -> None:
 
 
 def only_workdirs(name: str) -> InputError:
-    """Return the error of a task that no other library's weights fit."""
+    """Return the error of a task that only supports weights from workdirs."""
     return InputError(f"init_from: this task starts from workdirs alone, found {name}")
 
 
 def check_type(config: Mapping[str, Any], wanted: str, path: Path) -> None:
-    """Compare ``model_type`` of a config.json.
+    """Check the ``model_type`` of a config.json.
 
     Args:
-      config: its content; without a model_type there is nothing to compare.
+      config: content of the file; passes if it has no model_type.
       wanted: family of the model; empty if unknown.
-      path: of the weights, for the message.
+      path: path of the weights, for the message.
 
     Raises:
-      InputError: another family.
+      InputError: the family differs.
     """
     found = config.get("model_type")
     if found is None or not wanted or found == wanted:

@@ -1,4 +1,4 @@
-"""Weights as files: whole or refused, never unpickled. Needs no jax."""
+"""Reading and writing of weight files, never with pickle. Does not import jax."""
 
 import json
 import os
@@ -24,18 +24,18 @@ EXPECTED = (
 )
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
-# Buffers that old files have beside weights: 0, 1, 2, ... and zeros.
+# Buffers in old files that are not weights: 0, 1, 2, ... and zeros.
 _COUNTERS = ("position_ids", "token_type_ids")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What lies on disk.
+    """Arrays and config of weights on disk.
 
     Attributes:
-      arrays: by the names of the file.
-      config: content of config.json; empty where there is none.
-      sha256: of every file with arrays, by its name.
+      arrays: arrays by their names in the file.
+      config: content of config.json; empty if absent.
+      sha256: checksum of every file with arrays, by file name.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -44,17 +44,17 @@ class Stored:
 
 
 def is_weights(path: Path) -> bool:
-    """Whether a path is a file of weights or a folder with some, and no workdir."""
+    """Return True for a weight file or a folder with weights, False for a workdir."""
     if path.is_dir():
         return any((path / name).is_file() for name in (_WHOLE, _INDEX))
     return path.suffix in (".npz", ".safetensors")
 
 
 def check(name: str) -> None:
-    """Checks what ``init_from`` names by looking at headers and sizes alone.
+    """Check the weights or workdir of ``init_from`` by headers and sizes only.
 
     Raises:
-      InputError: nothing is there, it is something else, or it is not whole.
+      InputError: the path is missing, has another format, or is incomplete.
     """
     path = Path(name)
     if is_weights(path):
@@ -93,17 +93,17 @@ def _nothing(name: str) -> InputError:
 
 
 def read(path: Path) -> Stored:
-    """Reads weights whose headers and sizes hold.
+    """Read weights after checking their headers and sizes.
 
     Args:
-      path: a .npz, a .safetensors, or a folder with model.safetensors, whole or in
-        parts with an index.
+      path: a .npz, a .safetensors, or a folder with model.safetensors, either a single
+        file or shards with an index.
 
     Returns:
-      Arrays by the names of the file, in the types of the file.
+      Arrays with the names and dtypes of the file.
 
     Raises:
-      InputError: not such a file, or not whole; nothing is unpickled.
+      InputError: the file has another format or is incomplete; never unpickles.
     """
     with _explained(path):
         arrays: dict[str, np.ndarray] = {}
@@ -123,7 +123,7 @@ def write(
     config: Mapping[str, Any],
     preprocessor: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a folder as Hugging Face's transformers read it.
+    """Write a folder in the format of Hugging Face's transformers.
 
     Raises:
       OSError: the disk is full or not writable.
@@ -136,17 +136,17 @@ def write(
         save_file(whole, folder / _WHOLE, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    shutil.copymode(folder / "config.json", folder / _WHOLE)  # else it is private
+    shutil.copymode(folder / "config.json", folder / _WHOLE)  # else owner-only
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes an object as people read it."""
+    """Write a mapping as indented JSON."""
     text = json.dumps(content, indent=2, ensure_ascii=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 
 def write_npz(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
-    """Writes model.npz."""
+    """Write model.npz atomically."""
     aside = folder / "model.tmp.npz"
     np.savez(aside, allow_pickle=False, **arrays)
     os.replace(aside, folder / "model.npz")
@@ -154,7 +154,7 @@ def write_npz(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turns what readers raise over a damaged file into an `InputError`."""
+    """Convert errors of readers of damaged files to `InputError`."""
     try:
         with rust_explained(f"init_from: {path}: cannot be read"):
             yield
@@ -175,10 +175,10 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _parts(path: Path) -> dict[Path, set[str] | None]:
-    """Files with arrays and the names that each should hold, none where it is free.
+    """Map each file to the names of arrays that it must contain; None: any names.
 
     Raises:
-      InputError: a bad index, a part that is missing, or a git-lfs pointer.
+      InputError: the index is invalid, a shard is missing, or is a git-lfs pointer.
     """
     parts = _named_parts(path)
     for file in parts:
@@ -209,7 +209,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read config.json of weights; empty if a single file has none next to it.
 
     Raises:
-      InputError: a folder without it, or no JSON object in it.
+      InputError: a folder lacks the file, or the file is not a JSON object.
     """
     file = path / "config.json" if path.is_dir() else path.with_name("config.json")
     if path.suffix == ".npz" or (path.is_file() and not file.is_file()):
@@ -231,9 +231,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _check_all(path: Path) -> list[Path]:
-    """Files of the weights, whose headers hold and whose arrays fit into memory."""
+    """Return the weight files after checking headers and free memory."""
     parts = _parts(path)
-    # The arrays of a .safetensors have the size of the file.
+    # The arrays of a .safetensors file are about as large as the file.
     sizes = sum(file.stat().st_size for file in parts if file.suffix != ".npz")
     memory.check(sizes, f"init_from: {path}")
     for file, holds in parts.items():

@@ -1,4 +1,4 @@
-"""Loaded weights into the parameters of a model, or every difference."""
+"""Merging of loaded weights into model parameters, with a report of mismatches."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +14,19 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.pretrained import classes as class_names
 from rdrop_jax.pretrained.classes import HEAD
 
-# An array to one of another shape; none where that has no sense.
+# Resizes an array to a shape; returns None if that is not possible.
 Resize = Callable[[np.ndarray, tuple[int, ...]], np.ndarray | None]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights under the names that parameters have here.
+    """Weights under our parameter names.
 
     Attributes:
-      arrays: by path, as ``block_0/attention/query/kernel``.
-      facts: what no shape tells, such as ``model.heads``, as far as it is known.
-      notes: what the user should know, a line each.
-      sha256: of the files they come from, by name.
+      arrays: arrays by path, such as ``block_0/attention/query/kernel``.
+      facts: known properties that shapes do not show, such as ``model.heads``.
+      notes: messages to the user, one line each.
+      sha256: checksums of the source files, by name.
       classes: class names by row of the head; empty if unknown.
     """
 
@@ -39,15 +39,15 @@ class Weights:
 
 @dataclass(frozen=True)
 class Family:
-    """How a task's parameters come from files and go to files.
+    """Import and export functions for the parameters of a model family.
 
     Attributes:
-      read: path of a file or folder to weights.
-      save: ``(params, folder, format)``; writes them as other libraries read them.
-      formats: that ``save`` knows.
-      facts: as `Weights`, of the task's own model.
-      resize: parameters that may be made to fit, and how.
-      reinit: parts that stay new where they do not fit, as ``head``.
+      read: ``path -> weights`` of a file or folder.
+      save: ``(params, folder, format)``; writes parameters for other libraries.
+      formats: formats that ``save`` supports.
+      facts: properties of the task's model; see `Weights`.
+      resize: functions that resize parameters of another shape, by name.
+      reinit: parts that are re-initialized if they do not match, such as ``head``.
       classes: class names by row of the head; empty if unknown, None if the model has
         no head of classes.
     """
@@ -62,7 +62,7 @@ class Family:
 
 
 def flatten(params: Params) -> dict[str, Any]:
-    """``{"block_0/mlp/mlp_in/kernel": array, ...}``."""
+    """Flatten to ``{"block_0/mlp/mlp_in/kernel": array, ...}``."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -79,25 +79,25 @@ def merge(
     fresh: Sequence[str] = (),
     classes: Sequence[str] | None = None,
 ) -> tuple[Params, list[str]]:
-    """Puts loaded weights in the place of a model's own.
+    """Replace the initial parameters of a model by loaded weights.
 
     Args:
-      template: new parameters of the model.
-      loaded: what should take their place.
-      facts: the model's own; each that ``loaded`` knows too must agree.
-      resize: functions for parameters that may come in another shape.
-      reinit: parts that keep the template's values where anything in them is missing
-        or of another shape.
-      fresh: parts that keep the template's values in any case.
-      classes: class names of the model, as `Family`; rows of the head follow them.
+      template: initial parameters of the model.
+      loaded: weights that replace them.
+      facts: properties of the model; those that ``loaded`` also has must be equal.
+      resize: functions that resize parameters of another shape, by name.
+      reinit: parts that keep the template's values if any of their arrays is missing
+        or has another shape.
+      fresh: parts that always keep the template's values.
+      classes: class names of the model, see `Family`; head rows are matched to them.
 
     Returns:
-      A tree as the template, with its types, and what was not taken as it was, a line
-      each.
+      A tree with the structure and dtypes of the template; and one line for each
+      conversion or re-initialization.
 
     Raises:
-      InputError: lists every fact and every name that is missing, unexpected or of
-        another shape or kind.
+      InputError: lists all facts that differ and all names that are missing,
+        unexpected, or have another shape or dtype.
     """
     wanted = flatten(template)
     for part in fresh:
@@ -151,11 +151,11 @@ def merge(
 def _by_class(
     found: Mapping[str, Any], stored: Sequence[str], wanted: Sequence[str]
 ) -> tuple[dict[str, Any], str, bool]:
-    """Arrays with the head's rows in the order of the model's classes.
+    """Reorder the rows of the head to the class order of the model.
 
     Returns:
-      The arrays; a note for the user; and False if the head, which is then left out,
-      belongs to other classes.
+      The arrays; a note for the user; and False if the head belongs to other classes
+      and was therefore removed.
     """
     head = _under(HEAD, found)
     if not head:

@@ -1,4 +1,4 @@
-"""BART and Marian of Hugging Face: their names and layouts, and those of `Seq2Seq`."""
+"""Conversion of Hugging Face's BART and Marian weights to and from `Seq2Seq`."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-# Theirs within a layer, ours within a block. Kernels are transposed.
+# Names in a Hugging Face layer to names in our block. Kernels are transposed.
 _IN_LAYER = {
     "self_attn.q_proj": "attention/query",
     "self_attn.k_proj": "attention/key",
@@ -28,36 +28,36 @@ _ON_SIDE = {
     "layer_norm": "{side}/norm",
 }
 _EMBED = {"encoder": "source_embed", "decoder": "target_embed"}
-# Copies of the shared table, which some files carry; sinusoids are computed.
+# Copies of the shared embedding table in some files; sinusoids are computed.
 _TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
 
 
 def bart_params(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters of a `Seq2Seq` with BART's options, from BART's tensors.
+    """Convert BART's tensors to parameters of a `Seq2Seq` with BART's options.
 
     The module needs ``activation="gelu", positions="learned", position_offset=2,
-    scale_embedding=False, embedding_norm=True, logits_bias=True``; for mBART, whose
-    names are the same, ``pre_norm=True`` too.
+    scale_embedding=False, embedding_norm=True, logits_bias=True``; mBART has the
+    same names and also needs ``pre_norm=True``.
 
     Args:
-      tensors: by the names of `BartForConditionalGeneration`.
+      tensors: tensors by their names in `BartForConditionalGeneration`.
 
     Returns:
-      Nested parameters, float32 where the tensors are.
+      Nested parameters with the dtypes of the tensors.
 
     Raises:
-      ValueError: a name that BART doesn't have.
+      ValueError: a name is not that of a BART parameter.
     """
     return _nested(_renamed(tensors))
 
 
 def bart_arrays(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same by paths, as ``encoder/block_0/mlp/mlp_in/kernel``."""
+    """Convert like `bart_params`, keyed by ``encoder/block_0/mlp/mlp_in/kernel``."""
     return dict(_renamed(tensors))
 
 
 def bart_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The way back of `bart_arrays`: arrays by the names of Hugging Face's files.
+    """Invert `bart_arrays`: rename arrays to the names in Hugging Face's files.
 
     Example:
       >>> list(bart_tensors({"target_embed/norm/scale": np.ones(2)}))
@@ -67,19 +67,19 @@ def bart_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def marian_params(tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Parameters of a `Seq2Seq` with Marian's options, from Marian's tensors.
+    """Convert Marian's tensors to parameters of a `Seq2Seq` with Marian's options.
 
     The module needs ``positions="marian", logits_bias=True``, and the activation of the
-    model's configuration, where that is one of ours.
+    model's config, if supported.
 
     Args:
-      tensors: by the names of `MarianMTModel`, with one shared table.
+      tensors: tensors by their names in `MarianMTModel`, with one shared table.
 
     Returns:
-      Nested parameters, float32 where the tensors are.
+      Nested parameters with the dtypes of the tensors.
 
     Raises:
-      ValueError: a name that Marian doesn't have.
+      ValueError: a name is not that of a Marian parameter.
     """
     places = "embed_positions.weight"
     return _nested(_renamed({k: v for k, v in tensors.items() if places not in k}))

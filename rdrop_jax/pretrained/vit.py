@@ -1,7 +1,8 @@
-"""ViT weights: Google's .npz and Hugging Face's safetensors, in and out.
+"""Import and export of ViT weights: Google's .npz and Hugging Face's safetensors.
 
-Names of the .npz as in github.com/google-research/vision_transformer (ImageNet-21k and
-AugReg files), of safetensors as ViTForImageClassification and ViTModel store them.
+The .npz names are those of github.com/google-research/vision_transformer (ImageNet-21k
+and AugReg files). The safetensors names are those of transformers'
+ViTForImageClassification and ViTModel.
 """
 
 import math
@@ -33,14 +34,14 @@ FORMATS = ("safetensors", "npz")
 
 @dataclass(frozen=True)
 class Images:
-    """What an exported model says of the images it takes and the classes it gives.
+    """Image preprocessing and class names of an exported model.
 
     Attributes:
       size: pixels per side.
-      channels: of each pixel.
-      mean: subtracted from pixels in [0, 1], per channel.
-      std: then divides, per channel.
-      labels: names of the classes; may be empty.
+      channels: number of channels.
+      mean: mean per channel, subtracted from pixels in [0, 1].
+      std: standard deviation per channel, which divides the centered pixels.
+      labels: class names; may be empty.
     """
 
     size: int
@@ -51,7 +52,7 @@ class Images:
 
 
 def family(module: ViT, images: Images) -> Family:
-    """How the parameters of a ViT come from files and go to files."""
+    """Make the import and export functions for parameters of a ViT."""
     return Family(
         read=lambda path: read(path, module.norm_eps),
         save=lambda params, folder, format: save(
@@ -70,17 +71,17 @@ def family(module: ViT, images: Images) -> Family:
 
 
 def read(path: Path, norm_eps: float) -> Weights:
-    """Weights of a .npz, a .safetensors or a folder, under the names they have here.
+    """Read a .npz, a .safetensors or a folder, and rename its weights to our names.
 
     Args:
-      path: of a file or folder.
-      norm_eps: of the model; a note is made where config.json has another.
+      path: path of a file or folder.
+      norm_eps: epsilon of the model; a note reports a different one in config.json.
 
     Returns:
-      The weights; names that mean nothing here stay as they are.
+      The weights; unknown names are unchanged.
 
     Raises:
-      InputError: the file is damaged or something else.
+      InputError: the file is damaged or has another format.
     """
     stored = files.read(path)
     if path.suffix == ".npz":
@@ -91,14 +92,14 @@ def read(path: Path, norm_eps: float) -> Weights:
 def save(
     params: Params, folder: Path, format: str, *, module: ViT, images: Images
 ) -> None:
-    """Writes parameters as Google's code or Hugging Face's transformers read them.
+    """Write parameters in the format of Google's code or Hugging Face's transformers.
 
     Args:
-      params: of ``module``.
-      folder: to write into.
+      params: parameters of ``module``.
+      folder: output folder.
       format: "safetensors" or "npz".
       module: the model.
-      images: what config.json and preprocessor_config.json say.
+      images: content of config.json and preprocessor_config.json.
     """
     ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
     blocks = range(module.size.layers)
@@ -125,18 +126,18 @@ def save(
 def resize_positions(
     positions: Float[np.ndarray, "1 found width"], shape: tuple[int, ...]
 ) -> Float[np.ndarray, "1 wanted width"] | None:
-    """Position embeddings for a grid of another size, class token untouched.
+    """Resize position embeddings to another grid; the class token is unchanged.
 
-    Bilinear with the corners of both grids on each other, by `scipy.ndimage.zoom`, as
-    the code that made and fine-tuned the published weights does it
+    Uses bilinear interpolation with aligned corners (`scipy.ndimage.zoom`), like the
+    code that trained and fine-tuned the published weights
     (google-research/vision_transformer, vit_jax/checkpoint.py).
 
     Args:
       positions: embeddings of the class token and of a square grid.
-      shape: wanted.
+      shape: target shape.
 
     Returns:
-      The resized embeddings; none where a grid is not square or the widths differ.
+      The resized embeddings; None if a grid is not square or the widths differ.
     """
     if positions.ndim != 3 or len(shape) != 3 or positions.shape[2] != shape[2]:
         return None
@@ -152,7 +153,7 @@ def resize_positions(
 def _from_npz(stored: files.Stored) -> Weights:
     theirs, notes = dict(stored.arrays), []
     if any(name.startswith("opt/target/") for name in theirs):
-        # Some AugReg files hold a whole optimizer, the parameters under its target.
+        # Some AugReg files contain a full optimizer, with parameters under "target".
         start = "opt/target/"
         theirs = {
             name.removeprefix(start): x
@@ -162,7 +163,7 @@ def _from_npz(stored: files.Stored) -> Weights:
     for old, new in RENUMBERED.items():
         theirs = {re.sub(f"/{old}", f"/{new}", k): x for k, x in theirs.items()}
     if any(name.startswith("pre_logits/") for name in theirs):
-        # The head is of use only behind this layer.
+        # The head is only usable after this layer.
         notes.append("pre_logits: not taken, nor the head that follows it")
         theirs = {
             k: x
@@ -180,7 +181,7 @@ def _from_npz(stored: files.Stored) -> Weights:
 
 
 def _flat(ours: str, x: np.ndarray) -> np.ndarray:
-    """Heads, or the pixels of a patch, as one axis."""
+    """Merge the head axes, or the pixel axes of a patch, into one axis."""
     if ours.startswith("block_"):
         if ours.endswith("attention_out/kernel") and x.ndim == 3:
             return x.reshape(-1, x.shape[2])

@@ -1,11 +1,11 @@
-"""Names of a ViT's parameters in Google's .npz and in Hugging Face's safetensors."""
+"""ViT parameter names of Google's .npz and of Hugging Face's safetensors."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 
 PARTS = ("query", "key", "value")
 
-# Theirs to ours: modules with a kernel or a scale, and a bias.
+# External names to ours, for modules with a kernel or a scale, and a bias.
 _NPZ = {
     "embedding": "embedding",
     "Transformer/encoder_norm": "norm",
@@ -23,7 +23,7 @@ _NPZ_ARRAYS = {
     "cls": "class_token",
     "Transformer/posembed_input/pos_embedding": "positions",
 }
-# Flax has numbered modules by kind since Linen; the published files are older.
+# Flax Linen numbers modules per type; the published files are older than Linen.
 RENUMBERED = {
     "MultiHeadDotProductAttention_0/": "MultiHeadDotProductAttention_1/",
     "MlpBlock_0/": "MlpBlock_3/",
@@ -56,7 +56,7 @@ def _names(
     weights: Callable[[str, str], str],
     layers: Iterable[int],
 ) -> dict[str, str]:
-    """Every name of theirs to ours."""
+    """Map all external names to ours."""
     names = dict(arrays)
     blocks = {
         prefix.format(i) + theirs: f"block_{i}/{ours}"
@@ -71,7 +71,7 @@ def _names(
 
 
 def npz_names(layers: Iterable[int]) -> dict[str, str]:
-    """Names in an .npz to ours."""
+    """Map names in an .npz to ours."""
     return _names(
         _NPZ,
         _NPZ_BLOCK,
@@ -83,9 +83,9 @@ def npz_names(layers: Iterable[int]) -> dict[str, str]:
 
 
 def hf_names(layers: Iterable[int]) -> dict[str, str]:
-    """Names in safetensors to ours.
+    """Map names in safetensors to ours.
 
-    Without the ``vit.`` that stands before all but the classifier.
+    The prefix ``vit.``, which all names but the classifier's have, is omitted.
     """
     return _names(
         _HF,
@@ -98,5 +98,5 @@ def hf_names(layers: Iterable[int]) -> dict[str, str]:
 
 
 def layers(pattern: str, names: Iterable[str]) -> set[int]:
-    """Numbers of the layers, of which the pattern's group is one."""
+    """Return the layer numbers matched by the group of a pattern."""
     return {int(m[1]) for name in names if (m := re.match(pattern, name))}

@@ -1,10 +1,10 @@
-"""Scores of predictions, exact over a whole split."""
+"""Scores of predictions, computed exactly over a full split."""
 
 LOWER_IS_BETTER = ("loss", "ece", "perplexity", "bits_per_character")
 
 
 def direction(name: str) -> str:
-    """Whether more of a score is better: "max", or "min".
+    """Return the direction in which a score improves: "max" or "min".
 
     Example:
       >>> direction("accuracy"), direction("loss")

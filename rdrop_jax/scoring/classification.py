@@ -1,4 +1,4 @@
-"""Accuracy, cross entropy and calibration, from sums that add up over batches."""
+"""Accuracy, cross entropy and calibration error, accumulated over batches."""
 
 from collections.abc import Iterable, Mapping
 
@@ -19,19 +19,19 @@ def sums(
     labels: Int[Array, " batch"],
     where: Bool[Array, " batch"],
 ) -> dict[str, Array]:
-    """What a batch adds to the scores of its split; for use inside jit.
+    """Compute the partial sums of one batch for `scores`; can be jitted.
 
     Args:
-      logits: of one pass without dropout.
+      logits: logits of one forward pass without dropout.
       labels: class ids.
-      where: rows that count (True keeps).
+      where: mask of valid rows (True keeps).
 
     Returns:
       ``examples``, ``hits``, ``top5`` and ``loss`` as scalars; ``bin_rows``,
       ``bin_hits`` and ``bin_confidence`` per bin of confidence [15].
     """
     hit = (jnp.argmax(logits, axis=-1) == labels) & where
-    # How many classes come before the label; the lower id first where logits are equal.
+    # Number of classes ranked above the label; ties go to the lower class id.
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     lower = jnp.arange(logits.shape[-1])[None] < labels[:, None]
     rank = jnp.sum((logits > own) | ((logits == own) & lower), axis=-1)
@@ -51,16 +51,16 @@ def sums(
 
 
 def scores(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
-    """Scores of a split, each row counted once.
+    """Compute the scores of a split from the sums of its batches.
 
-    The expected calibration error (Guo et al., 2017) puts rows into 15 bins of equal
-    width by their confidence, the highest probability; bin b holds those in
-    (b / 15, (b + 1) / 15]. With n rows, n_b of them in bin b,
+    The expected calibration error (Guo et al., 2017) groups rows into 15 bins of
+    equal width by confidence, the highest class probability; bin b holds confidences
+    in (b / 15, (b + 1) / 15]. With n rows, n_b of them in bin b,
 
-        ece = sum_b (n_b / n) |share of bin b that is right - mean confidence of bin b|
+        ece = sum_b (n_b / n) |accuracy of bin b - mean confidence of bin b|
 
     Args:
-      parts: what `sums` gave for every batch, on the host.
+      parts: outputs of `sums` for every batch, on the host.
 
     Returns:
       ``accuracy``; ``top5``, the share of rows whose label is among the five most

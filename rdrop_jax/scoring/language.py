@@ -1,7 +1,7 @@
-"""Scores of GLUE: accuracy, F1, Matthews, Pearson and Spearman, on the host.
+"""GLUE metrics on the host: accuracy, F1, Matthews, Pearson and Spearman.
 
-Each has a defined answer where predictions or labels are all alike: F1, both
-correlations and Matthews are 0 there, as scikit-learn has it for F1 and Matthews.
+Each metric is defined for constant predictions or labels: F1, Matthews and both
+correlations are then 0. scikit-learn does the same for F1 and Matthews.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Numbers = Float[np.ndarray, " rows"]
 
 
 def accuracy(predicted: Ids, labels: Ids) -> float:
-    """Share of rows that are right.
+    """Return the share of rows that are predicted correctly.
 
     Example:
       >>> import numpy as np
@@ -27,17 +27,17 @@ def accuracy(predicted: Ids, labels: Ids) -> float:
 
 
 def f1(predicted: Ids, labels: Ids, num_classes: int) -> float:
-    """F1 of class 1 where there are two classes, else the mean over classes.
+    """Compute F1 of class 1 for two classes, and macro-averaged F1 for more.
 
-    Per class 2 tp / (2 tp + fp + fn), and 0 for a class that stands nowhere.
+    F1 of a class is 2 tp / (2 tp + fp + fn), and 0 for a class that does not occur.
 
     Args:
       predicted: class ids.
       labels: class ids.
-      num_classes: how many classes there are.
+      num_classes: number of classes.
 
     Returns:
-      Between 0 and 1.
+      The F1 score, between 0 and 1.
     """
     each = [
         _f1(predicted == c, labels == c)
@@ -49,7 +49,7 @@ def f1(predicted: Ids, labels: Ids, num_classes: int) -> float:
 def f1_micro(
     predicted: Bool[np.ndarray, "rows labels"], labels: Bool[np.ndarray, "rows labels"]
 ) -> float:
-    """F1 over all pairs of a row and a label; 0 where no label stands anywhere."""
+    """Compute micro-averaged F1 over rows and labels; 0 if there are no positives."""
     return _f1(predicted, labels)
 
 
@@ -59,15 +59,15 @@ def _f1(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 
 def matthews(predicted: Ids, labels: Ids, num_classes: int) -> float:
-    """Matthews' correlation, over any number of classes (Gorodkin, 2004).
+    """Compute Matthews' correlation for any number of classes (Gorodkin, 2004).
 
     Args:
       predicted: class ids.
       labels: class ids.
-      num_classes: how many classes there are.
+      num_classes: number of classes.
 
     Returns:
-      Between -1 and 1; 0 where predictions or labels are all of one class.
+      The correlation, between -1 and 1; 0 if predictions or labels are constant.
     """
     table = np.zeros((num_classes, num_classes), np.float64)
     np.add.at(table, (labels, predicted), 1.0)
@@ -79,7 +79,7 @@ def matthews(predicted: Ids, labels: Ids, num_classes: int) -> float:
 
 
 def pearson(predicted: Numbers, labels: Numbers) -> float:
-    """Pearson's correlation; 0 where either is constant.
+    """Compute Pearson's correlation; 0 if either input is constant.
 
     Example:
       >>> import numpy as np
@@ -89,13 +89,13 @@ def pearson(predicted: Numbers, labels: Numbers) -> float:
     a, b = (_centred(x) for x in (predicted, labels))
     if not a.any() or not b.any():
         return 0.0
-    # Divided before they are multiplied: squares of tiny numbers vanish.
+    # Normalize before multiplying: squares of tiny numbers underflow.
     a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
     return float(np.clip(a @ b, -1.0, 1.0))
 
 
 def _centred(x: np.ndarray) -> np.ndarray:
-    """Differences from the mean; exactly 0 where all are equal, unlike ``x - mean``."""
+    """Center and scale to at most 1; exactly 0 for a constant, unlike ``x - mean``."""
     x = np.asarray(x, np.float64)
     if x.size == 0 or np.all(x == x[0]):
         return np.zeros(x.shape)
@@ -104,14 +104,14 @@ def _centred(x: np.ndarray) -> np.ndarray:
 
 
 def spearman(predicted: Numbers, labels: Numbers) -> float:
-    """Pearson's correlation of ranks, equal values sharing one; 0 where constant."""
+    """Compute Pearson's correlation of average ranks; 0 if an input is constant."""
     return pearson(rankdata(predicted), rankdata(labels))
 
 
 def of_classes(
     logits: Float[np.ndarray, "rows classes"], labels: Ids
 ) -> dict[str, float]:
-    """Scores of class logits; ``loss`` is the cross entropy in nats."""
+    """Compute scores of class logits; ``loss`` is the cross entropy in nats."""
     predicted, count = np.argmax(logits, axis=-1), logits.shape[-1]
     log_p = log_softmax(logits.astype(np.float64), axis=-1)
     return {
@@ -126,7 +126,7 @@ def of_classes(
 def of_label_sets(
     logits: Float[np.ndarray, "rows labels"], labels: Float[np.ndarray, "rows labels"]
 ) -> dict[str, float]:
-    """Scores of independent labels; ``accuracy`` counts whole sets."""
+    """Compute scores of multi-label logits; ``accuracy`` is the exact-match ratio."""
     predicted, wanted = logits > 0, labels > 0.5
     z = np.where(wanted, logits, -logits).astype(np.float64)
     return {
@@ -143,7 +143,7 @@ def of_label_sets(
 def of_numbers(
     outputs: Float[np.ndarray, "rows 1"], labels: Numbers
 ) -> dict[str, float]:
-    """Scores of numbers; ``loss`` is the mean squared error."""
+    """Compute scores of a regression; ``loss`` is the mean squared error."""
     found = outputs[:, 0].astype(np.float64)
     return {
         "pearson": pearson(found, labels),

@@ -1,4 +1,4 @@
-"""Scripts of texts, and the tokenizers of BLEU and ROUGE that can read them."""
+"""Detection of scripts, and a tokenizer for ROUGE that handles any script."""
 
 import re
 import unicodedata
@@ -14,9 +14,9 @@ _HAN = re.compile(
     "[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 _ASCII = re.compile("[a-z0-9]+")
-_SEGMENTED = 4.0  # characters of a word, at most, in text that is split into words
-_SHARE = 0.1  # letters of a script that a tokenizer need not split
-LOST_WORDS = 0.01  # words that the tokenizer of rouge-score may damage
+_SEGMENTED = 4.0  # maximum mean word length in text that is split into words
+_SHARE = 0.1  # tolerated share of letters that a tokenizer cannot split
+LOST_WORDS = 0.01  # tolerated share of words damaged by rouge-score
 
 _CHINESE = ("zh", "zho", "chi", "cmn", "yue", "wuu", "lzh", "nan", "hak", "gan", "hsn")
 _BY_CHARACTER = (
@@ -29,7 +29,7 @@ def bleu_tokenizer(language: str) -> str:
     """Return sacreBLEU's tokenizer for a language.
 
     Args:
-      language: a code or tag, as zh, zh-CN, zho_Hans, JA; a file's ending.
+      language: a language code or tag (zh, zh-CN, zho_Hans, JA), or a file extension.
 
     Returns:
       ``zh`` for Chinese, ``char`` for Japanese, Korean, Thai, Khmer, Lao, Burmese,
@@ -51,10 +51,10 @@ def unsplit(texts: Iterable[str], tokenizer: str) -> float:
     Args:
       texts: references.
       tokenizer: one of `rdrop_jax.scoring.translation.TOKENIZE`. ``none`` and
-        ``compound`` take words as they are: text that is split into words is split.
+        ``compound`` expect text that is already split into words.
 
     Returns:
-      0 where the tokenizer splits the text, else above 0.1.
+      The share, above 0.1; 0 if the tokenizer can split the text.
 
     Example:
       >>> unsplit(["今天天气很好"], "13a"), unsplit(["今天天气很好"], "zh")
@@ -76,14 +76,14 @@ def unsplit(texts: Iterable[str], tokenizer: str) -> float:
 
 
 class Words:
-    """Tokens of rouge-score for any script.
+    """Tokenizer for rouge-score that handles any script.
 
     Words are lower-cased runs of letters, digits and their marks; a character of a
-    script without spaces is a token. Text of a-z and 0-9 gives the tokens of
-    rouge-score.
+    script without spaces is a token. Text of a-z and 0-9 gives the same
+    tokens as in rouge-score.
 
     Args:
-      stem: reduce words of a-z of over three letters to their stems (Porter).
+      stem: apply the Porter stemmer to words of a-z with more than three letters.
     """
 
     def __init__(self, *, stem: bool = False) -> None:
@@ -112,11 +112,11 @@ class Words:
 def words(text: str) -> list[str]:
     """Split a text into lower-cased words, as `Words` describes them."""
     found: list[str] = []
-    inside = False  # the last token may grow
+    inside = False  # the last token can be extended
     for c in unicodedata.normalize("NFC", text.lower()):
         if "a" <= c <= "z" or "0" <= c <= "9":
             kind = "L"
-        elif c in "\u200c\u200d\u00ad":  # joiners and soft hyphens are inside words
+        elif c in "\u200c\u200d\u00ad":  # joiners and soft hyphens do not end a word
             continue
         else:
             kind = unicodedata.category(c)[0]

@@ -1,4 +1,4 @@
-"""ROUGE of summaries by rouge-score, with intervals of a bootstrap over documents."""
+"""ROUGE by rouge-score, with bootstrap confidence intervals over documents."""
 
 import re
 from collections.abc import Sequence
@@ -9,13 +9,13 @@ from jaxtyping import Float
 from rdrop_jax.errors import InputError
 from rdrop_jax.scoring import scripts
 
-# "english" is rouge-score's: a-z and 0-9 alone. "unicode" reads every script. "auto" is
-# "english", and refuses references that it cannot read.
+# "english" is rouge-score's tokenizer: only a-z and 0-9. "unicode" supports every
+# script. "auto" is "english", but raises for references in unsupported scripts.
 TOKENIZERS = ("auto", "english", "unicode")
-_LOST = 0.5  # share of damaged words above which "auto" scores nothing
+_LOST = 0.5  # share of damaged words above which "auto" raises
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
-# Also after the full stops of Devanagari, Arabic, Ethiopic and, without space, of Han.
+# Also after full stops of Devanagari, Arabic and Ethiopic, and of Han without a space.
 _SENTENCE_UNICODE = re.compile(
     r"(?<=[.!?\u0964\u0965\u061f\u06d4\u1362])\s+|(?<=[\u3002\uff01\uff1f])\s*"
 )
@@ -28,28 +28,28 @@ def rouge_each(
     stem: bool = True,
     tokenizer: str = "auto",
 ) -> dict[str, Float[np.ndarray, " documents"]]:
-    """F1 of ROUGE-1, -2, -L and -Lsum of each document, from 0 to 100.
+    """Compute F1 of ROUGE-1, -2, -L and -Lsum per document, from 0 to 100.
 
     Words are lower-cased. With ``english`` anything but a-z and 0-9 separates them, as
     in rouge-score; with ``unicode`` they are those of `scripts.Words`. Lsum is the
-    union of common subsequences of sentences, which end here where white space follows
-    one of ``.!?``, in summaries as in references. With ``unicode`` they also end after
-    the full stops of other scripts.
+    union of common subsequences of sentences. In summaries and references, a sentence
+    ends where white space follows one of ``.!?``; with ``unicode`` also after the full
+    stops of other scripts.
 
     Args:
       summaries: one text per document.
-      references: one or more per document; the best counts, for each score apart.
-      stem: reduce words of over three letters to their stems (Porter), as papers do;
-        with ``unicode`` only words of a-z.
-      tokenizer: one of `TOKENIZERS`; "auto" is "english" for references of which it
-        reads at least half of the words.
+      references: one or more per document; each score uses the best one separately.
+      stem: apply the Porter stemmer to words of more than three letters, as papers do;
+        with ``unicode`` only to words of a-z.
+      tokenizer: one of `TOKENIZERS`; "auto" is "english", and raises if that damages
+        more than half of the words of the references.
 
     Returns:
-      The scores by the names of `NAMES`.
+      The scores per document, keyed by `NAMES`.
 
     Raises:
-      InputError: other numbers of summaries and references, none at all, or references
-        that "auto" cannot read.
+      InputError: the numbers of summaries and references differ, there are no
+        references, or "auto" cannot tokenize them.
 
     Example:
       >>> found = rouge_each(["the cat sat"], [["a dog", "the cat sits"]])
@@ -69,7 +69,7 @@ def rouge_each(
                 f"damages {share:.0%} of their words. Use tokenizer='unicode', or "
                 "'english' to score them all the same"
             )
-    from rouge_score.rouge_scorer import RougeScorer  # seconds: nltk
+    from rouge_score.rouge_scorer import RougeScorer  # slow: imports nltk
 
     if tokenizer == "unicode":
         words, ends = scripts.Words(stem=stem), _SENTENCE_UNICODE
@@ -88,7 +88,7 @@ def rouge_each(
 
 
 def sentences(text: str) -> str:
-    """A text with one sentence on each line.
+    """Put each sentence of a text on a separate line.
 
     Example:
       >>> sentences("It is. Is it?  Yes 1.5 times")
@@ -130,16 +130,16 @@ def interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap of a mean over documents.
+    """Compute a percentile bootstrap interval of a mean over documents.
 
     Args:
-      values: of each document.
-      samples: how often documents are drawn anew.
-      seed: of the draws.
-      level: share of the means that lie within.
+      values: score of each document.
+      samples: number of bootstrap resamples.
+      seed: random seed of the resampling.
+      level: confidence level.
 
     Returns:
-      Lowest and highest.
+      Lower and upper bound.
 
     Example:
       >>> low, high = interval(np.array([0.0, 1.0] * 50), 1000)
@@ -147,7 +147,7 @@ def interval(
       (True, True)
     """
     rng = np.random.default_rng(seed)
-    # One draw at a time: 11,490 documents a thousand times are 92 MB at once.
+    # One resample at a time: 1,000 resamples of 11,490 documents would take 92 MB.
     means = [
         values[rng.integers(0, len(values), len(values))].mean() for _ in range(samples)
     ]
@@ -164,17 +164,17 @@ def rouge(
     samples: int = 1000,
     tokenizer: str = "auto",
 ) -> dict[str, float]:
-    """Means of `rouge_each` over documents, and their intervals.
+    """Average `rouge_each` over documents, with confidence intervals.
 
     Args:
-      summaries: as `rouge_each`.
-      references: as `rouge_each`.
-      stem: as `rouge_each`.
-      samples: of the bootstrap; 0 gives no intervals.
-      tokenizer: as `rouge_each`.
+      summaries: see `rouge_each`.
+      references: see `rouge_each`.
+      stem: see `rouge_each`.
+      samples: number of bootstrap resamples; 0 disables the intervals.
+      tokenizer: see `rouge_each`.
 
     Returns:
-      ``rouge1`` and so on, each with ``rouge1_low`` and ``rouge1_high``, 95 %.
+      ``rouge1`` etc., each with its 95 % interval ``rouge1_low``, ``rouge1_high``.
     """
     found: dict[str, float] = {}
     each = rouge_each(summaries, references, stem=stem, tokenizer=tokenizer)

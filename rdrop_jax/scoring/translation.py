@@ -1,4 +1,4 @@
-"""BLEU and chrF by sacreBLEU, exact match, and the tokenised BLEU of papers."""
+"""BLEU and chrF by sacreBLEU, exact match, and tokenised BLEU."""
 
 import re
 from collections.abc import Sequence
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from rdrop_jax.errors import InputError
 from rdrop_jax.scoring import scripts
 
-# How `bleu` cuts words. "none" takes the words as they are: the tokenised BLEU of
-# papers (multi-bleu.perl) where text is tokenised already. "compound" also splits
-# hyphened compounds on both sides first, as fairseq's compound_split_bleu.sh does.
+# Tokenizers of BLEU. "none" splits at white space only: the tokenised BLEU of papers
+# (multi-bleu.perl), for text that is already tokenised. "compound" also splits
+# hyphenated compounds in hypotheses and references (fairseq's compound_split_bleu.sh).
 TOKENIZE = ("13a", "intl", "zh", "char", "none", "compound")
-# A config may also have "auto", the one that fits the target language.
+# Configs also accept "auto", which selects the tokenizer of the target language.
 AUTO = "auto"
 _COMPOUND = re.compile(r"(\S)-(\S)")
 
 
 def chosen(tokenize: str, language: str) -> str:
-    """Return the tokenizer of BLEU: ``tokenize``, or for "auto" the language's.
+    """Resolve the BLEU tokenizer: ``tokenize``, or for "auto" that of the language.
 
     Example:
       >>> chosen("auto", "zh-CN"), chosen("13a", "zh-CN")
@@ -29,9 +29,9 @@ def misfit(references: Sequence[str], tokenize: str, language: str) -> str:
     """Return the problem of a tokenizer with the references; empty if there is none.
 
     Args:
-      references: of a split.
+      references: reference translations of a split.
       tokenize: one of `TOKENIZE` or "auto".
-      language: of the references.
+      language: language code of the references.
 
     Example:
       >>> misfit(["ein Haus"], "auto", "de"), misfit(["一座房子"], "auto", "zh")
@@ -52,18 +52,19 @@ def misfit(references: Sequence[str], tokenize: str, language: str) -> str:
 def scores(
     hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a"
 ) -> dict[str, float]:
-    """Scores of a whole corpus, from 0 to 100; exact match from 0 to 1.
+    """Compute corpus-level scores, from 0 to 100; exact match from 0 to 1.
 
     Args:
       hypotheses: translations.
-      references: one for each.
+      references: one reference for each translation.
       tokenize: one of `TOKENIZE`, for BLEU.
 
     Returns:
       ``bleu``, ``chrf`` (chrF2) and ``exact_match``.
 
     Raises:
-      InputError: other numbers of hypotheses and references, or no such ``tokenize``.
+      InputError: the numbers of hypotheses and references differ or are zero, or
+        ``tokenize`` is unknown.
 
     Example:
       >>> found = scores(["a small house"], ["a small house"])
@@ -85,7 +86,7 @@ def scores(
 def signatures(
     hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a"
 ) -> dict[str, str]:
-    """What sacreBLEU calls these scores, so that others can repeat them."""
+    """Return the sacreBLEU signatures of these scores, for reproducibility."""
     hypotheses, references = _checked(hypotheses, references, tokenize)
     bleu, chrf = _metrics(tokenize)
     bleu.corpus_score(*_split(hypotheses, references, tokenize))
@@ -100,8 +101,7 @@ def signatures(
 def _metrics(tokenize: str):  # type: ignore[no-untyped-def]
     from sacrebleu.metrics import BLEU, CHRF
 
-    # "force" says no more than that tokenised text is meant: no warning on standard
-    # error.
+    # "force" only suppresses sacreBLEU's warning that the text looks tokenised.
     cut = "none" if tokenize == "compound" else tokenize
     return BLEU(tokenize=cut, force=cut == "none"), CHRF()
 
@@ -118,7 +118,7 @@ def _split(
 
 
 def split_compounds(text: str) -> str:
-    """``well-known`` to ``well ##AT##-##AT## known``, as fairseq's script does.
+    """Split ``well-known`` into ``well ##AT##-##AT## known``, as fairseq's script.
 
     Example:
       >>> split_compounds("a well-known-a b - c")

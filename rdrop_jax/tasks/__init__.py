@@ -1,4 +1,4 @@
-"""One builder per family, in an explicit dict."""
+"""Registry of tasks: one builder per task."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -29,7 +29,7 @@ BUILDERS: dict[str, Callable[[ConfigDict, Path | None], Task]] = {
 
 
 class Prepare(Protocol):
-    """Makes what a run keeps in its workdir before its first step."""
+    """Function that writes the files a run needs to its workdir before step 1."""
 
     def __call__(self, config: ConfigDict, workdir: Path, *, begun: bool) -> None: ...
 
@@ -43,11 +43,11 @@ PREPARE: dict[str, Prepare] = {
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
-    """The task that ``config.task`` names.
+    """Build the task that ``config.task`` names.
 
     Args:
-      config: of the run.
-      workdir: where `prepare` left what the task needs; None makes that anew.
+      config: config of the run.
+      workdir: folder with the files written by `prepare`; None makes them again.
 
     Returns:
       The task.
@@ -73,12 +73,12 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
 
 
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Makes what the task keeps in the workdir, as a vocabulary.
+    """Write the files that the task keeps in the workdir, such as a vocabulary.
 
     Args:
-      config: of the run.
+      config: config of the run.
       workdir: folder of the run.
-      begun: whether it has checkpoints, which need what they were made with.
+      begun: True if the run has checkpoints, which need the existing files.
     """
     if config.task in PREPARE:
         PREPARE[config.task](config, workdir, begun=begun)

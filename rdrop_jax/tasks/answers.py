@@ -1,4 +1,4 @@
-"""The form of answers, the same for images and texts."""
+"""Answer format shared by image and text tasks."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from rdrop_jax.errors import InputError
 def class_answer(
     probabilities: Float[np.ndarray, " classes"], names: Sequence[str]
 ) -> dict[str, Any]:
-    """The most probable class as JSON.
+    """Return the most probable class as a JSON-ready dict.
 
     Args:
-      probabilities: of each class.
-      names: of the classes; empty if they have no names, and ids replace them.
+      probabilities: probability of each class.
+      names: class names; if empty, class ids are used instead.
 
     Returns:
       ``label`` (the name), ``id``, ``probability`` and ``probabilities`` by name.
@@ -39,13 +39,13 @@ def class_answer(
 
 
 def check_list(inputs: Any) -> Iterable[Any]:
-    """Refuses one input where a list of inputs is expected.
+    """Check that a list of inputs was passed, not a single input.
 
     Returns:
       The inputs.
 
     Raises:
-      InputError: a text, bytes, one object, or nothing that can be iterated over.
+      InputError: the inputs are a string, bytes, a dict, or not iterable.
     """
     single = isinstance(inputs, str | bytes | dict) or not hasattr(inputs, "__iter__")
     if single:

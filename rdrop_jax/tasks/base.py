@@ -1,4 +1,4 @@
-"""What the loop sees of a task, and nothing else."""
+"""Interface between tasks and the training loop."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,21 +13,21 @@ from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.pretrained.merge import Family
 from rdrop_jax.runtime.mesh import Rules
 
-# Scores of some parameters on one split, as finished numbers.
+# ``params -> scores`` of one split.
 Evaluator = Callable[[Params], dict[str, float]]
-# ``(params, key | None) -> arrays [examples, ...]`` of one split: each score whose mean
-# over examples is the evaluator's, and "log_probs" [examples, classes] where a task has
-# classes. With a key dropout is on: one sub-model's answers.
+# ``(params, key | None) -> arrays [examples, ...]`` of one split: every score that the
+# evaluator averages over examples, and "log_probs" [examples, classes] for tasks with
+# classes. A key turns dropout on, which samples one sub-model.
 ExampleScores = Callable[[Params, Key | None], dict[str, np.ndarray]]
 
 
 @runtime_checkable
 class RandomAccess(Protocol):
-    """Batch t for every step t, a pure function of (seed, t).
+    """Training data whose batch t is a pure function of (seed, t).
 
     Attributes:
-      steps_per_epoch: batches that hold every example once.
-      examples_per_step: on average.
+      steps_per_epoch: number of batches that contain every example once.
+      examples_per_step: mean number of examples per batch.
     """
 
     steps_per_epoch: float
@@ -38,13 +38,13 @@ class RandomAccess(Protocol):
 
 @dataclass(frozen=True)
 class Predictor:
-    """How a task answers for inputs that nobody has labelled.
+    """Prediction of a task for unlabelled inputs.
 
     Attributes:
-      read: file with inputs ("-" for standard input) to inputs.
-      rows: inputs of one of the dataset's own splits.
+      read: ``path -> inputs`` of a file ("-" for standard input).
+      rows: ``split -> inputs`` of the dataset.
       run: ``(params, inputs) -> answers`` in order, as JSON-ready dicts.
-      text: an answer as one line of plain text; None where JSON says it best.
+      text: ``answer -> line`` of plain text; None if answers are only given as JSON.
     """
 
     read: Callable[[str], Iterable[Any]]
@@ -55,33 +55,33 @@ class Predictor:
 
 @dataclass(frozen=True)
 class Task:
-    """Pure callables and data.
+    """Pure functions and data of one task.
 
     Attributes:
       init: ``key -> params``.
       forward: ``(params, batch, key | None) -> outputs``.
-      pass_forwards: that of each pass of an R-Drop step; none where they are the same.
+      pass_forwards: one forward per pass of an R-Drop step; empty if all are equal.
       loss: ``(outputs stacked over passes, batch, **objective) -> (scalar, metrics)``,
-        as `rdrop_jax.make_train_step` takes it.
-      sharded_loss: ``mesh -> loss`` on several devices; None where ``loss`` serves,
-        which the compiler then cuts.
-      out_axes: where `forward_passes` stacks the passes.
-      train_data: the training batches; called only to train, read once.
-      scores: names that evaluators return and ``eval.metric`` may choose.
-      evaluators: ``split -> mesh -> evaluator``; data is read when one is made.
+        as expected by `rdrop_jax.make_train_step`.
+      sharded_loss: ``mesh -> loss`` for several devices; None if the compiler can
+        shard ``loss``.
+      out_axes: axes along which `forward_passes` stacks the passes.
+      train_data: training batches; called only for training, and read once.
+      scores: names of the evaluators' scores, from which ``eval.metric`` selects.
+      evaluators: ``split -> mesh -> evaluator``; making one reads the data.
       predictor: ``mesh -> predictor``.
-      examples: ``split -> mesh -> scores of each example``; empty where scores are of a
-        corpus as a whole.
-      partition_rules: how the tensor axis cuts the parameters.
-      pretrained: how its parameters come from files of other libraries and go there;
-        none where they do not.
-      provenance: what result.json says of the data, checksums of embedded data above
-        all.
-      signatures: how scores are counted, for result.json beside it; a run goes on
-        where they change, as with another version of a package.
-      size: name of a split to its number of rows or tokens, for the log: "1,437 rows".
-      notes: what was done to the training data, a line each, for the user.
-      samples: ``mesh -> params -> lines`` to show at the end; None shows nothing.
+      examples: ``split -> mesh -> scores per example``; empty if scores are only
+        defined for a corpus.
+      partition_rules: sharding rules of the parameters over the tensor axis.
+      pretrained: import and export of parameters in formats of other libraries; None
+        if unsupported.
+      provenance: description of the data for result.json, mainly checksums of embedded
+        data.
+      signatures: description of the scores for result.json; a run may resume with
+        different ones, such as after a package update.
+      size: ``split -> number of rows or tokens``, for the log: "1,437 rows".
+      notes: messages to the user about the training data, one line each.
+      samples: ``mesh -> params -> lines`` to print at the end; None prints nothing.
     """
 
     init: Callable[[Key], Params]

@@ -1,4 +1,4 @@
-"""Scores of each example, for classifiers of any input."""
+"""Per-example scores of classifiers of images or texts."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,13 +17,13 @@ from rdrop_jax.tasks.base import ExampleScores
 def make_example_scores(
     forward: Forward, batches: Callable[[], Iterator[HostBatch]], mesh: Mesh
 ) -> ExampleScores:
-    """Accuracy, cross entropy and log probabilities of every example of a split.
+    """Make a function that scores every example of a split.
 
     Args:
       forward: ``(params, batch, key | None) -> logits [batch, classes]``.
-      batches: the split from its start, with ``label`` [batch], and ``where`` [batch]
+      batches: iterates over the split, with ``label`` [batch], and ``where`` [batch]
         False on padding.
-      mesh: of devices.
+      mesh: device mesh.
 
     Returns:
       ``(params, key | None) -> {"accuracy": [examples], "loss": [examples],

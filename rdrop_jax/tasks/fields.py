@@ -1,4 +1,4 @@
-"""Checks of config fields that are a family's own."""
+"""Checks of config fields, shared by tasks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from rdrop_jax.errors import InputError
 
 
 def check_choices(choices: Mapping[str, tuple[str, Sequence[str]]]) -> None:
-    """Refuses words that a field does not know.
+    """Check that fields have one of their allowed values.
 
     Args:
-      choices: field to its value and what is allowed.
+      choices: maps each field to its value and the allowed values.
 
     Raises:
-      InputError: names the field, what was expected and what was found.
+      InputError: a field is invalid; names the field, expected and found values.
     """
     for field, (value, allowed) in choices.items():
         if value not in allowed:
@@ -25,13 +25,13 @@ def check_choices(choices: Mapping[str, tuple[str, Sequence[str]]]) -> None:
 
 
 def check_least(least: Mapping[str, tuple[int | float | None, int | float]]) -> None:
-    """Refuses numbers that are too small.
+    """Check that numbers are not below their minimum.
 
     Args:
-      least: field to its value, which may be None, and the least that is allowed.
+      least: maps each field to its value, which may be None, and its minimum.
 
     Raises:
-      InputError: names the field, what was expected and what was found.
+      InputError: a field is invalid; names the field, expected and found values.
     """
     for field, (value, low) in least.items():
         if value is not None and not value >= low:
@@ -39,17 +39,17 @@ def check_least(least: Mapping[str, tuple[int | float | None, int | float]]) -> 
 
 
 def resized(model: ConfigDict, size: Any) -> Any:
-    """A model's size with the fields of ``config.model`` that are set.
+    """Override a model size with the fields set in ``config.model``.
 
     Args:
       model: ``config.model``.
       size: a NamedTuple of depths and widths.
 
     Returns:
-      Another of its kind.
+      A NamedTuple of the same type.
 
     Raises:
-      InputError: a field below 1.
+      InputError: a field is below 1.
     """
     chosen = {k: model[k] for k in size._fields if model[k] is not None}
     check_least({f"model.{name}": (value, 1) for name, value in chosen.items()})
@@ -57,7 +57,7 @@ def resized(model: ConfigDict, size: Any) -> Any:
 
 
 def check_heads(size: Any) -> None:
-    """Refuses heads that do not divide the width of a size."""
+    """Check that the number of heads divides the width."""
     if size.width % size.heads:
         raise InputError(
             f"model.heads: expected a divisor of width {size.width}, found {size.heads}"

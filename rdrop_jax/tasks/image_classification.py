@@ -36,11 +36,11 @@ Sums = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
-    """The task of a config whose ``task`` is image_classification.
+    """Build the task of a config with ``task="image_classification"``.
 
     Args:
-      config: of the run.
-      workdir: of the run, which lists its splits; None lists none.
+      config: config of the run.
+      workdir: folder of the run, which records its splits; None uses no records.
     """
     module = make_model(config)
     size, channels = config.data.image_size, config.data.channels
@@ -109,7 +109,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
 
 
 def make_model(config: ConfigDict) -> ViT:
-    """The module that ``config.model`` describes."""
+    """Build the module described by ``config.model``."""
     m = config.model
     if m.name != "vit":
         raise InputError(f"model.name: expected vit, found {m.name!r}")
@@ -138,7 +138,7 @@ def make_model(config: ConfigDict) -> ViT:
 
 
 def make_family(module: ViT, data: ConfigDict) -> Family:
-    """How the model's weights come from files and go to files."""
+    """Make the import and export functions for weights of the model."""
     images = vit_files.Images(
         size=data.image_size,
         channels=data.channels,
@@ -155,7 +155,7 @@ def load_split(
     name: str,
     recorded: Mapping[str, str] | None = None,
 ) -> Decoded:
-    """One split of a dataset, its labels checked against the model."""
+    """Load a split of a dataset and check its labels against the model."""
     data = config.data
     rows = image_sets.open_split(found, data, name, recorded)
     if rows.labels is not None:
@@ -187,7 +187,7 @@ def _process() -> tuple[int, int]:
 
 
 def make_train_data(config: ConfigDict, rows: Decoded) -> TrainBatches:
-    """Shuffled, augmented batches of the training split."""
+    """Make shuffled, augmented batches of the training split."""
     augmented = images.make_train_transform(config.data)
 
     def transform(row: Row, rng: np.random.Generator) -> Row:
@@ -219,9 +219,9 @@ def _eval_batches(
 
 
 def make_sums(forward: Forward, mesh: Mesh) -> Sums:
-    """The compiled part of evaluation, the same for all splits."""
+    """Make the jitted part of evaluation, shared by all splits."""
 
-    # Whole on every process, which reads them all.
+    # Replicated, because every process reads all sums.
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def sums(params: Params, batch: Batch) -> dict[str, jax.Array]:
         logits = forward(params, batch, None)
@@ -237,7 +237,7 @@ def make_evaluator(
     name: str,
     mesh: Mesh,
 ) -> Evaluator:
-    """The scores of `rdrop_jax.scoring.classification`, every image once."""
+    """Make an evaluator of `rdrop_jax.scoring.classification` scores on a split."""
     rows, sums = split(name), sums_on(mesh)
 
     def evaluate(params: Params) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Labels for images that nobody has labelled."""
+"""Label prediction for images."""
 
 import functools
 import itertools
@@ -29,16 +29,16 @@ from rdrop_jax.tasks.base import Predictor
 def make_predictor(
     config: ConfigDict, forward: Forward, split: Callable[[str], Decoded], mesh: Mesh
 ) -> Predictor:
-    """Labels with probabilities, and names where the dataset gave any.
+    """Make a predictor of labels with probabilities, and class names if known.
 
     Args:
-      config: of the run.
+      config: config of the run.
       forward: ``(params, batch, key | None) -> logits``.
-      split: name to rows.
-      mesh: where the parameters lie.
+      split: ``name -> rows`` of a split.
+      mesh: device mesh of the parameters.
 
     Returns:
-      The predictor; its inputs are what `prepared` takes.
+      The predictor; `prepared` lists the supported inputs.
     """
     names = tuple(config.data.classes)
     size = config.eval.batch_size
@@ -74,11 +74,11 @@ def make_predictor(
 
 
 def prepared(data: ConfigDict, number: int, image: Any) -> Row:
-    """An input as the model takes it.
+    """Convert an input to a row of a batch.
 
     Args:
       data: the config's ``data``.
-      number: of the input, for messages.
+      number: index of the input, for messages.
       image: a path, the bytes of an image file, a PIL image, or pixels: uint8 of any
         size, or numbers from 0 to 255 as arrays or nested lists of the model's size.
 
@@ -86,7 +86,7 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
       The row of a batch.
 
     Raises:
-      InputError: names what is wrong, and with which image.
+      InputError: the image is invalid; names the image and the problem.
     """
     transform = images.make_eval_transform(data)
     if isinstance(image, str | Path | bytes | Image.Image):
@@ -119,7 +119,7 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
     if integer and pixels.min() >= 0 and pixels.max() <= 255:
         return {"image": transform(pixels.astype(np.uint8))}
     known = np.issubdtype(pixels.dtype, np.floating)
-    # Written so that NaN is refused.
+    # Written so that NaN fails the check.
     if not known or not np.all((pixels >= 0) & (pixels <= 255)):
         raise InputError(
             f"--input: expected numbers from 0 to 255 in image {number}, found "
@@ -129,8 +129,8 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
 
 
 def _fractions(data: ConfigDict, pixels: np.ndarray) -> np.ndarray:
-    """Numbers of the model's size as the transform takes bytes, but not rounded."""
-    if data.eval_crop:  # Pillow resizes such numbers one channel at a time
+    """Apply the evaluation transform to float pixels, without rounding them."""
+    if data.eval_crop:  # Pillow resizes float images one channel at a time
         filter = images.INTERPOLATIONS[data.interpolation]
         planes = [
             images.central_crop(
@@ -143,19 +143,19 @@ def _fractions(data: ConfigDict, pixels: np.ndarray) -> np.ndarray:
 
 
 def read_images(path: str) -> Iterator[Any]:
-    """Images from one argument of ``--input``.
+    """Read the images of an ``--input`` argument.
 
     Args:
       path: an image file; a folder of them; a .txt file with a path per line, relative
-        to the file's folder (white space at its ends is removed unless such a file
-        exists; the bytes are those of the file name); a .npy array; JSON lines with one
-        nested list of pixels each, or "-" for those on standard input.
+        to the file's folder (surrounding white space is stripped unless a file with
+        that name exists; bytes are used unchanged as the file name); a .npy array;
+        JSON lines with one nested list of pixels each, or "-" for standard input.
 
     Yields:
-      Paths, arrays or nested lists, pixels from 0 to 255.
+      Paths, arrays or nested lists, with pixels from 0 to 255.
 
     Raises:
-      InputError: no such file, or a line that is not JSON.
+      InputError: the file is missing, or a line is not JSON.
     """
     file = Path(path)
     if path != "-" and not file.exists():

@@ -1,4 +1,4 @@
-"""What a config says of a language model: its fields, the module, the objective."""
+"""Config of language models: field checks, module and loss."""
 
 from typing import Any
 
@@ -31,10 +31,10 @@ SIZES = decoder.SIZES | adaptive.SIZES
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the fields that are a language model's own.
+    """Check the config fields specific to language models.
 
     Raises:
-      InputError: names the field, what was expected and what was found.
+      InputError: a field is invalid; names the field, expected and found values.
     """
     m, data, score = config.model, config.data, config.eval
     choices = {
@@ -80,7 +80,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_clusters(config: ConfigDict) -> None:
-    """Refuses what the loss of an adaptive softmax does not know."""
+    """Check that the adaptive-softmax loss supports the R-Drop options."""
     r, why = config.rdrop, f"with model.name={config.model.name}"
     wanted: dict[str, tuple[Any, Any]] = {
         "rdrop.divergence": (r.divergence, "symmetric_kl"),
@@ -97,7 +97,7 @@ def _check_clusters(config: ConfigDict) -> None:
 
 
 def make_model(config: ConfigDict, vocab_size: int) -> Decoder | AdaptiveDecoder:
-    """The module that ``config.model`` describes, for so many words."""
+    """Build the module described by ``config.model`` for a vocabulary size."""
     m = config.model
     size = resized(m, SIZES[m.name])
     if size.width % size.heads or size.width % 2:
@@ -131,19 +131,19 @@ def make_model(config: ConfigDict, vocab_size: int) -> Decoder | AdaptiveDecoder
 
 
 def out_axes(config: ConfigDict) -> LinearOutput | AdaptiveOutput:
-    """Where passes are stacked: hidden states, not the kernels that all share."""
+    """Return stacking axes: passes stack hidden states and share the kernels."""
     if config.model.name in adaptive.SIZES:
         return AdaptiveOutput(0, None)
     return LinearOutput(0, None, None)
 
 
 def make_loss(config: ConfigDict, vocab_size: int, mesh: Mesh | None) -> Loss:
-    """The objective, in the form that suits the vocabulary.
+    """Make the loss: adaptive softmax, or that of `vocabulary_loss`.
 
     Args:
-      config: of the run.
-      vocab_size: words.
-      mesh: of several devices; None for one.
+      config: config of the run.
+      vocab_size: number of tokens.
+      mesh: mesh of several devices; None for one device.
 
     Returns:
       ``(outputs, batch, **objective) -> (scalar, metrics)``.

@@ -1,4 +1,4 @@
-"""Language modelling: the next token of running text."""
+"""Language modelling: next-token prediction on running text."""
 
 import functools
 import math
@@ -41,17 +41,18 @@ _PROMPT = 16  # tokens of the prompt of the sample
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
-    """The task of a config whose ``task`` is language_model.
+    """Build the task of a config with ``task="language_model"``.
 
     Args:
-      config: of the run.
-      workdir: holds its text or, if that is prepared, its vocabulary; None makes both.
+      config: config of the run.
+      workdir: folder with the encoded text, or only the vocabulary if the text is
+        prepared; None encodes the text again.
 
     Returns:
       The task.
 
     Raises:
-      InputError: a field out of range, or a text that is not the run's.
+      InputError: a field is out of range, or the text is not that of the run.
     """
     check(config)
     corpus = load(config, workdir)
@@ -100,7 +101,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
 
 
 def notes(config: ConfigDict, corpus: Corpus) -> tuple[str, ...]:
-    """A line for each split that is held out of the training text."""
+    """Return one line for each split that is held out of the training text."""
     data = config.data
     if data.name != "files":
         return ()
@@ -112,9 +113,9 @@ def notes(config: ConfigDict, corpus: Corpus) -> tuple[str, ...]:
 
 
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Writes the text of a run as ids into its workdir, before its first step.
+    """Write the token ids of a run's text to its workdir, before its first step.
 
-    A prepared text stays where it is; its vocabulary goes into the workdir.
+    For a prepared text, only the vocabulary is written.
     """
     check(config)
     if not begun:
@@ -123,7 +124,7 @@ def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
 
 
 def load(config: ConfigDict, workdir: Path | None) -> Corpus:
-    """The text of a run, read from disk as it is needed."""
+    """Load the text of a run; token ids are read from disk on demand."""
     data = config.data
     texts = None
     if data.name in running_text.PREPARED:
@@ -136,19 +137,19 @@ def load(config: ConfigDict, workdir: Path | None) -> Corpus:
 
 
 def split(corpus: Corpus, name: str) -> Split:
-    """A split, which must be there."""
+    """Return a split; raise an `InputError` if it is missing."""
     if name not in corpus.splits:
         raise InputError(f"data.dir: expected {name}.bin of the run's text, found none")
     return corpus.splits[name]
 
 
 def init_params(module: Decoder | AdaptiveDecoder, key: jax.Array) -> Params:
-    """New parameters."""
+    """Initialize parameters."""
     return module.init(key, jnp.zeros((1, 2), jnp.int32), train=False)["params"]
 
 
 def make_train_data(config: ConfigDict, text: Split, before: int) -> TrainBatches:
-    """Shuffled blocks of the training text."""
+    """Make shuffled blocks of the training text."""
     return TrainBatches(
         Blocks(text.ids, config.data.block_size, before),
         lambda row, rng: row,
@@ -159,7 +160,7 @@ def make_train_data(config: ConfigDict, text: Split, before: int) -> TrainBatche
 
 
 def make_sums(forward: Forward, mesh: Mesh) -> Sums:
-    """Minus the log-probability of what counts in each row, on every process."""
+    """Make a jitted negative log-likelihood per row, replicated on all processes."""
 
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def sums(params: Params, batch: Batch) -> jax.Array:
@@ -170,7 +171,7 @@ def make_sums(forward: Forward, mesh: Mesh) -> Sums:
 
 
 def make_each(forward: Forward, mesh: Mesh) -> Sums:
-    """Minus the log-probability of each token that counts, 0 elsewhere."""
+    """Make a jitted negative log-likelihood per token; 0 for masked tokens."""
 
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def each(params: Params, batch: Batch) -> jax.Array:
@@ -187,7 +188,7 @@ def make_nll(
     before: int,
     mesh: Mesh,
 ) -> Callable[[Params], Float[np.ndarray, " windows"]]:
-    """``params ->`` minus the log-probability of each window of a text, in nats."""
+    """Make ``params -> negative log-likelihood`` of each window of a text, in nats."""
     windows = Windows(text.ids, config.eval.block_size, config.eval.context, before)
     return functools.partial(
         nll_of_windows,
@@ -206,7 +207,7 @@ def make_evaluator(
     name: str,
     mesh: Mesh,
 ) -> Evaluator:
-    """Perplexity of a whole split, every token once, with context before it."""
+    """Make an evaluator of perplexity on a split; scores every token once."""
     text = split(corpus, name)
     each = make_nll(config, sums_on, text, before, mesh)
 
@@ -224,16 +225,16 @@ def make_examples(
     name: str,
     mesh: Mesh,
 ) -> ExampleScores:
-    """Each window's part in the loss and the bits of a split.
+    """Make a function that returns each window's contribution to a split's scores.
 
-    The last window may be shorter, so a part is not the window's own loss; the mean of
-    the parts is that of the split. Dropout is off.
+    The last window may be shorter, so a contribution is not the mean loss of its
+    window. The mean of all contributions is the score of the split. Dropout is off.
     """
     text = split(corpus, name)
     each = make_nll(config, sums_on, text, before, mesh)
 
     def examples(params: Params, key: Key | None) -> dict[str, np.ndarray]:
-        del key  # no class probabilities are told, so no sub-models are asked for
+        del key  # no class probabilities, so callers never request sub-models
         parts = each(params)
         parts = parts * len(parts)
         return {
@@ -245,16 +246,15 @@ def make_examples(
 
 
 def scores(nll: float, text: Split) -> dict[str, float]:
-    """What a text scores.
+    """Compute the scores of a text from its negative log-likelihood.
 
     Args:
-      nll: minus the log-probability of the whole text, in nats.
-      text: how long it is.
+      nll: negative log-likelihood of the full text, in nats.
+      text: the text; only its lengths are used.
 
     Returns:
-      ``perplexity`` per word and ``bits_per_character``, which do not depend on how a
-      text is cut into tokens; ``loss`` per token, in nats; ``examples``, how many
-      tokens.
+      ``perplexity`` per word and ``bits_per_character``, which do not depend on the
+      tokenization; ``loss`` per token, in nats; ``examples``, the number of tokens.
     """
     return {
         "perplexity": math.exp(min(nll / text.words, 700.0)),
@@ -267,7 +267,7 @@ def scores(nll: float, text: Split) -> dict[str, float]:
 def make_samples(
     generator: TextGenerator, corpus: Corpus
 ) -> Callable[[Params], list[str]]:
-    """The first words of the test text, and how the model goes on."""
+    """Make a function that continues the start of the test text, for the log."""
 
     def samples(params: Params) -> list[str]:
         ids = split(corpus, "test").ids[:_PROMPT].tolist()

@@ -1,4 +1,4 @@
-"""What translation and summarization share: one text to another."""
+"""Sequence-to-sequence code shared by translation and summarization."""
 
 import functools
 import math
@@ -32,21 +32,21 @@ from rdrop_jax.tasks.vocabulary_loss import make_loss
 
 @dataclass(frozen=True)
 class Kind:
-    """What a family adds to an encoder-decoder.
+    """Components of a sequence-to-sequence task.
 
     Attributes:
       module: the model.
-      vocabularies: of both sides.
-      translator: source texts to target texts.
-      find: the dataset of the config.
-      encode: pairs as ids.
+      vocabularies: source and target vocabularies.
+      translator: maps source texts to target texts.
+      find: finds the dataset of the config.
+      encode: converts pairs to token ids.
       predictor: ``(translator, split) -> predictor``.
-      sample: ``(source, answer, target) -> line`` to read.
+      sample: ``(source, answer, target) -> line`` for the log.
       scores: names of the scores.
-      signatures: what the scores are called elsewhere, for result.json.
+      signatures: description of the scores, for result.json.
       per_example: names of the scores that are means over examples.
-      pretrained: how parameters come from files and go there.
-      recorded: names to checksums of the data of a run; empty for a new one.
+      pretrained: import and export of parameters; None if unsupported.
+      recorded: data checksums of the run, by name; empty for a new run.
     """
 
     module: Seq2Seq
@@ -64,11 +64,11 @@ class Kind:
 
 
 def make_task(config: ConfigDict, kind: Kind) -> Task:
-    """The task of a family.
+    """Build a task from its components.
 
     Args:
-      config: of the run.
-      kind: what the family adds.
+      config: config of the run.
+      kind: components of the task.
 
     Returns:
       The task.
@@ -122,9 +122,9 @@ def make_task(config: ConfigDict, kind: Kind) -> Task:
 
 
 def make_forward(module: Seq2Seq) -> Forward:
-    """Hidden states with the tied output matrix and its bias; logits if it is not tied.
+    """Make a forward that returns hidden states and the tied kernel, or else logits.
 
-    The bias is that of pretrained files, zeros as a rule, which nobody trains.
+    The output bias comes from pretrained files, is usually zero, and is not trained.
     """
     hidden = module.share != "none"
     apply = linen_forward(
@@ -148,10 +148,10 @@ def make_forward(module: Seq2Seq) -> Forward:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the fields that all such families have.
+    """Check the config fields shared by all sequence-to-sequence tasks.
 
     Raises:
-      InputError: names the field, what was expected and what was found.
+      InputError: a field is invalid; names the field, expected and found values.
     """
     data, score = config.data, config.eval
     check_choices(
@@ -181,12 +181,12 @@ def check(config: ConfigDict) -> None:
 
 
 def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
-    """The module that ``config.model`` describes.
+    """Build the module described by ``config.model``.
 
     Args:
-      config: of the run.
-      vocab_size: of the target.
-      options: further ones of `Seq2Seq`.
+      config: config of the run.
+      vocab_size: size of the target vocabulary.
+      options: further options of `Seq2Seq`.
     """
     m = config.model
     size = resized(m, SIZES[m.name])
@@ -205,7 +205,7 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
 
 
 def init_params(module: Seq2Seq, key: jax.Array) -> Params:
-    """New parameters."""
+    """Initialize parameters."""
     ids = jnp.zeros((1, 2), jnp.int32)
     where = jnp.ones((1, 2), bool)
     return module.init(key, ids, where, ids, train=False)["params"]
@@ -214,7 +214,7 @@ def init_params(module: Seq2Seq, key: jax.Array) -> Params:
 def make_train_data(
     config: ConfigDict, pairs: encoded.Encoded, special: Special
 ) -> TokenBatches:
-    """Shuffled batches of about ``batch_size`` tokens."""
+    """Make shuffled batches of about ``batch_size`` tokens."""
     source, target = pairs.source, pairs.target
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets

@@ -1,4 +1,4 @@
-"""Scores of a translator on whole splits, and a few of its answers to read."""
+"""Evaluation of a translator on full splits, and sample outputs for the log."""
 
 import sys
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def make_evaluator(
     name: str,
     mesh: Mesh,
 ) -> Evaluator:
-    """Cross entropy per token, and scores of the answers, over a whole split."""
+    """Make an evaluator of per-token cross entropy and answer scores on a split."""
     texts, (source, target, _) = split(name), encode(name)
     tokens = int(target.lengths.sum())
     batches = _eval_batches(config, source, target)
@@ -71,7 +71,7 @@ def _eval_batches(
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets
     )
-    # No update to fill here: as many tokens as a microbatch holds.
+    # Evaluation does not accumulate: use as many tokens as a microbatch holds.
     room = config.batch_size // config.accum_steps
     multiple = config.data.rows_multiple
     room = max(room, multiple * max(map(max, lengths)))
@@ -87,7 +87,7 @@ def make_examples(
     name: str,
     mesh: Mesh,
 ) -> ExampleScores:
-    """Scores of each example of a split, dropout off."""
+    """Make a function that scores each example of a split, with dropout off."""
     texts = split(name)
 
     def scores(params: Params, key: Key | None) -> dict[str, np.ndarray]:
@@ -105,13 +105,13 @@ def make_samples(
     line: Callable[[str, str, str], str],
     count: int = 10,
 ) -> Callable[[Params], list[str]]:
-    """A few validation texts with the answers for them, as lines to read.
+    """Make a function that translates a few validation texts for the log.
 
     Args:
-      translator: of the run.
-      split: pairs by the name of a split.
+      translator: translator of the run.
+      split: ``name -> pairs`` of a split.
       line: ``(source, answer, target) -> line``.
-      count: how many.
+      count: number of samples.
 
     Returns:
       ``params -> lines``.

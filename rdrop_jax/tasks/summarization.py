@@ -1,4 +1,4 @@
-"""Summarization: BART over byte-level pieces, decoded by a constrained beam search."""
+"""Summarization: BART over byte-level subwords, with constrained beam search."""
 
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from rdrop_jax.tasks.translator import (
 )
 
 SCORES = (*scoring.NAMES, "loss", "perplexity")
-# What of `Seq2Seq` is BART, and no field of a config.
+# Options of `Seq2Seq` that define BART; not configurable.
 BART = {
     "activation": "gelu",
     "positions": "learned",
@@ -44,17 +44,17 @@ BART = {
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
-    """The task of a config whose ``task`` is summarization.
+    """Build the task of a config with ``task="summarization"``.
 
     Args:
-      config: of the run.
-      workdir: holds its vocabulary; None finds or makes it anew.
+      config: config of the run.
+      workdir: folder with the vocabulary; None loads or trains it again.
 
     Returns:
       The task.
 
     Raises:
-      InputError: a field out of range, or a vocabulary that is not the run's.
+      InputError: a field is out of range, or the vocabulary is not that of the run.
     """
     check(config)
     if workdir is None:
@@ -65,7 +65,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
 def with_vocabulary(
     config: ConfigDict, vocabularies: Vocabularies, workdir: Path | None = None
 ) -> Task:
-    """The task, for a vocabulary that is known."""
+    """Build the task for a given vocabulary."""
     data = config.data
     module = make_model(config, len(vocabularies.target))
     return seq2seq.make_task(
@@ -101,7 +101,7 @@ def with_vocabulary(
 
 
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Writes the vocabulary of a run in its workdir, before its first step."""
+    """Write the vocabulary of a run to its workdir, before its first step."""
     check(config)
     if not begun and config.eval.rouge_tokenizer == "auto":
         pairs = summary_sets.find(config.data).splits["validation"]()
@@ -111,10 +111,10 @@ def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the fields that are summarization's own.
+    """Check the config fields specific to summarization.
 
     Raises:
-      InputError: names the field, what was expected and what was found.
+      InputError: a field is invalid; names the field, expected and found values.
     """
     seq2seq.check(config)
     data, score, positions = config.data, config.eval, config.model.max_positions
@@ -148,21 +148,20 @@ def check(config: ConfigDict) -> None:
 
 
 def make_model(config: ConfigDict, vocab_size: int) -> Seq2Seq:
-    """BART as ``config.model`` describes it."""
+    """Build the BART module described by ``config.model``."""
     return seq2seq.make_model(
         config, vocab_size, max_length=config.model.max_positions, **BART
     )
 
 
 def make_vocabulary(config: ConfigDict) -> Vocabularies:
-    """The vocabulary that a run starts with.
+    """Load or train the vocabulary of a new run.
 
-    That of ``data.tokenizer``; else what lies beside the parameters of ``init_from``;
-    else byte pairs learnt from the training texts.
+    In order of precedence: ``data.tokenizer``; the tokenizer next to the parameters of
+    ``init_from``; byte-level BPE trained on the training texts.
 
     Raises:
-      InputError: no such tokenizer, one without BART's special tokens, or parameters
-        without one.
+      InputError: the tokenizer is missing, or lacks BART's special tokens.
     """
     data = config.data
     if data.tokenizer:
@@ -199,9 +198,9 @@ def _joint(tokenizer: Tokenizer) -> Vocabularies:
 
 
 def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
-    """How documents are summarized and scored."""
+    """Make the generation settings, text hooks and scores of summarization."""
     score, special = config.eval, vocabularies.target.special
-    # `misfit` has compared "auto" with the validation references.
+    # `misfit` has checked "auto" against the validation references.
     auto = score.rouge_tokenizer == "auto"
     tokenizer = "english" if auto else score.rouge_tokenizer
 
@@ -248,9 +247,9 @@ def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
 
 
 def generation(config: ConfigDict) -> dict[str, Any]:
-    """The search of a config as generation_config.json says it.
+    """Return the beam-search settings in the format of generation_config.json.
 
-    Lengths there count </s>, and what the decoder starts from.
+    Its lengths include </s>; ``max_length`` also counts the decoder's start token.
     """
     score = config.eval
     return {
@@ -264,7 +263,7 @@ def generation(config: ConfigDict) -> dict[str, Any]:
 
 
 def signature(config: ConfigDict) -> str:
-    """How ROUGE was counted, for those who repeat it."""
+    """Return a description of the ROUGE settings, for reproducibility."""
     from importlib.metadata import version
 
     stem = "stem" if config.eval.stem else "no stem"

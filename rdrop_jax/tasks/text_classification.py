@@ -1,4 +1,4 @@
-"""Classes, sets of labels or numbers for a text or a pair of texts."""
+"""Classification, multi-label classification or regression of texts or text pairs."""
 
 import functools
 from collections.abc import Callable
@@ -36,11 +36,11 @@ from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resi
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
-    """The task of a config whose ``task`` is text_classification.
+    """Build the task of a config with ``task="text_classification"``.
 
     Args:
-      config: with the names of its classes, or with data to take them from.
-      workdir: of the run, which keeps its tokenizer; None keeps none.
+      config: config of the run; class names that it lacks are read from the data.
+      workdir: folder of the run, with its tokenizer; None makes a tokenizer.
     """
     config = text_sets.completed(config)
     data = config.data
@@ -105,19 +105,19 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
 
 
 def encoder_inputs(batch: Batch) -> tuple[Array, Array, Array]:
-    """Tokens, types and mask of a batch of `rdrop_jax.data.pieces.Encoded`."""
+    """Return tokens, types and mask of a batch of `rdrop_jax.data.pieces.Encoded`."""
     positions = jnp.arange(batch["tokens"].shape[1])
     return batch["tokens"], batch["types"], positions[None] < batch["length"][:, None]
 
 
 def init(module: Classifier, key: jax.Array) -> Params:
-    """New parameters."""
+    """Initialize parameters."""
     blank = jnp.zeros((1, 8), jnp.int32)
     return module.init(key, blank, blank, blank == 0, train=False)["params"]
 
 
 def make_loss(config: ConfigDict) -> Callable[..., tuple[Array, dict[str, Mean]]]:
-    """R-Drop for the kind of labels; a row without one counts in s alone."""
+    """Make the R-Drop loss; unlabelled rows only enter the consistency term."""
     r, labels = config.rdrop, config.data.labels
 
     def loss(
@@ -147,10 +147,10 @@ def make_loss(config: ConfigDict) -> Callable[..., tuple[Array, dict[str, Mean]]
 
 
 def make_model(config: ConfigDict) -> Classifier:
-    """The module that ``config.model`` describes.
+    """Build the module described by ``config.model``.
 
     Raises:
-      InputError: names the field, what was expected and what was found.
+      InputError: a field is invalid; names the field, expected and found values.
     """
     m, data = config.model, config.data
     if m.name not in KINDS:
@@ -193,13 +193,13 @@ def make_model(config: ConfigDict) -> Classifier:
 
 
 def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokenizer:
-    """The tokenizer of a new run.
+    """Load or train the tokenizer of a new run.
 
-    That of ``data.tokenizer``, else the one beside the weights of ``init_from``, else
-    WordPiece learned from the training texts.
+    In order of precedence: ``data.tokenizer``; the tokenizer next to the weights of
+    ``init_from``; WordPiece trained on the training texts.
 
     Raises:
-      InputError: no such tokenizer, or weights without one.
+      InputError: the tokenizer is missing.
     """
     if config.data.tokenizer:
         return pieces.load(Path(config.data.tokenizer))
@@ -215,7 +215,7 @@ def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokeniz
 
 
 def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer, which has to fit the model."""
+    """Return the tokenizer after checking that it fits the model."""
     pieces.check_fits(
         tokenizer,
         vocab_size=config.model.vocab_size,
@@ -226,12 +226,12 @@ def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
 
 
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Writes a run's tokenizer in its workdir.
+    """Write the tokenizer of a run to its workdir.
 
     Args:
-      config: of the run.
+      config: config of the run.
       workdir: folder of the run.
-      begun: whether it has checkpoints, which need the tokenizer that is there.
+      begun: True if the run has checkpoints, which need the existing tokenizer.
     """
     path = workdir / pieces.NAME
     if begun:
@@ -247,7 +247,7 @@ def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
 def make_train_data(
     config: ConfigDict, tokenizer: Tokenizer, texts: Texts
 ) -> buckets.BucketBatches:
-    """Shuffled batches of the training split, rows of about one length together."""
+    """Make shuffled training batches, bucketed by length."""
     data = config.data
     labels, there = encode_labels(texts, data.labels, data.classes)
     if not there.any():

@@ -1,4 +1,4 @@
-"""Scores and answers of text classification: one pass, every row once."""
+"""Evaluation and prediction of text classification, in one pass over the rows."""
 
 import functools
 import itertools
@@ -30,18 +30,18 @@ from rdrop_jax.tasks.base import Evaluator, ExampleScores, Predictor
 from rdrop_jax.tasks.examples import make_example_scores
 
 Split = Callable[[str], Texts]
-# Rows that are answered at once, so that their lengths can be sorted.
+# Number of batches that are predicted together, so that rows can be sorted by length.
 _AT_ONCE = 16
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """What scoring and answering share.
+    """State shared by evaluation and prediction.
 
     Attributes:
-      config: of the run.
-      forward: of the model.
-      tokenizer: of the run, loaded when called.
+      config: config of the run.
+      forward: forward function of the model.
+      tokenizer: function that loads the tokenizer of the run.
     """
 
     config: ConfigDict
@@ -49,14 +49,14 @@ class Scorer:
     tokenizer: Callable[[], Tokenizer]
 
     def encode(self, texts: Texts) -> pieces.Encoded:
-        """Ids of texts."""
+        """Convert texts to token ids."""
         length = self.config.data.max_length
         return pieces.encode(self.tokenizer(), texts.first, texts.second, length)
 
     def batches(
         self, encoded: pieces.Encoded, **more: np.ndarray
     ) -> Iterator[tuple[np.ndarray, HostBatch]]:
-        """Rows and batches, with what else there is of each row."""
+        """Yield row numbers and batches, with additional arrays per row."""
         c = self.config
         pad_id = PAD_ID[c.model.name]
 
@@ -76,16 +76,16 @@ class Scorer:
 def make_scorer(
     config: ConfigDict, forward: Forward, tokenizer: Callable[[], Tokenizer]
 ) -> Scorer:
-    """A scorer of a run."""
+    """Make the scorer of a run."""
     return Scorer(config, forward, tokenizer)
 
 
 def make_outputs(
     scorer: Scorer, mesh: Mesh
 ) -> Callable[[Params, pieces.Encoded], Float[np.ndarray, "rows outputs"]]:
-    """``(params, encoded texts) -> outputs`` in the order of the texts."""
+    """Make ``(params, encoded texts) -> outputs``, in the order of the texts."""
 
-    # Whole on every process, which reads them all.
+    # Replicated, because every process reads all outputs.
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
     def run(params: Params, batch: Batch) -> jax.Array:
         return scorer.forward(params, batch, None).astype(jnp.float32)
@@ -105,7 +105,7 @@ def make_outputs(
 
 
 def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evaluator:
-    """Scores over all rows of a split that have a label."""
+    """Make an evaluator over all labelled rows of a split."""
     data = scorer.config.data
     texts = split(name)
     labels, there = encode_labels(texts, data.labels, data.classes)
@@ -123,7 +123,7 @@ def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evalu
 
 
 def make_examples(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> ExampleScores:
-    """Scores of each labelled row of a split with classes."""
+    """Make a function that scores each labelled row of a split with classes."""
     data = scorer.config.data
     texts = split(name)
     labels, there = encode_labels(texts, data.labels, data.classes)
@@ -139,7 +139,7 @@ def make_examples(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Exampl
 
 
 def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
-    """Answers for texts, pairs, or objects with the columns of the data."""
+    """Make a predictor for texts, text pairs, or dicts with the data's columns."""
     data = scorer.config.data
     named = text_files.columns(data)
     outputs = make_outputs(scorer, mesh)
@@ -178,10 +178,10 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
 
 
 def as_row(item: Any, named: Columns, place: str) -> Row:
-    """A text, a pair or an object as a row with the columns of the data.
+    """Convert a text, a pair or a dict to a row with the columns of the data.
 
     Raises:
-      InputError: one text where two are needed, two where one is, or something else.
+      InputError: the number of texts is wrong, or the item has another type.
     """
     if isinstance(item, Row):
         return item
@@ -191,7 +191,7 @@ def as_row(item: Any, named: Columns, place: str) -> Row:
         raise InputError(f"{place}: expected a text, found {item!r}")
     parts = [item] if isinstance(item, str) else list(item)
     names = [name for name in (named.text, named.text_b) if name]
-    if isinstance(item, str) and not item.strip():  # a blank line, also among pairs
+    if isinstance(item, str) and not item.strip():  # a blank line, also for text pairs
         parts = [item] * len(names)
     if len(parts) != len(names):
         raise InputError(
@@ -202,13 +202,13 @@ def as_row(item: Any, named: Columns, place: str) -> Row:
 
 
 def is_blank(row: Row, named: Columns) -> bool:
-    """Tells rows with a text that is empty or white space."""
+    """Return True if a text of the row is empty or only white space."""
     texts = [row.fields.get(name) for name in (named.text, named.text_b) if name]
     return any(isinstance(text, str) and not text.strip() for text in texts)
 
 
 def shown_input(row: Row, named: Columns) -> str | list[str]:
-    """The text of a row, or its two texts, as answers show them."""
+    """Return the text of a row, or its two texts, for display in answers."""
     texts = [row.fields.get(name, "") for name in (named.text, named.text_b) if name]
     shown = [clean(str(text)) for text in texts]
     return shown if len(shown) > 1 else shown[0]
@@ -217,7 +217,7 @@ def shown_input(row: Row, named: Columns) -> str | list[str]:
 def as_answer(
     outputs: Float[np.ndarray, " outputs"], labels: str, classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Outputs of one text as JSON says them."""
+    """Convert the outputs of one text to a JSON-ready dict."""
     if labels == "numbers":
         return {"label": round(float(outputs[0]), 6)}
     chances = expit(outputs) if labels == "multilabel" else softmax(outputs)

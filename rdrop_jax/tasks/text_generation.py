@@ -1,4 +1,4 @@
-"""What a language model answers: how a text goes on, or how probable it is."""
+"""Prediction of language models: continuations or log-probabilities of texts."""
 
 import functools
 import itertools
@@ -29,18 +29,18 @@ from rdrop_jax.tasks.base import Predictor
 from rdrop_jax.tasks.translator import read_lines
 
 MODES = ("generate", "score")
-_SHORTEST = 32  # positions that are compiled for
-# ``(params, batch) -> minus the log-probability of what counts in each row``
+_SHORTEST = 32  # minimum number of positions to compile for
+# ``(params, batch) -> negative log-likelihood of the scored tokens in each row``
 Sums = Callable[[Params, Batch], jax.Array]
 
 
 class TextGenerator:
-    """Continues prompts at random, a function of ``eval.sample_seed`` and the prompt.
+    """Samples continuations of prompts, reproducibly for a given ``eval.sample_seed``.
 
     Args:
-      config: of the run; ``eval`` says how.
+      config: config of the run; ``eval`` has the sampling options.
       module: the model.
-      vocabulary: of its ids.
+      vocabulary: vocabulary of the model.
     """
 
     def __init__(
@@ -78,21 +78,21 @@ class TextGenerator:
         self._run = jax.jit(run)
 
     def room(self) -> int:
-        """Tokens of the longest prompt whose continuation still fits."""
+        """Return the maximum number of prompt tokens, given ``eval.new_tokens``."""
         return int(self._longest - self.config.eval.new_tokens)
 
     def generate(
         self, params: Params, prompts: Sequence[Sequence[int]], first: int = 0
     ) -> list[list[int]]:
-        """New ids for each prompt, of which the last `room` tokens are read.
+        """Sample new ids for each prompt, conditioned on its last `room` tokens.
 
         Args:
-          params: of the model.
-          prompts: ids of each, without the end of a line that stands before all.
-          first: number of the first prompt; equal prompts of other numbers differ.
+          params: parameters of the model.
+          prompts: token ids of each prompt, without the leading end-of-line token.
+          first: index of the first prompt; the index is part of the random key.
 
         Returns:
-          ``eval.new_tokens`` ids for each.
+          ``eval.new_tokens`` ids for each prompt.
         """
         new, room = self.config.eval.new_tokens, self.room()
         found: list[list[int]] = []
@@ -119,20 +119,20 @@ class TextGenerator:
 def nll_of_windows(
     sums: Sums, mesh: Mesh, params: Params, windows: Rows, batch_size: int
 ) -> Float[np.ndarray, "rows *tokens"]:
-    """Minus the log-probability of what counts in each window, in nats.
+    """Compute the negative log-likelihood of the scored tokens of windows, in nats.
 
     Args:
-      sums: of a batch of windows, or of each of their tokens.
-      mesh: where they are computed.
-      params: of the model.
-      windows: as `rdrop_jax.data.blocks.Windows`.
-      batch_size: windows at a time.
+      sums: computes it for a batch, per window or per token.
+      mesh: device mesh.
+      params: parameters of the model.
+      windows: windows of text, such as `rdrop_jax.data.blocks.Windows`.
+      batch_size: number of windows per batch.
 
     Returns:
-      float64.
+      A float64 array.
     """
 
-    def renamed(row: Row) -> Row:  # a padded batch has a ``where`` of its own
+    def renamed(row: Row) -> Row:  # padding adds a separate ``where``
         return {"inputs": row["inputs"], "labels": row["labels"], "new": row["where"]}
 
     found = []
@@ -144,7 +144,7 @@ def nll_of_windows(
 
 
 class _Many:
-    """Windows of several texts in one row of windows."""
+    """Concatenated windows of several texts."""
 
     def __init__(self, texts: Sequence[Windows]) -> None:
         self._places = [(t, i) for t in texts for i in range(len(t))]
@@ -158,12 +158,12 @@ class _Many:
 
 
 class SplitLines(list[str]):
-    """Lines of a split, with the ids of the text that they are.
+    """Lines of a split, with the token ids of its text.
 
     Args:
-      lines: the text.
-      ids: of the text, ends of lines included.
-      stored: the lines are the text itself, not decoded from its ids.
+      lines: lines of the text.
+      ids: token ids of the text, including end-of-line tokens.
+      stored: True if the lines are the original text, False if decoded from its ids.
     """
 
     def __init__(
@@ -177,9 +177,9 @@ def split_lines(split: Split, vocabulary: Vocabulary) -> SplitLines:
     """Return the lines of a split.
 
     Args:
-      split: of a text. If it was stored without its lines, they come from its ids, and
-        unknown tokens are ``<unk>``.
-      vocabulary: of its ids.
+      split: the split. If it was stored without its lines, they are decoded from its
+        ids, with ``<unk>`` for unknown tokens.
+      vocabulary: vocabulary of the ids.
     """
     if split.lines is not None:
         return SplitLines(split.lines, split.ids, stored=True)
@@ -194,17 +194,17 @@ def make_predictor(
     mesh: Mesh,
     rows: Callable[[str], SplitLines],
 ) -> Predictor:
-    """Continuations or scores of lines, as ``eval.predict`` says.
+    """Make a predictor that continues or scores lines, depending on ``eval.predict``.
 
-    Lines of a split are scored as `evaluate` does, with the text before them as
-    context; other lines each alone.
+    Lines of a split are scored as in `evaluate`, with the preceding text as context.
+    All other lines are scored without context.
 
     Args:
-      generator: of continuations.
-      sums: of a batch of windows.
-      each: of a batch of windows, for each token.
-      mesh: where scores are computed.
-      rows: lines of a split.
+      generator: samples continuations.
+      sums: negative log-likelihood per window of a batch.
+      each: negative log-likelihood per token of a batch of windows.
+      mesh: device mesh.
+      rows: ``name -> lines`` of a split.
 
     Returns:
       The predictor.
@@ -283,11 +283,11 @@ def _score_split(
     params: Params,
     lines: SplitLines,
 ) -> Iterator[dict[str, Any]]:
-    """Scores of the lines of a text, which add up to those of the text."""
+    """Score the lines of a text; their log-probabilities sum to that of the text."""
     score, ids = config.eval, lines.ids
     windows = Windows(ids, score.block_size, score.context, vocabulary.end)
     found = nll_of_windows(each, mesh, params, windows, score.batch_size)
-    # Window w scores the tokens from w * (block_size - context) on, its last ones.
+    # Window w scores its last tokens, which start at w * (block_size - context).
     new = score.block_size - score.context
     nll = np.zeros(len(ids))
     for row, part in enumerate(found):
@@ -318,7 +318,7 @@ def _scored(
         "tokens": len(ids),
     }
     unknown = int(np.sum(np.asarray(ids) == vocabulary.unknown))
-    # A word "<unk>" in the text is a token of the vocabulary of words.
+    # A word "<unk>" in the text is a regular token of a word vocabulary.
     written = line.split().count(UNKNOWN) if _has_words(vocabulary) else 0
     notes = []
     if unknown > written:

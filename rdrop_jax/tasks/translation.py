@@ -1,4 +1,4 @@
-"""Translation: an encoder-decoder over subword pairs, decoded by beam search."""
+"""Translation: an encoder-decoder over BPE subwords, decoded by beam search."""
 
 import functools
 from collections.abc import Callable
@@ -29,17 +29,18 @@ SCORES = ("bleu", "chrf", "exact_match", "loss", "perplexity")
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
-    """The task of a config whose ``task`` is translation.
+    """Build the task of a config with ``task="translation"``.
 
     Args:
-      config: of the run.
-      workdir: holds its vocabularies; None makes them from the training pairs.
+      config: config of the run.
+      workdir: folder with the vocabularies; None calls `make_vocabularies`.
 
     Returns:
       The task.
 
     Raises:
-      InputError: a field out of range, or vocabularies that are not the run's.
+      InputError: a field is out of range, or the vocabularies are not those of the
+        run.
     """
     check(config)
     find = functools.cache(lambda: pair_sets.find(config.data))
@@ -77,7 +78,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
 
 
 def make_ways(config: ConfigDict) -> Ways:
-    """How sentences are translated and scored."""
+    """Make the generation settings, text hooks and scores of translation."""
     data, score = config.data, config.eval
     longest = data.max_length
 
@@ -119,12 +120,12 @@ def make_ways(config: ConfigDict) -> Ways:
 
 
 def bleu(config: ConfigDict) -> str:
-    """Return the tokenizer of BLEU that a config means."""
+    """Return the BLEU tokenizer of a config, with "auto" resolved."""
     return scoring.chosen(config.eval.bleu, config.data.target)
 
 
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Makes the vocabularies of a run before its first step, in its workdir."""
+    """Write the vocabularies of a run to its workdir, before its first step."""
     check(config)
     data = config.data
     if not begun and config.eval.bleu == scoring.AUTO:
@@ -139,10 +140,10 @@ def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the fields that are translation's own.
+    """Check the config fields specific to translation.
 
     Raises:
-      InputError: names the field, what was expected and what was found.
+      InputError: a field is invalid; names the field, expected and found values.
     """
     seq2seq.check(config)
     data, score = config.data, config.eval
@@ -166,7 +167,7 @@ def check(config: ConfigDict) -> None:
 
 
 def make_model(config: ConfigDict, source_size: int, target_size: int) -> Seq2Seq:
-    """The module that ``config.model`` describes, for vocabularies of these sizes."""
+    """Build the module described by ``config.model`` for these vocabulary sizes."""
     m = config.model
     return seq2seq.make_model(
         config,
@@ -182,13 +183,14 @@ def make_model(config: ConfigDict, source_size: int, target_size: int) -> Seq2Se
 
 
 def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
-    """Those that a run starts with.
+    """Load or train the vocabularies of a new run.
 
-    In this order: (1) of the workdir that ``init_from`` names, whose parameters make
-    sense with no other, (2) of the workdir ``data.vocabulary``, (3) new ones.
+    In order of precedence: (1) those of the workdir ``init_from``, which its parameters
+    require, (2) those of the workdir ``data.vocabulary``, (3) newly trained ones.
 
     Raises:
-      InputError: (1) and (2) differ, or they are two where the model has one table.
+      InputError: (1) and (2) differ, or a model with one shared embedding table gets
+        two vocabularies.
     """
     data = config.data
     named = [tokenizers.load(Path(data.vocabulary))] if data.vocabulary else []
@@ -221,7 +223,7 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
 
 
 def prepared(config: ConfigDict, pairs: Pairs) -> Pairs:
-    """Pairs as the model reads them: lower-cased where it knows no capitals."""
+    """Preprocess pairs for the model: lower-case them if ``data.lowercase`` is set."""
     if not config.data.lowercase:
         return pairs
     lower = [[text.lower() for text in side] for side in (pairs.source, pairs.target)]

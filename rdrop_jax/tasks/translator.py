@@ -1,4 +1,4 @@
-"""Texts to other texts: pieces, beam search, and texts again."""
+"""Text-to-text prediction: tokenization, beam search and detokenization."""
 
 import itertools
 import sys
@@ -21,7 +21,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.base import Predictor
 
-# Batches that are sorted by length together.
+# Number of batches whose sources are sorted by length together.
 _SORTED = 32
 
 
@@ -29,10 +29,10 @@ class Answer(NamedTuple):
     """Target texts for one source, best first.
 
     Attributes:
-      texts: as the model writes them.
-      scores: log-probability over the length penalty of each.
-      notes: what was done to the source and to the best text, for the user.
-      cut_short: the best one is as long as it may be.
+      texts: decoded hypotheses, before `Ways.shown`.
+      scores: log-probability divided by the length penalty, for each hypothesis.
+      notes: messages to the user about the source and the best hypothesis.
+      cut_short: True if the best hypothesis has the maximum length.
     """
 
     texts: list[str]
@@ -42,29 +42,29 @@ class Answer(NamedTuple):
 
 
 class FromData(str):
-    """A text of the data, which is in their form already."""
+    """A text from a data split, which already has the format of the data."""
 
     __slots__ = ()
 
 
 class Ways(NamedTuple):
-    """How a family goes about it.
+    """Generation settings and text hooks of a sequence-to-sequence task.
 
     Attributes:
-      options: of the search.
-      limits: tokens of a source to the fewest and most of a target, its end not
-        counted.
-      longest: most positions of a target, its end counted.
+      options: beam-search options.
+      limits: maps the number of source tokens to the minimum and maximum number of
+        target tokens, without the end token.
+      longest: maximum number of target positions, including the end token.
       score: ``(answers, pairs) -> scores`` of a corpus.
-      score_each: ``(answers, pairs) -> lists of scores`` of examples.
-      prepare: a text of the data as the model reads it.
-      read: a user's text in the form of the data.
-      shown: a target in the form that users expect.
-      misfit: the problem of the scores with the references of pairs; empty if there
-        is none.
-      unit: what messages call a source.
-      empty: note on a source without any text; none where it says itself.
-      cut_short: note on an answer as long as it may be; none where that is usual.
+      score_each: ``(answers, pairs) -> lists of scores`` per example.
+      prepare: converts a text of the data to model input.
+      read: converts a user's text to the format of the data.
+      shown: converts a target text to the format shown to users.
+      misfit: ``pairs -> problem`` of the scores with the references; empty if there is
+        none.
+      unit: noun for a source text in messages.
+      empty: notes for a source without text; may be empty.
+      cut_short: notes for an answer of maximum length; may be empty.
     """
 
     options: Options
@@ -85,10 +85,10 @@ class Translator:
     """A model with its vocabularies; searches are compiled once per shape.
 
     Args:
-      config: of the run.
+      config: config of the run.
       module: the model.
-      vocabularies: of the run.
-      ways: of the family.
+      vocabularies: vocabularies of the run.
+      ways: generation settings and text hooks of the task.
     """
 
     def __init__(
@@ -104,23 +104,23 @@ class Translator:
         self.score, self.misfit = ways.score, ways.misfit
 
     def score_each(self, answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
-        """Scores of each example."""
+        """Compute the scores of each example."""
         if self._ways.score_each is None:
             raise ValueError("these scores are of a corpus as a whole")
         return self._ways.score_each(answers, pairs)
 
     def translate(self, params: Params, texts: list[str]) -> list[Answer]:
-        """Answers for texts in the form of the training data.
+        """Translate texts that have the format of the training data.
 
         Args:
-          params: of the model.
-          texts: sources; an empty one stays empty.
+          params: parameters of the model.
+          texts: source texts; an empty source gives an empty target.
 
         Returns:
-          An answer for each, in order.
+          One answer per source, in order.
 
         Raises:
-          InputError: a source that is too long, where that is refused.
+          InputError: a source is too long and ``data.overlong`` is "refuse".
         """
         prepared, notes = self._prepared(texts)
         blank = 1 + (self.vocabularies.source.special.bos is not None)
@@ -170,16 +170,16 @@ class Translator:
 
     @property
     def chunk(self) -> int:
-        """How many sources to answer at once."""
+        """Number of sources to translate at once."""
         return int(self._config.eval.batch_size) * _SORTED
 
 
 def make_search(config: ConfigDict, module: Seq2Seq, ways: Ways) -> many.Search:
-    """Beam search with the options of a family."""
+    """Make the beam search of a task."""
     rows, sources = config.eval.batch_size, config.data.max_length
     shapes = many.Shapes()
     shapes = many.Shapes(
-        # Few left of a large batch go on in one of a quarter.
+        # The last few sources of a large batch use a batch of a quarter of its size.
         rows=(rows // 4, rows) if rows >= 16 else (rows,),
         sources=(*(n for n in shapes.sources if n < sources), sources),
         rooms=(*(n for n in shapes.rooms if n < ways.longest), ways.longest),
@@ -203,13 +203,13 @@ def make_predictor(
     form: Form,
     column: str,
 ) -> Predictor:
-    """Answers for texts, in their order.
+    """Make a predictor that translates texts in order.
 
     Args:
-      translator: of the run.
-      split: pairs by the name of a split.
-      form: of the texts of the run.
-      column: of the texts in a table.
+      translator: translator of the run.
+      split: ``name -> pairs`` of a split.
+      form: text format of the run.
+      column: table column that holds the texts.
     """
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -252,15 +252,15 @@ def make_predictor(
 
 
 def read_texts(path: str, column: str, form: Form | None = None) -> Iterator[str]:
-    """Texts of a table, or lines of a text file or of standard input.
+    """Read texts of a table, or lines of a text file or standard input.
 
     Args:
       path: table, text file, or "-".
-      column: of the texts in a table.
-      form: of these texts; None takes that of training files of this format.
+      column: table column that holds the texts.
+      form: text format; None selects that of training files of this file type.
 
     Raises:
-      InputError: no such file or column, or a line that is not UTF-8.
+      InputError: the file or column is missing, or a line is not UTF-8.
     """
     if path == "-" or not tables.is_table(Path(path)):
         yield from read_lines(path)
@@ -270,14 +270,15 @@ def read_texts(path: str, column: str, form: Form | None = None) -> Iterator[str
 
 
 def read_lines(path: str, *, with_tables: bool = True) -> Iterator[str]:
-    """Lines of a text file, gzipped or not, or of standard input for "-".
+    """Read lines of a text file, plain or gzipped, or of standard input for "-".
 
     Args:
-      path: file.
-      with_tables: the task reads tables too, which a message then lists.
+      path: path of the file, or "-".
+      with_tables: True if the task also reads tables; error messages list them.
 
     Raises:
-      InputError: no such file, one of another format, or a line that is not UTF-8.
+      InputError: the file is missing, is not a text file, or has a line that is not
+        UTF-8.
     """
     if path != "-":
         if not Path(path).is_file():

@@ -1,4 +1,4 @@
-"""R-Drop over the words of a vocabulary, in the form that suits its size."""
+"""R-Drop over a vocabulary, with an implementation chosen by its size."""
 
 from typing import Any
 
@@ -14,26 +14,26 @@ from rdrop_jax.core.rdrop import rdrop_loss, resolve_num_passes
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.outputs import logits
 
-# From so many words on, their logits are never made as a whole: that takes 0.8 to 1.05
-# of the time of the plain loss and a fifth to a half of its scratch memory, but 1.1 of
-# the time with 512 words (2 x 1,024 positions, widths 128 and 512, on a CPU).
+# Vocabulary size from which the full logits are never materialized. This takes 0.8 to
+# 1.05 times the time of the plain loss and 20 to 50 % of its scratch memory, but 1.1
+# times the time for 512 tokens (2 x 1,024 positions, widths 128 and 512, on a CPU).
 LARGE_VOCAB = 1000
 
 
 def make_loss(config: ConfigDict, vocab_size: int, mesh: Mesh | None = None) -> Loss:
-    """The objective of a batch with ``labels`` and ``where``.
+    """Make the loss of a batch with ``labels`` and ``where``.
 
     Args:
-      config: of the run.
-      vocab_size: words.
-      mesh: of several devices; None for one.
+      config: config of the run.
+      vocab_size: number of tokens.
+      mesh: mesh of several devices; None for one device.
 
     Returns:
       ``(outputs, batch, **objective) -> (scalar, metrics)``; outputs are logits
       [passes, ..., vocab], or `LinearOutput`s with a tied kernel [vocab, width].
 
     Raises:
-      InputError: words that do not split over the tensor axis.
+      InputError: the vocabulary size is not divisible by the tensor axis.
     """
     r = config.rdrop
     large = (
