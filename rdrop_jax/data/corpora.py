@@ -1,4 +1,4 @@
-"""Translation corpora of the paper from raw downloads, tokenized and cleaned as published.
+"""Translation corpora of the paper, tokenized and cleaned from raw downloads.
 
 IWSLT: TED talks of WIT3, processed like fairseq's prepare-iwslt14.sh: lower-cased Moses
 tokens, 1 to 175 per sentence, length ratio at most 1.5. Every 23rd pair is validation;

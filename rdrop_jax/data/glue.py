@@ -48,7 +48,7 @@ class GlueTask:
       splits: files by split.
       header: columns of train and dev files without a header line.
       features: tensorflow-datasets' feature names by column, where they differ.
-      ragged: True if the files have known lines with a missing column, which are skipped.
+      ragged: True if some lines are known to lack a column; those are skipped.
     """
 
     folder: str

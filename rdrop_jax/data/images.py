@@ -162,7 +162,7 @@ def squeeze(image: Picture, size: int, filter: Image.Resampling) -> Picture:
 def central_crop(
     image: Picture, size: int, part: float, filter: Image.Resampling
 ) -> Picture:
-    """Resize the central square, ``part`` of the shorter side wide, to ``size`` pixels."""
+    """Resize the central square, of side ``part * min(width, height)``, to ``size``."""
     width, height = _extent(image)
     if part == 1 and width == height == size:
         return image

@@ -183,7 +183,7 @@ def held_out(pairs: int, sizes: Mapping[str, float | None]) -> dict[str, int]:
 
 
 def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
-    """Remove default validation and test file names from a config if the files are missing.
+    """Remove default validation and test files from a config if they are missing.
 
     Their pairs are then held out of the training pairs. The workdir stores the result,
     so that files added or removed later do not change the splits.

@@ -80,7 +80,7 @@ def files(data: ConfigDict) -> dict[str, Path]:
 
 
 def corpus(data: ConfigDict) -> Corpus:
-    """Build a text and its vocabulary, which is learned from the training split by default.
+    """Build a text and its vocabulary, by default learned from the training split.
 
     Raises:
       InputError: an empty text, or unknown words and a vocabulary without <unk>.
