@@ -109,13 +109,11 @@ def members(archive: tarfile.TarFile, origin: str) -> Iterator[tarfile.TarInfo]:
     """Yield the regular files of an archive; nothing is written to disk.
 
     Raises:
-      InputError: a corrupt archive, or a path that leaves it.
+      InputError: a corrupt archive, a path outside it, or a link or device.
     """
     try:
         while (member := archive.next()) is not None:
-            vars(archive)[
-                "members"
-            ] = []  # bound memory for archives with millions of files
+            vars(archive)["members"] = []  # a full list may exhaust memory
             parts = Path(member.name).parts
             if member.name.startswith("/") or ".." in parts:
                 raise InputError(

@@ -48,8 +48,8 @@ def names(source: str, target: str, split_seed: int) -> dict[str, Pairs]:
       split_seed: seed of the split assignment.
 
     Returns:
-      "train", "validation" and "test". Pairs with equal source and target are omitted, and
-      held-out pairs whose source or target is in an earlier split.
+      "train", "validation" and "test". Pairs with equal source and target are omitted,
+      as are held-out pairs whose source or target is in an earlier split.
     """
     splits: dict[str, dict[tuple[str, str], None]] = {
         split: {} for split in ("train", "validation", "test")

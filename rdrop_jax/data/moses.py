@@ -56,7 +56,7 @@ def make_detokenize(language: str) -> Callable[[str], str]:
 
 
 def _spaced(text: str) -> str:
-    """Normalize to single spaces and straight apostrophes, without control characters."""
+    """Normalize spaces and apostrophes and remove control characters."""
     text = text.replace("\u2019", "'")
     shown = (c if unicodedata.category(c)[0] != "C" else " " for c in text)
     return " ".join("".join(shown).split())
