@@ -157,7 +157,7 @@ def read(
 
 
 def lines(content: bytes, origin: str) -> list[str]:
-    """Lines of a text file.
+    """Return the entries of a text file, separated by white space.
 
     Raises:
       InputError: not UTF-8.

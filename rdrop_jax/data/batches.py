@@ -88,7 +88,7 @@ def make_map(workers: int) -> Callable[..., Iterator[Any]]:
       workers: number of threads; 0 returns the built-in `map`.
 
     Returns:
-      ``(function, *iterables) -> results``.
+      Function ``(function, *iterables) -> results``.
     """
     if workers == 0:
         return map

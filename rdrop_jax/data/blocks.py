@@ -16,7 +16,7 @@ class Blocks:
     Args:
       ids: the text.
       size: tokens per block.
-      before: id that stands before the first token.
+      before: id that precedes the first token.
     """
 
     def __init__(self, ids: Int[np.ndarray, " tokens"], size: int, before: int) -> None:
@@ -43,7 +43,7 @@ class Windows:
       ids: the text.
       size: tokens per block.
       context: context tokens per block; below ``size``.
-      before: id that stands before the first token.
+      before: id that precedes the first token.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ def piece(ids: Any, start: int, new: int, size: int, before: int) -> Row:
       start: position of the first token.
       new: position of the first scored token.
       size: number of tokens.
-      before: id that stands before the first token.
+      before: id that precedes the first token.
 
     Returns:
       ``labels`` [size], ``inputs`` [size], shifted by one token, and the mask

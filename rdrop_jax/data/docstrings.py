@@ -15,7 +15,7 @@ from rdrop_jax.errors import InputError
 
 
 class Docstring(NamedTuple):
-    """One docstring.
+    """Docstring of a function or class.
 
     Attributes:
       file: path within the package, with forward slashes.

@@ -20,7 +20,7 @@ Pairs = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Files:
-    """Image files with labels.
+    """Labelled image files of one split.
 
     Attributes:
       root: folder that the paths are relative to.

@@ -80,7 +80,7 @@ def make_train_transform(
       data: the config's ``data``.
 
     Returns:
-      ``(image, rng) -> pixels``, a pure function.
+      Pure function ``(image, rng) -> pixels``.
     """
     size, filter = data.image_size, INTERPOLATIONS[data.interpolation]
 
@@ -115,7 +115,7 @@ def make_eval_transform(
       data: the config's ``data``.
 
     Returns:
-      ``image -> pixels``.
+      Function ``image -> pixels``.
     """
     size, filter = data.image_size, INTERPOLATIONS[data.interpolation]
 

@@ -19,7 +19,7 @@ def is_missing(label: Any) -> bool:
 def normal(name: str) -> str:
     """Normalize a name to NFC and strip white space.
 
-    U+FFFD replaces lone surrogates, which stand for non-UTF-8 bytes of a file name.
+    U+FFFD replaces lone surrogates, which represent non-UTF-8 bytes of a file name.
 
     Example:
       >>> normal(" cat ")

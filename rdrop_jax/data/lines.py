@@ -47,7 +47,7 @@ def unpacked_limit(path: Path) -> int:
     """Return the maximum decompressed size of a compressed file, in bytes.
 
     Raises:
-      OSError: no such file.
+      OSError: the file is missing.
     """
     return _UNPACKED + _RATIO * path.stat().st_size
 

@@ -111,7 +111,7 @@ def load(path: Path, only: tuple[str, ...] | None = None) -> dict[str, np.ndarra
       only: names of the arrays; None reads all.
 
     Raises:
-      InputError: a file that is damaged or cannot be read.
+      InputError: a corrupt or unreadable file.
     """
     lfs.check(path)
     with _explained(path, ".npz file of plain arrays"):
@@ -125,7 +125,7 @@ def load_array(path: Path) -> np.ndarray:
     """Read the array of an .npy file.
 
     Raises:
-      InputError: a file that is damaged or cannot be read.
+      InputError: a corrupt or unreadable file.
     """
     lfs.check(path)
     with _explained(path, ".npy file of one plain array"):

@@ -196,7 +196,7 @@ def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
       A locked copy, or the config itself if nothing changes.
 
     Raises:
-      InputError: a size to hold out for a split that has a file.
+      InputError: a held-out size for a split that has its own file.
     """
     data = config.data
     place = Path(root(data))

@@ -165,8 +165,8 @@ def form_of(train: Path) -> Form:
     """Return the text normalization of a run for training, evaluation and prediction.
 
     Args:
-      train: training file. The result is `one_line` for .jsonl and .parquet, where texts
-        may contain newlines, and `stripped` for .tsv and plain text.
+      train: training file. The result is `one_line` for .jsonl and .parquet, where a
+        text may contain newlines, and `stripped` for .tsv and plain text.
 
     Example:
       >>> form_of(Path("train.tsv"))(" two  words "), form_of(Path("a.jsonl"))("a  b")

@@ -60,7 +60,7 @@ def _enhanced(kind: Callable[[Image.Image], "ImageEnhance._Enhance"]) -> Op:
 
 
 def _affine(*matrix: float) -> Op:
-    """Affine map for ``level = sign = 1``; offsets are fractions of width and height."""
+    """Affine map at ``level = sign = 1``; offsets are fractions of width and height."""
 
     def apply(image: Image.Image, level: float, sign: float) -> Image.Image:
         a, b, c, d, e, f = (sign * level * x for x in matrix)

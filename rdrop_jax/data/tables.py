@@ -222,6 +222,6 @@ def _is_json(line: str) -> bool:
         json.loads(line)
     except json.JSONDecodeError:
         return False
-    except (ValueError, RecursionError):  # invalid JSON; the reader reports its line
+    except (ValueError, RecursionError):  # invalid JSON, which the reader reports
         return True
     return True

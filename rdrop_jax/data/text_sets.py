@@ -195,8 +195,8 @@ def check_training(config: ConfigDict) -> None:
       config: config with class names.
 
     Raises:
-      InputError: a file is missing, or the test file has a label that the training
-        rows do not have.
+      InputError: a file is missing, or the test file has a label that is not in the
+        training rows.
     """
     data = config.data
     if data.name != "files":

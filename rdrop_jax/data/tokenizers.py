@@ -1,4 +1,4 @@
-"""Subword vocabularies: byte-pair encoding, trained or loaded, kept in the workdir.
+"""Subword vocabularies: byte-pair encoding, trained or loaded, stored in the workdir.
 
 Text is normalized to NFC with single spaces. A word's first subword begins with U+2581,
 punctuation is isolated, and decoding restores the text. BART vocabularies are
@@ -61,7 +61,7 @@ class Vocabulary:
 
     Args:
       name: "joint", "source" or "target".
-      text: the tokenizer's JSON, as Hugging Face's `tokenizers` writes it.
+      text: tokenizer JSON in the format of Hugging Face's `tokenizers`.
 
     Raises:
       InputError: not a tokenizer file, or unexpected special ids.
