@@ -222,6 +222,9 @@ def _is_json(line: str) -> bool:
         json.loads(line)
     except json.JSONDecodeError:
         return False
-    except (ValueError, RecursionError):  # invalid JSON, which the reader reports
+    except (
+        ValueError,
+        RecursionError,
+    ):  # JSON over the parser's limits; reported later
         return True
     return True

@@ -116,7 +116,7 @@ def _read(path: Path) -> Tokenizer:
 
 def _from_json(path: Path) -> Tokenizer:
     lfs.check(path, "data.tokenizer")
-    return Tokenizer.from_buffer(path.read_bytes())  # from_file rejects some paths
+    return Tokenizer.from_buffer(path.read_bytes())  # works for any path
 
 
 def _wordpiece(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
