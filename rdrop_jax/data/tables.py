@@ -222,9 +222,6 @@ def _is_json(line: str) -> bool:
         json.loads(line)
     except json.JSONDecodeError:
         return False
-    except (
-        ValueError,
-        RecursionError,
-    ):  # JSON over the parser's limits; reported later
+    except (ValueError, RecursionError):  # JSON over the parser's limits
         return True
     return True

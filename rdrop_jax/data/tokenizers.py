@@ -142,7 +142,7 @@ class Vocabularies:
 
 
 def _alphabet(texts: Collection[str], size: int) -> list[str]:
-    """Return the most frequent characters; the library breaks ties at random."""
+    """Return the most frequent characters; unlike the library, break ties by order."""
     counts: Counter[str] = Counter(_SPACE)
     for text in texts:
         counts.update(unicodedata.normalize("NFC", text))
