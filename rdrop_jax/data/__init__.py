@@ -1,1 +1,1 @@
-"""From files to host batches. Batch t is a pure function of (seed, t)."""
+"""Datasets and host batches. Batch t is a pure function of (seed, t)."""

@@ -1,4 +1,4 @@
-"""Archives from elsewhere: checked before they are read, never unpacked to disk."""
+"""Untrusted archives: verified before they are read, never unpacked to disk."""
 
 import hashlib
 import tarfile
@@ -16,13 +16,13 @@ _SAY_EVERY = 10.0  # seconds
 
 @dataclass(frozen=True)
 class Source:
-    """A file that a dataset is made from.
+    """A source file of a dataset.
 
     Attributes:
-      file: the name it is published under.
-      url: where it is.
-      md5: published checksum; "" where none is known.
-      sha256: the same.
+      file: published file name.
+      url: download address.
+      md5: published MD5 checksum; "" if unknown.
+      sha256: published SHA-256 checksum; "" if unknown.
     """
 
     file: str
@@ -32,13 +32,13 @@ class Source:
 
 
 def locate(sources: tuple[Source, ...], files: list[Path]) -> dict[str, Path]:
-    """Finds every source among files and folders.
+    """Find every source among files and folders.
 
     Returns:
-      Name of each source to its path.
+      Paths by source file name.
 
     Raises:
-      InputError: one is missing; says where it can be had.
+      InputError: a source is missing; the message names its URL.
     """
     found = {}
     for source in sources:
@@ -46,7 +46,7 @@ def locate(sources: tuple[Source, ...], files: list[Path]) -> dict[str, Path]:
         there = [f for f in tried if f.is_file()]
         exact = [f for f in there if f.name == source.file]
         if not exact and len(sources) == 1 and there:
-            exact = there[:1]  # the one file that was named, under another name
+            exact = there[:1]  # the only file given, although renamed
         if not exact:
             places = ", ".join(map(str, files))
             raise InputError(
@@ -60,10 +60,10 @@ def locate(sources: tuple[Source, ...], files: list[Path]) -> dict[str, Path]:
 def verify(
     sources: tuple[Source, ...], paths: dict[str, Path], say: Callable[[str], None]
 ) -> dict[str, dict[str, Any]]:
-    """Checksums of sources, compared with the published ones.
+    """Compute the checksums of sources and compare them with the published ones.
 
     Raises:
-      InputError: a file is another than the published one.
+      InputError: a file differs from the published one.
     """
     return {s.file: _verified(s, paths[s.file], say) for s in sources}
 
@@ -92,7 +92,7 @@ def _verified(source: Source, path: Path, say: Callable[[str], None]) -> dict[st
 
 
 def open_tar(path: Path, file: Any = None) -> tarfile.TarFile:
-    """A tar archive for random access; ``file`` for one inside another.
+    """Open a tar archive for random access; ``file`` is a nested archive.
 
     Raises:
       InputError: not a tar archive.
@@ -106,14 +106,14 @@ def open_tar(path: Path, file: Any = None) -> tarfile.TarFile:
 
 
 def members(archive: tarfile.TarFile, origin: str) -> Iterator[tarfile.TarInfo]:
-    """Plain files of an archive; nothing is ever written under their names.
+    """Yield the regular files of an archive; nothing is written to disk.
 
     Raises:
-      InputError: a damaged archive, or a name that leaves it.
+      InputError: a corrupt archive, a path outside it, or a link or device.
     """
     try:
         while (member := archive.next()) is not None:
-            vars(archive)["members"] = []  # a million would fill the memory
+            vars(archive)["members"] = []  # a full list may exhaust memory
             parts = Path(member.name).parts
             if member.name.startswith("/") or ".." in parts:
                 raise InputError(
@@ -133,10 +133,10 @@ def members(archive: tarfile.TarFile, origin: str) -> Iterator[tarfile.TarInfo]:
 def read(
     archive: tarfile.TarFile, member: tarfile.TarInfo, origin: str, limit: int
 ) -> bytes:
-    """The bytes of a member that is no larger than ``limit``.
+    """Read the bytes of a member of at most ``limit`` bytes.
 
     Raises:
-      InputError: too large, or cut off.
+      InputError: too large, or truncated.
     """
     if member.size > limit:
         raise InputError(
@@ -157,7 +157,7 @@ def read(
 
 
 def lines(content: bytes, origin: str) -> list[str]:
-    """Lines of a text file.
+    """Return the entries of a text file, separated by white space.
 
     Raises:
       InputError: not UTF-8.

@@ -1,4 +1,4 @@
-"""Rows to batches: endless and random-access to train, exact to evaluate."""
+"""Batches of rows: endless and random-access for training, exact for evaluation."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,18 +22,18 @@ class Rows(Protocol):
 
 
 class TrainBatches:
-    """Batch t for every t >= 0, a pure function of (seed, t).
+    """Endless stream of batches; batch t is a pure function of (seed, t).
 
-    Each epoch is complete and shuffled anew; a batch may span two. A process makes only
-    its own part of a batch.
+    Each epoch is complete and reshuffled; a batch may span two epochs. A process builds
+    only its own rows of a batch.
 
     Args:
       rows: the training split.
-      transform: ``(row, rng) -> row``; rng depends on (seed, position) alone.
-      batch_size: rows over all processes.
-      seed: of order and augmentation.
+      transform: function ``(row, rng) -> row``; rng depends only on (seed, position).
+      batch_size: number of rows over all processes.
+      seed: seed of order and augmentation.
       process: (index, count) of this process.
-      workers: threads that make the rows of a batch; 0 for the caller's own.
+      workers: number of threads that build rows; 0 uses the caller's thread.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TrainBatches:
 
 
 def stack(rows: Sequence[Row]) -> HostBatch:
-    """Rows with the same fields to one batch."""
+    """Stack rows with the same fields into one batch."""
     batch = {}
     for name in rows[0]:
         parts = [np.asarray(row[name]) for row in rows]
@@ -79,16 +79,16 @@ def stack(rows: Sequence[Row]) -> HostBatch:
 
 
 def make_map(workers: int) -> Callable[..., Iterator[Any]]:
-    """`map` whose results are made by threads, in order.
+    """Return a `map` that computes its results in threads, in order.
 
-    Decoding and resizing leave the interpreter to others, so that threads do what
-    processes would, without copies and without children to look after.
+    Decoding and resizing release the GIL, so threads run in parallel without the copies
+    and child processes of multiprocessing.
 
     Args:
-      workers: threads; 0 for `map` itself.
+      workers: number of threads; 0 returns the built-in `map`.
 
     Returns:
-      ``(function, *iterables) -> results``.
+      Function ``(function, *iterables) -> results``.
     """
     if workers == 0:
         return map
@@ -104,18 +104,18 @@ def eval_batches(
     workers: int = 0,
     ahead: int = 0,
 ) -> Iterator[HostBatch]:
-    """Every row once, in order; the last batch is padded.
+    """Yield every row once, in order; the last batch is padded.
 
     Args:
-      rows: a split.
-      transform: ``row -> row``; one that says ``"where": False`` does not count.
+      rows: rows of a split.
+      transform: function ``row -> row``; rows with ``"where": False`` are not scored.
       batch_size: rows per batch, over all processes.
-      process: (index, count) of this process, which makes its own part of each batch.
-      workers: threads that make rows.
-      ahead: batches made ahead.
+      process: (index, count) of this process, which builds its own rows of each batch.
+      workers: number of threads that build rows.
+      ahead: number of batches to prefetch.
 
     Yields:
-      Batches of one shape, with ``where`` [batch] False on padding.
+      Batches of one shape; ``where`` [batch] is False for padding.
     """
     index, count = process
     local = np.arange(index * batch_size // count, (index + 1) * batch_size // count)
@@ -136,7 +136,7 @@ def eval_batches(
 
 
 def pad(batch: HostBatch, batch_size: int) -> HostBatch:
-    """Repeats the last row up to ``batch_size`` and adds ``where``."""
+    """Repeat the last row up to ``batch_size`` and add the mask ``where``."""
     count = len(next(iter(batch.values())))
     padded = {
         name: np.concatenate([x, np.repeat(x[-1:], batch_size - count, axis=0)])
@@ -153,17 +153,17 @@ def prefetch(
     ahead: int,
     late: Callable[[], None] = lambda: None,
 ) -> Iterator[Any]:
-    """``make(start), ..., make(stop - 1)``, some made ahead in threads.
+    """Yield ``make(start), ..., make(stop - 1)``, prefetched in threads.
 
     Args:
       make: pure function of the step.
       start: first step.
       stop: one past the last.
-      ahead: how many are under way at once; 0 makes each when asked.
-      late: called where one is asked for that is not made yet.
+      ahead: maximum number of pending results; 0 computes each on request.
+      late: function called if a requested result is not ready.
 
     Yields:
-      Results in order; an exception of ``make`` is raised in its place.
+      Results in order; an exception of ``make`` is raised when its result is due.
     """
     if ahead == 0:
         for step in range(start, stop):

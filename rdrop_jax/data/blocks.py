@@ -1,4 +1,4 @@
-"""Blocks of one long text: to train on, and to score with context before them."""
+"""Blocks of one long text, for training and for scoring with context."""
 
 from typing import Any
 
@@ -9,14 +9,14 @@ from rdrop_jax.data.batches import Row
 
 
 class Blocks:
-    """Contiguous blocks of a text; the last may be cut off.
+    """Contiguous blocks of a text; the last may be padded.
 
-    Sentences and documents begin anywhere in a block (fairseq's break mode none).
+    Block boundaries ignore sentences and documents (fairseq's break mode none).
 
     Args:
       ids: the text.
       size: tokens per block.
-      before: id that stands before the first token.
+      before: id that precedes the first token.
     """
 
     def __init__(self, ids: Int[np.ndarray, " tokens"], size: int, before: int) -> None:
@@ -34,16 +34,16 @@ class Blocks:
 
 
 class Windows:
-    """Blocks of which the last tokens are scored, the others are context.
+    """Overlapping blocks of context tokens followed by scored tokens.
 
-    Each scores the next ``size - context`` tokens after up to ``context`` before them,
-    so that all together score every token once, the first one included.
+    Each block scores the next ``size - context`` tokens, given up to ``context`` tokens
+    before them. Together they score every token once, including the first.
 
     Args:
       ids: the text.
       size: tokens per block.
-      context: of them; below ``size``.
-      before: id that stands before the first token.
+      context: context tokens per block; below ``size``.
+      before: id that precedes the first token.
     """
 
     def __init__(
@@ -66,18 +66,18 @@ class Windows:
 
 
 def piece(ids: Any, start: int, new: int, size: int, before: int) -> Row:
-    """``size`` tokens of a text, padded where it ends.
+    """Return ``size`` tokens of a text, padded after its end.
 
     Args:
       ids: the text.
-      start: first token.
-      new: first token that counts.
-      size: tokens.
-      before: id that stands before the first token.
+      start: position of the first token.
+      new: position of the first scored token.
+      size: number of tokens.
+      before: id that precedes the first token.
 
     Returns:
-      ``labels`` [size], ``inputs``, which are one token behind, and ``where`` they
-      count.
+      ``labels`` [size], ``inputs`` [size], shifted by one token, and the mask
+      ``where`` [size] of scored tokens.
     """
     labels = np.zeros(size, np.int32)
     inputs = np.zeros(size, np.int32)

@@ -1,4 +1,4 @@
-"""Batches of rows of about one length, in a small fixed set of shapes."""
+"""Batches of rows of similar length, in a small fixed set of shapes."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -9,23 +9,23 @@ from jaxtyping import Int
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.errors import InputError
 
-# Batches that are sorted by length together.
+# Number of batches whose rows are sorted by length together.
 WINDOW = 64
 # ``(rows, time) -> batch``.
 Make = Callable[[Int[np.ndarray, " rows"], int], HostBatch]
 
 
 def choose_shapes(lengths: Int[np.ndarray, " rows"], count: int) -> tuple[int, ...]:
-    """The lengths, ``count`` at most, that pad these rows least.
+    """Choose at most ``count`` padded lengths that minimize padding.
 
-    Exact, by dynamic programming over the last row that each length takes.
+    The solution is exact, by dynamic programming over the last row of each length.
 
     Args:
-      lengths: tokens of each row.
-      count: how many lengths to choose at most.
+      lengths: number of tokens of each row.
+      count: maximum number of padded lengths.
 
     Returns:
-      Lengths, ascending; the last is that of the longest row.
+      Padded lengths, ascending; the last is that of the longest row.
 
     Example:
       >>> choose_shapes(np.array([3, 4, 4, 9]), 2)
@@ -34,7 +34,7 @@ def choose_shapes(lengths: Int[np.ndarray, " rows"], count: int) -> tuple[int, .
     rows = np.cumsum(np.bincount(lengths))
     tokens = np.cumsum(np.bincount(lengths) * np.arange(len(rows)))
     last = len(rows) - 1
-    # padding[i, j] of the rows longer than i and at most j, at length j.
+    # padding[i, j]: padding of rows longer than i and at most j, padded to j.
     ends = np.arange(last + 1)
     padding = ends[None] * (rows[None] - rows[:, None])
     padding = (padding - (tokens[None] - tokens[:, None])).astype(np.float64)
@@ -56,7 +56,7 @@ def choose_shapes(lengths: Int[np.ndarray, " rows"], count: int) -> tuple[int, .
 
 
 def make_shapes(max_length: int, count: int) -> tuple[int, ...]:
-    """Lengths in even steps: ``count`` of them up to the longest.
+    """Return ``count`` evenly spaced lengths up to ``max_length``.
 
     Example:
       >>> make_shapes(128, 4)
@@ -66,23 +66,23 @@ def make_shapes(max_length: int, count: int) -> tuple[int, ...]:
 
 
 def fit(longest: int, shapes: tuple[int, ...]) -> int:
-    """The smallest shape that a row fits."""
+    """Return the smallest shape that fits a row of length ``longest``."""
     return shapes[int(np.searchsorted(shapes, longest))]
 
 
 class BucketBatches:
-    """Batch t for every t >= 0, a pure function of (seed, t).
+    """Endless stream of batches; batch t is a pure function of (seed, t).
 
-    Rows are shuffled, each epoch anew, and stand in one endless stream. Every `WINDOW`
-    batches of it are sorted by length, cut, and put in random order. Each epoch is
-    complete; a batch may span two. A process makes only its own rows of a batch.
+    Rows are reshuffled every epoch. The rows of `WINDOW` consecutive batches are sorted
+    by length and split into batches, whose order is random. Each epoch is complete; a
+    batch may span two epochs. A process builds only its own rows of a batch.
 
     Args:
       lengths: tokens of each row.
-      make: rows and their padded length to a batch.
-      batch_size: rows over all processes.
-      shapes: lengths that batches may have, ascending; the last fits all rows.
-      seed: of the order.
+      make: function from rows and their padded length to a batch.
+      batch_size: number of rows over all processes.
+      shapes: padded lengths, ascending; the last fits all rows.
+      seed: seed of the order.
       process: (index, count) of this process.
     """
 
@@ -116,7 +116,7 @@ class BucketBatches:
         return self._make(rows[self._local], time)
 
     def plan(self, step: int) -> tuple[Int[np.ndarray, " rows"], int]:
-        """Rows of batch ``step``, those of all processes, and its length."""
+        """Return the global rows of batch ``step`` and its padded length."""
         rows = self._window(step // WINDOW)[step % WINDOW]
         return rows, fit(int(self._lengths[rows].max()), self._shapes)
 
@@ -137,7 +137,7 @@ class BucketBatches:
         return batches[rng.permutation(WINDOW)]
 
     def padding(self, steps: int) -> float:
-        """Share of the positions of the first batches that hold no token."""
+        """Return the fraction of padding in the first ``steps`` batches."""
         plans = [self.plan(step) for step in range(steps)]
         tokens = sum(int(self._lengths[rows].sum()) for rows, _ in plans)
         return 1 - tokens / sum(len(rows) * time for rows, time in plans)
@@ -150,16 +150,16 @@ def eval_batches(
     batch_size: int,
     shapes: tuple[int, ...],
 ) -> Iterator[tuple[Int[np.ndarray, " rows"], HostBatch]]:
-    """Every row once, those of about one length together.
+    """Yield every row once, in batches of similar length.
 
     Args:
       lengths: tokens of each row.
-      make: rows and their padded length to a batch.
-      batch_size: rows per batch; the last one repeats a row until it is full.
-      shapes: lengths that batches may have.
+      make: function from rows and their padded length to a batch.
+      batch_size: rows per batch; the last batch repeats its last row until full.
+      shapes: padded lengths.
 
     Yields:
-      Which rows, without those repeated, and the batch.
+      Row numbers, without repeats, and the batch.
     """
     order = np.argsort(lengths, kind="stable")
     for start in range(0, len(order), batch_size):

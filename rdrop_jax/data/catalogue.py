@@ -16,17 +16,17 @@ PREFIX = "tfds:"
 
 
 def find(root: Path, name: str) -> Path:
-    """The newest prepared version of a dataset, in array_record.
+    """Find the newest prepared version of a dataset, in array_record format.
 
     Args:
       root: folder of prepared datasets.
-      name: of the dataset, with its config, as in ``glue/cola``; or with its version.
+      name: dataset name with its config, such as ``glue/cola``; optionally a version.
 
     Returns:
       The folder of the version.
 
     Raises:
-      InputError: nothing there, or in another format.
+      InputError: not prepared, or in another format.
     """
     base = root / name
     versions = [base, *(p for p in base.glob("*") if p.is_dir())]
@@ -48,7 +48,7 @@ def _version(folder: Path) -> list[int]:
 
 
 def splits(folder: Path) -> list[str]:
-    """Names of the splits that were prepared."""
+    """Return the names of the prepared splits."""
     path = folder / "dataset_info.json"
     try:
         return [str(split["name"]) for split in read_json(path)["splits"]]
@@ -57,7 +57,7 @@ def splits(folder: Path) -> list[str]:
 
 
 def classes(folder: Path) -> tuple[str, ...]:
-    """Names of the feature ``label``; none where it has none."""
+    """Return the names of the feature ``label``; empty if unnamed."""
     path = folder / "label.labels.txt"
     return tuple(lines.read(path)) if path.is_file() else ()
 
@@ -66,7 +66,7 @@ class Examples:
     """Images and labels of one split.
 
     Raises:
-      InputError: other features, or fewer examples than the index says.
+      InputError: unexpected features, or fewer examples than in the index.
     """
 
     labels = None
@@ -104,10 +104,10 @@ class Examples:
 
 
 def read_texts(folder: Path, split: str, source: str, target: str) -> Pairs:
-    """Sentence pairs of one split, under features named like their languages.
+    """Read the sentence pairs of one split from the given features.
 
     Raises:
-      InputError: other features, or fewer examples than the index says.
+      InputError: unexpected features, or fewer examples than in the index.
     """
     import tensorflow_datasets as tfds
 
@@ -131,18 +131,18 @@ def read_texts(folder: Path, split: str, source: str, target: str) -> Pairs:
 
 
 def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:
-    """Downloads and prepares a dataset of the catalogue as array_record.
+    """Download a dataset of the catalogue and prepare it as array_record.
 
     Args:
       root: folder of prepared datasets.
-      name: of the dataset, ``name``, ``name/config`` or with ``:version``.
-      say: takes lines on progress.
+      name: ``name`` or ``name/config`` of the dataset, optionally with ``:version``.
+      say: function that receives progress lines.
 
     Returns:
-      The folder that was written.
+      The output folder.
 
     Raises:
-      InputError: no TensorFlow, no such dataset, no network.
+      InputError: TensorFlow is not installed, the dataset is unknown, or no network.
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(

@@ -1,7 +1,7 @@
 """CIFAR-100 from its Python archive.
 
-Its pickles are read by a reader that builds lists, dicts, bytes and uint8 arrays and
-nothing else.
+The pickles are read by a restricted unpickler that builds only lists, dicts, bytes and
+uint8 arrays.
 """
 
 import io
@@ -17,7 +17,7 @@ from PIL import Image
 from rdrop_jax.data import archives, prepared
 from rdrop_jax.errors import InputError
 
-_LIMIT = 2**29  # bytes per member; the largest has 155 MB
+_LIMIT = 2**29  # bytes per member; the largest is 155 MB
 _RAISED = (
     pickle.UnpicklingError,
     EOFError,
@@ -33,7 +33,7 @@ _RAISED = (
 
 @dataclass(frozen=True)
 class Expected:
-    """What an archive must hold.
+    """Expected contents of an archive.
 
     Attributes:
       source: the archive.
@@ -64,19 +64,19 @@ def prepare(
     say: Callable[[str], None],
     expected: Expected = CIFAR100,
 ) -> Path:
-    """Writes CIFAR-100 as PNG images with fine labels, the order of the archive kept.
+    """Write CIFAR-100 as PNG images with fine labels, in the order of the archive.
 
     Args:
-      folder: where the prepared dataset will stand.
-      files: the archive, or folders that hold it.
-      say: takes lines on progress.
+      folder: output folder.
+      files: the archive, or folders that contain it.
+      say: function that receives progress lines.
       expected: counts and checksums.
 
     Returns:
       The folder.
 
     Raises:
-      InputError: another archive than the published one.
+      InputError: the archive differs from the published one.
     """
     paths = archives.locate((expected.source,), files)
     path = paths[expected.source.file]
@@ -143,13 +143,13 @@ def _png(image: np.ndarray) -> bytes:
 
 
 def unpickle(content: bytes, origin: str) -> dict[Any, Any]:
-    """A pickled dict of lists, bytes, numbers and uint8 arrays.
+    """Unpickle a dict of lists, bytes, numbers and uint8 arrays.
 
-    Every name that a pickle may call is bound to a function of this module, so that
-    nothing else can run.
+    Every callable that a pickle may name is bound to a function of this module, so no
+    other code can run.
 
     Raises:
-      InputError: anything else.
+      InputError: any other content.
     """
     try:
         table = _Unpickler(io.BytesIO(content), encoding="bytes").load()
@@ -166,7 +166,7 @@ def unpickle(content: bytes, origin: str) -> dict[Any, Any]:
 
 
 class _Dtype:
-    """Stands for numpy.dtype("u1")."""
+    """Replacement for numpy.dtype("u1") in a pickle."""
 
     def __init__(self, kind: Any, *rest: Any) -> None:
         if kind not in ("u1", b"u1"):
@@ -177,7 +177,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands for a numpy array; made of bytes of the length that its shape says."""
+    """Replacement for a numpy array in a pickle, built from bytes of its size."""
 
     array: np.ndarray | None = None
 

@@ -1,8 +1,7 @@
-"""Names in English and German from CLDR, by the packages babel and emoji.
+"""English and German names from CLDR, from the packages babel and emoji.
 
-A toy corpus that comes with two installed packages: names of emoji, countries,
-languages, scripts and currencies, lower-cased. It trains in minutes and teaches nothing
-about translation at large.
+A toy corpus that needs no download: lower-cased names of emoji, countries, languages,
+scripts and currencies. It trains in minutes; results do not transfer to real corpora.
 """
 
 import hashlib
@@ -14,18 +13,18 @@ from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.errors import InputError
 
 LANGUAGES = ("en", "de")
-# Skin tones, hair, variation selectors, and the sexes that a joiner adds.
+# Skin tones, hair, variation selectors, and gender after a joiner.
 _DETAIL = re.compile("[\U0001f3fb-\U0001f3ff\U0001f9b0-\U0001f9b3\ufe0f\u200d♀♂]")
 _PEOPLE = re.compile("[\U0001f468\U0001f469\U0001f9d1\U0001f474\U0001f475\U0001f9d3]")
-# Of ten groups one is for validation and one for test.
+# One of ten groups is for test and one for validation.
 _PARTS = {0: "test", 1: "validation"}
 
 
 def check(source: str, target: str) -> None:
-    """Whether the names can be read, by looking for the packages.
+    """Check the languages and that the packages are installed.
 
     Raises:
-      InputError: other languages, or a package that is not there.
+      InputError: unsupported languages, or a missing package.
     """
     if {source, target} != set(LANGUAGES):
         raise InputError(
@@ -41,16 +40,16 @@ def check(source: str, target: str) -> None:
 
 
 def names(source: str, target: str, split_seed: int) -> dict[str, Pairs]:
-    """Splits of names, by group: the variants of an emoji, the forms of a currency.
+    """Split names by group, such as variants of an emoji or forms of a currency.
 
     Args:
       source: "en" or "de".
-      target: the other.
-      split_seed: another seed cuts other splits.
+      target: the other language.
+      split_seed: seed of the split assignment.
 
     Returns:
-      "train", "validation" and "test". Pairs of equal sides are left out, and held-out
-      pairs with a side that stands in a split before.
+      "train", "validation" and "test". Pairs with equal source and target are omitted,
+      as are held-out pairs whose source or target is in an earlier split.
     """
     splits: dict[str, dict[tuple[str, str], None]] = {
         split: {} for split in ("train", "validation", "test")
@@ -72,7 +71,7 @@ def names(source: str, target: str, split_seed: int) -> dict[str, Pairs]:
 
 
 def sha256(splits: dict[str, Pairs]) -> str:
-    """Checksum of all names, which change with the versions of the packages."""
+    """Return the checksum of all names, which depend on the packages' versions."""
     value = hashlib.sha256()
     for split in splits.values():
         for pair in zip(split.source, split.target, strict=True):

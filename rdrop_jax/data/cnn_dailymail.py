@@ -1,8 +1,8 @@
-"""CNN/DailyMail (Hermann et al., 2015; See et al., 2017) from what people have of it.
+"""CNN/DailyMail (Hermann et al., 2015; See et al., 2017) from its published files.
 
-Either tables with columns ``article`` and ``highlights``, as published on the Hugging
-Face hub, or the stories of both papers with the lists of addresses that cut them into
-splits. Text stays as it is, in one line each.
+The sources are either tables with columns ``article`` and ``highlights``, as on the
+Hugging Face hub, or the stories of both papers with the URL lists that define the
+splits. Each text is one line, otherwise unchanged.
 """
 
 import contextlib
@@ -16,8 +16,7 @@ from rdrop_jax.data.prepared_text import Writer
 from rdrop_jax.errors import InputError
 
 ENDINGS = ("article", "highlights")
-# Version 3.0.0 of the tables; See et al. count 287,226 training articles, some of them
-# empty.
+# Version 3.0.0 of the tables. See et al. report 287,226 training articles, some empty.
 ROWS = {"train": 287_113, "validation": 13_368, "test": 11_490}
 STORIES = ("cnn_stories.tgz", "dailymail_stories.tgz")
 LISTS = {"train": "all_train.txt", "validation": "all_val.txt", "test": "all_test.txt"}
@@ -28,21 +27,21 @@ _LARGEST = 2**22  # bytes of a story
 def prepare(
     folder: Path, sources: Sequence[Path], say: Callable[[str], None] = print
 ) -> Path:
-    """Writes CNN/DailyMail as gzipped text.
+    """Write CNN/DailyMail as gzipped text.
 
     Args:
-      folder: where it will stand.
-      sources: folders or files: tables whose names begin with the split, as
+      folder: output folder.
+      sources: folders or files: tables whose names begin with the split, such as
         ``train-00000-of-00003.parquet``, ``validation.jsonl.gz`` and ``test.tsv``; or
         cnn_stories.tgz and dailymail_stories.tgz with all_train.txt, all_val.txt and
         all_test.txt.
-      say: takes lines on progress.
+      say: function that receives progress lines.
 
     Returns:
       The folder.
 
     Raises:
-      InputError: a file that is missing or damaged.
+      InputError: a file is missing or corrupt.
     """
     files = [
         path
@@ -105,7 +104,7 @@ def _stories(files: list[Path]) -> Iterator[tuple[str, str, str]]:
 
 
 def story(text: str) -> tuple[str, str]:
-    """Article and highlights of a story, a full stop where a line has none.
+    """Parse a story into article and highlights, adding missing full stops.
 
     Example:
       >>> story("A man ran\\n\\n@highlight\\n\\nMan runs\\n\\n@highlight\\n\\nHe won!")

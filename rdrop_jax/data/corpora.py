@@ -1,10 +1,10 @@
-"""Corpora of the paper from their raw downloads, tokenised and cleaned as published.
+"""Translation corpora of the paper, tokenized and cleaned from raw downloads.
 
-IWSLT: the TED talks of WIT3 as fairseq's prepare-iwslt14.sh cuts them: Moses tokens,
-lower case, 1 to 175 of them, at most 1.5 times as many on one side; every 23rd line is
-for validation, the evaluation sets together are the test set. That script is for De-En;
-the paper does not say how the other pairs were made, so they are made alike, in their
-own case. WMT14: 1 to 250 words; validation and test are the news of 2013 and 2014.
+IWSLT: TED talks of WIT3, processed like fairseq's prepare-iwslt14.sh: lower-cased Moses
+tokens, 1 to 175 per sentence, length ratio at most 1.5. Every 23rd pair is validation;
+the evaluation sets together are the test set. The script is for De-En. The paper does
+not describe the other language pairs; they get the same processing without
+lower-casing. WMT14: 1 to 250 words; validation is newstest2013, test newstest2014.
 """
 
 import functools
@@ -25,7 +25,7 @@ from rdrop_jax.errors import InputError
 Pair = tuple[str, str]
 _CHUNK = 2_000
 _EVERY = 23
-# Counts may differ a little with the version of the tokeniser.
+# Counts may differ slightly between versions of the tokenizer.
 _TOLERANCE = 0.01
 _TAG = re.compile(r"</?(title|description)>")
 _MARKUP = re.compile(r"\s*<(url|talkid|keywords|speaker|reviewer|translator|doc|/doc)")
@@ -33,15 +33,15 @@ _MARKUP = re.compile(r"\s*<(url|talkid|keywords|speaker|reviewer|translator|doc|
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a corpus is made.
+    """Source and processing of a corpus.
 
     Attributes:
-      languages: of both sides, as files name them.
-      origin: where its archives are published.
-      lowercase: as the paper does for De-En.
-      longest: most words of a sentence.
-      pairs: how many pairs each split must have, None where that is not published.
-      parts: of WMT14, endings of the raw training files to their number of lines.
+      languages: source and target language codes, as in file names.
+      origin: site that publishes the archives.
+      lowercase: lower-case the text, as the paper does for De-En.
+      longest: maximum number of words in a sentence.
+      pairs: expected number of pairs in each split, None if not published.
+      parts: endings of WMT14's raw training files and their numbers of lines.
     """
 
     languages: tuple[str, str]
@@ -91,23 +91,23 @@ RECIPES = {
 def prepare(
     folder: Path, files: list[Path], say: Callable[[str], None] = print
 ) -> Path:
-    """Writes a corpus in the form that training reads.
+    """Write a corpus in the format that training reads.
 
     Args:
-      folder: where it will stand; its name is that of the recipe.
+      folder: output folder, named like the recipe.
       files: archives or folders with the raw files.
-      say: takes lines on progress.
+      say: function that receives progress lines.
 
     Returns:
       The folder.
 
     Raises:
-      InputError: a raw file that is missing, or another than was published.
+      InputError: a raw file is missing or differs from the published one.
     """
     moses.check(folder.name)
     recipe, downloads = RECIPES[folder.name], Downloads(files)
     writer = Writer(folder, recipe.languages)
-    # Not forked: whoever calls may have threads.
+    # Spawn, not fork: the caller may have threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context) as pool:
         tokenize = functools.partial(_tokenized, pool, recipe, say)
@@ -157,7 +157,7 @@ def _iwslt(
 
 
 def _talk_lines(lines: Iterator[str]) -> Iterator[str]:
-    """Sentences, titles and descriptions; no lines of markup."""
+    """Yield sentences, titles and descriptions, without lines of markup."""
     for line in lines:
         if not _MARKUP.match(line):
             yield _TAG.sub("", line)
@@ -206,7 +206,7 @@ def _wmt(
 
 
 def _zipped(names: list[str], sides: Iterator[Iterator[str]]) -> Iterator[Pair]:
-    """Pairs of lines, as many on both sides."""
+    """Yield pairs of lines; raise an `InputError` if the line counts differ."""
     for number, (one, other) in enumerate(itertools.zip_longest(*sides), 1):
         if one is None or other is None:
             raise InputError(
@@ -222,7 +222,7 @@ def _tokenized(
     say: Callable[[str], None],
     pairs: Iterator[Pair],
 ) -> Iterator[Pair]:
-    """Pairs tokenised by several processes, in order, a few chunks ahead."""
+    """Tokenize pairs in several processes, in order, a few chunks ahead."""
     work = functools.partial(_tokenize_chunk, recipe.languages, recipe.lowercase)
     done, pending = 0, []
     ahead = 2 * (os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""From image files to pixels; files may come from anybody."""
+"""Decoding of image files, which may be untrusted."""
 
 import io
 import struct
@@ -18,7 +18,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
 
 _MODES = {1: "L", 3: "RGB"}
-# What PIL raises on files that are damaged, or larger than it admits.
+# Exceptions that PIL raises on files that are corrupt or too large.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -37,21 +37,21 @@ _DAMAGED = (
 
 
 class BadImage(InputError):
-    """An image that cannot be read."""
+    """Error for an image that cannot be read."""
 
 
 def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
-    """Pixels of an image.
+    """Decode an image.
 
     Args:
-      image: a path, the bytes of a file, or pixels, uint8 [height, width, 1 or 3].
-      channels: 1 for grey, 3 for colour; an image of another kind is converted.
+      image: path, bytes of a file, or uint8 pixels [height, width, 1 or 3].
+      channels: 1 for grey, 3 for colour; other images are converted.
 
     Returns:
-      An array of so many channels as it is, anything else as a PIL image, fully read.
+      The array itself if it has ``channels`` channels, else a fully loaded PIL image.
 
     Raises:
-      BadImage: missing, damaged, of another format, or of too many pixels.
+      BadImage: missing, corrupt, in an unsupported format, or with too many pixels.
     """
     if isinstance(image, np.ndarray):
         if image.shape[-1] == channels:
@@ -67,7 +67,7 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     except FileNotFoundError as error:
         raise BadImage("expected an image, found none: No such file") from error
     except _DAMAGED as error:
-        # An unidentified file is quoted by its address in memory; leave that out.
+        # Strip the memory address that PIL reports for an unidentified file.
         reason = str(error).split(" <_io")[0]
         if not isinstance(image, bytes) and lfs.is_pointer(Path(image)):
             reason = "it is a git-lfs pointer. Run `git lfs pull`"
@@ -78,15 +78,15 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
 
 
 def converted(image: Image.Image, channels: int) -> Image.Image:
-    """An image as 8 bits of grey or colour; 16 bits are scaled, transparency dropped.
+    """Convert an image to 8-bit grey or colour; scale 16 bits, drop transparency.
 
     Args:
-      image: of any mode but 32 bits, whose range is unknown. PGM files of 16 bits,
+      image: image of any mode but 32 bits, whose range is unknown. 16-bit PGM files,
         which Pillow opens as 32 bits, are scaled.
       channels: 1 for grey, 3 for colour.
 
     Raises:
-      BadImage: an image of 32 bits.
+      BadImage: a 32-bit image.
     """
     deep = image.mode.startswith("I;16")
     deep |= image.mode == "I" and image.format == "PPM"
@@ -95,23 +95,23 @@ def converted(image: Image.Image, channels: int) -> Image.Image:
             f"expected 8 or 16 bits per channel, found 32 (mode {image.mode}). Convert "
             "the image"
         )
-    if deep:  # convert would make white of all above 255
+    if deep:  # convert() would clip values above 255
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert(_MODES[channels])
 
 
 class Decoded:
-    """Rows with pixels in place of files, and labels that are checked.
+    """Rows with decoded images and validated labels.
 
     Args:
       rows: the source.
-      channels: of the pixels.
-      num_classes: of the model.
-      skip_bad: an image that cannot be read gives way to the next that can; its row
-        then says ``"where": False``.
+      channels: number of channels of the pixels.
+      num_classes: number of classes of the model.
+      skip_bad: replace an unreadable image by the next readable one and set
+        ``"where": False`` in its row.
 
     Attributes:
-      skipped: name to reason of the images that gave way so far.
+      skipped: reasons by name of the images skipped so far.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Decoded:
         raise InputError(f"{self._rows!r}: expected images, found none to be read")
 
     def raw(self, row: int) -> Any:
-        """The image of a row as its source gives it."""
+        """Return the image of a row as its source provides it, not decoded."""
         return self._rows[row]["image"]
 
     def _read(self, row: int) -> Row:

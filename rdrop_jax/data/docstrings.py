@@ -1,4 +1,4 @@
-"""Docstrings of an installed package, read by `ast`: nothing of it is imported."""
+"""Docstrings of an installed package, parsed with `ast` without importing it."""
 
 import ast
 import hashlib
@@ -15,11 +15,11 @@ from rdrop_jax.errors import InputError
 
 
 class Docstring(NamedTuple):
-    """One docstring.
+    """Docstring of a function or class.
 
     Attributes:
-      file: within the package, with forward slashes.
-      name: of the function or class.
+      file: path within the package, with forward slashes.
+      name: name of the function or class.
       text: the docstring, without indentation.
     """
 
@@ -29,17 +29,17 @@ class Docstring(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The first paragraph of a docstring and the subpackage it stands in."""
+    """First paragraph of a docstring, and its subpackage."""
 
     text: str
     subpackage: str
 
 
 def root(package: str) -> Path:
-    """Where a package lies.
+    """Return the folder of an installed package.
 
     Raises:
-      InputError: it is not installed.
+      InputError: the package is not installed.
     """
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -51,13 +51,13 @@ def root(package: str) -> Path:
 
 
 def read(package: str) -> Iterator[Docstring]:
-    """Docstrings of all functions and classes, tests left out.
+    """Read the docstrings of all functions and classes outside tests.
 
     Args:
       package: name of an installed package.
 
     Yields:
-      Docstrings, by file and in the order of the file.
+      Docstrings, sorted by file.
     """
     base = root(package)
     for path in sorted(base.rglob("*.py")):
@@ -65,7 +65,7 @@ def read(package: str) -> Iterator[Docstring]:
         if "tests" in parts:
             continue
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old escapes in foreign code
+            warnings.simplefilter("ignore")  # invalid escape sequences
             try:
                 tree = ast.parse(path.read_bytes())
             except (SyntaxError, ValueError):
@@ -78,15 +78,15 @@ def read(package: str) -> Iterator[Docstring]:
 
 
 def summaries(package: str, *, shortest: int, rarest: int) -> list[Summary]:
-    """One-paragraph summaries with their subpackage, each once.
+    """Read the unique first paragraphs of docstrings with their subpackages.
 
     Args:
       package: name of an installed package.
-      shortest: characters of a summary at least.
-      rarest: summaries of a subpackage at least; smaller ones are left out.
+      shortest: minimum number of characters in a summary.
+      rarest: minimum number of summaries in a subpackage; smaller ones are omitted.
 
     Returns:
-      Summaries, sorted. One that stands in two subpackages is left out.
+      Sorted summaries, without those of more than one subpackage.
     """
     places: dict[str, set[str]] = {}
     for doc in read(package):
@@ -104,12 +104,12 @@ def summaries(package: str, *, shortest: int, rarest: int) -> list[Summary]:
 def cut(
     rows: list[Summary], parts: dict[str, float], split_seed: int
 ) -> dict[str, list[Summary]]:
-    """Splits such that summaries of equal words, numbers aside, stay together.
+    """Split summaries; those that differ only in digits and symbols stay together.
 
     Args:
-      rows: sorted.
-      parts: share of the rows by split, which sum to 1.
-      split_seed: another seed cuts other splits.
+      rows: sorted summaries.
+      parts: fraction of the groups of equal summaries by split; the sum is 1.
+      split_seed: seed of the split assignment.
 
     Returns:
       Rows by split.
@@ -129,6 +129,6 @@ def cut(
 
 
 def sha256(rows: list[Summary]) -> str:
-    """Checksum of rows, which change with the package's version."""
+    """Return the checksum of rows, which depend on the package's version."""
     text = "\n".join("\t".join(row) for row in rows)
     return hashlib.sha256(text.encode()).hexdigest()

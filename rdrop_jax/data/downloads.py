@@ -1,6 +1,6 @@
-"""Text from what users downloaded: tar archives and folders, nothing written to disk.
+"""Text files in downloaded tar archives and folders, read without unpacking to disk.
 
-A file is found by the end of its path, inside any archive or below any folder given.
+A file is found by the end of its path, inside any given archive or folder.
 """
 
 import gzip
@@ -20,13 +20,13 @@ _SEGMENT = re.compile(r"<seg[^>]*>\s*(.*?)\s*</seg>", re.IGNORECASE)
 
 
 class Downloads:
-    """Archives and folders to read from.
+    """Reader of text files in archives and folders.
 
     Args:
       paths: .tar, .tgz or .tar.gz files, folders, or text files.
 
     Raises:
-      InputError: one is not there, or is no archive.
+      InputError: a path is missing or not an archive.
     """
 
     def __init__(self, paths: list[Path]) -> None:
@@ -41,14 +41,14 @@ class Downloads:
                     self._found[str(file)] = (file, "")
 
     def find(self, ending: str) -> list[str]:
-        """Names that match a regular expression at their ends, in their order."""
+        """Return the sorted names whose end matches a regular expression."""
         return sorted(n for n in self._found if re.search(f"(^|/){ending}$", n))
 
     def one(self, ending: str, origin: str) -> str:
-        """The one name that matches.
+        """Return the first name that matches.
 
         Raises:
-          InputError: none does; says where it is published.
+          InputError: no match; the message names the publisher.
         """
         found = self.find(ending)
         if not found:
@@ -59,10 +59,10 @@ class Downloads:
         return found[0]
 
     def lines(self, name: str) -> Iterator[str]:
-        """Lines of a text file, gunzipped where its name ends in .gz.
+        """Read the lines of a text file, decompressed if its name ends in .gz.
 
         Raises:
-          InputError: a line that is not UTF-8, or a damaged file.
+          InputError: a line that is not UTF-8, or a corrupt file.
         """
         path, member = self._found[name]
         if not member:
@@ -78,7 +78,7 @@ class Downloads:
                 raise InputError(f"--from: {path}: {name}: damaged: {error}") from error
 
     def segments(self, name: str) -> Iterator[str]:
-        """Texts of the ``<seg>`` elements of an .sgm or .xml file of an evaluation."""
+        """Read the ``<seg>`` elements of an .sgm or .xml evaluation file."""
         text = "\n".join(self.lines(name))
         for segment in re.findall(_SEGMENT, text):
             yield unescape(segment)

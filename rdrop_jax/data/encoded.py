@@ -1,4 +1,4 @@
-"""Sentence pairs as ids, no longer than a model can take."""
+"""Encoding of sentence pairs, limited to the model's maximum length."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,12 +13,12 @@ _CHUNK = 10_000
 
 
 class Encoded(NamedTuple):
-    """Sentences and their translations as ids.
+    """Encoded sentences and their translations.
 
     Attributes:
-      source: sentences.
-      target: translations.
-      notes: what was done to them, for the user.
+      source: encoded sentences.
+      target: encoded translations.
+      notes: messages to the user about changes.
     """
 
     source: Side
@@ -34,20 +34,20 @@ def encode(
     overlong: str,
     max_target_length: int | None = None,
 ) -> Encoded:
-    """Pairs to ids.
+    """Encode sentence pairs.
 
     Args:
-      pairs: texts.
-      vocabularies: of both sides.
-      max_length: most tokens of a sentence, its end counted.
-      overlong: "truncate" cuts and counts what is longer, "refuse" raises.
-      max_target_length: that of targets, where it is another.
+      pairs: sentence pairs.
+      vocabularies: source and target vocabularies.
+      max_length: maximum number of tokens in a sentence, including its end.
+      overlong: "truncate" truncates and counts longer sentences, "refuse" raises.
+      max_target_length: maximum for targets, if different.
 
     Returns:
-      The ids, without ends of sentences.
+      The encoded pairs, without end-of-sentence tokens.
 
     Raises:
-      InputError: names the first sentence that is too long.
+      InputError: a sentence is too long; the message names the first one.
     """
     sides, notes = [], list(pairs.notes)
     first = second = ("data.max_length", max_length)

@@ -1,4 +1,4 @@
-"""A user's own images: a folder per class, or a table of paths and labels."""
+"""Image datasets of the user: a folder per class, or a table of paths and labels."""
 
 import os
 from collections import Counter
@@ -20,13 +20,13 @@ Pairs = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Files:
-    """Image files with labels.
+    """Labelled image files of one split.
 
     Attributes:
       root: folder that the paths are relative to.
-      paths: of the images.
+      paths: paths of the images.
       labels: class ids [rows].
-      notes: a line on the files of the folder that are left out, if there are any.
+      notes: a message about the folder's skipped files, if any.
     """
 
     root: Path
@@ -50,27 +50,27 @@ class Files:
 def find(
     root: Path, known: tuple[str, ...] = ()
 ) -> tuple[dict[str, Files], tuple[str, ...]]:
-    """Splits and class names of a folder of images.
+    """Find the splits and class names of a folder of images.
 
-    One of these layouts, where SPLIT is any usual name (`split_names.split_of`):
+    Supported layouts, where SPLIT is any usual name (`split_names.split_of`):
       ROOT/SPLIT/CLASS/...image     folders below a class are searched too
-      ROOT/CLASS/...image           one set, from which splits are cut later
-      ROOT/SPLIT.tsv                lines of PATH<TAB>LABEL, paths below ROOT
+      ROOT/CLASS/...image           one set, to be split later
+      ROOT/SPLIT.tsv                lines of PATH<TAB>LABEL, relative to ROOT
       ROOT.tsv, or ROOT/labels.tsv  one set
 
     Classes are sorted by name; a label in a table is a class name.
 
     Args:
-      root: the folder, or the table.
-      known: class names of a trained model, which needs no training images.
+      root: the folder or the table.
+      known: class names of a trained model; training images are then optional.
 
     Returns:
-      Split to files, and class names by id.
+      Files by split, and class names by id.
 
     Raises:
-      InputError: no images, a class or a split without any, a split that is there
-        twice, folders of splits and of classes side by side, names that may be splits,
-        fewer than two classes, a path that leaves the folder.
+      InputError: no images, an empty class or split, a duplicate split, folders of
+        splits mixed with folders of classes, ambiguous split names, fewer than two
+        classes, or a path outside the folder.
     """
     notes: list[str] = []
     try:
@@ -132,7 +132,7 @@ def _folders(root: Path, notes: list[str]) -> Iterator[tuple[str, Pairs]]:
 
 
 def _check_unclear(root: Path, names: list[str], known: list[str], what: str) -> None:
-    """Refuses names that may be splits."""
+    """Reject names that may be splits."""
     found = unclear(names, known)
     if found:
         raise InputError(
@@ -145,7 +145,7 @@ def _check_unclear(root: Path, names: list[str], known: list[str], what: str) ->
 def _check_splits(
     root: Path, splits: list[tuple[str, Path]], others: list[Path]
 ) -> None:
-    """Refuses folders of splits alongside folders of classes."""
+    """Reject folders of splits mixed with folders of classes."""
     full = [folder.name for folder in others if any(image_files.find(folder))]
     with_classes = {split for split, folder in splits if _subfolders(folder)}
     if full and not ("train" in with_classes and len(with_classes) > 1):
@@ -164,7 +164,7 @@ def _subfolders(folder: Path) -> list[Path]:
 def _classes(
     root: Path, folder: Path, left_out: Counter[str]
 ) -> Iterator[tuple[str, str]]:
-    """Images of a split with their class names; counts files that are left out."""
+    """Yield the images of a split with their class names, and count skipped files."""
     class_folders = _subfolders(folder)
     if not class_folders:
         raise InputError(
@@ -193,7 +193,7 @@ def _classes(
 
 
 def _check_depth(folder: Path, class_folders: list[Path]) -> None:
-    """Refuses class folders that hold folders of splits."""
+    """Reject class folders that contain folders of splits."""
     for path in class_folders:
         below = [inner.name for inner in _subfolders(path)]
         splits = {split for name in below if (split := split_of(name))}
@@ -210,7 +210,7 @@ def _check_depth(folder: Path, class_folders: list[Path]) -> None:
 
 
 def _inner(root: Path, classes: tuple[str, ...]) -> str:
-    """The remedy if the only folder holds the classes."""
+    """Return the remedy if the only folder contains the class folders, else ""."""
     found = [] if root.is_file() else _subfolders(root)
     if len(found) == len(classes) == 1 and len(_subfolders(found[0])) > 1:
         return f". Set data.dir to {found[0]} if its folders are the classes"
@@ -218,7 +218,7 @@ def _inner(root: Path, classes: tuple[str, ...]) -> str:
 
 
 def _check_link(folder: Path) -> None:
-    """Refuses a link to a folder that contains it, with images of all classes."""
+    """Reject a link to one of its parent folders, which has images of all classes."""
     if Path(os.path.realpath(folder.parent)).is_relative_to(os.path.realpath(folder)):
         raise InputError(
             f"data.dir: expected a folder of one class, found {folder}, a link to a "
@@ -280,7 +280,7 @@ def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
             raise InputError(f"{where}: expected PATH<TAB>LABEL, found {line!r}")
         if lines.clean(text) != text:
             raise InputError(f"{where}: expected a label in UTF-8, found {text!r}")
-        # By name alone: links that lead elsewhere are the user's own, as in folders.
+        # Check the path only: links that lead outside are allowed, as in folders.
         if not Path(os.path.abspath(root / path)).is_relative_to(inside):
             raise InputError(f"{where}: expected a path below {root}, found {path!r}")
         if (other := labels.setdefault(os.path.normpath(path), label)) != label:

@@ -1,10 +1,10 @@
-"""The eight GLUE tasks of the paper: columns, classes, and how to prepare them.
+"""The eight GLUE tasks of the paper: columns, classes and preparation.
 
     DATA_DIR/glue/rte/index.json
     DATA_DIR/glue/rte/train.jsonl, validation.jsonl, test.jsonl
 
-from the .tsv files in the archives that https://gluebenchmark.com/tasks links to. The
-columns are those of their header lines.
+The sources are the .tsv files in the archives linked from
+https://gluebenchmark.com/tasks. Column names are those of their header lines.
 """
 
 import functools
@@ -37,18 +37,18 @@ _MNLI = {
 
 @dataclass(frozen=True)
 class GlueTask:
-    """One task.
+    """Files, columns and classes of a task.
 
     Attributes:
-      folder: in the archives.
-      text: column of the text, or of the first of two.
-      text_b: column of the second; empty where there is one.
+      folder: folder in the archives.
+      text: column of the text, or of the first text of a pair.
+      text_b: column of the second text; empty for single texts.
       label: column of the label, which test files lack.
-      classes: names by class id; empty for numbers.
+      classes: class names by id; empty for numeric labels.
       splits: files by split.
-      header: columns of train and dev files that have no first line with them.
-      features: those of tensorflow-datasets that are called otherwise.
-      ragged: whether lines that lost a column are known, and left out.
+      header: columns of train and dev files without a header line.
+      features: tensorflow-datasets' feature names by column, where they differ.
+      ragged: True if some lines are known to lack a column; those are skipped.
     """
 
     folder: str
@@ -105,26 +105,26 @@ TASKS: dict[str, GlueTask] = {
 
 
 def preparer(name: str) -> Callable[..., Path]:
-    """`prepare` of one task."""
+    """Return `prepare` for one task."""
     return functools.partial(prepare, name)
 
 
 def prepare(
     name: str, folder: Path, files: Sequence[Path], say: Callable[[str], None]
 ) -> Path:
-    """Writes one task as training reads it.
+    """Write one task in the format that training reads.
 
     Args:
-      name: of `TASKS`.
-      folder: to be made.
+      name: key of `TASKS`.
+      folder: output folder.
       files: the task's .zip, or a folder with its .tsv files or with the task's folder.
-      say: takes lines on progress.
+      say: function that receives progress lines.
 
     Returns:
       The folder.
 
     Raises:
-      InputError: files that are missing, damaged or others.
+      InputError: files that are missing, corrupt or in an unexpected format.
     """
     task = TASKS[name]
     partial = folder.with_name(folder.name + ".partial")
@@ -159,7 +159,7 @@ def prepare(
 
 
 def _open(task: GlueTask, file: str, sources: Sequence[Path]) -> io.BufferedIOBase:
-    """A file of the task in the first source that has it."""
+    """Open a file of the task in the first source that has it."""
     for source in sources:
         if source.suffix == ".zip":
             found = _open_zip(source, task.folder, file)
@@ -201,7 +201,7 @@ def _rows(
     origin: str,
     say: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
-    """Rows as they are written: ``text``, ``text_b``, ``label``."""
+    """Yield rows in output format: ``text``, ``text_b``, ``label``."""
     columns = list(task.header) if not split.startswith("test") else []
     labelled = not split.startswith("test")
     needed = [c for c in (task.text, task.text_b, task.label * labelled) if c]
@@ -252,11 +252,11 @@ def _label(task: GlueTask, text: str, place: str) -> str | float:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a prepared task.
+    """Read the index of a prepared task.
 
     Raises:
-      InputError: there is none, one that is damaged or of another format, or a file is
-        not there.
+      InputError: the index is missing, corrupt or of an unsupported format, or a file
+        is missing.
     """
     return index_lib.read(
         folder,

@@ -1,4 +1,4 @@
-"""Image files below a folder and their endings. Needs no jax."""
+"""Image files of a folder, and their suffixes. Needs no jax."""
 
 import os
 from collections import Counter
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import features
 
-# Endings of image files and their formats.
+# Image formats by file suffix.
 _FORMAT_OF = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "JPEG"),
     **dict.fromkeys((".png", ".apng"), "PNG"),
@@ -22,19 +22,19 @@ _OPTIONAL = ("WEBP", "AVIF")  # Pillow may be built without them
 
 
 def _is_built(format: str) -> bool:
-    """Tells formats that this Pillow opens."""
+    """Return True if this build of Pillow can open a format."""
     name = format.lower()
     found = name in features.modules and features.check_module(name)
     return bool(found) or format not in _OPTIONAL
 
 
-# What this build of Pillow reads.
+# Formats that this build of Pillow can open.
 FORMATS = tuple(f for f in dict.fromkeys(_FORMAT_OF.values()) if _is_built(f))
 SUFFIXES = tuple(end for end, format in _FORMAT_OF.items() if format in FORMATS)
 
 
 def is_image(name: str) -> bool:
-    """Tells names that end like images and are not hidden."""
+    """Return True for names with an image suffix that are not hidden."""
     return name[0] != "." and name.lower().endswith(SUFFIXES)
 
 
@@ -43,16 +43,16 @@ def _is_system_file(name: str) -> bool:
 
 
 def find(folder: Path, left_out: Counter[str] | None = None) -> Iterator[Path]:
-    """Paths below a folder whose names end like images, in any order.
+    """Find image files below a folder by suffix, in any order.
 
-    Hidden files and folders are left out.
+    Hidden files and folders are skipped.
 
     Args:
-      folder: to search; links to folders are not followed.
-      left_out: gets the number of all other files, and of links, by ending.
+      folder: folder to search; links to folders are not followed.
+      left_out: counter of all skipped files and links, by suffix; updated in place.
 
     Raises:
-      OSError: a folder that cannot be read.
+      OSError: an unreadable folder.
     """
     left_out = Counter() if left_out is None else left_out
     waiting = [folder]
@@ -71,35 +71,35 @@ def find(folder: Path, left_out: Counter[str] | None = None) -> Iterator[Path]:
 
 
 def _not_a_file(entry: os.DirEntry[str]) -> str:
-    """The kind of an entry that is no file. Regular files need no call of stat."""
+    """Return the type of a non-file entry, else ""; calls no stat for regular files."""
     try:
         if entry.is_file():
             return ""
         if not entry.is_symlink():
             return "pipes, sockets or devices"
         return "links to folders" if entry.is_dir() else "broken links"
-    except OSError:  # a link to itself, or into a folder that cannot be read
+    except OSError:  # a link to itself, or into an unreadable folder
         return "broken links"
 
 
 def left_out_line(root: Path, left_out: Counter[str]) -> str:
-    """Report files that are left out.
+    """Return a note about skipped files.
 
     Args:
       root: folder that was searched.
-      left_out: number of files by ending or place.
+      left_out: number of files by suffix or location.
     """
     counts = ", ".join(f"{n} {what}" for what, n in sorted(left_out.items()))
     return f"{root}: {left_out.total()} files are not read: {counts}"
 
 
 def listed_path(root: Path, name: str) -> str:
-    """A path from a list, without white space at its ends unless it exists with it.
+    """Strip white space from a listed path, unless the path exists with it.
 
     Args:
       root: folder that the path is relative to.
-      name: the path as it is in the list.
+      name: path as written in the list.
     """
     stripped = name.strip()
-    # os.path.isfile is false for names that the system refuses; Path.is_file raises.
+    # os.path.isfile returns False for invalid names, for which Path.is_file raises.
     return name if name != stripped and os.path.isfile(root / name) else stripped

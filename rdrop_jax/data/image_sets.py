@@ -1,4 +1,4 @@
-"""Image datasets by name: where they are, their splits and classes. Needs no jax."""
+"""Image datasets by name: location, splits and classes. Needs no jax."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 from rdrop_jax.runtime import workdir as workdir_lib
 
-# Prepared by rdrop_jax.prepare, and what it is prepared from.
+# Datasets of rdrop_jax.prepare and their sources.
 PREPARED = {
     "cifar100": "cifar-100-python.tar.gz",
     "imagenet2012": "ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar "
@@ -25,13 +25,13 @@ PREPARED = {
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A dataset that is there.
+    """An image dataset on disk.
 
     Attributes:
-      splits: those that it has by itself, read when called.
-      classes: names by class id; empty where it has none.
+      splits: functions that read the dataset's own splits, by name.
+      classes: class names by id; empty if unnamed.
       provenance: checksums, for result.json.
-      notes: a line on files that are left out.
+      notes: messages about skipped files.
     """
 
     splits: Mapping[str, Callable[[], ImageRows]]
@@ -41,16 +41,16 @@ class ImageSet:
 
 
 def find(data: ConfigDict) -> ImageSet:
-    """The dataset that a config names.
+    """Find the dataset that a config names.
 
     Args:
       data: the config's ``data``.
 
     Returns:
-      The dataset, nothing of it read but names and indices.
+      The dataset, of which only names and indices are read.
 
     Raises:
-      InputError: it is not there; says how to prepare it.
+      InputError: not prepared; the message explains how to prepare it.
     """
     if data.name == "digits":
         sources.digits_file()
@@ -86,10 +86,10 @@ def find(data: ConfigDict) -> ImageSet:
 
 
 def own_splits(recorded: Mapping[str, str]) -> frozenset[str]:
-    """Splits that a run read from separate images.
+    """Return the splits that a run read from separate images.
 
     Args:
-      recorded: names to checksums of the data of a run.
+      recorded: checksums of a run's data by name.
 
     Example:
       >>> sorted(own_splits({"train": "8 files", "test": "2 files"}))
@@ -110,20 +110,20 @@ def open_split(
     name: str,
     recorded: Mapping[str, str] | None = None,
 ) -> ImageRows:
-    """A split, cut from the training rows where the dataset has none.
+    """Read a split, held out of the training rows if the dataset does not have it.
 
     Args:
       found: the dataset.
       data: the config's ``data``.
       name: "train", "validation" or "test".
-      recorded: names to checksums of the data of a run. Its separate splits are not cut
-        from training images, and no split is cut from images that have changed.
+      recorded: checksums of a run's data by name. Its separate splits are not held out
+        of training images, and no split is held out of images that have changed.
 
     Returns:
-      Its rows.
+      The rows of the split.
 
     Raises:
-      InputError: neither the split is there nor the training images to cut it from.
+      InputError: the split and the training images to hold it out of are both missing.
     """
     recorded = recorded or {}
     own = own_splits(recorded)
@@ -151,7 +151,7 @@ def open_split(
 
 
 def notes(found: ImageSet, data: ConfigDict) -> tuple[str, ...]:
-    """A line for each split that is held out of the training images."""
+    """Return a note for each split that is held out of the training images."""
     missing = [s for s in ("validation", "test") if s not in found.splits]
     return tuple(
         f"{s}: {len(open_split(found, data, s))} rows held out of the training images"
@@ -160,7 +160,7 @@ def notes(found: ImageSet, data: ConfigDict) -> tuple[str, ...]:
 
 
 def _call(make: Callable[..., ImageRows], *args: object) -> Callable[[], ImageRows]:
-    """Read once, however many splits are cut from it."""
+    """Return a cached function, so that splits held out of one source read it once."""
     return functools.cache(lambda: make(*args))
 
 
@@ -208,7 +208,7 @@ def _catalogue(data: ConfigDict) -> ImageSet:
 
 
 def _listing(rows: folder.Files) -> str:
-    """Checksum of the names and labels of image files."""
+    """Return the number and a checksum of the names and labels of image files."""
 
     def lines() -> Iterator[bytes]:
         for path, label in zip(rows.paths, rows.labels, strict=True):

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012) from its archives, the JPEG files kept as they are."""
+"""ImageNet (ILSVRC 2012) from its archives, with unmodified JPEG files."""
 
 import io
 import re
@@ -10,14 +10,14 @@ from rdrop_jax.data import archives, prepared
 from rdrop_jax.errors import InputError
 
 _SITE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php (an account)"
-_LIMIT = 2**25  # bytes per image; the largest has 16 MB
+_LIMIT = 2**25  # bytes per image; the largest is 16 MB
 _META = "meta.mat"
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the archives must hold.
+    """Expected contents of the archives.
 
     Attributes:
       train, validation, devkit: the archives.
@@ -54,15 +54,15 @@ def prepare(
     expected: Expected = IMAGENET2012,
     shard: int = 10_000,
 ) -> Path:
-    """Writes train and the official validation set, here called test.
+    """Write the training set and the official validation set, here called test.
 
-    Class ids follow the sorted WordNet ids, as everywhere else. Only headers of the
-    archives are read to find one's place, so that a restart costs minutes.
+    Class ids follow the sorted WordNet ids, as is usual. A resumed write reads only the
+    archive headers to find its position, which takes minutes.
 
     Args:
-      folder: where the prepared dataset will stand.
-      files: the archives, or folders that hold them.
-      say: takes lines on progress.
+      folder: output folder.
+      files: the archives, or folders that contain them.
+      say: function that receives progress lines.
       expected: counts and checksums.
       shard: images per file.
 
@@ -70,7 +70,7 @@ def prepare(
       The folder.
 
     Raises:
-      InputError: other archives than the published ones.
+      InputError: an archive differs from the published one.
     """
     sources = (expected.train, expected.validation, expected.devkit)
     paths = archives.locate(sources, files)
@@ -91,7 +91,7 @@ def prepare(
 
 
 def _train(path: Path, ids: dict[str, int], start: int) -> Iterator[bytes]:
-    """Records from row ``start`` on, class after class."""
+    """Yield records starting at row ``start``, grouped by class."""
     row = 0
     with archives.open_tar(path) as outer:
         for entry in archives.members(outer, str(path)):
@@ -110,7 +110,7 @@ def _train(path: Path, ids: dict[str, int], start: int) -> Iterator[bytes]:
 
 
 def _test(path: Path, truth: list[int], start: int) -> Iterator[bytes]:
-    """Records from row ``start`` on, in the order of the archive."""
+    """Yield records starting at row ``start``, in the order of the archive."""
     row = 0
     with archives.open_tar(path) as archive:
         for member in archives.members(archive, str(path)):
@@ -156,7 +156,7 @@ def _devkit(path: Path, expected: Expected) -> _Devkit:
 
 
 def _classes(content: bytes, path: Path) -> dict[int, tuple[str, str]]:
-    """The leaves of the synset table: id to (WordNet id, first names)."""
+    """Read the leaves of the synset table: id to (WordNet id, names)."""
     import scipy.io
 
     try:

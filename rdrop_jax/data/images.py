@@ -1,4 +1,4 @@
-"""Image transforms in PIL and numpy; what is random depends on the rng alone."""
+"""Image transforms in PIL and numpy; randomness comes only from the given rng."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ def normalize(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Float[np.ndarray, "height width channels"]:
-    """Pixels from 0..255 to [0, 1], then ``(x - mean) / std`` per channel."""
+    """Scale pixels from 0..255 to [0, 1], then ``(x - mean) / std`` per channel."""
     x = image.astype(np.float32)
     x /= np.float32(255)
     x -= np.asarray(mean, np.float32)
@@ -35,10 +35,10 @@ def normalize(
 
 
 def check(data: ConfigDict) -> None:
-    """Checks the fields that transforms take.
+    """Check the config fields of the transforms.
 
     Raises:
-      InputError: names the field.
+      InputError: an invalid field.
     """
     least, most = data.crop_area
     channels = (1, data.channels)
@@ -71,16 +71,16 @@ def check(data: ConfigDict) -> None:
 def make_train_transform(
     data: ConfigDict,
 ) -> Callable[[Picture, np.random.Generator], Float[np.ndarray, "size size channels"]]:
-    """What a training image goes through.
+    """Build the training transform.
 
-    In this order: crop (``data.crop``) to ``data.image_size``, flip, RandAugment,
-    shift, normalisation.
+    Steps, in order: crop (``data.crop``) to ``data.image_size``, flip, RandAugment,
+    shift, normalization.
 
     Args:
       data: the config's ``data``.
 
     Returns:
-      ``(image, rng) -> pixels``, a pure function.
+      Pure function ``(image, rng) -> pixels``.
     """
     size, filter = data.image_size, INTERPOLATIONS[data.interpolation]
 
@@ -106,16 +106,16 @@ def make_train_transform(
 def make_eval_transform(
     data: ConfigDict,
 ) -> Callable[[Picture], Float[np.ndarray, "size size channels"]]:
-    """What an image goes through to be scored.
+    """Build the evaluation transform.
 
-    With ``data.eval_crop`` 0 the whole image is squeezed into a square; else the middle
-    square, that part of the shorter side wide, is resized.
+    With ``data.eval_crop`` 0 the full image is resized to a square. Otherwise a central
+    square is resized, whose side is that fraction of the shorter side.
 
     Args:
       data: the config's ``data``.
 
     Returns:
-      ``image -> pixels``.
+      Function ``image -> pixels``.
     """
     size, filter = data.image_size, INTERPOLATIONS[data.interpolation]
 
@@ -130,7 +130,7 @@ def make_eval_transform(
 
 
 def picture(image: Picture) -> Image.Image:
-    """As a PIL image."""
+    """Convert to a PIL image."""
     if isinstance(image, Image.Image):
         return image
     grey = image.shape[-1] == 1
@@ -138,7 +138,7 @@ def picture(image: Picture) -> Image.Image:
 
 
 def pixels(image: Picture) -> np.ndarray:
-    """As an array [height, width, channels]."""
+    """Convert to an array [height, width, channels]."""
     if isinstance(image, np.ndarray):
         return image
     array = np.asarray(image)
@@ -146,14 +146,14 @@ def pixels(image: Picture) -> np.ndarray:
 
 
 def _extent(image: Picture) -> tuple[int, int]:
-    """Width and height."""
+    """Return width and height."""
     if isinstance(image, np.ndarray):
         return image.shape[1], image.shape[0]
     return image.size
 
 
 def squeeze(image: Picture, size: int, filter: Image.Resampling) -> Picture:
-    """The whole image as a square, without regard to its proportions."""
+    """Resize the full image to a square, ignoring its aspect ratio."""
     if _extent(image) == (size, size):
         return image
     return picture(image).resize((size, size), filter)
@@ -162,7 +162,7 @@ def squeeze(image: Picture, size: int, filter: Image.Resampling) -> Picture:
 def central_crop(
     image: Picture, size: int, part: float, filter: Image.Resampling
 ) -> Picture:
-    """The middle square, ``part`` of the shorter side wide, as ``size`` pixels."""
+    """Resize the central square, of side ``part * min(width, height)``, to ``size``."""
     width, height = _extent(image)
     if part == 1 and width == height == size:
         return image
@@ -180,18 +180,18 @@ def random_resized_crop(
     ratio: tuple[float, float],
     filter: Image.Resampling,
 ) -> Picture:
-    """A random part of an image, stretched to a square (Szegedy et al., 2015).
+    """Crop a random part of an image and resize it to a square (Szegedy et al., 2015).
 
     Args:
       image: the image.
       size: pixels per side of the result.
-      rng: draws the part.
-      area: least and largest part of the image's area, uniform.
-      ratio: least and largest width by height, log-uniform.
-      filter: how pixels are interpolated.
+      rng: random generator.
+      area: minimum and maximum fraction of the image's area, sampled uniformly.
+      ratio: minimum and maximum width / height, sampled log-uniformly.
+      filter: interpolation filter.
 
     Returns:
-      The part; after ten draws that do not fit, the largest middle one that does.
+      The crop; after ten draws that do not fit, the largest central crop that fits.
     """
     width, height = _extent(image)
     for _ in range(_TRIES):
@@ -215,7 +215,7 @@ def pad_crop(
     margin: int,
     rng: np.random.Generator,
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Zeros around an image, then a random part of the old size (He et al., 2016)."""
+    """Pad with zeros, then crop randomly to the original size (He et al., 2016)."""
     height, width, _ = image.shape
     padded = np.pad(image, ((margin, margin), (margin, margin), (0, 0)))
     top, left = rng.integers(2 * margin + 1, size=2)
@@ -227,15 +227,15 @@ def random_shift(
     pixels: float,
     rng: np.random.Generator,
 ) -> Num[np.ndarray, "height width channels"]:
-    """Moves an image by up to ``pixels`` along each side, fractions interpolated.
+    """Shift an image by up to ``pixels`` along each axis, with linear interpolation.
 
     Args:
       image: pixels from 0 to 255.
-      pixels: largest move; what is uncovered becomes 0.
-      rng: draws the move.
+      pixels: maximum shift; uncovered pixels become 0.
+      rng: random generator.
 
     Returns:
-      The moved image; the image itself where ``pixels`` is 0.
+      The shifted image, or the image itself if ``pixels`` is 0.
     """
     if pixels == 0:
         return image

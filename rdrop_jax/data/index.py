@@ -1,4 +1,4 @@
-"""index.json of a prepared dataset, and whether the files that it names are there."""
+"""Reading index.json of a prepared dataset, and checking the files that it names."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,19 +13,19 @@ FORMAT = 1
 def read(
     folder: Path, sizes: Callable[[dict[str, Any]], Mapping[str, int]]
 ) -> dict[str, Any]:
-    """The index of a prepared dataset.
+    """Read the index of a prepared dataset.
 
     Args:
-      folder: of the dataset.
-      sizes: index to the bytes of each file that has to be there; looks up all fields
-        that the index must have.
+      folder: folder of the dataset.
+      sizes: function from the index to the bytes of each required file. It must look up
+        all required fields of the index.
 
     Returns:
       The index.
 
     Raises:
-      InputError: there is none, one that is damaged or of another format, or a file is
-        not there.
+      InputError: the index is missing, corrupt or of an unsupported format, or a file
+        is missing.
     """
     path = folder / "index.json"
     index = read_json(path)
@@ -50,7 +50,7 @@ def read(
 
 
 def size_of(path: Path) -> int | None:
-    """Return the bytes of a file; None if it is absent or its name is none."""
+    """Return the bytes of a file; None if it is missing or its name is invalid."""
     try:
         return path.stat().st_size if path.is_file() else None
     except (OSError, ValueError):

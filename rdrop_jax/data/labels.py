@@ -1,4 +1,4 @@
-"""Class names: one normal form for training, evaluation and prediction."""
+"""Normalization of class names for training, evaluation and prediction."""
 
 import math
 import unicodedata
@@ -10,16 +10,16 @@ from rdrop_jax.errors import InputError
 
 
 def is_missing(label: Any) -> bool:
-    """Tells labelled from unlabelled: None, blank text and NaN are no label."""
+    """Return True for a missing label: None, blank text or NaN."""
     if isinstance(label, str):
         return not label.strip()
     return label is None or (isinstance(label, float) and math.isnan(label))
 
 
 def normal(name: str) -> str:
-    """A name in its normal form: NFC, without white space at its ends.
+    """Normalize a name to NFC and strip white space.
 
-    U+FFFD replaces lone surrogates, which are bytes of a file name that are not UTF-8.
+    U+FFFD replaces lone surrogates, which represent non-UTF-8 bytes of a file name.
 
     Example:
       >>> normal(" cat ")
@@ -29,18 +29,18 @@ def normal(name: str) -> str:
 
 
 def class_name(label: Any, place: str) -> str:
-    """A class name in its normal form (`normal`).
+    """Normalize a label to a class name (see `normal`).
 
     Args:
-      label: text, an integer, true or false, or a float without a fraction, as pandas
-        writes integers of a column that lacks some.
-      place: name of the row in messages.
+      label: text, integer, boolean, or a float without a fraction, as pandas writes
+        integers of a column with missing values.
+      place: name of the row in error messages.
 
     Returns:
-      The name.
+      The class name.
 
     Raises:
-      InputError: a number with a fraction, or neither a text nor a number.
+      InputError: a number with a fraction, or neither text nor a number.
 
     Example:
       >>> class_name(" good ", "line 1"), class_name(1.0, "line 2")
@@ -61,10 +61,10 @@ def class_name(label: Any, place: str) -> str:
 
 
 def class_ids(classes: Sequence[str]) -> dict[str, int]:
-    """Class ids by name in its normal form.
+    """Map normalized class names to ids.
 
     Raises:
-      InputError: two names with one normal form.
+      InputError: two names that are equal after normalization.
     """
     ids: dict[str, int] = {}
     for i, name in enumerate(classes):

@@ -1,4 +1,4 @@
-"""Lines of UTF-8 text from files, gzipped or not, and from streams. Needs no jax."""
+"""Lines of UTF-8 text from plain and gzipped files and from streams. Needs no jax."""
 
 import gzip
 import json
@@ -11,27 +11,26 @@ from typing import Any
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
 
-# Bytes of the longest line.
+# Maximum number of bytes in a line.
 LONGEST = 64 * 2**20
-# A gzip file may unpack to this many bytes, plus its size times the ratio.
+# Limit of decompressed bytes: this constant plus compressed size times the ratio.
 _UNPACKED, _RATIO = 64 * 2**20, 250
 _LONE = re.compile("[\ud800-\udfff]")
 
 
 def read(path: Path, *, names: bool = False) -> Iterator[str]:
-    """Lines of a text file, gunzipped if its name ends in .gz, without their ends.
+    """Read the lines of a text file, without line ends; decompress .gz files.
 
-    Only newlines separate lines: U+2028, U+0085 and form feeds stay inside.
+    Only newlines separate lines; U+2028, U+0085 and form feeds do not.
 
     Args:
-      path: of the file.
-      names: the lines hold file names. Bytes that are not UTF-8 become lone surrogates,
-        as in paths of Python.
+      path: path of the file.
+      names: True if lines contain file names. Bytes that are not UTF-8 then become lone
+        surrogates, as in Python's paths.
 
     Raises:
-      InputError: a file that cannot be read or is damaged, a git-lfs pointer, a line
-        that is not UTF-8 or too long, or a gzip file that unpacks to far more than text
-        does.
+      InputError: an unreadable or corrupt file, a git-lfs pointer, a line that is not
+        UTF-8 or too long, or a gzip file with an implausible compression ratio.
     """
     lfs.check(path)
     zipped = path.suffix.lower() == ".gz"
@@ -45,21 +44,21 @@ def read(path: Path, *, names: bool = False) -> Iterator[str]:
 
 
 def unpacked_limit(path: Path) -> int:
-    """Return the bytes that a compressed file may unpack to.
+    """Return the maximum decompressed size of a compressed file, in bytes.
 
     Raises:
-      OSError: no such file.
+      OSError: the file is missing.
     """
     return _UNPACKED + _RATIO * path.stat().st_size
 
 
 def check_unpacked(size: int, path: Path, where: str) -> None:
-    """Refuse content that takes far more bytes than compressed text does.
+    """Reject content that is much larger than compressed text decompresses to.
 
     Args:
       size: bytes of the content so far.
-      path: compressed file.
-      where: name of the place in messages.
+      path: path of the compressed file.
+      where: name of the content in error messages.
 
     Raises:
       InputError: more bytes than `unpacked_limit`.
@@ -74,17 +73,17 @@ def check_unpacked(size: int, path: Path, where: str) -> None:
 def decoded(
     file: Iterable[bytes], origin: str, most: int | None = None, *, names: bool = False
 ) -> Iterator[str]:
-    """Lines of an open file as text, without their ends.
+    """Decode the lines of an open file, without line ends.
 
     Args:
-      file: open for bytes, or lines of bytes; the first may begin with a byte order
+      file: binary file, or lines of bytes; the first may begin with a byte order
         mark.
-      origin: name of the file in messages.
-      most: bytes that the lines may have together; None sets no limit.
-      names: as `read` takes it.
+      origin: name of the file in error messages.
+      most: maximum total bytes; None sets no limit.
+      names: see `read`.
 
     Raises:
-      InputError: names a line that is not UTF-8 or too long.
+      InputError: a line that is not UTF-8 or too long; the message names it.
     """
     total, errors = 0, "surrogateescape" if names else "strict"
     for number, line in enumerate(_split(file), 1):
@@ -113,7 +112,7 @@ def decoded(
 
 
 def _split(file: Iterable[bytes]) -> Iterator[bytes]:
-    """Lines, read no further than the limit allows."""
+    """Yield lines, reading at most `LONGEST` + 1 bytes at a time."""
     readline = getattr(file, "readline", None)
     if readline is None:
         yield from file
@@ -137,9 +136,9 @@ def _check_encoding(line: bytes, where: str, first: bool) -> None:
 
 
 def clean(text: str) -> str:
-    """A text in which U+FFFD replaces every lone surrogate.
+    """Replace every lone surrogate in a text with U+FFFD.
 
-    JSON allows half of a surrogate pair, which UTF-8 and tokenizers do not.
+    JSON allows lone surrogates; UTF-8 and tokenizers do not.
 
     Example:
       >>> clean("cut " + chr(0xD83D))
@@ -151,7 +150,7 @@ def clean(text: str) -> str:
 
 
 def clean_value(value: Any) -> Any:
-    """A JSON value with `clean` applied to every text in it."""
+    """Apply `clean` to every text in a JSON value."""
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list | tuple):
@@ -162,14 +161,14 @@ def clean_value(value: Any) -> Any:
 
 
 def parse_json(line: str, where: str) -> Any:
-    """The JSON value of a line, its texts cleaned.
+    """Parse the JSON value of a line and clean its texts.
 
     Args:
-      line: text.
-      where: name of the line in messages.
+      line: text of the line.
+      where: name of the line in error messages.
 
     Raises:
-      InputError: no JSON, a key that an object has twice, or nesting that is too deep.
+      InputError: invalid JSON, a duplicate key, or too deep nesting.
     """
     try:
         return clean_value(
@@ -200,10 +199,10 @@ def _unique_pairs(pairs: list[tuple[str, Any]], where: str) -> dict[str, Any]:
 
 
 def check_unique(columns: list[str], where: str) -> None:
-    """Refuses columns of one name.
+    """Reject duplicate column names.
 
     Raises:
-      InputError: names the column.
+      InputError: a duplicate column.
     """
     twice = next((c for c in columns if columns.count(c) > 1), None)
     if twice is not None:
@@ -214,11 +213,11 @@ def check_unique(columns: list[str], where: str) -> None:
 
 
 def place(origin: str, number: int) -> str:
-    """Name of a line in messages; the first is 1."""
+    """Return the name of a line in error messages; line numbers start at 1."""
     return f"{origin}, line {number}"
 
 
 def placed(lines: Iterable[str], origin: str) -> Iterator[tuple[str, str]]:
-    """``(place, line)`` of every line."""
+    """Yield ``(place, line)`` for every line."""
     for number, line in enumerate(lines, 1):
         yield place(origin, number), line

@@ -1,4 +1,4 @@
-"""Moses tokenisation by sacremoses, and the cleaning of parallel corpora."""
+"""Moses tokenization with sacremoses, and cleaning of parallel corpora."""
 
 import importlib.util
 import unicodedata
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 
 from rdrop_jax.errors import InputError
 
-# Written without spaces between words: Moses leaves them alone.
+# Languages written without spaces, to which Moses is not applied.
 UNSPACED = ("zh", "ja")
 
 
 def check(field: str) -> None:
-    """Raises `InputError` where sacremoses is not installed."""
+    """Raise an `InputError` if sacremoses is not installed."""
     if importlib.util.find_spec("sacremoses") is None:
         raise InputError(
             f"{field}: expected the package sacremoses, found none; pip install "
@@ -20,16 +20,17 @@ def check(field: str) -> None:
 
 
 def make_tokenize(language: str, *, lowercase: bool = False) -> Callable[[str], str]:
-    """Text to words with single spaces between them, as tokenizer.perl, no escapes.
+    """Build a tokenizer that matches tokenizer.perl without escaping.
 
-    Curly apostrophes become straight ones, as in fairseq's prepare-iwslt14.sh.
+    Words are separated by single spaces. Curly apostrophes become straight, as in
+    fairseq's prepare-iwslt14.sh.
 
     Args:
-      language: two letters.
-      lowercase: lower-case too.
+      language: two-letter language code.
+      lowercase: True also lower-cases the text.
 
     Returns:
-      ``text -> text``.
+      Function ``text -> text``.
     """
     if language in UNSPACED:
         return lambda text: _spaced(text.lower() if lowercase else text)
@@ -45,7 +46,7 @@ def make_tokenize(language: str, *, lowercase: bool = False) -> Callable[[str], 
 
 
 def make_detokenize(language: str) -> Callable[[str], str]:
-    """The inverse of `make_tokenize`, as far as there is one."""
+    """Build an approximate inverse of `make_tokenize`."""
     if language in UNSPACED:
         return lambda text: text
     from sacremoses import MosesDetokenizer
@@ -55,7 +56,7 @@ def make_detokenize(language: str) -> Callable[[str], str]:
 
 
 def _spaced(text: str) -> str:
-    """Single spaces, straight apostrophes, and nothing that does not print."""
+    """Normalize spaces and apostrophes and remove control characters."""
     text = text.replace("\u2019", "'")
     shown = (c if unicodedata.category(c)[0] != "C" else " " for c in text)
     return " ".join("".join(shown).split())
@@ -68,17 +69,17 @@ def clean(
     longest: int = 175,
     ratio: float = 1.5,
 ) -> Iterator[tuple[str, str]]:
-    """Pairs of 1 to ``longest`` words whose lengths are alike, as clean-corpus-n.perl.
+    """Filter pairs by length and length ratio, as clean-corpus-n.perl does.
 
     Args:
-      pairs: tokenised.
-      languages: of both sides. Where one has no spaces between words its characters
-        count as words, and the ratio, which would mean nothing, is not looked at.
-      longest: most words on a side.
-      ratio: how many times as long one side may be as the other.
+      pairs: tokenized pairs.
+      languages: source and target language. In a language without spaces, characters
+        count as words. The ratio is ignored if only one of the two has spaces.
+      longest: maximum number of words per side.
+      ratio: maximum ratio of the longer to the shorter side.
 
     Yields:
-      Those that stay.
+      Pairs that pass the filter.
     """
     counts = [len if language in UNSPACED else _words for language in languages]
     for pair in pairs:

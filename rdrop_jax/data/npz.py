@@ -11,20 +11,20 @@ from rdrop_jax.data.sources import Images
 from rdrop_jax.data.split_names import SPLITS, split_of, splits_in
 from rdrop_jax.errors import InputError
 
-# Read anywhere in a name, as in my_train.npz and mytrain.npz.
+# Matched anywhere in a name, such as my_train.npz and mytrain.npz.
 _INSIDE = {"train": ("train",), "validation": ("val",), "test": ("test",)}
 _NAMES = (("x", "y"), ("image", "label"), ("images", "labels"))
 
 
 def find(root: Path, *, training: bool = True) -> dict[str, Path]:
-    """Splits of a folder with one ``*SPLIT*.npz`` each, or of one file.
+    """Find the splits of a folder with one ``*SPLIT*.npz`` each, or of a single file.
 
     Args:
-      root: the folder, or the file.
-      training: refuse a folder without training images.
+      root: the folder or the file.
+      training: require training images.
 
     Raises:
-      InputError: none to train on, two for one split, or one for two.
+      InputError: no training file, two files for one split, or one file for two splits.
     """
     if root.is_file():
         return {"train": root}
@@ -45,7 +45,7 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
         )
     for split, path in found.items():
         others = [name for name in found if name != split and found[name] == path]
-        if others:  # as latest_train.npz or trainval.npz: its rows would be in both
+        if others:  # such as trainval.npz: its rows would be in both splits
             raise InputError(
                 f"data.dir: expected a file of its own for {split}, found {path}, "
                 f"whose name says {' and '.join(others)} too"
@@ -54,7 +54,7 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
 
 
 def notes(root: Path) -> tuple[str, ...]:
-    """A line on the .npz files of a folder that are no split, if there are any."""
+    """Return a note on the .npz files of a folder that are not splits, if any."""
     if root.is_file():
         return ()
     rest = [path.name for path in _files(root) if not splits_of(path.stem)]
@@ -67,7 +67,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def splits_of(stem: str) -> set[str]:
-    """The splits that a file's name contains, as a word or in words."""
+    """Return the splits whose names a file name contains, as words or inside words."""
     inside = {
         split
         for split, words in _INSIDE.items()
@@ -78,17 +78,17 @@ def splits_of(stem: str) -> set[str]:
 
 
 def load(path: Path) -> Images:
-    """Images and class ids of a file.
+    """Load the images and class ids of a file.
 
     Args:
       path: .npz with x (uint8 [rows, height, width] or [..., channels]) and y (integers
-        [rows]), or the same under image and label; nothing in it is unpickled.
+        [rows]), or image and label instead of x and y; nothing is unpickled.
 
     Returns:
       All rows.
 
     Raises:
-      InputError: other arrays, or a file that cannot be read.
+      InputError: unexpected arrays, or an unreadable file.
     """
     arrays = npz_headers.load(path)
     if {"indices", "indptr", "shape"} <= arrays.keys():
@@ -127,10 +127,10 @@ def load(path: Path) -> Images:
 
 
 def classes(path: Path) -> tuple[str, ...]:
-    """Class names in their normal form, from the array ``classes`` if it is there.
+    """Return normalized class names from the array ``classes``, if present.
 
     Raises:
-      InputError: a name twice, or a file that cannot be read.
+      InputError: a duplicate name, or an unreadable file.
     """
     names = npz_headers.load(path, ("classes",)).get("classes", np.zeros(0, str))
     if names.dtype.kind == "S":  # bytes of UTF-8

@@ -1,4 +1,4 @@
-"""Arrays of .npz files: headers are checked before any array is read."""
+"""Arrays of .npz files, read after their headers are validated."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ import numpy as np
 from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs, memory
 
-# Errors that zipfile and numpy raise over a damaged file.
+# Errors that zipfile and numpy raise for a corrupt file.
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -33,22 +33,22 @@ DAMAGE = (
     SyntaxError,
     tokenize.TokenError,
 )
-# Numpy stores bfloat16 as two bytes without a type.
+# Numpy stores bfloat16 as untyped two-byte values.
 _BFLOAT16 = np.dtype("V2")
-# Trained weights and photographs compress less than this; zeros alone go further.
+# Weights and photographs compress less than this; only zeros compress more.
 _MAX_RATIO, _SMALL = 100, 2**26
 
 
 def check(path: Path, field: str = "") -> None:
-    """Compare the headers of an .npz file with sizes and with free memory.
+    """Check the headers of an .npz file against file sizes and free memory.
 
     Args:
-      path: of the file.
-      field: of the config, for messages.
+      path: path of the file.
+      field: config field for error messages.
 
     Raises:
-      InputError: no arrays, pickled objects, unknown types, sizes that disagree, or
-        more bytes than are free.
+      InputError: no arrays, pickled objects, unknown types, inconsistent sizes, or too
+        little memory.
     """
     what = f"{field}: {path}" if field else str(path)
     with zipfile.ZipFile(path) as archive:
@@ -94,7 +94,7 @@ def _check_header(file: IO[bytes] | io.BufferedIOBase, size: int, what: str) -> 
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of a checked file, two bytes without a type as bfloat16."""
+    """Read the arrays of a checked file, with untyped two-byte values as bfloat16."""
     with np.load(path, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     return {
@@ -107,11 +107,11 @@ def load(path: Path, only: tuple[str, ...] | None = None) -> dict[str, np.ndarra
     """Read arrays of an .npz file.
 
     Args:
-      path: of the file; nothing in it is unpickled.
+      path: path of the file; nothing is unpickled.
       only: names of the arrays; None reads all.
 
     Raises:
-      InputError: a file that is damaged or cannot be read.
+      InputError: a corrupt or unreadable file.
     """
     lfs.check(path)
     with _explained(path, ".npz file of plain arrays"):
@@ -125,7 +125,7 @@ def load_array(path: Path) -> np.ndarray:
     """Read the array of an .npy file.
 
     Raises:
-      InputError: a file that is damaged or cannot be read.
+      InputError: a corrupt or unreadable file.
     """
     lfs.check(path)
     with _explained(path, ".npy file of one plain array"):
@@ -139,7 +139,7 @@ def load_array(path: Path) -> np.ndarray:
 
 @contextlib.contextmanager
 def _explained(path: Path, expected: str) -> Iterator[None]:
-    """Turn the errors of a damaged file into an `InputError`."""
+    """Convert the errors of a corrupt file to an `InputError`."""
     try:
         yield
     except InputError:

@@ -1,4 +1,4 @@
-"""Parallel corpora by name: where they are and which splits they have. Needs no jax."""
+"""Parallel corpora by name: location and splits. Needs no jax."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,19 +13,19 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import seal
 
 SPLITS = ("train", "validation", "test")
-# Held out where a corpus of files has no such split.
+# Default number of pairs to hold out for a split without a file.
 HELD_OUT = 1000
 
 
 @dataclass(frozen=True)
 class PairSet:
-    """A corpus that is there.
+    """A parallel corpus on disk.
 
     Attributes:
-      splits: read when called.
+      splits: functions that read a split, by name.
       provenance: checksums, for result.json.
-      check: raises an `InputError` if a file that training reads is missing.
-      held_out: splits that are held out of the training files.
+      check: function that raises an `InputError` if a training file is missing.
+      held_out: names of the splits that are held out of the training files.
       train: checksums of the training files.
     """
 
@@ -37,16 +37,16 @@ class PairSet:
 
 
 def find(data: ConfigDict) -> PairSet:
-    """The corpus that a config names.
+    """Find the corpus that a config names.
 
     Args:
       data: the config's ``data``.
 
     Returns:
-      The corpus, nothing of it read but its index.
+      The corpus, of which only the index is read.
 
     Raises:
-      InputError: it is not there; says how to prepare it.
+      InputError: not prepared; the message explains how to prepare it.
     """
     if data.name == "cldr_names":
         return _cldr(data)
@@ -79,11 +79,11 @@ def _cldr(data: ConfigDict) -> PairSet:
 
 
 def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
-    """The user's own files.
+    """Find the user's files.
 
     Args:
       data: the config's ``data``.
-      endings: of the names of two text files, of sources and of targets.
+      endings: file name endings of source and target text files.
 
     Returns:
       The pairs; splits without files are held out of training.
@@ -145,7 +145,7 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
 
 
 def form(data: ConfigDict, prepared: Sequence[str] = prepared_text.NAMES) -> Form:
-    """Form of the texts of a run, for prediction.
+    """Return the text normalization of a run, for prediction.
 
     Args:
       data: the config's ``data``.
@@ -157,14 +157,14 @@ def form(data: ConfigDict, prepared: Sequence[str] = prepared_text.NAMES) -> For
 
 
 def held_out(pairs: int, sizes: Mapping[str, float | None]) -> dict[str, int]:
-    """Numbers of training pairs to hold out.
+    """Compute the number of training pairs to hold out for each split.
 
     Args:
       pairs: number of all training pairs.
-      sizes: split to a share below 1 or a number; None takes 1,000, at most a tenth.
+      sizes: fraction below 1 or number by split; None is 1,000, at most a tenth.
 
     Raises:
-      InputError: a split without pairs, or none left to train on.
+      InputError: a split is empty, or no training pairs are left.
     """
     found: dict[str, int] = {}
     for split, size in sizes.items():
@@ -183,20 +183,20 @@ def held_out(pairs: int, sizes: Mapping[str, float | None]) -> dict[str, int]:
 
 
 def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
-    """A config without the default file names of validation and test that are missing.
+    """Remove default validation and test files from a config if they are missing.
 
-    Their pairs are held out of the training pairs then. The workdir keeps the result,
-    so that files which appear or vanish later change no split.
+    Their pairs are then held out of the training pairs. The workdir stores the result,
+    so that files added or removed later do not change the splits.
 
     Args:
-      config: of translation or summarization.
-      defaults: split to the name of its file in the preset.
+      config: config of a translation or summarization run.
+      defaults: file name in the preset, by split.
 
     Returns:
-      A locked copy; the config itself if there is nothing to change.
+      A locked copy, or the config itself if nothing changes.
 
     Raises:
-      InputError: a size to hold out for a split that has a file.
+      InputError: a held-out size for a split that has its own file.
     """
     data = config.data
     place = Path(root(data))
@@ -229,15 +229,15 @@ def _of_languages(data: ConfigDict) -> PairSet:
 def prepared(
     data: ConfigDict, endings: tuple[str, str], page: str = "translation"
 ) -> PairSet:
-    """A corpus that `rdrop_jax.prepare` wrote.
+    """Find a corpus written by `rdrop_jax.prepare`.
 
     Args:
       data: the config's ``data``.
-      endings: of the names of its files, of sources and of targets.
-      page: of the documentation, for messages.
+      endings: file name endings of sources and targets.
+      page: documentation page for error messages.
 
     Raises:
-      InputError: it is not there; says how to prepare it.
+      InputError: not prepared; the message explains how to prepare it.
     """
     folder = Path(root(data), data.name)
     if not (folder / "index.json").is_file():
@@ -256,15 +256,15 @@ def prepared(
 def catalogued(
     data: ConfigDict, columns: tuple[str, str], page: str = "translation"
 ) -> PairSet:
-    """A dataset of the catalogue, as ``tfds:wmt14_translate/de-en``.
+    """Find a catalogue dataset, for example ``tfds:wmt14_translate/de-en``.
 
     Args:
       data: the config's ``data``.
-      columns: features of sources and of targets.
-      page: of the documentation, for messages.
+      columns: source and target features.
+      page: documentation page for error messages.
 
     Raises:
-      InputError: it is not there; says how to prepare it.
+      InputError: not prepared; the message explains how to prepare it.
     """
     place = Path(root(data))
     name = data.name.removeprefix(catalogue.PREFIX)
@@ -286,5 +286,5 @@ def catalogued(
 
 
 def call(read: Callable[[str], Pairs], split: str) -> Callable[[], Pairs]:
-    """``read(split)``, later."""
+    """Return a function that calls ``read(split)``."""
     return lambda: read(split)

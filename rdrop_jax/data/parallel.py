@@ -1,4 +1,4 @@
-"""Sentence pairs from files: parallel text, tsv, JSON lines, each also as .gz."""
+"""Sentence pairs from parallel text, .tsv, .jsonl and .parquet files, also gzipped."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,22 +11,22 @@ import numpy as np
 from rdrop_jax.data import lines, tables
 from rdrop_jax.errors import InputError
 
-# A text as a run reads it.
+# Text normalization of a run.
 Form = Callable[[str], str]
 _BREAK = re.compile(r"\s*\n\s*")
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Sentences and their translations.
+    """Sentence pairs.
 
     Attributes:
       source: sentences.
-      target: their translations, as many.
-      origin: what messages call them.
-      notes: what was done to them, for the user.
-      references: all that each source may be compared with, its target the first;
-        None where that is all.
+      target: translations, one per sentence.
+      origin: name of the pairs in error messages.
+      notes: messages to the user about changes.
+      references: all references of each source, starting with its target; None if the
+        target is the only one.
     """
 
     source: list[str]
@@ -39,7 +39,7 @@ class Pairs:
         return len(self.source)
 
     def select(self, rows: Any) -> "Pairs":
-        """Some of the pairs, in the order of their row numbers ``rows``."""
+        """Select pairs by their row numbers ``rows``, in that order."""
         source = [self.source[i] for i in rows]
         target = [self.target[i] for i in rows]
         references = self.references
@@ -49,24 +49,24 @@ class Pairs:
 
     @property
     def targets(self) -> list[list[str]]:
-        """All references of each source."""
+        """Return all references of each source."""
         return self.references or [[text] for text in self.target]
 
 
 def find(path: Path, source: str, target: str, field: str = "data") -> tuple[Path, ...]:
-    """The files that a path names, one table or one file per language.
+    """Find the files of a path: one table, or one file per language.
 
     Args:
-      path: a .tsv, .jsonl or .parquet file, or what comes before ``.de`` and ``.en``.
-      source: language, the ending of the file with sentences.
-      target: language of their translations.
-      field: of the config that names the path, for messages.
+      path: .tsv, .jsonl or .parquet file, or the common prefix of ``.de`` and ``.en``.
+      source: source language, which is the suffix of the source file.
+      target: target language, which is the suffix of the target file.
+      field: config field of the path, for error messages.
 
     Returns:
       One table, or two text files; each may end in ``.gz``.
 
     Raises:
-      InputError: a file is not there.
+      InputError: a file is missing.
     """
     if tables.is_table(path):
         return (_there(path, field),)
@@ -86,19 +86,19 @@ def read(
     columns: tuple[str, str] = ("source", "target"),
     form: Form | None = None,
 ) -> Pairs:
-    """Pairs from what `find` returns.
+    """Read pairs from the files that `find` returns.
 
     Args:
       files: one table or two text files.
-      columns: of source and target in a table; in one without a header, numbers from 0.
-      form: of the texts; None takes that of training files of this format.
+      columns: source and target columns of a table; numbers from 0 if it has no header.
+      form: text normalization; None is that of training files of this format.
 
     Returns:
       The pairs.
 
     Raises:
-      InputError: names the line that is not UTF-8 or has no such column, or the counts
-        that differ; no pairs at all.
+      InputError: a line that is not UTF-8 or lacks a column, different line counts, or
+        no pairs.
     """
     if len(files) == 2:
         return _read_text(*files, form or form_of(files[0]))
@@ -106,7 +106,7 @@ def read(
     targets = [each for _, each in rows]
     return _some(
         Pairs(
-            # A source in a list is cut into sentences; targets there are alternatives.
+            # A list of sources is sentences of one text; a list of targets, references.
             [" ".join(source) for source, _ in rows],
             [each[0] for each in targets],
             str(files[0]),
@@ -139,18 +139,18 @@ def _read_text(source: Path, target: Path, form: Form) -> Pairs:
 def texts(
     path: Path, columns: Sequence[str], form: Form | None = None
 ) -> Iterator[list[list[str]]]:
-    """Texts of each row of a table, under some columns: one, or several in a list.
+    """Read the texts of some columns for each row of a table.
 
     Args:
-      path: .tsv, .jsonl or .parquet.
-      columns: their names; numbers from 0 for a .tsv without a header.
-      form: of the texts; None takes that of training files of this format.
+      path: .tsv, .jsonl or .parquet file.
+      columns: column names; numbers from 0 for a .tsv without a header.
+      form: text normalization; None is that of training files of this format.
 
     Yields:
-      For each column one text or more, in one line each.
+      One list of texts per column; longer than one if the cell is a list.
 
     Raises:
-      InputError: names the row; no such column, or something else in it.
+      InputError: a missing column, or a cell that is not text; names the row.
     """
     tsv = tables.kind(path) == ".tsv"
     hint = "; for a file without a header give numbers, from 0" if tsv else ""
@@ -162,11 +162,11 @@ def texts(
 
 
 def form_of(train: Path) -> Form:
-    """Form of all texts of a run, in training, evaluation and prediction.
+    """Return the text normalization of a run for training, evaluation and prediction.
 
     Args:
-      train: training file. `one_line` is the form of .jsonl and .parquet, whose texts
-        may contain newlines, and `stripped` that of .tsv and of lines of text.
+      train: training file. The result is `one_line` for .jsonl and .parquet, where a
+        text may contain newlines, and `stripped` for .tsv and plain text.
 
     Example:
       >>> form_of(Path("train.tsv"))(" two  words "), form_of(Path("a.jsonl"))("a  b")
@@ -178,7 +178,7 @@ def form_of(train: Path) -> Form:
 
 
 def one_line(text: str) -> str:
-    """A text with single spaces between words; U+FFFD replaces lone surrogates.
+    """Join the words of a text by single spaces; U+FFFD replaces lone surrogates.
 
     Example:
       >>> one_line(" two  words ")
@@ -188,7 +188,7 @@ def one_line(text: str) -> str:
 
 
 def stripped(text: str) -> str:
-    """A text without white space around it; one space replaces each newline in it.
+    """Strip a text and replace each newline in it with a space.
 
     U+FFFD replaces lone surrogates.
 
@@ -211,7 +211,7 @@ def _texts_of(row: tables.Row, column: str, hint: str) -> list[str]:
 
 
 def without_empty(pairs: Pairs) -> Pairs:
-    """Pairs whose both sides say something, and a note on how many do not."""
+    """Drop pairs with an empty source or target, and add a note with their number."""
     kept = [i for i in range(len(pairs)) if pairs.source[i] and pairs.target[i]]
     dropped = len(pairs) - len(kept)
     if not dropped:
@@ -222,18 +222,18 @@ def without_empty(pairs: Pairs) -> Pairs:
 
 
 def hold_out(pairs: Pairs, parts: dict[str, int], split_seed: int) -> dict[str, Pairs]:
-    """Cuts splits off training pairs.
+    """Hold out splits from training pairs.
 
-    A training pair with a source or a target that was held out is dropped, so that no
-    held-out sentence was seen.
+    Training pairs that share a source or target with a held-out pair are dropped, so
+    that no held-out sentence is trained on.
 
     Args:
-      pairs: all there are.
-      parts: split to the number of pairs.
-      split_seed: draws them.
+      pairs: all training pairs.
+      parts: number of pairs by split.
+      split_seed: seed of the draw.
 
     Returns:
-      The splits, and what is left under "train".
+      The held-out splits, and the remaining pairs as "train".
     """
     order = np.random.default_rng(split_seed).permutation(len(pairs))
     found, start = {}, 0

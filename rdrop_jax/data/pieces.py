@@ -1,7 +1,7 @@
-"""Word pieces: tokenizers trained on the spot; texts to arrays of ids.
+"""Subword tokenizers trained on the data, and encoding of texts as arrays of ids.
 
-Everything is done by the library `tokenizers`: WordPiece (BERT) and byte-level BPE
-(RoBERTa). A pair that is too long loses tokens of its longer text.
+The library `tokenizers` provides WordPiece (BERT) and byte-level BPE (RoBERTa). A pair
+that is too long is truncated in its longer text.
 """
 
 import os
@@ -29,14 +29,14 @@ from rdrop_jax.errors import InputError, rust_explained
 
 
 def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Learns WordPiece, lower case, a function of the texts alone.
+    """Train a lower-case WordPiece tokenizer; deterministic given the texts.
 
     Args:
-      texts: what to learn from.
-      vocab_size: pieces at most, special ones included.
+      texts: training texts.
+      vocab_size: maximum number of subwords, including special tokens.
 
     Returns:
-      The tokenizer, with BERT's template for one text and for two.
+      The tokenizer, with BERT's templates for single texts and pairs.
     """
     texts = [clean(text) for text in texts]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -48,8 +48,8 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
     inner = [f"##{c}" for c in sorted(characters) if not c.isspace()]
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
-        # The library numbers inner characters in an order of chance, and breaks ties by
-        # these numbers.
+        # The library numbers inner characters in random order and breaks ties by these
+        # numbers.
         special_tokens=[*WORDPIECE, *inner],
         show_progress=False,
     )
@@ -60,11 +60,11 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def train_bytes(texts: Sequence[str], vocab_size: int) -> Tokenizer:
-    """Learns byte-level BPE, a function of the texts alone.
+    """Train a byte-level BPE tokenizer; deterministic given the texts.
 
     Args:
-      texts: what to learn from.
-      vocab_size: pieces at most, the 256 bytes and special ones included.
+      texts: training texts.
+      vocab_size: maximum number of subwords, including 256 bytes and special tokens.
 
     Returns:
       The tokenizer, with the special tokens and the template of RoBERTa and BART.
@@ -82,7 +82,7 @@ def train_bytes(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes tokenizer.json, whole or not at all."""
+    """Write tokenizer.json atomically."""
     aside = path.with_name(path.name + ".partial")
     aside.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     os.replace(aside, path)
@@ -91,17 +91,17 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 def check_fits(
     tokenizer: Tokenizer, *, vocab_size: int, pad_id: int, exact: bool
 ) -> None:
-    """Refuses a tokenizer whose ids mean something else to the model.
+    """Check that the ids of a tokenizer match those of the model.
 
     Args:
-      tokenizer: of the texts.
-      vocab_size: rows of the model's token table.
-      pad_id: of the model.
-      exact: whether the table is a pretrained one, and may be longer only by what
-        rounds it up.
+      tokenizer: tokenizer of the texts.
+      vocab_size: rows of the model's embedding table.
+      pad_id: padding id of the model.
+      exact: True if the table is pretrained; it may then exceed the tokenizer's
+        vocabulary only by rounding up (fewer than 128 rows).
 
     Raises:
-      InputError: ids beyond the table, far fewer than it has, or another padding id.
+      InputError: ids out of range, a vocabulary too small, or another padding id.
     """
     size = 1 + max(tokenizer.get_vocab().values(), default=0)
     if size > vocab_size or (exact and vocab_size - size >= 128):
@@ -120,12 +120,12 @@ def check_fits(
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as ids, end to end.
+    """Encoded texts, concatenated.
 
     Attributes:
-      ids: of all texts.
+      ids: ids of all texts.
       types: 0 in the first text of a pair, 1 in the second.
-      starts: where each begins, and where the last ends.
+      starts: start offset of each text, and the end of the last one.
     """
 
     ids: Int[np.ndarray, " tokens"]
@@ -137,18 +137,18 @@ class Encoded:
 
     @property
     def lengths(self) -> Int[np.ndarray, " rows"]:
-        """Tokens of each row, special ones included."""
+        """Number of tokens of each row, including special tokens."""
         return np.diff(self.starts)
 
     def batch(
         self, rows: Sequence[int] | Int[np.ndarray, " rows"], time: int, pad_id: int
     ) -> dict[str, np.ndarray]:
-        """Some rows, padded to one length.
+        """Build a batch of some rows, padded to one length.
 
         Args:
-          rows: which.
-          time: length; no row is longer.
-          pad_id: id of what is not there.
+          rows: row numbers.
+          time: padded length; no row is longer.
+          pad_id: id of padding.
 
         Returns:
           ``tokens`` and ``types`` [rows, time], ``length`` [rows].
@@ -169,16 +169,16 @@ def encode(
     second: Sequence[str] | None,
     max_length: int,
 ) -> Encoded:
-    """Ids of texts, or of pairs, special tokens included.
+    """Encode texts or pairs, with special tokens.
 
     Args:
-      tokenizer: as `load` returns it.
-      first: texts.
-      second: the second text of each pair; None where there is none.
-      max_length: tokens at most; a pair loses those of its longer text.
+      tokenizer: tokenizer returned by `load`.
+      first: single texts, or first texts of pairs.
+      second: second texts of pairs; None for single texts.
+      max_length: maximum number of tokens; a pair is truncated in its longer text.
 
     Returns:
-      The ids.
+      The encoded texts.
     """
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     pairs: list[Any] = [clean(text) for text in first]
@@ -186,7 +186,7 @@ def encode(
         pairs = list(zip(pairs, map(clean, second), strict=True))
     ids, types = [np.zeros(0, np.int32)], [np.zeros(0, np.uint8)]
     lengths = []
-    # In parts, of which the library's own objects are soon freed again.
+    # Encode in chunks to bound the memory of the library's objects.
     for start in range(0, len(pairs), 8192):
         with rust_explained("data.tokenizer: expected one that reads every text, got"):
             encoded = tokenizer.encode_batch(pairs[start : start + 8192])

@@ -1,11 +1,11 @@
-"""Prepared datasets: array_record files and an index, written whole or not at all.
+"""Prepared datasets: array_record files and an index, written atomically.
 
     DATA_DIR/NAME/index.json
     DATA_DIR/NAME/SPLIT-00000.array_record, ...
 
-A record of an image dataset is its class id, 4 bytes little-endian, and then the bytes
-of the encoded image. ``index.json`` holds name, format, classes, features, per split
-the files with their number of records, and sizes and checksums of the sources.
+A record of an image dataset is the class id (4 bytes, little-endian) followed by the
+encoded image. ``index.json`` contains name, format, classes, features, the files of
+each split with their number of records, and sizes and checksums of the sources.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ IMAGE_FEATURES = {"label": "uint32, little-endian", "image": "an encoded image"}
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a prepared dataset.
+    """Read the index of a prepared dataset.
 
     Raises:
-      InputError: there is none, one that is damaged or of another format, or a file is
-        not there.
+      InputError: the index is missing, corrupt or of an unsupported format, or a file
+        is missing.
     """
     return index_lib.read(folder, _sizes)
 
@@ -45,7 +45,7 @@ def _sizes(index: dict[str, Any]) -> dict[str, int]:
 
 
 class Records:
-    """The images of one split, read from disk as they are asked for."""
+    """Images of one split, read from disk on demand."""
 
     labels = None
 
@@ -55,7 +55,7 @@ class Records:
         self._split = split
         self._name = str(folder)
         shards = index["splits"][split]
-        # With the counts in the name no file is opened before it is read.
+        # Record counts in the paths avoid opening files before they are read.
         paths = [
             f"{folder / name}[0:{shard['rows']}]" for name, shard in shards.items()
         ]
@@ -77,20 +77,18 @@ class Records:
 
 
 def record(label: int, image: bytes) -> bytes:
-    """One record, as `Records` reads it."""
+    """Encode one record in the format that `Records` reads."""
     return _LABEL.pack(label) + image
 
 
 class Writer:
-    """Writes a dataset beside its place and moves it there when it is whole.
+    """Writer that builds a dataset in a temporary folder and renames it when complete.
 
-    What an interrupted writer left is used again: a shard that was finished is not
-    written anew.
+    An interrupted write can be resumed: finished shards are not rewritten.
 
     Args:
-      folder: where the dataset will stand; must not be there.
-      sources: name of each source to its checksums; shards from other sources are
-        thrown away.
+      folder: output folder; must not exist.
+      sources: checksums by source name; shards of other sources are deleted.
     """
 
     def __init__(self, folder: Path, sources: dict[str, dict[str, Any]]) -> None:
@@ -121,19 +119,19 @@ class Writer:
         records: Callable[[int], Iterable[bytes]],
         shard: int,
     ) -> Iterator[int]:
-        """Writes a split in shards.
+        """Write a split in shards.
 
         Args:
-          split: its name.
-          rows: how many records there must be.
-          records: ``start -> records from there on``.
+          split: name of the split.
+          rows: expected number of records.
+          records: function ``start -> records from start``.
           shard: records per file.
 
         Yields:
-          How many records are written, after every shard.
+          Number of records written so far, after every shard.
 
         Raises:
-          InputError: other than ``rows`` records.
+          InputError: the number of records is not ``rows``.
         """
         files = self._splits.setdefault(split, {})
         source: Iterator[bytes] | None = None
@@ -152,7 +150,7 @@ class Writer:
             raise InputError(f"{split}: expected {rows} records, found more")
 
     def finish(self, classes: Sequence[str], features: dict[str, str]) -> Path:
-        """Writes the index and moves the dataset to its place."""
+        """Write the index and rename the temporary folder to the output folder."""
         index = {
             "format": index_lib.FORMAT,
             "name": self._folder.name,
@@ -205,7 +203,7 @@ def _write_shard(path: Path, source: Iterator[bytes], count: int, wanted: str) -
 
 
 def check_images(index: dict[str, Any], folder: Path) -> None:
-    """Refuses a prepared dataset of something other than images."""
+    """Raise an `InputError` if a prepared dataset does not contain images."""
     if index["features"] != IMAGE_FEATURES:
         raise InputError(
             f"{folder}: expected records of {IMAGE_FEATURES}, found {index['features']}"

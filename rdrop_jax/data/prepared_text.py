@@ -1,4 +1,4 @@
-"""Prepared parallel corpora: gzipped text and an index, written whole or not at all.
+"""Prepared parallel corpora: gzipped text and an index, written atomically.
 
 DATA_DIR/NAME/index.json
 DATA_DIR/NAME/train.de.gz, train.en.gz, validation.de.gz, ..., test.en.gz
@@ -26,11 +26,11 @@ NAMES = (
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a prepared corpus.
+    """Read the index of a prepared corpus.
 
     Raises:
-      InputError: there is none, one that is damaged or of another format, or a file is
-        not there.
+      InputError: the index is missing, corrupt or of an unsupported format, or a file
+        is missing.
     """
     return index_lib.read(
         folder,
@@ -39,11 +39,11 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 class Writer:
-    """Writes a corpus beside its place and moves it there when it is whole.
+    """Writer that builds a corpus in a temporary folder and renames it when complete.
 
     Args:
-      folder: where it will stand.
-      languages: of the two sides.
+      folder: output folder.
+      languages: source and target language.
     """
 
     def __init__(self, folder: Path, languages: tuple[str, str]) -> None:
@@ -54,7 +54,7 @@ class Writer:
         self._rows: dict[str, int] = {}
 
     def write(self, split: str, pairs: Iterable[tuple[str, str]]) -> int:
-        """Writes a split; returns how many pairs it has."""
+        """Write a split and return its number of pairs."""
         with self.open(split) as add:
             for pair in pairs:
                 add(*pair)
@@ -62,14 +62,14 @@ class Writer:
 
     @contextlib.contextmanager
     def open(self, split: str) -> Iterator[Any]:
-        """A function that adds one pair to a split."""
+        """Open a split; yields a function that adds one pair."""
         self._rows[split] = 0
         with contextlib.ExitStack() as stack:
             files = []
             for language in self._languages:
                 path = self._partial / f"{split}.{language}.gz"
                 raw = stack.enter_context(path.open("wb"))
-                # No name and no time inside: the same text gives the same file.
+                # Omit name and time, so that equal text gives equal files.
                 zipped = gzip.GzipFile("", "wb", 6, raw, mtime=0)
                 files.append(stack.enter_context(zipped))
 
@@ -81,7 +81,7 @@ class Writer:
             yield add
 
     def finish(self, notes: Mapping[str, Any]) -> Path:
-        """Writes the index and moves the corpus to its place."""
+        """Write the index and rename the temporary folder to the output folder."""
         files = {}
         for path in sorted(self._partial.iterdir()):
             with path.open("rb") as file:

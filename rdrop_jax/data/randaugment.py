@@ -5,25 +5,25 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-LEVELS = 10  # magnitudes run from 0 to this
+LEVELS = 10  # maximum magnitude
 Op = Callable[[Image.Image, float, float], Image.Image]
 
 
 def rand_augment(
     image: Image.Image, operations: int, magnitude: float, rng: np.random.Generator
 ) -> Image.Image:
-    """Applies operations drawn from the fourteen of the paper, with repetition.
+    """Apply random operations from the paper's fourteen, drawn with replacement.
 
-    Geometric operations fill with black; the sign of those that have one is random.
+    Geometric operations fill with black. Signs are random where an operation has one.
 
     Args:
-      image: grey or RGB.
-      operations: how many.
-      magnitude: strength of each, from 0 to 10.
-      rng: draws operations and signs.
+      image: grey or RGB image.
+      operations: number of operations.
+      magnitude: strength of each operation, from 0 to 10.
+      rng: random generator.
 
     Returns:
-      The image, its size unchanged.
+      The augmented image, of the same size.
     """
     for number in rng.integers(len(OPERATIONS), size=operations):
         sign = 1.0 if rng.random() < 0.5 else -1.0
@@ -60,7 +60,7 @@ def _enhanced(kind: Callable[[Image.Image], "ImageEnhance._Enhance"]) -> Op:
 
 
 def _affine(*matrix: float) -> Op:
-    """The matrix of ``level = sign = 1``; offsets are parts of width and height."""
+    """Affine map at ``level = sign = 1``; offsets are fractions of width and height."""
 
     def apply(image: Image.Image, level: float, sign: float) -> Image.Image:
         a, b, c, d, e, f = (sign * level * x for x in matrix)
@@ -84,6 +84,6 @@ OPERATIONS: tuple[Op, ...] = (
     _enhanced(ImageEnhance.Sharpness),
     _affine(0.0, 0.3, 0.0, 0.0, 0.0, 0.0),  # shear along x
     _affine(0.0, 0.0, 0.0, 0.3, 0.0, 0.0),  # shear along y
-    _affine(0.0, 0.0, 0.3, 0.0, 0.0, 0.0),  # move along x
-    _affine(0.0, 0.0, 0.0, 0.0, 0.0, 0.3),  # move along y
+    _affine(0.0, 0.0, 0.3, 0.0, 0.0, 0.0),  # translate along x
+    _affine(0.0, 0.0, 0.0, 0.0, 0.0, 0.3),  # translate along y
 )

@@ -1,4 +1,4 @@
-"""Whether a dataset is there, and what it says of itself; needs no jax."""
+"""Checks that the dataset exists, and config fields read from it. Needs no jax."""
 
 from ml_collections import ConfigDict
 
@@ -14,19 +14,19 @@ from rdrop_jax.errors import InputError
 
 
 def completed(config: ConfigDict) -> ConfigDict:
-    """A config with what its dataset says of itself: classes, and how many.
+    """Check the training data and fill in the class names and their number.
 
-    They stand in the workdir from then on, so that prediction needs no dataset, and a
-    dataset that changes its classes between starts is noticed.
+    The workdir stores them, so that prediction needs no dataset and a change of the
+    classes between starts is detected.
 
     Args:
-      config: as `rdrop_jax.flags.load` returns it.
+      config: config returned by `rdrop_jax.flags.load`.
 
     Returns:
-      A locked copy; the config itself where there is nothing to add.
+      A locked copy, or the config itself if nothing is added.
 
     Raises:
-      InputError: training data that is not there, or of other classes.
+      InputError: the training data are missing or have other classes.
     """
     if config.task == "translation":
         defaults = {"validation": "validation", "test": "test"}

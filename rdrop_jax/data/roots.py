@@ -1,4 +1,4 @@
-"""Where the user's data lie, and how to say that they do not. Needs no jax."""
+"""Data directory of the user, and errors for missing data. Needs no jax."""
 
 import os
 
@@ -9,7 +9,7 @@ from rdrop_jax.runtime import paths
 
 
 def root(data: ConfigDict) -> str:
-    """``data.dir`` or ``$RDROP_DATA_DIR``, empty where neither is set."""
+    """Return ``data.dir`` or ``$RDROP_DATA_DIR``; empty if neither is set."""
     field, path = "data.dir", str(data.dir)
     if not path:
         field, path = "$RDROP_DATA_DIR", os.environ.get("RDROP_DATA_DIR", "")
@@ -17,15 +17,15 @@ def root(data: ConfigDict) -> str:
 
 
 def unprepared(data: ConfigDict, sources: str, page: str) -> InputError:
-    """The error for a dataset that `rdrop_jax.prepare` has yet to make.
+    """Build the error for a dataset that is not prepared yet.
 
     Args:
       data: the config's ``data``.
-      sources: what to prepare it from; empty where it is downloaded.
-      page: of the documentation.
+      sources: names of the source files; empty if they are downloaded.
+      page: documentation page.
 
     Returns:
-      An error that says how to prepare it.
+      An error that explains how to prepare the dataset.
     """
     found = root(data)
     where = (
@@ -40,13 +40,13 @@ def unprepared(data: ConfigDict, sources: str, page: str) -> InputError:
 
 
 def check_sizes(data: ConfigDict) -> None:
-    """Refuse a size to hold out for a split that has a file.
+    """Reject a held-out size for a split that has its own file.
 
     Args:
-      data: the config's ``data``, where a size of None or 0 holds nothing out.
+      data: the config's ``data``; a size of None or 0 holds nothing out.
 
     Raises:
-      InputError: names the two fields.
+      InputError: both fields are set.
     """
     for split in ("validation", "test"):
         if data.files[split] and data[split]:

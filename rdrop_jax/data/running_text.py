@@ -1,4 +1,4 @@
-"""Running text by name: docstrings, the user's files, WikiText-103. Needs no jax."""
+"""Running-text datasets: docstrings, the user's files, WikiText-103. Needs no jax."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,18 @@ from rdrop_jax.errors import InputError
 PREPARED = ("wikitext103",)
 NAMES = ("docstrings", "files", *PREPARED)
 PACKAGES = ("numpy", "scipy")
-# Share of the characters to hold out if the config has no size.
+# Fraction of the characters to hold out if the config has no size.
 HELD_OUT = 0.05
-# Lines that more docstrings share say nothing of where they come from.
+# Lines in more docstrings than this are boilerplate and do not group them.
 _COMMON = 20
-_LINE = 20  # characters of a line that is longer than a heading
+_LINE = 20  # shorter lines may be headings
 
 
 def check(data: ConfigDict) -> None:
-    """Whether a text can be read, by looking at paths.
+    """Check that the files of a text exist.
 
     Raises:
-      InputError: names what is missing, and how to prepare it.
+      InputError: a file is missing; the message explains how to prepare it.
     """
     if data.name not in NAMES:
         raise InputError(
@@ -43,10 +43,10 @@ def check(data: ConfigDict) -> None:
 
 
 def prepared(data: ConfigDict) -> Path:
-    """Where a prepared text lies.
+    """Return the folder of a prepared text.
 
     Raises:
-      InputError: it is not there; says how to prepare it.
+      InputError: not prepared; the message explains how to prepare it.
     """
     folder = Path(root(data), data.name)
     if not (folder / "index.json").is_file():
@@ -61,10 +61,10 @@ def prepared(data: ConfigDict) -> Path:
 
 
 def files(data: ConfigDict) -> dict[str, Path]:
-    """The user's files by split.
+    """Return the user's files by split.
 
     Raises:
-      InputError: none to train on, or one that is not there.
+      InputError: no training file, or a file is missing.
     """
     if not data.files.train:
         raise InputError(
@@ -80,10 +80,10 @@ def files(data: ConfigDict) -> dict[str, Path]:
 
 
 def corpus(data: ConfigDict) -> Corpus:
-    """A text with its vocabulary, made from the training split unless one is given.
+    """Build a text and its vocabulary, by default learned from the training split.
 
     Raises:
-      InputError: an empty text, or words that a vocabulary does not know.
+      InputError: an empty text, or unknown words and a vocabulary without <unk>.
     """
     if data.name == "docstrings":
         texts: Mapping[str, Sequence[str]] = docstring_lines(data.split_seed)
@@ -97,7 +97,7 @@ def corpus(data: ConfigDict) -> Corpus:
 
 
 def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.Vocabulary:
-    """The one that ``data.vocabulary`` names, or a new one."""
+    """Read the vocabulary of ``data.vocabulary``, or learn one if it is empty."""
     if data.vocabulary:
         return vocabularies.read(Path(data.vocabulary))
     return vocabularies.learn(data.tokens, lines, data.vocab_size, data.min_count)
@@ -106,23 +106,23 @@ def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.Vocabular
 def cut(
     texts: Mapping[str, Sequence[str]], sizes: Mapping[str, float | None] | None = None
 ) -> dict[str, Sequence[str]]:
-    """Splits that are missing, taken from the end of the training text.
+    """Hold out missing splits from the end of the training text.
 
     Args:
       texts: lines by split, "train" at least.
-      sizes: split to a share of the characters, below 1, or a number of lines; None
-        takes 5 %.
+      sizes: fraction of the characters (below 1) or number of lines by split; None
+        is 5 %.
 
     Returns:
       "train", "validation" and "test".
 
     Raises:
-      InputError: too short to cut.
+      InputError: the training text is too short.
     """
     train = list(texts["train"])
     found: dict[str, Sequence[str]] = dict(texts)
     missing = [split for split in SPLITS if split not in texts]
-    # By characters: lines may be paragraphs or verses.
+    # Measured in characters because lines may be paragraphs or verses.
     ends = np.cumsum([len(line) + 1 for line in train])
     total = int(ends[-1]) if len(ends) else 0
     stop, held = len(train), 0.0
@@ -151,13 +151,13 @@ def cut(
 
 
 def docstring_lines(split_seed: int) -> dict[str, Sequence[str]]:
-    """Docstrings of numpy and scipy, each once, a blank line after each.
+    """Read the unique docstrings of numpy and scipy, each followed by a blank line.
 
-    Docstrings that share a line stay in one split, unless more than 20 have it: few
-    lines of over 20 characters then stand in two splits.
+    Docstrings that share a line are kept in one split, unless more than 20 docstrings
+    have that line. So few lines of over 20 characters are in two splits.
 
     Args:
-      split_seed: another seed cuts other splits.
+      split_seed: seed of the split assignment.
 
     Returns:
       Lines by split.
@@ -184,13 +184,13 @@ def _long_lines(text: str) -> set[str]:
 
 
 def grouped(keys: Sequence[set[str]]) -> list[list[int]]:
-    """Items that share a key, if no more than 20 items have it.
+    """Group items that share a key, ignoring keys of more than 20 items.
 
     Args:
-      keys: of each item.
+      keys: keys of each item.
 
     Returns:
-      Groups of items, in the order of their first ones.
+      Groups of item indices, ordered by their first item.
     """
     counts = Counter(key for each in keys for key in each)
     parent = list(range(len(keys)))

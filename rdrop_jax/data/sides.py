@@ -1,4 +1,4 @@
-"""Sentences of one language as ids, end to end, and as rows of one length."""
+"""Encoded sentences of one language, concatenated or padded to one length."""
 
 from array import array
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from rdrop_jax.data.tokenizers import PLAIN, Special
 
 
 class Side(NamedTuple):
-    """Sentences of one language end to end, the ends of sentences left out.
+    """Concatenated sentences of one language, without end-of-sentence tokens.
 
     Attributes:
-      ids: of all sentences.
-      starts: where each begins, and where the last ends.
+      ids: ids of all sentences.
+      starts: start offset of each sentence, and the end of the last one.
     """
 
     ids: Integer[np.ndarray, " tokens"]
@@ -23,16 +23,16 @@ class Side(NamedTuple):
 
     @property
     def lengths(self) -> Int[np.ndarray, " sentences"]:
-        """Tokens of each, its end of sentence counted."""
+        """Number of tokens of each sentence, including its end."""
         return np.diff(self.starts) + 1
 
     def sentence(self, row: int) -> Integer[np.ndarray, " time"]:
-        """Ids of one."""
+        """Return the ids of one sentence."""
         return self.ids[self.starts[row] : self.starts[row + 1]]
 
 
 def make_side(sentences: Iterable[list[int]], vocab_size: int) -> Side:
-    """Sentences as one array, in two bytes per token where they suffice."""
+    """Concatenate sentences, with two bytes per token if the vocabulary allows it."""
     kind = "H" if vocab_size <= 2**16 else "i"
     flat, starts = array(kind), array("q", [0])
     for ids in sentences:
@@ -44,7 +44,7 @@ def make_side(sentences: Iterable[list[int]], vocab_size: int) -> Side:
 def padded(
     sentences: list[np.ndarray], length: int, special: Special = PLAIN
 ) -> tuple[Int[np.ndarray, "rows length"], Bool[np.ndarray, "rows length"]]:
-    """Sentences with their ends, padded on the right, and where they are."""
+    """Append end-of-sentence tokens and pad on the right; return ids and mask."""
     ids = np.full((len(sentences), length), special.pad, np.int32)
     lengths = np.array([len(sentence) for sentence in sentences])
     for row, sentence in enumerate(sentences):

@@ -1,4 +1,4 @@
-"""Labelled images by split: in memory, cut from one another, or embedded."""
+"""Sources of labelled images: in memory, subsets, and the embedded digits."""
 
 import importlib.util
 from collections.abc import Callable
@@ -19,11 +19,11 @@ SPLITS = ("train", "validation", "test")
 class ImageRows(Protocol):
     """A random-access source of labelled images, not yet decoded.
 
-    Rows are ``{"image", "label"}``: pixels [height, width, channels] from 0 to 255, the
-    bytes of an image file, or its path; and a class id.
+    Rows are ``{"image", "label"}``. An image is an array [height, width, channels] from
+    0 to 255, the bytes of an image file, or its path; a label is a class id.
 
     Attributes:
-      labels: of all rows where they are known without reading; None elsewhere.
+      labels: labels of all rows if known without reading them, else None.
     """
 
     @property
@@ -31,18 +31,18 @@ class ImageRows(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, row: int) -> dict[str, Any]: ...
     def name(self, row: int) -> str:
-        """What messages call a row."""
+        """Return the name of a row in error messages."""
         ...
 
 
 @dataclass(frozen=True)
 class Images:
-    """One split in memory, one entry per row.
+    """One split in memory.
 
     Attributes:
-      images: [rows, height, width, channels], 0 to 255.
+      images: pixels [rows, height, width, channels], 0 to 255.
       labels: class ids [rows].
-      origin: what messages call the split.
+      origin: name of the split in error messages.
     """
 
     images: UInt8[np.ndarray, "rows height width channels"]
@@ -64,13 +64,13 @@ class Images:
 
 @dataclass(frozen=True)
 class Subset:
-    """Some rows of a source.
+    """Subset of the rows of a source.
 
     Attributes:
       rows: the source.
-      indices: which of its rows, in which order.
-      labelled: how many of them, from the first on, may show their labels; None: all,
-        and the rows say nothing of it.
+      indices: row numbers, in order.
+      labelled: number of leading rows whose labels may be used. None: all, and the rows
+        have no field for it.
     """
 
     rows: ImageRows
@@ -101,18 +101,18 @@ class Subset:
 def cut(
     rows: int, held_out: dict[str, float], split_seed: int
 ) -> dict[str, Int[np.ndarray, " subset"]]:
-    """Which rows of a training split to hold out for splits that do not exist.
+    """Split training rows into "train" and the held-out splits.
 
     Args:
-      rows: how many there are.
-      held_out: split to a number of rows, or a fraction below 1.
-      split_seed: shuffles the rows before they are cut.
+      rows: number of training rows.
+      held_out: number of rows, or fraction below 1, by split.
+      split_seed: seed of the shuffle before the split.
 
     Returns:
       Sorted row numbers for "train" and for every split of ``held_out``.
 
     Raises:
-      InputError: nothing is left to train, or a split is empty.
+      InputError: no training rows are left, or a split is empty.
     """
     order = np.random.default_rng(split_seed).permutation(rows)
     found, start = {}, 0
@@ -134,10 +134,10 @@ def check_labels(
     name: str,
     describe: Callable[[int], str] = "row {}".format,
 ) -> None:
-    """Refuses class ids that the model has no output for.
+    """Check that class ids are in the range of the model's outputs.
 
     Raises:
-      InputError: names the first such row.
+      InputError: a class id is out of range; the message names the first such row.
     """
     bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if bad.size:
@@ -149,7 +149,7 @@ def check_labels(
 
 
 def digits_file() -> Path:
-    """scikit-learn's digits.csv.gz, found without importing scikit-learn."""
+    """Find scikit-learn's digits.csv.gz without importing scikit-learn."""
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -163,17 +163,17 @@ def digits_file() -> Path:
 
 
 def digits(split: str, split_seed: int) -> Images:
-    """8x8 handwritten digits: 1,257 to train, 180 for validation, 360 to test.
+    """Load 8x8 handwritten digits: 1,257 for training, 180 validation, 360 test.
 
-    The 1,797 images are shuffled by ``split_seed`` before they are cut, so that the
-    same writers appear in every split.
+    The 1,797 images are shuffled with ``split_seed`` before they are split, so all
+    splits have the same writers.
 
     Args:
       split: "train", "validation" or "test".
-      split_seed: another seed cuts other splits.
+      split_seed: seed of the split assignment.
 
     Returns:
-      The split, pixels scaled from 0..16 to 0..255.
+      The split, with pixels scaled from 0..16 to 0..255.
     """
     table = np.loadtxt(digits_file(), delimiter=",", dtype=np.int64)
     order = np.random.default_rng(split_seed).permutation(len(table))
@@ -188,5 +188,5 @@ def digits(split: str, split_seed: int) -> Images:
 
 
 def digits_sha256() -> str:
-    """Checksum of the file that `digits` reads."""
+    """Return the SHA-256 checksum of the file that `digits` reads."""
     return seal.sha256(digits_file())

@@ -1,4 +1,4 @@
-"""Names by which people call splits: folders, tables and array files."""
+"""Common names of splits in folders, tables and array files."""
 
 import re
 from collections.abc import Iterable
@@ -9,18 +9,18 @@ SPLITS = {
     "test": ("test", "testing", "tst", "te", "holdout", "heldout"),
 }
 _SPLIT_OF = {word: split for split, words in SPLITS.items() for word in words}
-# Words that say nothing alongside the name of a split.
+# Words that are ignored next to the name of a split.
 _FILLERS = {"set", "data", "dataset", "split", "images", "image", "imgs", "img", "seg"}
-_SHORTEST = 3  # letters of a word that is looked for inside other words
+_SHORTEST = 3  # minimum letters of a word that is matched inside other words
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder or file is named after.
+    """Return the split that a folder or file is named after.
 
-    Capital letters, separators, digits and words such as "set" do not matter.
+    Case, separators, digits and words such as "set" are ignored.
 
     Args:
-      name: without an ending.
+      name: name without a suffix.
 
     Returns:
       "train", "validation" or "test"; None for any other name.
@@ -39,7 +39,7 @@ def split_of(name: str) -> str | None:
 
 
 def splits_in(name: str) -> set[str]:
-    """The splits that a name contains as a word, plural or singular.
+    """Return the splits that a name contains as a word, plural or singular.
 
     Example:
       >>> splits_in("cats_train"), splits_in("Tests"), splits_in("latest")
@@ -55,15 +55,15 @@ def splits_in(name: str) -> set[str]:
 
 
 def unclear(names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
-    """Names that may be splits, but of which `split_of` does not know the split.
+    """Return the names that may be splits but are ambiguous for `split_of`.
 
-    Names that differ in the word of a split alone, as xtrain and xtest, are unclear.
-    So are names with such a word (`splits_in`) if they are at least half of all names
-    and call two different splits, or one that is not in ``known``.
+    Names that differ only in the word of a split, such as xtrain and xtest, are
+    ambiguous. So are names with such a word (`splits_in`) if they are at least half of
+    all names and name two different splits, or one that is not in ``known``.
 
     Args:
-      names: of folders or files, without an ending, that are no split for `split_of`.
-      known: splits that other names have.
+      names: names of folders or files, without suffixes, for which `split_of` is None.
+      known: splits of the remaining names.
 
     Example:
       >>> unclear(["x_train", "x_test"]), unclear(["bullet train", "cat", "dog"])
@@ -87,13 +87,13 @@ def unclear(names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
 
 
 def _words(name: str) -> list[str]:
-    """Words of a name in small letters, also of camel case."""
+    """Split a name into lower-case words, also at camel case."""
     parted = name if name.isupper() else re.sub(r"(?<=[^\W_])(?=[A-Z][a-z])", " ", name)
     return [w for w in re.split(r"[\W_\d]+", parted.casefold()) if w]
 
 
 def _stems(name: str) -> set[tuple[str, str]]:
-    """A name without the word of a split, and that split."""
+    """Return the name with a split's word replaced by "*", and that split."""
     name = name.casefold()
     return {
         (name.replace(word, "*", 1), split)

@@ -1,4 +1,4 @@
-"""Which rows a run with few labels trains on."""
+"""Labelled and unlabelled training subsets for runs with few labels."""
 
 import numpy as np
 from jaxtyping import Int
@@ -9,21 +9,21 @@ from rdrop_jax.errors import InputError
 def balanced_subset(
     labels: Int[np.ndarray, " rows"], count: int, seed: int
 ) -> Int[np.ndarray, " count"]:
-    """Rows drawn at random, as many of each class as there are.
+    """Draw a class-balanced random subset of rows.
 
-    Classes differ by one row at most, as long as each has rows left. A smaller subset
-    of the same seed is part of a larger one.
+    Class counts differ by at most one while every class has rows left. With the same
+    seed, a smaller subset is contained in a larger one.
 
     Args:
       labels: class ids of all rows.
-      count: rows to draw.
-      seed: another seed draws other rows.
+      count: number of rows to draw.
+      seed: seed of the draw.
 
     Returns:
       Row numbers, ascending.
 
     Raises:
-      InputError: a count that cannot be drawn.
+      InputError: ``count`` is out of range.
     """
     if not 0 < count <= len(labels):
         raise InputError(
@@ -31,7 +31,7 @@ def balanced_subset(
             f"found {count}"
         )
     order = np.random.default_rng(seed).permutation(len(labels))
-    # How often the class of each row came before it.
+    # Rank of each row within its class.
     rank = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
         of_class = labels[order] == label
@@ -42,19 +42,19 @@ def balanced_subset(
 def others(
     rows: int, labelled: Int[np.ndarray, " labelled"], count: int, seed: int
 ) -> Int[np.ndarray, " count"]:
-    """Further rows drawn at random, without a look at their labels.
+    """Draw further rows at random, regardless of their labels.
 
     Args:
-      rows: how many there are.
-      labelled: those that are taken already.
-      count: rows to draw.
-      seed: another seed draws other rows.
+      rows: number of rows.
+      labelled: rows to exclude.
+      count: number of rows to draw.
+      seed: seed of the draw.
 
     Returns:
       Row numbers, ascending.
 
     Raises:
-      InputError: a count that cannot be drawn.
+      InputError: ``count`` is out of range.
     """
     left = np.setdiff1d(np.arange(rows), labelled)
     if not 0 <= count <= len(left):

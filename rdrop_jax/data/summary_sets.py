@@ -1,4 +1,4 @@
-"""Documents with summaries by name: where they are, their splits. Needs no jax."""
+"""Summarization datasets by name: location and splits. Needs no jax."""
 
 import functools
 import hashlib
@@ -13,7 +13,7 @@ from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.errors import InputError
 
 PREPARED = "cnn_dailymail"
-# What the files of a prepared corpus end in.
+# Endings of the files of a prepared corpus.
 ENDINGS = ("article", "highlights")
 PAGE = "summarization"
 # The embedded default.
@@ -23,16 +23,16 @@ _SUMMARY, _BODY = (20, 120), (80, 600)  # characters
 
 
 def find(data: ConfigDict) -> PairSet:
-    """The dataset that a config names.
+    """Find the dataset that a config names.
 
     Args:
       data: the config's ``data``.
 
     Returns:
-      The dataset, nothing of it read but its index.
+      The dataset, of which only the index is read.
 
     Raises:
-      InputError: it is not there; says how to prepare it.
+      InputError: not prepared; the message explains how to prepare it.
     """
     columns = (data.columns.source, data.columns.target)
     if data.name == "docstrings":
@@ -70,15 +70,15 @@ def _docstrings(split_seed: int) -> PairSet:
 
 @functools.cache  # seconds of parsing
 def docstring_pairs(split_seed: int) -> dict[str, Pairs]:
-    """What docstrings say after their summary line, and that line.
+    """Build pairs of a docstring's body and its summary line.
 
-    Docstrings that share a summary or the beginning of a body stay in one split.
+    Docstrings that share a summary or the beginning of a body are in one split.
 
     Args:
-      split_seed: another seed cuts other splits.
+      split_seed: seed of the split assignment.
 
     Returns:
-      Pairs by split; each body once, cut after 600 characters.
+      Pairs by split; bodies are unique and truncated to 600 characters.
     """
     found: dict[str, str] = {}
     for package in PACKAGES:

@@ -1,4 +1,4 @@
-"""Rows of files with named columns: tsv, jsonl or parquet; .gz too. Needs no jax."""
+"""Rows of .tsv, .jsonl and .parquet files, also gzipped. Needs no jax."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import lfs
 
 KINDS = (".tsv", ".jsonl", ".parquet")
-# Formats of data and documents whose lines are no texts.
+# Formats of data and documents whose lines are not texts.
 _REFUSED = (
     *(".csv", ".json", ".ndjson", ".jsonlines", ".xml", ".yaml", ".yml", ".html"),
     *(".xlsx", ".xls", ".ods", ".arrow", ".feather", ".orc", ".avro", ".h5", ".hdf5"),
@@ -20,17 +20,17 @@ _REFUSED = (
     *(".zip", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"),
     *(".pdf", ".docx", ".doc", ".odt", ".rtf", ".jpg", ".jpeg", ".png", ".gif"),
 )
-# Rows of a parquet file that are unpacked at a time: each may repeat one long text.
+# Parquet rows to decode at a time: every row may repeat one long text.
 _PARQUET_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row.
+    """Row of a table.
 
     Attributes:
-      place: what messages call it.
-      fields: by column.
+      place: name of the row in error messages.
+      fields: values by column.
     """
 
     place: str
@@ -38,10 +38,10 @@ class Row:
 
 
 def kind(path: Path) -> str:
-    """The suffix that says how a file is read, ``.gz`` left out.
+    """Return the suffix that determines the format of a file, without ``.gz``.
 
     Raises:
-      InputError: none of `KINDS`.
+      InputError: the suffix is not in `KINDS`.
     """
     suffix = _suffix(path)
     if suffix not in KINDS:
@@ -57,20 +57,20 @@ def _suffix(path: Path) -> str:
 
 
 def is_table(path: Path) -> bool:
-    """Tells tables from files of plain lines; capital letters do not matter."""
+    """Return True for a table, False for a file of plain lines; case-insensitive."""
     return _suffix(path) in KINDS
 
 
 def check_text(path: Path, field: str, *, tables: bool = True) -> None:
-    """Refuses files of known formats other than lines of text.
+    """Reject files of known formats other than lines of text.
 
     Args:
-      path: file.
-      field: name of the option in messages.
-      tables: also take files of `KINDS`.
+      path: path of the file.
+      field: name of the option in error messages.
+      tables: also accept files of `KINDS`.
 
     Raises:
-      InputError: a file of such a format.
+      InputError: a file of an unsupported format.
     """
     suffix = _suffix(path)
     if suffix in _REFUSED or (suffix in KINDS and not tables):
@@ -82,20 +82,20 @@ def check_text(path: Path, field: str, *, tables: bool = True) -> None:
 
 
 def read(path: Path, *, header: bool = True) -> Iterator[Row]:
-    """Rows of a file, in order.
+    """Read the rows of a file, in order.
 
-    A tsv has no quoting: a quotation mark is a quotation mark.
+    A .tsv file has no quoting; quotation marks are literal.
 
     Args:
-      path: file.
-      header: the first line of a tsv names the columns; else they are "0", "1" and so
-        on, and rows may differ in how many they have.
+      path: path of the file.
+      header: True if the first line of a .tsv names the columns. Otherwise they are
+        named "0", "1" and so on, and rows may differ in their number of columns.
 
     Yields:
-      Rows.
+      The rows.
 
     Raises:
-      InputError: no such file, not such a file, or a row that is cut off.
+      InputError: a missing file, an unsupported format, or a truncated row.
     """
     how = kind(path)
     if not path.is_file():
@@ -171,7 +171,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _size(value: Any) -> int:
-    """Return about the bytes of a value; texts of a dictionary count every time."""
+    """Return the approximate bytes of a value; repeated texts count every time."""
     if isinstance(value, str | bytes):
         return len(value)
     if isinstance(value, dict):
@@ -180,19 +180,19 @@ def _size(value: Any) -> int:
 
 
 def inputs(name: str) -> Iterator[Row | str | tuple[str, ...]]:
-    """What to predict on: a table, or a text per line; "-" is standard input.
+    """Read inputs for prediction: a table, or one text per line; "-" is standard input.
 
-    A line of standard input, or of a text file, is a JSON object if all of it parses as
-    one. Any other line is a text, with an optional second one after a tab.
+    A line of standard input or of a text file is a row if it parses as a JSON object.
+    Any other line is a text, optionally followed by a tab and a second text.
 
     Args:
-      name: of the file, or "-".
+      name: name of the file, or "-".
 
     Yields:
-      Rows of tables and objects; texts, or pairs of them, of plain lines.
+      Rows for tables and JSON objects; texts or pairs of texts for plain lines.
 
     Raises:
-      InputError: no such file, or lines that cannot be read.
+      InputError: a missing file, or lines that cannot be parsed.
     """
     path = Path(name)
     if name == "-":
@@ -222,6 +222,6 @@ def _is_json(line: str) -> bool:
         json.loads(line)
     except json.JSONDecodeError:
         return False
-    except (ValueError, RecursionError):  # JSON, which the reader refuses by its line
+    except (ValueError, RecursionError):  # JSON over the parser's limits
         return True
     return True

@@ -1,4 +1,4 @@
-"""The user's own files of labelled texts. Needs no jax."""
+"""The user's files of labelled texts. Needs no jax."""
 
 import functools
 from pathlib import Path
@@ -13,31 +13,31 @@ from rdrop_jax.runtime import seal
 
 
 def columns(data: ConfigDict) -> Columns:
-    """The columns that a config names."""
+    """Return the columns that a config names."""
     c = data.columns
     return Columns(c.text, c.text_b, c.label)
 
 
 def paths_of(data: ConfigDict) -> dict[str, Path]:
-    """Paths of the files that a config names, by split."""
+    """Return the paths of the files that a config names, by split."""
     return {s: Path(root(data), data.files[s]) for s in data.files if data.files[s]}
 
 
 def check_file(split: str, path: Path) -> None:
-    """Refuse a missing file.
+    """Raise an `InputError` if a file is missing.
 
     Raises:
-      InputError: names the field of the config.
+      InputError: the file is missing; the message names the config field.
     """
     if not path.is_file():
         raise InputError(f"data.files.{split}: expected a file, found none at {path}")
 
 
 def find(data: ConfigDict) -> TextSet:
-    """The files of a config; each is opened when its split is read.
+    """Find the files of a config; each is opened when its split is read.
 
     Raises:
-      InputError: no training file, or no validation data.
+      InputError: no training file or no validation data.
     """
     paths = paths_of(data)
     if "train" not in paths:

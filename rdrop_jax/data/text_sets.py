@@ -1,4 +1,4 @@
-"""Labelled texts by name: where they are, their splits and classes. Needs no jax."""
+"""Text classification datasets: location, splits and classes. Needs no jax."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +30,7 @@ _PARTS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 
 def split_names(data: ConfigDict) -> tuple[str, ...]:
-    """Splits that can be trained on and scored, known without looking at files."""
+    """Return the names of labelled splits, without reading files."""
     if data.name == "docstrings":
         return tuple(_PARTS)
     if data.name == "files":
@@ -43,16 +43,16 @@ def split_names(data: ConfigDict) -> tuple[str, ...]:
 
 
 def find(data: ConfigDict) -> TextSet:
-    """The dataset that a config names.
+    """Find the dataset that a config names.
 
     Args:
       data: the config's ``data``.
 
     Returns:
-      The dataset, nothing read but names and indices.
+      The dataset, of which only names and indices are read.
 
     Raises:
-      InputError: it is not there; says how to prepare it.
+      InputError: not prepared; the message explains how to prepare it.
     """
     check(data)
     if data.name == "docstrings":
@@ -74,10 +74,10 @@ def find(data: ConfigDict) -> TextSet:
 
 
 def check(data: ConfigDict) -> None:
-    """Checks names and sizes.
+    """Check the dataset name and the type of labels.
 
     Raises:
-      InputError: names the field, what was expected and what was found.
+      InputError: an invalid field.
     """
     if data.labels not in LABELS:
         raise InputError(
@@ -99,24 +99,24 @@ def open_split(
     name: str,
     recorded: Mapping[str, str] | None = None,
 ) -> Texts:
-    """A split of `split_names`.
+    """Read one of the splits of `split_names`.
 
-    Splits of ``files`` without a file are held out of the training rows, drawn by
-    ``data.split_seed``. With GLUE and ``data.validation`` so are the validation rows,
-    and the published validation split is the test split.
+    Splits of ``files`` without a file are held out of the training rows, drawn with
+    ``data.split_seed``. With GLUE and ``data.validation``, validation rows are held out
+    too, and the published validation split is the test split.
 
     Args:
       found: the dataset.
       data: the config's ``data``.
-      name: of the split.
-      recorded: names to checksums of the data of a run. No split is held out of
-        training rows that have changed.
+      name: name of the split.
+      recorded: checksums of a run's data by name. No split is held out of training
+        rows that have changed.
 
     Returns:
-      Its rows.
+      The rows of the split.
 
     Raises:
-      InputError: no such rows, or none to train on.
+      InputError: the split is empty, or the training rows have changed.
     """
     parts = held_out(data)
     if not parts:
@@ -139,7 +139,7 @@ def open_split(
 
 
 def held_out(data: ConfigDict) -> dict[str, float]:
-    """Splits that are cut from the training rows, with their share or number."""
+    """Return the fraction or number of training rows to hold out for each split."""
     if data.name == "docstrings":
         return {}
     sizes = {"validation": data.validation}
@@ -150,7 +150,7 @@ def held_out(data: ConfigDict) -> dict[str, float]:
 
 
 def notes(found: TextSet, data: ConfigDict) -> tuple[str, ...]:
-    """A line for each split that is held out of the training rows."""
+    """Return a note for each split that is held out of the training rows."""
     origin = data.files.train if data.name == "files" else data.name
     return tuple(
         f"{s}: {len(open_split(found, data, s))} rows held out of {origin}"
@@ -159,16 +159,16 @@ def notes(found: TextSet, data: ConfigDict) -> tuple[str, ...]:
 
 
 def completed(config: ConfigDict) -> ConfigDict:
-    """A config with the names of its classes, which stand in the workdir from then on.
+    """Fill in the class names of a config, which the workdir stores.
 
-    Prediction needs no dataset then, and one that changes its classes between starts
-    is noticed.
+    Prediction then needs no dataset, and a change of the classes between starts is
+    detected.
 
     Args:
-      config: of a text classification.
+      config: config of a text classification run.
 
     Returns:
-      A locked copy; the config itself where there is nothing to add.
+      A locked copy, or the config itself if nothing is added.
 
     Raises:
       InputError: the training data are missing.
@@ -183,20 +183,20 @@ def completed(config: ConfigDict) -> ConfigDict:
         return config
     filled = config.copy_and_resolve_references().unlock()
     filled.data.classes = classes
-    for split in unused:  # their files are there
+    for split in unused:  # superseded by their files
         filled.data[split] = 0.0
     return config_lib.finish(filled)
 
 
 def check_training(config: ConfigDict) -> None:
-    """Check all files that a training reads, before it starts.
+    """Check all files that a training run reads, before it starts.
 
     Args:
-      config: with the names of its classes.
+      config: config with class names.
 
     Raises:
-      InputError: a file is missing, or the test file has a label that the training
-        rows do not have.
+      InputError: a file is missing, or the test file has a label that is not in the
+        training rows.
     """
     data = config.data
     if data.name != "files":
@@ -264,7 +264,7 @@ def _catalogue(data: ConfigDict) -> TextSet:
     if not (home / name).is_dir():
         raise unprepared(data, "", "glue")
     place = catalogue.find(home, name)
-    # Where the whole of MNLI has two validation splits, the catalogue names them both.
+    # MNLI has two validation splits in the catalogue; use the matched one.
     names = {
         s: "validation_matched" if s == "validation" and name.endswith("mnli") else s
         for s in task.splits
@@ -282,7 +282,7 @@ def _catalogue(data: ConfigDict) -> TextSet:
 
 
 def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
-    """A split that tensorflow-datasets prepared; labels there are class ids."""
+    """Read a split of tensorflow-datasets, whose labels are class ids."""
     import tensorflow_datasets as tfds
 
     source = tfds.builder_from_directory(str(place)).as_data_source(split)

@@ -1,4 +1,4 @@
-"""Labelled texts in memory: from named columns, checked row by row. Needs no jax."""
+"""Labelled texts in memory, read from named columns. Needs no jax."""
 
 import math
 import re
@@ -20,12 +20,12 @@ LABELS = ("classes", "multilabel", "numbers")
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns.
+    """Column names of labelled texts.
 
     Attributes:
-      text: the text, or the first of two.
-      text_b: the second; empty where there is one text alone.
-      label: what is to be predicted; rows without one are unlabelled.
+      text: column of the text, or of the first text of a pair.
+      text_b: column of the second text; empty for single texts.
+      label: column of the label; rows without a label are unlabelled.
     """
 
     text: str = "text"
@@ -35,13 +35,13 @@ class Columns:
 
 @dataclass(frozen=True)
 class Texts:
-    """One split.
+    """Labelled texts of one split.
 
     Attributes:
-      first: texts.
-      second: the second text of each row; None where there is one text alone.
-      labels: a class name, a number, a list of names, or None, per row.
-      places: what messages call each row.
+      first: text, or first text of a pair, of each row.
+      second: second text of each row; None for single texts.
+      labels: class name, number, list of names, or None of each row.
+      places: names of the rows in error messages.
     """
 
     first: Sequence[str]
@@ -56,7 +56,7 @@ class Texts:
         return f"Texts({len(self)})"
 
     def take(self, rows: Int[np.ndarray, " kept"]) -> "Texts":
-        """Some of the rows."""
+        """Select some of the rows."""
         kept = rows.tolist()
 
         def of(values: Sequence[Any]) -> list[Any]:
@@ -74,11 +74,11 @@ class Texts:
 
 @dataclass(frozen=True)
 class TextSet:
-    """A dataset that is there.
+    """A dataset of labelled texts on disk.
 
     Attributes:
-      splits: read when called.
-      classes: names by class id; empty for numbers, and where only the rows tell.
+      splits: functions that read a split, by name.
+      classes: class names by id; empty for numbers, or if they must be read from rows.
       provenance: checksums, for result.json.
     """
 
@@ -88,18 +88,18 @@ class TextSet:
 
 
 def collect(rows: Iterable[Row], columns: Columns, *, labelled: bool = True) -> Texts:
-    """Texts and labels of rows.
+    """Collect texts and labels from rows.
 
     Args:
-      rows: with named columns.
-      columns: which to take.
-      labelled: whether there has to be a column of labels.
+      rows: rows with named columns.
+      columns: columns to read.
+      labelled: True requires a column of labels.
 
     Returns:
       The texts.
 
     Raises:
-      InputError: names the row; a missing column, or a text that is empty or no text.
+      InputError: a missing column, an empty text, or a value that is not a text.
     """
     first: list[str] = []
     second: list[str] = []
@@ -136,17 +136,17 @@ def _text(row: Row, column: str, field: str) -> str:
 
 
 def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
-    """The sorted names of all labels of a split.
+    """Return the sorted class names of all labels of a split.
 
     Args:
       texts: the training split.
       labels: "classes" or "multilabel".
 
     Returns:
-      Names; numbers are sorted as numbers.
+      Class names; numbers are sorted numerically.
 
     Raises:
-      InputError: fewer than two classes, or a label that is neither name nor number.
+      InputError: too few classes, or a label that is neither a name nor a number.
     """
     if not len(texts):
         raise InputError("the training rows: expected some, found none")
@@ -164,7 +164,7 @@ def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
 
 
 def _names(label: Any, labels: str, place: str) -> list[str]:
-    """Class names of a label; those of several stand in a list or between commas."""
+    """Return the class names of a label, which may be a list or comma-separated."""
     if labels == "multilabel" and isinstance(label, str):
         label = [part for part in label.split(",") if part.strip()]
     many = label if labels == "multilabel" and isinstance(label, list) else [label]
@@ -177,19 +177,19 @@ def encode_labels(
     Int[np.ndarray, " rows"] | Float[np.ndarray, "rows *labels"],
     Float[np.ndarray, " rows"],
 ]:
-    """Labels as arrays.
+    """Encode labels as arrays.
 
     Args:
-      texts: a split.
+      texts: texts of a split.
       labels: "classes", "multilabel" or "numbers".
-      classes: names by id.
+      classes: class names by id.
 
     Returns:
-      Class ids [rows], 0/1 [rows, classes] or numbers [rows], 0 where there is no
-      label; and 1 where there is one, else 0 [rows].
+      Class ids [rows], 0/1 [rows, classes] or numbers [rows], with 0 for unlabelled
+      rows; and a mask [rows] that is 1 for labelled rows, else 0.
 
     Raises:
-      InputError: a class that is not known, or no number; names the row.
+      InputError: an unknown class, or not a number; the message names the row.
     """
     ids = class_ids(classes)
     shape = (len(texts), len(classes)) if labels == "multilabel" else (len(texts),)

@@ -1,7 +1,8 @@
-"""Batches of about as many tokens each, in a small fixed set of shapes.
+"""Batches with about equal token counts, in a small fixed set of shapes.
 
-Pairs are sorted into a few buckets by the lengths of both sides. A batch holds pairs of
-one bucket, as many as fit its tokens; so each bucket is one shape, and one compilation.
+Pairs are sorted into a few buckets by source and target length. A batch holds as many
+pairs of one bucket as fit the token budget, so each bucket is one shape and one
+compilation.
 """
 
 import functools
@@ -17,12 +18,12 @@ from rdrop_jax.data.sides import Side, padded
 from rdrop_jax.data.tokenizers import PLAIN, Special
 from rdrop_jax.errors import InputError
 
-# Pairs of lengths that are looked at one by one.
+# Maximum number of distinct length pairs before lengths are rounded up.
 _DIFFERENT = 10_000
 
 
 class Shape(NamedTuple):
-    """Positions of source and of target, and rows of a batch."""
+    """Shape of a batch: source positions, target positions and rows."""
 
     source: int
     target: int
@@ -32,20 +33,19 @@ class Shape(NamedTuple):
 def choose_lengths(
     source: Int[np.ndarray, " pairs"], target: Int[np.ndarray, " pairs"], count: int
 ) -> list[tuple[int, int]]:
-    """Lengths of at most ``count`` buckets with little padding.
+    """Choose the lengths of at most ``count`` buckets so that padding is low.
 
-    Buckets begin as quantiles of the longer side. Then the length of one side of one
-    bucket is moved as long as that saves padding, by 4, 2 and at last by 1; by
-    multiples of a coarser grain where there are very many different lengths.
+    Buckets are initialized to quantiles of the longer side. A local search then moves
+    one length at a time while that reduces padding, in steps of 4, 2 and 1. With more
+    than 10,000 distinct length pairs, lengths and steps are rounded to a larger grain.
 
     Args:
       source: length of each source.
       target: length of each target.
-      count: buckets at most.
+      count: maximum number of buckets.
 
     Returns:
-      Lengths of source and target of each bucket, the smallest first.
-      The last fits all pairs.
+      Source and target length of each bucket, smallest first. The last fits all pairs.
     """
     both, grain = np.stack([source, target], axis=1), 1
     pairs, weights = np.unique(both, axis=0, return_counts=True)
@@ -58,7 +58,7 @@ def choose_lengths(
     )
     square = np.unique(quantiles)[:, None].repeat(2, axis=1)
     most = pairs.max(axis=0, keepdims=True)
-    # Where one side is far shorter, as summaries are, squares would go beyond it.
+    # Clip: if one side is far shorter (summaries), squares would exceed its maximum.
     corners = np.minimum(np.concatenate([square, most]), most)
     cost = _padded(corners, pairs, weights)
     for move in (4 * grain, 2 * grain, grain):
@@ -72,14 +72,14 @@ def choose_lengths(
                     found = _padded(other, pairs, weights)
                     if found < cost:
                         corners, cost, moved = other, found, True
-    if grain > 1:  # whose steps may lead beyond the longest
+    if grain > 1:  # coarse steps may exceed the maximum lengths
         corners = np.minimum(corners, most)
     unique = {(int(s), int(t)) for s, t in corners}
     return sorted(unique, key=lambda corner: (sum(corner), corner))
 
 
 def _padded(corners: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> float:
-    """Positions that all pairs take, each in the smallest bucket that it fits."""
+    """Count padded positions with each pair in the smallest bucket that it fits."""
     fits = np.all(pairs[:, None] <= corners[None], axis=-1)
     sizes = np.where(fits, corners.sum(axis=1)[None], np.inf)
     return float(sizes.min(axis=1) @ weights)
@@ -88,12 +88,12 @@ def _padded(corners: np.ndarray, pairs: np.ndarray, weights: np.ndarray) -> floa
 def make_shapes(
     lengths: list[tuple[int, int]], max_tokens: int, multiple: int
 ) -> list[Shape]:
-    """As many rows for each bucket as fit.
+    """Compute the batch shape of each bucket, with as many rows as fit.
 
     Args:
-      lengths: of source and target, as `choose_lengths` returns them.
-      max_tokens: rows times the longer side, at most.
-      multiple: rows are a multiple of it.
+      lengths: source and target lengths, as returned by `choose_lengths`.
+      max_tokens: maximum of rows times the longer side.
+      multiple: divisor of the number of rows.
 
     Returns:
       The shapes, in the same order.
@@ -120,7 +120,7 @@ def assign(
     target: Int[np.ndarray, " pairs"],
     shapes: list[Shape],
 ) -> Int[np.ndarray, " pairs"]:
-    """The first shape that each pair fits."""
+    """Assign each pair to the first shape that it fits."""
     found = np.full(len(source), len(shapes))
     for index in reversed(range(len(shapes))):
         shape = shapes[index]
@@ -132,7 +132,7 @@ def assign(
 
 
 class Batch(NamedTuple):
-    """Which pairs stand in a batch, at most ``shape.rows`` of them."""
+    """Shape and pairs of a batch, at most ``shape.rows`` pairs."""
 
     shape: Shape
     pairs: Int[np.ndarray, " pairs"]
@@ -143,16 +143,16 @@ def cut(
     buckets: Int[np.ndarray, " pairs"],
     shapes: list[Shape],
 ) -> Iterator[Batch]:
-    """Every pair once, in batches of one shape each.
+    """Split an epoch into batches that contain every pair once.
 
-    What is left over in a bucket goes on in the next larger one, if that costs less
-    than a batch that is not full. How many batches there are, and of which shapes, does
-    not depend on the order.
+    The remainder of a bucket moves to the next larger bucket if that costs less padding
+    than a partial batch. The number of batches and their shapes do not depend on the
+    order.
 
     Args:
-      order: all pairs.
-      buckets: shape of each pair.
-      shapes: of the buckets, the smallest first.
+      order: permutation of all pairs.
+      buckets: index of the shape of each pair.
+      shapes: shapes of the buckets, smallest first.
 
     Yields:
       Batches.
@@ -179,18 +179,18 @@ def cut(
 
 
 class TokenBatches:
-    """Batch t of an endless stream of epochs, a pure function of (seed, t).
+    """Endless stream of epochs; batch t is a pure function of (seed, t).
 
-    Each epoch holds every pair once, shuffled within and across buckets. A process
-    makes only its own rows of a batch.
+    Each epoch contains every pair once, shuffled within and across buckets. Each
+    process builds only its own rows of a batch.
 
     Args:
       source: encoded sentences.
       target: encoded translations.
-      shapes: of the batches.
-      seed: of the order.
+      shapes: shapes of the batches.
+      seed: seed of the order.
       process: (index, count) of this process.
-      special: ids of padding, of ends and of what decoders start from.
+      special: ids of padding, end of sentence and decoder start.
     """
 
     def __init__(
@@ -221,11 +221,11 @@ class TokenBatches:
 
     @property
     def shapes(self) -> list[Shape]:
-        """Those that batches can have."""
+        """Possible shapes of a batch."""
         return self._shapes
 
     def plan(self, step: int) -> Batch:
-        """Which pairs stand in batch ``step``."""
+        """Return the shape and pairs of batch ``step``."""
         epoch, position = divmod(step, self._steps)
         return self._epoch(epoch)[position]
 
@@ -244,7 +244,7 @@ class TokenBatches:
 
     @property
     def padding(self) -> float:
-        """Share of positions, of source and target together, that hold no token."""
+        """Fraction of source and target positions that are padding."""
         cells = sum(
             batch.shape.rows * (batch.shape.source + batch.shape.target)
             for batch in self._epoch(0)
@@ -260,18 +260,18 @@ def collate(
     rows: Iterable[int],
     special: Special = PLAIN,
 ) -> HostBatch:
-    """Arrays of some rows of a batch.
+    """Build the arrays of some rows of a batch.
 
     Args:
       source: encoded sentences.
       target: encoded translations.
-      batch: which pairs and what shape.
-      rows: of the batch; those beyond its pairs repeat the last one and do not count.
-      special: ids of padding, of ends and of what decoders start from.
+      batch: shape and pairs.
+      rows: rows of the batch; rows past the last pair repeat it and are masked.
+      special: ids of padding, end of sentence and decoder start.
 
     Returns:
-      ``src`` and ``src_where`` [rows, source]; ``inputs``, which begin with what a
-      decoder starts from, ``labels``, which end with EOS, and ``where`` [rows, target].
+      ``src`` and ``src_where`` [rows, source]; ``inputs``, which begin with the decoder
+      start token, ``labels``, which end with EOS, and ``where`` [rows, target].
     """
     count = len(batch.pairs)
     pairs = [int(batch.pairs[min(row, count - 1)]) for row in rows]

@@ -1,4 +1,4 @@
-"""A text as ids in memory-mapped files, with its vocabulary, written whole or not.
+"""Tokenized text in memory-mapped files with its vocabulary, written atomically.
 
 FOLDER/index.json        format, sizes, checksums
 FOLDER/vocabulary.json
@@ -30,13 +30,13 @@ _CHUNK = 10_000
 
 @dataclass(frozen=True)
 class Split:
-    """One split.
+    """Tokenized text of one split.
 
     Attributes:
-      ids: of the whole text, ends of lines included.
-      words: in the text, counting the end of each line as one.
-      characters: in the text, counting the end of each line as one.
-      lines: the text, of held-out splits; None if it is not kept.
+      ids: ids of the full text, including end-of-line tokens.
+      words: number of words, counting the end of each line as one.
+      characters: number of characters, counting the end of each line as one.
+      lines: text of a held-out split; None if it is not kept.
     """
 
     ids: Int[np.ndarray, " tokens"]
@@ -50,11 +50,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A text.
+    """Tokenized text with its vocabulary.
 
     Attributes:
-      vocabulary: of its ids.
-      splits: by name.
+      vocabulary: vocabulary of the ids.
+      splits: splits by name.
       provenance: checksums, for result.json.
     """
 
@@ -66,20 +66,20 @@ class Corpus:
 def encode(
     vocabulary: Vocabulary, lines: Iterable[str], origin: str, *, keep: bool = False
 ) -> Split:
-    """A text as ids.
+    """Encode a text.
 
     Args:
-      vocabulary: that it is told in.
-      lines: the text.
-      origin: what messages call it.
-      keep: keep the lines too, as answers to them need the characters of unknown words.
+      vocabulary: vocabulary of the ids.
+      lines: lines of the text.
+      origin: name of the text in error messages.
+      keep: also keep the lines; scoring needs the characters of unknown words.
 
     Returns:
-      The ids.
+      The encoded split.
 
     Raises:
-      InputError: less than two tokens, or a token that a vocabulary without <unk> does
-        not know.
+      InputError: fewer than two tokens, or an unknown token and a vocabulary without
+        <unk>.
     """
     parts, words, characters = [np.zeros(0, np.int32)], 0, 0
     waiting: list[str] = []
@@ -110,10 +110,10 @@ def encode(
 
 
 def make(vocabulary: Vocabulary, texts: Mapping[str, Iterable[str]]) -> Corpus:
-    """A corpus in memory.
+    """Build a corpus in memory.
 
     Args:
-      vocabulary: of all splits.
+      vocabulary: vocabulary of all splits.
       texts: lines by split.
 
     Returns:
@@ -138,12 +138,12 @@ def _bytes(ids: np.ndarray) -> memoryview:
 
 
 def save(corpus: Corpus, folder: Path, *, texts: bool = True) -> Path:
-    """Writes a corpus beside its place and moves it there when it is whole.
+    """Write a corpus to a temporary folder, then rename it to ``folder``.
 
     Args:
-      corpus: what to write.
-      folder: what is there is replaced.
-      texts: False writes the vocabulary alone, for a run whose text lies elsewhere.
+      corpus: corpus to write.
+      folder: output folder; replaced if it exists.
+      texts: False omits ids and lines, for a run whose text is stored elsewhere.
 
     Returns:
       The folder.
@@ -177,18 +177,18 @@ def save(corpus: Corpus, folder: Path, *, texts: bool = True) -> Path:
 
 
 def load(folder: Path, texts: Path | None = None) -> Corpus:
-    """A corpus whose ids are read from disk as they are needed.
+    """Load a corpus whose ids are read from disk on demand.
 
     Args:
-      folder: that `save` wrote.
-      texts: where its ids lie, if elsewhere.
+      folder: folder written by `save`.
+      texts: folder of the ids, if different.
 
     Returns:
-      The corpus; splits whose files are not there are left out.
+      The corpus, without splits whose files are missing.
 
     Raises:
-      InputError: no such folder, another vocabulary than its index says, or a file
-        that is cut off.
+      InputError: the folder is missing, the vocabulary differs from the index, or a
+        file is truncated.
     """
     index = read_index(folder)
     path = folder / "vocabulary.json"
@@ -217,10 +217,10 @@ def load(folder: Path, texts: Path | None = None) -> Corpus:
 
 
 def _lines(file: Path, characters: int) -> tuple[str, ...] | None:
-    """The text beside the ids of a split; None if there is none, as in older runs.
+    """Read the text stored with the ids of a split; None if absent, as in older runs.
 
     Raises:
-      InputError: the text of another split.
+      InputError: not UTF-8, or a length that differs from the index.
     """
     path = file.with_suffix(".txt")
     if not path.is_file():
@@ -238,10 +238,10 @@ def _lines(file: Path, characters: int) -> tuple[str, ...] | None:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """The index of a corpus.
+    """Read the index of a corpus.
 
     Raises:
-      InputError: there is none.
+      InputError: missing, or not a valid index.
     """
     path = folder / "index.json"
     index = read_json(path)

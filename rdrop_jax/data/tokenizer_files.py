@@ -1,8 +1,8 @@
-"""Tokenizers from files, as transformers read them. Needs no jax.
+"""Loading of tokenizer files, compatible with transformers. Needs no jax.
 
-tokenizer.json, or the vocabulary files of old: vocab.txt (WordPiece, BERT), or
-vocab.json with merges.txt (byte-level BPE, RoBERTa and BART). tokenizer_config.json and
-added_tokens.json next to them are obeyed.
+Supported are tokenizer.json and the older vocabulary files: vocab.txt (WordPiece, BERT)
+and vocab.json with merges.txt (byte-level BPE, RoBERTa and BART). Settings of
+tokenizer_config.json and added_tokens.json in the same folder are applied.
 """
 
 import json
@@ -41,12 +41,12 @@ _NORMALIZER = {
     "tokenize_chinese_chars": "handle_chinese_chars",
 }
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized")
-# A text that uses every part of a tokenizer: words, digits, unknown characters.
+# Text that exercises a tokenizer: words, digits, unknown characters.
 _PROBE = "The caf\u00e9 of 1984 \u732b \U0001f600, x_y\u0301 <> [] \u0000."
 
 
 def find(folder: Path) -> bool:
-    """True if a folder holds a tokenizer."""
+    """Return True if a folder contains a tokenizer."""
     return any(
         all((folder / name).is_file() for name in names)
         for names in ((NAME,), ("vocab.txt",), ("vocab.json", "merges.txt"))
@@ -54,17 +54,17 @@ def find(folder: Path) -> bool:
 
 
 def load(path: Path) -> Tokenizer:
-    """Read a tokenizer from its file, or from a folder with the files of one.
+    """Load a tokenizer from its file, or from a folder with its files.
 
     Args:
       path: tokenizer.json; or a folder with it, with vocab.txt (WordPiece), or with
         vocab.json and merges.txt (byte-level BPE).
 
     Returns:
-      The tokenizer, without padding and truncation of its own.
+      The tokenizer, with padding and truncation disabled.
 
     Raises:
-      InputError: no such files, or damaged ones.
+      InputError: missing or corrupt files.
     """
     if path.is_dir():
         if not find(path):
@@ -90,7 +90,7 @@ def load(path: Path) -> Tokenizer:
 
 
 def _try_out(tokenizer: Tokenizer) -> None:
-    """Encode a text and a pair: faults of many files show only then."""
+    """Encode a text and a pair, as many corrupt files fail only then."""
     if not tokenizer.get_vocab_size():
         raise ValueError("expected a vocabulary, found an empty one")
     tokenizer.enable_truncation(8, strategy="longest_first")
@@ -116,7 +116,7 @@ def _read(path: Path) -> Tokenizer:
 
 def _from_json(path: Path) -> Tokenizer:
     lfs.check(path, "data.tokenizer")
-    return Tokenizer.from_buffer(path.read_bytes())  # takes any path
+    return Tokenizer.from_buffer(path.read_bytes())  # works for any path
 
 
 def _wordpiece(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
@@ -143,19 +143,19 @@ def _bytes(path: Path) -> Tokenizer:
 
 
 def read_vocabulary(path: Path) -> dict[str, int]:
-    """Read vocab.txt: the id of a token is the number of its line, from 0.
+    """Read vocab.txt; the id of a token is its line number, starting from 0.
 
-    Blank lines keep their ids, but for those at the end, which are left out. Of a token
-    that occurs twice the last line counts, as in transformers.
+    Blank lines keep their ids, except at the end, where they are dropped. A duplicate
+    token gets its last id, as in transformers.
 
     Args:
-      path: one token on each line, UTF-8, with or without a byte order mark.
+      path: file with one token per line, UTF-8, with or without a byte order mark.
 
     Returns:
-      Token to id.
+      Ids by token.
 
     Raises:
-      InputError: no token, or a line that is not UTF-8.
+      InputError: no tokens, or a line that is not UTF-8.
     """
     lfs.check(path, "data.tokenizer")
     tokens = [line.rstrip() for line in lines.read(path)]
@@ -169,7 +169,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """Read tokenizer_config.json, and check the fields that are obeyed here."""
+    """Read tokenizer_config.json and check the fields that are used here."""
     settings = _json(path)
     for field in _NORMALIZER:
         value = settings.get(field)
@@ -182,8 +182,8 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _normalizer(settings: Mapping[str, Any]) -> dict[str, bool | None]:
-    """Options of BERT's normalizer that tokenizer_config.json gives."""
-    # strip_accents: null is the default, and means the same as do_lower_case.
+    """Return the options of BERT's normalizer set in tokenizer_config.json."""
+    # strip_accents: null is the default, which follows do_lower_case.
     return {
         ours: settings[theirs]
         for theirs, ours in _NORMALIZER.items()
@@ -193,7 +193,7 @@ def _normalizer(settings: Mapping[str, Any]) -> dict[str, bool | None]:
 
 
 def _override(tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
-    """Obey tokenizer_config.json where it differs from a BERT normalizer."""
+    """Apply tokenizer_config.json where it differs from a BERT normalizer."""
     if isinstance(tokenizer.normalizer, normalizers.BertNormalizer):
         for name, value in _normalizer(settings).items():
             if getattr(tokenizer.normalizer, name) != value:
@@ -211,7 +211,7 @@ def settings_of(tokenizer: Tokenizer) -> dict[str, bool | None]:
 def _add_tokens(
     tokenizer: Tokenizer, path: Path, settings: Mapping[str, Any], *, whole: bool
 ) -> None:
-    """Add the tokens that tokenizer_config.json and added_tokens.json name."""
+    """Add the tokens of tokenizer_config.json and added_tokens.json."""
     found = dict(_from_added(path / ADDED)) | dict(_from_settings(path, settings))
     for number, token in sorted(found.items()):
         there = tokenizer.token_to_id(token.content)
@@ -288,7 +288,7 @@ def _ids(tokenizer: Tokenizer, *names: str) -> list[int]:
 
 
 def as_bert(tokenizer: Tokenizer, normalizer: normalizers.BertNormalizer) -> Tokenizer:
-    """Give WordPiece the special tokens, the words and the template of BERT."""
+    """Configure WordPiece with BERT's special tokens, word splitting and template."""
     cls, sep = _ids(tokenizer, "[CLS]", "[SEP]")
     tokenizer.add_special_tokens(list(WORDPIECE))
     tokenizer.normalizer = normalizer
@@ -303,7 +303,7 @@ def as_bert(tokenizer: Tokenizer, normalizer: normalizers.BertNormalizer) -> Tok
 
 
 def as_roberta(tokenizer: Tokenizer) -> Tokenizer:
-    """Give byte-level BPE the special tokens and the template of RoBERTa and BART."""
+    """Configure byte-level BPE with special tokens and template of RoBERTa and BART."""
     start, end = _ids(tokenizer, "<s>", "</s>")
     plain = [t for t in BYTES if t != "<mask>"]
     tokenizer.add_special_tokens([*plain, AddedToken("<mask>", lstrip=True)])

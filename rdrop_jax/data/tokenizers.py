@@ -1,9 +1,9 @@
-"""Subword vocabularies: byte-pair encoding, trained or loaded, kept in the workdir.
+"""Subword vocabularies: byte-pair encoding, trained or loaded, stored in the workdir.
 
-Text is NFC with single spaces; a word's first piece begins with U+2581, punctuation
-stands alone, and pieces of text joined again are the text. Or pieces are of bytes, as
-in BART, and its special tokens are BART's. Training is a function of
-the text alone. A run's vocabularies are written once, whole, before its first step:
+Text is normalized to NFC with single spaces. A word's first subword begins with U+2581,
+punctuation is isolated, and decoding restores the text. BART vocabularies are
+byte-level and have BART's special tokens. Training depends on the text alone. A run's
+vocabularies are written once, atomically, before its first step:
 
     WORKDIR/vocabulary/index.json      format, sizes and checksums
     WORKDIR/vocabulary/joint.json      or source.json and target.json
@@ -33,14 +33,14 @@ _SPACE = "\u2581"
 
 
 class Special(NamedTuple):
-    """Ids that say something besides text.
+    """Ids of the special tokens.
 
     Attributes:
-      pad: what is not there.
-      eos: the end of a text.
-      unk: what has no piece.
-      start: what a decoder starts from.
-      bos: what every text begins with; None where that is nothing.
+      pad: padding.
+      eos: end of a text.
+      unk: unknown token.
+      start: first decoder input.
+      bos: first token of every text; None if the vocabulary has none.
     """
 
     pad: int = PAD
@@ -54,17 +54,17 @@ PLAIN = Special()
 
 
 class Vocabulary:
-    """Text to ids and back.
+    """Mapping from text to ids and back.
 
-    Ids 0, 1 and 2 are padding, end of sentence and unknown; or there is a ``<s>``, as
-    in BART, that every text begins with, and the others are where they are.
+    Ids 0, 1 and 2 are padding, end of sentence and unknown. If the vocabulary has
+    ``<s>``, as BART's does, every text begins with it and special ids may be any.
 
     Args:
       name: "joint", "source" or "target".
-      text: the tokenizer's JSON, as Hugging Face's `tokenizers` writes it.
+      text: tokenizer JSON in the format of Hugging Face's `tokenizers`.
 
     Raises:
-      InputError: not such a file, or other special ids.
+      InputError: not a tokenizer file, or unexpected special ids.
     """
 
     def __init__(self, name: str, text: str) -> None:
@@ -95,17 +95,17 @@ class Vocabulary:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, with what it begins with, without an end of sentence."""
+        """Encode each text, with ``<s>`` if present, without an end of sentence."""
         cleaned = [clean(text) for text in texts]
         encoded = self._tokenizer.encode_batch_fast(cleaned, add_special_tokens=False)
         return [[*self._before, *item.ids] for item in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some ids; special ones say nothing."""
+        """Decode ids to text, without special tokens."""
         return str(self._tokenizer.decode(list(ids))).strip()
 
     def unknown(self, text: str) -> str:
-        """Characters of a text that no piece has, in their order, each once."""
+        """Return the distinct characters of a text that no subword contains."""
         normal = unicodedata.normalize("NFC", text)
         return "".join(
             dict.fromkeys(
@@ -115,34 +115,34 @@ class Vocabulary:
 
     @property
     def sha256(self) -> str:
-        """Checksum of the tokenizer."""
+        """SHA-256 checksum of the tokenizer."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """Those of both languages; one and the same where they are joint."""
+    """Source and target vocabularies; the same object if they are joint."""
 
     source: Vocabulary
     target: Vocabulary
 
     @property
     def joint(self) -> bool:
-        """Whether both are one."""
+        """True if source and target share one vocabulary."""
         return self.source.name == "joint"
 
     def files(self) -> dict[str, Vocabulary]:
-        """File name to vocabulary."""
+        """Map file names to vocabularies."""
         each = {v.name: v for v in (self.source, self.target)}
         return {f"{name}.json": v for name, v in each.items()}
 
     def provenance(self) -> dict[str, str]:
-        """Checksums, for result.json."""
+        """Return checksums for result.json."""
         return {f"{FOLDER}/{name}": v.sha256 for name, v in self.files().items()}
 
 
 def _alphabet(texts: Collection[str], size: int) -> list[str]:
-    """The most frequent characters; the library's own choice among equals is random."""
+    """Return the most frequent characters; unlike the library, break ties by order."""
     counts: Counter[str] = Counter(_SPACE)
     for text in texts:
         counts.update(unicodedata.normalize("NFC", text))
@@ -151,16 +151,16 @@ def _alphabet(texts: Collection[str], size: int) -> list[str]:
 
 
 def train(name: str, texts: Collection[str], size: int) -> Vocabulary:
-    """Learns byte-pair encoding.
+    """Train a byte-pair encoding.
 
     Args:
-      name: of the vocabulary.
-      texts: what to learn from.
-      size: pieces at most, characters and the three special ones included. Characters
-        take half of it at most; rarer ones are unknown.
+      name: name of the vocabulary.
+      texts: training texts.
+      size: maximum number of subwords, including characters and the three special
+        tokens. At most half are characters; rarer characters are unknown.
 
     Returns:
-      The vocabulary; smaller where the texts have no more pairs to merge.
+      The vocabulary; smaller if the texts have no more pairs to merge.
     """
     from tokenizers import (
         Regex,
@@ -198,7 +198,7 @@ def train(name: str, texts: Collection[str], size: int) -> Vocabulary:
 
 
 def save(vocabularies: Vocabularies, workdir: Path) -> None:
-    """Writes vocabularies beside their place and moves them there when whole."""
+    """Write vocabularies to a temporary folder, then rename it into ``workdir``."""
     folder, partial = workdir / FOLDER, workdir / f"{FOLDER}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -224,10 +224,10 @@ def _write(path: Path, text: str) -> None:
 
 
 def load(workdir: Path) -> Vocabularies:
-    """The vocabularies of a run.
+    """Load the vocabularies of a run.
 
     Raises:
-      InputError: there are none, or not those that the run was begun with.
+      InputError: missing, or not the vocabularies that the run was started with.
     """
     folder = workdir / FOLDER
     found = {}
@@ -264,18 +264,18 @@ def _checksums(path: Path) -> dict[str, str]:
 
 
 def ensure(workdir: Path, make: Callable[[], Vocabularies], *, begun: bool) -> int:
-    """Sees to it that a run has its vocabularies; returns 0.
+    """Ensure that a run has its vocabularies; return 0.
 
-    Made anew until something is saved that depends on them: making them again gives
-    the same, and a run that has saved nothing may still change its config.
+    They are rebuilt until the run has a checkpoint: rebuilding is deterministic, and a
+    run without checkpoints may still change its config.
 
     Args:
       workdir: folder of the run.
-      make: trains or loads them.
-      begun: whether the run has checkpoints, which need what they were made with.
+      make: function that trains or loads them.
+      begun: True if the run has checkpoints, which need their original vocabularies.
 
     Raises:
-      InputError: a run with checkpoints lost its vocabularies.
+      InputError: the vocabularies of a run with checkpoints are missing.
     """
     if begun:
         load(workdir)

@@ -1,7 +1,7 @@
-"""Running text to ids and back: words, characters or byte pairs. Needs no jax.
+"""Vocabularies of running text: words, characters or byte pairs. Needs no jax.
 
-A line is its words, its characters or its pieces, and an end. What a vocabulary says of
-a text is a function of the text it was made from alone.
+A line is encoded as its words, characters or subwords, followed by an end token. A
+vocabulary depends only on the text that it was learned from.
 """
 
 import itertools
@@ -22,11 +22,11 @@ END, UNKNOWN = "<eos>", "<unk>"
 
 @runtime_checkable
 class Vocabulary(Protocol):
-    """Text to ids and back.
+    """Mapping from text to ids and back.
 
     Attributes:
-      end: id that ends a line; a text begins after one.
-      unknown: id of what is not in the vocabulary; None where there is none.
+      end: id of the end of a line; also precedes the first token of a text.
+      unknown: id of unknown tokens; None if the vocabulary has none.
     """
 
     end: int
@@ -35,27 +35,27 @@ class Vocabulary(Protocol):
     def __len__(self) -> int: ...
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """Ids of each line, without its end."""
+        """Encode each line, without its end token."""
         ...
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some ids; newlines where lines end."""
+        """Decode ids to text, with a newline for each end token."""
         ...
 
     def dump(self) -> str:
-        """What `parse` makes a vocabulary of again."""
+        """Serialize the vocabulary for `parse`."""
         ...
 
 
 class Tokens:
-    """Words or characters.
+    """Vocabulary of words or characters.
 
     Args:
       kind: "words" or "characters".
-      tokens: by id; "<eos>" ends lines of words, a newline those of characters.
+      tokens: tokens by id; "<eos>" ends a line of words, a newline one of characters.
 
     Raises:
-      InputError: a token that stands twice, or none that ends a line.
+      InputError: a duplicate token, or no end token.
     """
 
     def __init__(self, kind: str, tokens: Sequence[str]) -> None:
@@ -78,10 +78,10 @@ class Tokens:
         return len(self._tokens)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """Ids of each line, without its end.
+        """Encode each line, without its end token.
 
         Raises:
-          InputError: a token that is not in a vocabulary without <unk>.
+          InputError: an unknown token, and the vocabulary has no <unk>.
         """
         found = []
         for line in lines:
@@ -97,7 +97,7 @@ class Tokens:
         return found
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words with spaces between them, or characters."""
+        """Decode ids to words joined by spaces, or to characters."""
         tokens = [self._tokens[i] for i in ids]
         if self.kind == "characters":
             return "".join(tokens)
@@ -106,16 +106,16 @@ class Tokens:
         return "".join(parts)
 
     def dump(self) -> str:
-        """JSON."""
+        """Serialize the vocabulary to JSON."""
         value = {"kind": self.kind, "tokens": self._tokens}
         return json.dumps(value, ensure_ascii=False)
 
 
 class Pieces:
-    """Byte pairs, as `rdrop_jax.data.tokenizers` learns them.
+    """Byte-pair vocabulary trained by `rdrop_jax.data.tokenizers`.
 
     Args:
-      vocabulary: the pieces.
+      vocabulary: the subword vocabulary.
     """
 
     end = tokenizers.EOS
@@ -128,11 +128,11 @@ class Pieces:
         return len(self._pieces)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """Ids of each line, without its end."""
+        """Encode each line, without its end token."""
         return self._pieces.encode(list(lines))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Lines."""
+        """Decode ids to lines of text."""
         lines: list[list[int]] = [[]]
         for i in ids:
             if i == self.end:
@@ -142,15 +142,15 @@ class Pieces:
         return "\n".join(self._pieces.decode(line) for line in lines)
 
     def dump(self) -> str:
-        """JSON."""
+        """Serialize the vocabulary to JSON."""
         return json.dumps({"kind": "bpe", "tokenizer": self._pieces.text})
 
 
 def parse(text: str) -> Vocabulary:
-    """A vocabulary from what `Vocabulary.dump` returned.
+    """Parse a vocabulary that `Vocabulary.dump` serialized.
 
     Raises:
-      InputError: something else.
+      InputError: not a serialized vocabulary.
     """
     try:
         value = json.loads(text)
@@ -163,16 +163,16 @@ def parse(text: str) -> Vocabulary:
 
 
 def learn(kind: str, lines: Iterable[str], size: int, min_count: int) -> Vocabulary:
-    """The vocabulary of a text, the most frequent first.
+    """Learn the vocabulary of a text, most frequent tokens first.
 
     Args:
       kind: one of `KINDS`.
       lines: the text.
-      size: tokens at most; 0 is all, which byte pairs cannot take.
-      min_count: tokens that are rarer are unknown; byte pairs do not look at it.
+      size: maximum number of tokens; 0 is unlimited and invalid for byte pairs.
+      min_count: minimum count of a known token; ignored for byte pairs.
 
     Returns:
-      The vocabulary. Words and characters have a token for the unknown.
+      The vocabulary. Those of words and characters have an unknown token.
     """
     lines = map(clean, lines)
     if kind == "bpe":
@@ -190,15 +190,15 @@ def learn(kind: str, lines: Iterable[str], size: int, min_count: int) -> Vocabul
         common = common[: max(size - len(special), 0)]
     known = special.union(common)
     counts[UNKNOWN] += sum(counts[token] for token in order if token not in known)
-    # Ordered anew: what is unknown may be frequent, and an adaptive softmax looks.
+    # Sort again: <unk> may be frequent, and adaptive softmax depends on the order.
     return Tokens(kind, sorted(known, key=lambda token: (-counts[token], token)))
 
 
 def read(path: Path) -> Vocabulary:
-    """A vocabulary of words from a text file with one on each line.
+    """Read a vocabulary of words from a text file with one word per line.
 
     Raises:
-      InputError: no such file, or a word that stands twice.
+      InputError: the file is missing, or has a duplicate word.
     """
     if not path.is_file():
         raise InputError(f"data.vocabulary: no file {str(path)!r}")

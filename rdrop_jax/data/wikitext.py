@@ -1,4 +1,4 @@
-"""WikiText-103 from its own files."""
+"""WikiText-103 from its published files."""
 
 import functools
 import re
@@ -10,7 +10,7 @@ from rdrop_jax.data import lines, token_files, vocabularies
 from rdrop_jax.errors import InputError
 
 _PARTS = {"train": "train", "validation": "valid", "test": "test"}
-# Merity et al., 2016 (arXiv 1609.07843), table 1; ends of lines included.
+# Merity et al., 2016 (arXiv 1609.07843), table 1; including ends of lines.
 TOKENS = {"train": 103_227_021, "validation": 217_646, "test": 245_569}
 WORDS = 267_735
 
@@ -18,19 +18,19 @@ WORDS = 267_735
 def prepare(
     folder: Path, sources: Sequence[Path], say: Callable[[str], None] = print
 ) -> Path:
-    """Writes WikiText-103 as ids of its own words.
+    """Write WikiText-103 as word ids of its vocabulary.
 
     Args:
-      folder: where it will stand.
+      folder: output folder.
       sources: ``wikitext-103-v1.zip``, a folder with its files, or the files
         ``wiki.train.tokens``, ``wiki.valid.tokens`` and ``wiki.test.tokens``.
-      say: takes lines on progress.
+      say: function that receives progress lines.
 
     Returns:
       The folder.
 
     Raises:
-      InputError: a file that is missing or empty.
+      InputError: a file is missing or empty.
     """
     found = {
         split: _find(sources, rf"wiki\.{part}\.tokens")
@@ -47,7 +47,7 @@ def prepare(
 
 
 def _find(sources: Sequence[Path], name: str) -> Callable[[], Iterator[str]]:
-    """A function that reads the lines of the one file of that name."""
+    """Return a function that reads the lines of the file of that name."""
     for source in sources:
         below = sorted(source.rglob("*")) if source.is_dir() else [source]
         for path in below:
