@@ -166,7 +166,7 @@ def _local_chunks(
     def chunk(i: Array) -> tuple[Array, Array, Array, Array]:
         at = Weights(w_s[i], w_ce[i], weights.s_scale, weights.ce_scale)
         h = jax.lax.dynamic_slice(hidden, (0, i * size, 0), (passes, size, width))
-        # Clear here too: NaN times a gradient of 0 would put NaN in the kernel gradient.
+        # Clear here too: NaN times a gradient of 0 would reach the kernel gradient.
         h = jnp.where((at.s != 0)[None, :, None], h, jnp.zeros((), h.dtype))
         h = h.reshape(-1, width)
         z = product(h, kernel, (((1,), (inner,)), ((), ())))
