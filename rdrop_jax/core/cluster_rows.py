@@ -124,7 +124,7 @@ def _divergence(
     words = a.z.shape[-1] - len(tails)
     head = _pair(a, b)
     own = words if exact else a.z.shape[-1]  # the tail's tokens cover its head row
-    # As one sum, no term is negative and nearly equal passes lose no precision.
+    # In this form no term is negative and nearly equal passes lose no precision.
     twice = _sum((head.change * head.r)[:, :own])
     p_r, q_r, pulls = [head.p_r[:, :own]], [head.q_r[:, :own]], []
     for i, ((f, g), hit) in enumerate(zip(tails, inside[1:], strict=True)):

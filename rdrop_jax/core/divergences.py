@@ -56,7 +56,7 @@ def kl_divergence(
 def symmetric_kl(
     logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
 ) -> Positions:
-    r"""The consistency term of R-Drop: half of the Jeffreys divergence.
+    r"""Consistency term of R-Drop: half the Jeffreys divergence.
 
     :math:`\tfrac12 (KL(p\|q) + KL(q\|p)) = \tfrac12 \sum_v (p_v - q_v)(\log p_v - \log
     q_v)`. In this form no term is negative and nearly equal passes lose no precision.

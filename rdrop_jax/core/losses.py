@@ -17,7 +17,7 @@ Logits = Float[Array, "*positions classes"]
 Positions = Float[Array, "*positions"]
 Mask = Bool[Array, "*positions"]
 
-# Below every meaningful logit; finite, so that z - z is not NaN as it is for -inf.
+# Lower than any meaningful logit, but finite, so that z - z is 0 and not NaN.
 IMPOSSIBLE = -1e30
 
 SMOOTHINGS = ("uniform", "fairseq")

@@ -165,7 +165,7 @@ def _divergence(passes: list[Softmax], axis: str | None) -> tuple[Array, list[Ar
         return jnp.zeros_like(passes[0].log_z[:, 0]), []
     a, b = passes
     r = (a.z - b.z) - (a.log_z - b.log_z)
-    # As one sum, no term is negative and nearly equal passes lose no precision.
+    # In this form no term is negative and nearly equal passes lose no precision.
     twice = _sum((a.p - b.p) * r, axis)
     one = _sum(a.p * r, axis)
     other = twice - one

@@ -1,4 +1,4 @@
-"""The largest entries of long rows."""
+"""Top-k of long rows."""
 
 import jax
 import jax.numpy as jnp

@@ -84,7 +84,7 @@ class EncoderBlock(_Block):
     """Self-attention and MLP."""
 
     def setup(self) -> None:
-        """Names the parameters."""
+        """Create parameters and submodules."""
         self.attention, self.attention_norm = self._attention(), self._norm()
         self.mlp, self.mlp_norm = self._mlp(), self._norm()
         self.drop = LayerDrop(self.form.rates.layer, self.form.masks)
@@ -121,7 +121,7 @@ class DecoderBlock(_Block):
     """Causal self-attention, attention to the source, MLP."""
 
     def setup(self) -> None:
-        """Names the parameters."""
+        """Create parameters and submodules."""
         self.attention, self.attention_norm = self._attention(), self._norm()
         self.cross, self.cross_norm = self._attention(), self._norm()
         self.mlp, self.mlp_norm = self._mlp(), self._norm()
