@@ -1,1 +1,1 @@
-"""The method, for any JAX project: no I/O, no config, no flax."""
+"""Core of R-Drop for any JAX project: no I/O, no config, no flax."""

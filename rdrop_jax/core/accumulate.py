@@ -1,4 +1,4 @@
-"""Loss and gradient of a batch, whole or as the sum over its microbatches."""
+"""Loss and gradient of a batch, at once or accumulated over microbatches."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,8 +11,8 @@ from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import Batch, Key, Params
 from rdrop_jax.core.rdrop import Denominators
 
-# loss(outputs stacked over passes, batch, **objective) -> (scalar, {name: Mean}), as
-# `rdrop_loss` does; objective holds alpha, objective_scale and denominators.
+# loss(outputs stacked over passes, batch, **objective) -> (scalar, {name: Mean}), like
+# `rdrop_loss`; objective contains alpha, objective_scale and denominators.
 Loss = Callable[..., tuple[Array, dict[str, Mean]]]
 # (params, batch, keys of the passes) -> outputs stacked over passes
 Passes = Callable[[Params, Batch, Key], Any]
@@ -29,18 +29,18 @@ def make_loss_and_grad(
     accum_steps: int,
     needs: tuple[str, ...] = (),
 ) -> LossAndGrad:
-    """Makes ``(params, batch, keys, step) -> ((loss, metrics), grads)``.
+    """Make ``(params, batch, keys, step) -> ((loss, metrics), grads)``.
 
     Args:
-      passes: runs the model once per key.
-      loss: of the outputs of all passes.
+      passes: function that runs the model once per key.
+      loss: loss function of the outputs of all passes.
       alpha: weight of the consistency term, or a schedule ``step -> alpha``.
       objective_scale: "sum" or "mean" over passes.
-      accum_steps: microbatches; divides by the weights of the whole batch.
-      needs: names that the metrics of the loss must have, each a `Mean`.
+      accum_steps: number of microbatches, normalized by the full batch's weights.
+      needs: names of required metrics, each a `Mean`.
 
     Returns:
-      The function.
+      The loss-and-gradient function.
     """
 
     def loss_at(
@@ -71,8 +71,8 @@ def make_loss_and_grad(
             return grad_fn(params, batch, keys, step, None)
         outputs = jax.eval_shape(passes, params, batch, keys)
         zeros = jax.tree.map(jnp.zeros_like, outputs)
-        # Denominators depend on the batch alone, so the loss of zeros gives them, and
-        # the compiler drops what the zeros would have cost.
+        # Denominators depend only on the batch, so the loss of zero outputs gives them.
+        # The compiler removes the rest of that loss.
         _, metrics = loss_at(zeros, batch, step, None)
         whole = metrics["ce"].weight, metrics["kl"].weight
 
@@ -88,7 +88,7 @@ def make_loss_and_grad(
 def _checked(
     found: Any, needs: tuple[str, ...], accum_steps: int
 ) -> tuple[Array, dict[str, Mean]]:
-    """A loss and its metrics, which are what the step adds up and puts aside."""
+    """Check the type and required metrics of a loss; return its value and metrics."""
     contract = "loss must return (scalar, {name: Mean}), as rdrop_loss does"
     if not (isinstance(found, tuple) and len(found) == 2):
         raise ValueError(f"{contract}: found {type(found).__name__}")
@@ -112,9 +112,9 @@ def _checked(
 
 
 def _microbatches(batch: Batch, accum_steps: int) -> Batch:
-    """Rows i, i + n, i + 2n, ... form microbatch i.
+    """Split a batch into microbatches: rows i, i + n, i + 2n, ... form microbatch i.
 
-    Strided, so that every device splits its own rows and none moves.
+    The strides let every device split its local rows, so no rows move.
     """
 
     def split(x: Array) -> Array:
@@ -130,14 +130,14 @@ def _microbatches(batch: Batch, accum_steps: int) -> Batch:
 
 
 def first_microbatch(batch: Batch, accum_steps: int) -> Batch:
-    """The first of ``accum_steps`` parts of a batch; of one part the batch itself."""
+    """Return the first of ``accum_steps`` microbatches, or the batch itself if 1."""
     if accum_steps == 1:
         return batch
     return jax.tree.map(lambda x: x[0], _microbatches(batch, accum_steps))
 
 
 def _sum_over(part: Callable[[Batch, Array], Any], micro: Batch) -> Any:
-    """``sum_i part(micro[i], i)``, one at a time; floats in at least float32."""
+    """Sum ``part(micro[i], i)`` sequentially, with floats in at least float32."""
     count = jax.tree.leaves(micro)[0].shape[0]
     first = jax.tree.map(lambda x: x[0], micro)
     index = jnp.arange(count)

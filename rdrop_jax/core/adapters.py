@@ -1,4 +1,4 @@
-"""Turns Flax modules into ``forward(params, batch, key | None) -> outputs``."""
+"""Adapters from Flax modules to ``forward(params, batch, key | None) -> outputs``."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -23,20 +23,20 @@ def linen_forward(
     evaluate: Mapping[str, Any],
     rng: str | Sequence[str] = "dropout",
 ) -> Forward:
-    """Forward function of a Linen module, or of anything with its ``apply``.
+    """Make the forward function of a Linen module, or of an object with its ``apply``.
 
     Args:
-      module: has ``apply({"params": params}, *args, rngs=..., **kwargs)``.
+      module: object with ``apply({"params": params}, *args, rngs=..., **kwargs)``.
       inputs: name of the batch entry to pass, or ``batch -> tuple of arguments``.
       train: keyword arguments that turn dropout on, like ``{"train": True}``.
-      evaluate: keyword arguments that turn it off, like ``{"train": False}``.
-      rng: name of the module's dropout stream, or names of all that it draws from.
+      evaluate: keyword arguments that turn dropout off, like ``{"train": False}``.
+      rng: name of the module's dropout stream, or names of all its random streams.
 
     Returns:
       ``forward(params, batch, key)``; ``key=None`` evaluates.
 
     Raises:
-      ValueError: when called with variable collections in place of parameters.
+      ValueError: (from forward) params are variable collections, not parameters.
 
     Example:
       >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -69,22 +69,22 @@ def linen_forward(
 
 
 def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
-    """Forward function and parameters of an NNX module.
+    """Return the forward function and parameters of an NNX module.
 
-    Each pass draws from its own key: streams that the module holds, as
-    ``nnx.Dropout(0.1, rngs=rngs)`` makes them, are seeded from it, and a module that
-    takes ``rngs`` when it is called gets it as the stream "dropout". Give trained
-    parameters back with ``nnx.update(model, state.params)``.
+    Each pass has its own key. Random streams stored in the module, as created by
+    ``nnx.Dropout(0.1, rngs=rngs)``, are seeded from it. A module whose call takes
+    ``rngs`` receives it as the stream "dropout". Write trained parameters back with
+    ``nnx.update(model, state.params)``.
 
     Args:
       model: an `nnx.Module`.
       inputs: name of the batch entry to pass, or ``batch -> tuple of arguments``.
 
     Returns:
-      ``(forward, params)``: forward as everywhere, params a pytree of arrays.
+      ``(forward, params)``: ``forward(params, batch, key)``, and a pytree of arrays.
 
     Raises:
-      ValueError: the module holds batch statistics, which passes would have to share.
+      ValueError: the module has batch statistics, which passes would have to share.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -93,7 +93,7 @@ def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
       >>> forward(params, {"x": jnp.ones(2)}, None).tolist()
       [1.0, 1.0]
     """
-    from flax import nnx  # here alone, so that the method never needs flax
+    from flax import nnx  # imported here so that the R-Drop core does not need flax
 
     graph, *states = nnx.split(model, nnx.Param, nnx.RngKey, ...)
     flat = nnx.to_flat_state(states[2])
@@ -108,7 +108,7 @@ def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
             "update them; freeze them, or write a forward that returns them as aux and "
             "a train step of your own"
         )
-    # Of plain arrays every merge makes variables of its own, which a pass may change.
+    # From plain arrays, every merge creates new variables that a pass may change.
     initial, streams, rest = (nnx.to_pure_dict(state) for state in states)
     takes = inspect.signature(type(model).__call__).parameters
     passed_on = any(p.kind == p.VAR_KEYWORD for p in takes.values())
@@ -130,7 +130,7 @@ def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
 
 
 def _seeded(streams: Any, key: Key) -> Any:
-    """The keys of all streams, each made from ``key`` and its place."""
+    """Derive the keys of all streams from ``key`` and the index of each leaf."""
     leaves, tree = jax.tree.flatten(streams)
     keys = [
         jax.random.split(jax.random.fold_in(key, i), x.shape)

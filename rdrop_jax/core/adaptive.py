@@ -1,16 +1,16 @@
 r"""The R-Drop objective of an adaptive softmax.
 
-Words of a frequent head and of rarer tails: a word of tail c has probability
-:math:`p(v) = p(c)\,p_c(v)`, where the head's softmax gives :math:`p(c)`. The divergence
-is that of the whole distribution,
+The vocabulary consists of a frequent head and rarer tails. A token of tail c has
+probability :math:`p(v) = p(c)\,p_c(v)`, where :math:`p(c)` is from the head's softmax.
+The divergence is that of the full distribution,
 
 .. math::
    s = \tfrac12 \sum_v (p_v - q_v)(\log p_v - \log q_v)
      = \tfrac12 [KL(h_p \| h_q) + KL(h_q \| h_p)]
      + \tfrac12 \sum_c [p(c)\,KL(p_c \| q_c) + q(c)\,KL(q_c \| p_c)] ,
 
-with gradient through :math:`p(c)` and :math:`q(c)`. Grave et al., 2017 (arXiv
-1609.04309); in language models Baevski and Auli, 2019 (arXiv 1809.10853).
+with gradients through :math:`p(c)` and :math:`q(c)`. Sources: Grave et al., 2017 (arXiv
+1609.04309); for language models Baevski and Auli, 2019 (arXiv 1809.10853).
 """
 
 import functools
@@ -31,7 +31,7 @@ from rdrop_jax.core.split import Split, split_over
 from rdrop_jax.core.terms import position_weights, reshape_hint
 
 DIVERGENCES = ("exact", "gold_cluster")
-# Positions at a time: on CPU those of ten thousand words stay in its caches.
+# Positions per chunk. On CPU, a chunk with a 10,000-token vocabulary fits in cache.
 _CHUNK_SIZE = {"cpu": 64}
 _CHUNK_SIZE_ELSEWHERE = 256
 
@@ -52,35 +52,36 @@ def adaptive_rdrop_loss(
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    r"""`rdrop_loss` of an adaptive softmax, a few positions at a time.
+    r"""Compute `rdrop_loss` of an adaptive softmax in chunks of positions.
 
-    Value and gradients of a chunk are made together, so that the distributions of all
-    words never exist for more than ``chunk_size`` positions. First derivatives only.
+    The value and gradients of a chunk are computed together, so the full distribution
+    exists for at most ``chunk_size`` positions. Supports first derivatives only.
 
     Args:
-      hidden: the head's input and each tail's, [1 or 2 passes, ..., width of its own].
-      kernels: the head's [words + tails, width], one row per tail after its words, and
-        each tail's [words, width]. Ids count through head and tails in order.
-      labels: word ids [...].
+      hidden: inputs of the head and of each tail, [1 or 2 passes, ..., cluster width].
+      kernels: kernel of the head [tokens + tails, width], with one row per tail after
+        its tokens, then that of each tail [tokens, width]. Ids count through head and
+        tails in order.
+      labels: token ids [...].
       alpha: weight of the consistency term.
-      where: positions that count [...]; the others may hold anything.
+      where: positions that count [...]; masked positions may contain anything.
       weight: float weight per position [...].
-      label_weight: weight of the cross entropy alone [...].
-      divergence: "exact", or "gold_cluster": the published code's sum of the divergence
-        of the head and, with weight 1, of the tail that the label is in.
-      objective_scale: "sum", or "mean" to divide by the passes.
-      denominators: as `rdrop_jax.rdrop_loss`.
-      chunk_size: positions at a time and device; None chooses.
-      mesh: where positions are split over devices: over its axes ``data`` and ``fsdp``
-        along the first axis of ``labels``. Each device has chunks of its own; sums over
-        devices follow.
+      label_weight: weight of the cross entropy only [...].
+      divergence: "exact", or "gold_cluster" as in the published code: divergence of the
+        head plus, with weight 1, that of the tail containing the label.
+      objective_scale: "sum", or "mean" to divide by the number of passes.
+      denominators: see `rdrop_jax.rdrop_loss`.
+      chunk_size: positions per chunk and device; None chooses automatically.
+      mesh: mesh that shards positions over its axes ``data`` and ``fsdp``, along the
+        first axis of ``labels``. Each device processes its chunks locally; results are
+        then summed over devices.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, which
-      carry no gradient.
+      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, without
+      gradients.
 
     Raises:
-      ValueError: shapes that do not fit, more than two passes, an unknown option.
+      ValueError: mismatched shapes, more than two passes, or an unknown option.
 
     Example:
       >>> import jax.numpy as jnp
@@ -159,7 +160,7 @@ def _check(
 
 
 class _PerRow(NamedTuple):
-    labels: Any  # of gradients None
+    labels: Any  # None in gradients
     s: Array
     ce: Array
 
@@ -167,7 +168,7 @@ class _PerRow(NamedTuple):
 def _objective_on(
     split: Split | None, divergence: str, chunk_size: int, *args: Any
 ) -> tuple[Array, Array, Array]:
-    """`_objective`, the rows of each device by themselves."""
+    """Evaluate `_objective` on the rows of each device and sum over devices."""
     if split is None:
         return _objective(*args, divergence, chunk_size)
     rows, whole = PartitionSpec(split.rows), PartitionSpec()
@@ -197,7 +198,7 @@ def _objective(
 
     def values(x: Any) -> tuple[Array, Array]:
         chunk = _chunk(x[0], kernels, x[1], scales, divergence)
-        return chunk.ce, chunk.s  # what else it has is not made
+        return chunk.ce, chunk.s  # the compiler removes the unused gradient
 
     found = jax.lax.map(values, chunks)
     return _total(*_whole_rows(found, per_row), per_row, scales)
@@ -240,7 +241,7 @@ _objective.defvjp(_forward, _backward)
 
 
 def _whole_rows(chunks: tuple[Array, Array], per_row: _PerRow) -> tuple[Array, Array]:
-    """Of [chunks, rows] those that are not padding [positions]."""
+    """Flatten [chunks, rows] to [positions] and remove the padding."""
     ce, s = (x.reshape(-1)[: len(per_row.s)] for x in chunks)
     return ce, s
 
@@ -248,13 +249,13 @@ def _whole_rows(chunks: tuple[Array, Array], per_row: _PerRow) -> tuple[Array, A
 def _total(
     ce: Array, s: Array, per_row: _PerRow, scales: tuple[Array, Array]
 ) -> tuple[Array, Array, Array]:
-    """The loss, and the weighted sums of cross entropy and divergence."""
+    """Return the loss and the weighted sums of cross entropy and divergence."""
     ce, s = jnp.sum(weighted(per_row.ce, ce)), jnp.sum(weighted(per_row.s, s))
     return weighted(scales[0], ce) + weighted(scales[1], s), ce, s
 
 
 def _chunked(tree: Any, size: int) -> Any:
-    """Rows as [chunks, rows, ...]; what is added counts nothing."""
+    """Reshape rows to [chunks, rows, ...]; zero padding has weight 0."""
 
     def cut(x: Array) -> Array:
         count = -(-len(x) // size)
@@ -266,12 +267,12 @@ def _chunked(tree: Any, size: int) -> Any:
 
 
 class _Chunk(NamedTuple):
-    """Of some rows cross entropy, divergence, and what gradients are made of."""
+    """Cross entropy and divergence of a chunk of rows, and factors of the gradients."""
 
     ce: Array
     s: Array
-    hidden: list[list[Array]]  # per cluster and pass, 0 where a row does not count
-    gradient: list[list[Array]]  # in the logits
+    hidden: list[list[Array]]  # per cluster and pass; 0 for rows with weight 0
+    gradient: list[list[Array]]  # gradient in the logits
 
 
 def _chunk(
@@ -282,7 +283,7 @@ def _chunk(
     divergence: str,
 ) -> _Chunk:
     counts, dtype = per_row.s != 0, scales[0].dtype
-    # A slice per pass: arrays of two axes are what the CPU backend is fast on.
+    # One slice per pass: the CPU backend is fastest on 2-D arrays.
     cleared = [[clear(counts, h[:, k]) for k in range(h.shape[1])] for h in hidden]
     rows = Clusters(
         [
@@ -301,7 +302,7 @@ def _chunk(
 def _gradients(
     chunk: _Chunk, kernels: tuple[Array, ...], dtype: jnp.dtype
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """In hidden states [rows, passes, width] and in kernels."""
+    """Return gradients in hidden states [rows, passes, width] and in kernels."""
     d_hidden, d_kernels = [], []
     for kernel, hs, gs in zip(kernels, chunk.hidden, chunk.gradient, strict=True):
         gs = [as_factor(g, kernel) for g in gs]
@@ -313,6 +314,6 @@ def _gradients(
 
 
 def _product(a: Array, b: Array, over: tuple[int, int], dtype: jnp.dtype) -> Array:
-    """Of two matrices, summed over an axis of each."""
+    """Multiply two matrices, contracting one axis of each."""
     axes = (((over[0],), (over[1],)), ((), ()))
     return jax.lax.dot_general(a, b, axes, preferred_element_type=dtype)

@@ -1,4 +1,4 @@
-"""The weight of the consistency term: its checks, and the passes that it needs."""
+"""Validation of alpha, the consistency weight, and the number of passes it needs."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def is_zero(alpha: object) -> bool:
-    """Whether alpha is the constant 0, which needs no second pass."""
+    """Return whether alpha is the constant 0, which needs no second pass."""
     return isinstance(alpha, (int, float, np.number)) and alpha == 0
 
 
 def resolve_num_passes(alpha: object, num_passes: int | None) -> int:
-    """``num_passes`` where given; else 1 if alpha is the constant 0, else 2."""
+    """Return ``num_passes`` if given, else 1 if alpha is the constant 0, else 2."""
     if num_passes is None:
         return 1 if is_zero(alpha) else 2
     if num_passes < 1:
@@ -22,14 +22,15 @@ def resolve_num_passes(alpha: object, num_passes: int | None) -> int:
 
 
 def check_alpha(alpha: Any, *, num_passes: int | None = None) -> None:
-    """Refuses all but a scalar >= 0; of a traced one the value is not known.
+    """Check that alpha is a scalar >= 0; values of traced scalars are not checked.
 
     Args:
       alpha: weight of the consistency term.
-      num_passes: passes that the loss is of; one pass needs alpha 0. None skips this.
+      num_passes: number of passes; one pass needs alpha 0. None skips this check.
 
     Raises:
-      ValueError: a function, None, text, an array, a negative value, NaN; one pass.
+      ValueError: alpha is a function, None, a string, an array, negative or NaN, or
+        positive with one pass.
     """
     if callable(alpha):
         raise ValueError(

@@ -1,7 +1,7 @@
-r"""The R-Drop objective of class ids in closed form, value and gradient in one go.
+r"""Closed-form value and gradient of the R-Drop objective for class ids.
 
-The gradient is made where the value is made, one exponential per logit, a few rows at a
-time: what is kept for the backward pass is the gradient itself and nothing else.
+The gradient is computed together with the value, in chunks of rows, with one
+exponential per logit. The backward pass stores only the gradient.
 """
 
 import functools
@@ -14,22 +14,22 @@ from jaxtyping import Array, Float, Integer
 from rdrop_jax.core.losses import weighted
 from rdrop_jax.core.softmax_rows import Form, Rows, rows_objective
 
-_WHOLE = 2**22  # logits that are not worth a loop
-# Logits at a time, pass and device: on CPU what stays in the cache.
+_WHOLE = 2**22  # maximum number of logits computed without a loop
+# Logits per chunk, pass and device. On CPU, a chunk fits in cache.
 _CHUNK = {"cpu": 320_000}
 _CHUNK_ELSEWHERE = 10_000_000
 _LEAST_ROWS = 8
 
 
 class Weights(NamedTuple):
-    """What a position counts for.
+    """Weights of the positions in the objective.
 
     Attributes:
-      s: weight of the divergence [positions]; where 0, the position does not count at
-        all, and its logits may be anything.
-      ce: weight of the cross entropy [positions]; where 0, the label may be anything.
-      s_scale: scalar that multiplies the weighted sum of the divergence.
-      ce_scale: the same for the cross entropy.
+      s: weight of the divergence [positions]. At 0 the position is ignored and its
+        logits may be anything.
+      ce: weight of the cross entropy [positions]. At 0 the label may be anything.
+      s_scale: scalar factor of the weighted sum of the divergence.
+      ce_scale: scalar factor of the weighted sum of the cross entropy.
     """
 
     s: Array
@@ -46,13 +46,13 @@ def softmax_objective(
     label_smoothing: float,
     smoothing: str,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """Weighted cross entropy plus weighted symmetric KL of one or two passes.
+    """Compute weighted cross entropy plus weighted symmetric KL of one or two passes.
 
-    Differentiable any number of times, forward and backward, in logits and weights;
-    the two sums carry no gradient.
+    The loss is differentiable in logits and weights to any order, in forward and
+    reverse mode. The two sums carry no gradient.
 
     Args:
-      logits: [1 or 2, positions, classes].
+      logits: logits [1 or 2, positions, classes].
       labels: class ids.
       weights: see `Weights`.
       label_smoothing: epsilon.
@@ -88,14 +88,14 @@ def _softmax_objective_jvp(
 
 
 def _finite(values: Array) -> Array:
-    """0 for infinity, which has no slope, and would turn a tangent of 0 into NaN."""
+    """Replace infinity by 0: times a tangent of 0 it would give NaN."""
     return jnp.where(jnp.isinf(values), 0.0, values)
 
 
 def weighted_sums(
     ce: Float[Array, " positions"], s: Float[Array, " positions"], weights: Weights
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """The loss, and the weighted sums of cross entropy and divergence."""
+    """Return the loss and the weighted sums of cross entropy and divergence."""
     ce_sum = jnp.sum(weighted(weights.ce, ce))
     s_sum = jnp.sum(weighted(weights.s, s))
     loss = weighted(weights.ce_scale, ce_sum) + weighted(weights.s_scale, s_sum)
@@ -111,33 +111,33 @@ def all_rows(
     with_gradient: bool,
     local: bool = False,
 ) -> tuple[Float[Array, " positions"], Float[Array, " positions"], Array]:
-    """Per position cross entropy and divergence, and the gradient of the loss.
+    """Compute cross entropy and divergence per position, and the gradient of the loss.
 
-    Each device works on chunks of rows of its own, so that none moves. Where chunks do
-    not come out even the last one begins earlier, and makes some rows twice.
+    Each device processes chunks of its local rows, so no rows move between devices. If
+    rows do not divide evenly, the last chunk starts early and recomputes some rows.
 
     Args:
-      logits: [1 or 2, positions, classes].
+      logits: logits [1 or 2, positions, classes].
       labels: class ids.
       weights: see `Weights`.
-      form: which objective.
-      with_gradient: whether to make it.
-      local: this is one device's part, within `jax.shard_map`.
+      form: form of the objective.
+      with_gradient: whether to compute the gradient.
+      local: whether the arrays are one device's shard, within `jax.shard_map`.
 
     Returns:
       ``ce`` [positions], ``s`` [positions], and the gradient in the shape of the
-      logits; a scalar 0 without.
+      logits, or a scalar 0 without ``with_gradient``.
     """
     passes, positions, classes = logits.shape
     devices = 1 if local or _in_shard_map() else jax.device_count()
     even = positions % devices == 0
     devices = devices if even else 1
     own = positions // devices
-    # Each chunk of split classes would wait for the other devices anew, and who has
-    # which of uneven rows is not known.
+    # No chunks if classes are sharded, because every chunk would synchronize devices,
+    # or if rows are uneven, because their placement is unknown.
     rows = _chunk_rows(own, classes) if even and not form.axis else own
     count = -(-own // max(rows, 1))
-    # One device's logits as they are: of a reshaped array the loop would keep a copy.
+    # On one device keep the shape: the loop would copy a reshaped array.
     lead = (devices,) if devices > 1 else ()
     first = (0,) * len(lead)
     split = logits.reshape(passes, *lead, own, classes)
@@ -159,7 +159,7 @@ def all_rows(
             jax.lax.dynamic_slice_in_dim(x, start, rows, -1).reshape(-1)
             for x in per_row
         ]
-        # A slice per pass: arrays of two axes are what the CPU backend is fast on.
+        # One slice per pass: the CPU backend is fastest on 2-D arrays.
         zs = [
             jax.lax.dynamic_slice(
                 split, (k, *first, start, 0), (1, *lead, rows, classes)
@@ -179,7 +179,8 @@ def all_rows(
         return ce, s, gradient
 
     dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    # Like the logits: within `jax.shard_map` and on explicit meshes they have a type.
+    # Derived from the logits to inherit their type in `jax.shard_map` and on
+    # explicit meshes.
     zeros = jnp.zeros_like(split[0, ..., 0], dtype)
     gradient = jnp.zeros_like(split) if with_gradient else jnp.zeros((), logits.dtype)
     ce, s, gradient = jax.lax.fori_loop(0, count, body, (zeros, zeros, gradient))
@@ -189,13 +190,13 @@ def all_rows(
 
 
 def _in_shard_map() -> bool:
-    """Whether these rows are one device's, of a `jax.shard_map` over all mesh axes."""
+    """Return whether the caller is in a `jax.shard_map` over all mesh axes."""
     mesh = jax.sharding.get_abstract_mesh()
     return bool(mesh.axis_names) and mesh.manual_axes == mesh.axis_names
 
 
 def _chunk_rows(positions: int, classes: int) -> int:
-    """How long a chunk of a device's positions is, all about the same."""
+    """Return the number of positions per chunk; chunks have about equal size."""
     if positions * classes <= _WHOLE:
         return positions
     most = _CHUNK.get(jax.default_backend(), _CHUNK_ELSEWHERE)

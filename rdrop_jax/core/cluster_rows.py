@@ -1,9 +1,9 @@
-r"""Objective and gradient of a few rows of an adaptive softmax.
+r"""Objective and gradient of a chunk of rows of an adaptive softmax.
 
-A word v of tail c has probability :math:`p(c)\,p_c(v)`. In the log probabilities of
-head and tails, twice the divergence has for each pass the gradient
-:math:`G_v = P_v (\log P_v - \log Q_v) + P_v - Q_v`. That of the words of a tail adds up
-at its row of the head, and each softmax makes :math:`G - p \sum_v G_v` of it.
+A token v of tail c has probability :math:`p(c)\,p_c(v)`. For each pass, twice the
+divergence has the gradient :math:`G_v = P_v (\log P_v - \log Q_v) + P_v - Q_v` in the
+log-probabilities of head and tails. The gradients of a tail's tokens are summed at the
+tail's row of the head. Each softmax turns them into :math:`G - p \sum_v G_v`.
 """
 
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from rdrop_jax.core.softmax_rows import Softmax, softmax
 
 
 class Clusters(NamedTuple):
-    """Rows of logits, one array per cluster and pass, and what is known of each row.
+    """Rows of logits, one array per cluster and pass, with labels and coefficients.
 
     Attributes:
-      logits: of the head, then of each tail: [rows, words] per pass, at least float32
-        and finite also where a row does not count. The head has one more for each tail
-        after its words.
-      labels: word ids [rows], counted through head and tails.
-      labelled: whether its label counts [rows].
+      logits: logits of the head, then of each tail, [rows, tokens] per pass, at least
+        float32 and finite even in masked rows. The head has one more column per tail
+        after its tokens.
+      labels: token ids [rows], counted through head and tails.
+      labelled: True if the label of the row counts [rows].
       s: coefficient of the divergence [rows].
       ce: coefficient of the cross entropy [rows].
     """
@@ -38,21 +38,21 @@ class Clusters(NamedTuple):
 def clusters_objective(
     x: Clusters, exact: bool
 ) -> tuple[Float[Array, " rows"], Float[Array, " rows"], list[list[Array]]]:
-    """Cross entropy of all passes and divergence per row, and the gradient.
+    """Compute cross entropy of all passes and divergence per row, and the gradient.
 
     Args:
       x: the rows.
-      exact: whether the divergence is that of the distribution of all words; else the
-        head's and, with weight 1, that of the tail that the label is in.
+      exact: True for the divergence of the full distribution. False for that of the
+        head plus, with weight 1, that of the tail containing the label.
 
     Returns:
-      ``ce`` [rows], ``s`` [rows], and like the logits the gradient of
-      ``sum(x.ce * ce + x.s * s)``.
+      ``ce`` [rows], ``s`` [rows], and the gradient of ``sum(x.ce * ce + x.s * s)`` in
+      the structure of the logits.
     """
     found = [[softmax(z) for z in passes] for passes in x.logits]
     ce, places = _cross_entropy(found, clear(x.labelled, x.labels).astype(int))
     ce = clear(x.labelled, ce)
-    # No such word: no gradient either.
+    # An invalid label gives a NaN gradient too.
     column = jnp.where(jnp.isnan(ce), jnp.nan, x.ce)[:, None]
     gradient = [
         [column * (place.inside * f.p - place.hot) for f in passes]
@@ -70,22 +70,22 @@ def clusters_objective(
 
 
 class _Place(NamedTuple):
-    """Where the label is in a cluster."""
+    """Location of the labels in a cluster."""
 
-    inside: Array  # 1 if it is [rows, 1]
-    hot: Array  # 1 at it [rows, words]
+    inside: Array  # 1 if the label is in the cluster [rows, 1]
+    hot: Array  # one-hot label [rows, tokens]
 
 
 def _cross_entropy(
     found: list[list[Softmax]], labels: Array
 ) -> tuple[Array, list[_Place]]:
-    """Sum over passes per row; NaN if there is no such word."""
+    """Sum cross entropy over passes per row; NaN if the label is out of range."""
     sizes = [passes[0].z.shape[-1] for passes in found]
     words = end = sizes[0] - len(found) + 1
     at = [labels]
     for i, size in enumerate(sizes[1:]):
         local = labels - end
-        # In the head a word of a tail is that tail's row.
+        # In the head, the label of a tail's token is the tail's row.
         at[0] = jnp.where((local >= 0) & (local < size), words + i, at[0])
         at.append(local)
         end += size
@@ -103,11 +103,11 @@ def _cross_entropy(
 
 
 class _Pair(NamedTuple):
-    """Two passes of a cluster.
+    """Terms of the divergence between two passes P and Q of a cluster.
 
-    P and Q are its probabilities times that of its tail in the head; the head's own as
-    they are; and where the divergence is not exact a tail's own if it has the label,
-    else 0.
+    For the head, P and Q are its probabilities. For a tail, they are multiplied by the
+    tail's probability in the head. If the divergence is not exact, the factor is 1 for
+    the tail containing the label, else 0.
     """
 
     r: Array  # log P - log Q
@@ -119,12 +119,12 @@ class _Pair(NamedTuple):
 def _divergence(
     found: list[list[Softmax]], inside: list[Array], exact: bool
 ) -> tuple[Array, list[list[Array]]]:
-    """Half Jeffreys divergence per row, and twice its gradient."""
+    """Return half the Jeffreys divergence per row, and twice its gradient."""
     (a, b), tails = found[0], found[1:]
     words = a.z.shape[-1] - len(tails)
     head = _pair(a, b)
-    own = words if exact else a.z.shape[-1]  # a tail's words say all of its row
-    # Written as one sum no term is negative, and nearly equal passes lose no digits.
+    own = words if exact else a.z.shape[-1]  # the tail's tokens cover its head row
+    # In this form no term is negative and nearly equal passes lose no precision.
     twice = _sum((head.change * head.r)[:, :own])
     p_r, q_r, pulls = [head.p_r[:, :own]], [head.q_r[:, :own]], []
     for i, ((f, g), hit) in enumerate(zip(tails, inside[1:], strict=True)):
@@ -140,7 +140,7 @@ def _divergence(
         if exact:
             p_r.append(of_p)
             q_r.append(of_q)
-        # Small beside small: added to m first, both would be rounded to its digits.
+        # Add the small terms first: adding them to m would round away their digits.
         pulls.append(_pull(tail, f, g, of_p + (m - n), of_q + (m - n)))
     head = head._replace(
         p_r=jnp.concatenate(p_r, axis=-1), q_r=jnp.concatenate(q_r, axis=-1)
@@ -156,14 +156,14 @@ def _pair(
     n: Array | float = 1.0,
     shift: Array | float = 0.0,
 ) -> _Pair:
-    """P is ``m`` times the probabilities, Q ``n`` times; shift is log m - log n."""
+    """Scale P by ``m`` and Q by ``n``; ``shift`` is log m - log n."""
     r = (a.z - b.z) - (a.log_z - b.log_z) + shift
     p, q = m * a.p, n * b.p
     return _Pair(r, p - q, p * r, q * r)
 
 
 def _pull(pair: _Pair, a: Softmax, b: Softmax, g_p: Array, g_q: Array) -> list[Array]:
-    """The two gradients in logits; ``g_p`` and ``-g_q`` are the sums of G."""
+    """Return the two gradients in logits; ``g_p`` and ``-g_q`` are the sums of G."""
     return [
         pair.p_r + pair.change - a.p * g_p,
         b.p * g_q - pair.q_r - pair.change,

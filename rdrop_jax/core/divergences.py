@@ -1,8 +1,8 @@
-"""Per-position divergences between two passes. Nothing here reduces over positions.
+"""Per-position divergences between two passes. No function reduces over positions.
 
-Precision, masks and impossible classes as in `rdrop_jax.core.losses`. Of nearly equal
-passes the rounding error of `kl_divergence` and `js_divergence` may be larger than they
-are, and they negative; `symmetric_kl` is never below 0.
+Precision, masks and impossible classes are as in `rdrop_jax.core.losses`. For nearly
+equal passes, rounding errors of `kl_divergence` and `js_divergence` may exceed their
+values and make them negative. `symmetric_kl` is never negative.
 """
 
 import jax
@@ -56,10 +56,10 @@ def kl_divergence(
 def symmetric_kl(
     logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
 ) -> Positions:
-    r"""The consistency term of R-Drop: half of the Jeffreys divergence.
+    r"""Consistency term of R-Drop: half the Jeffreys divergence.
 
     :math:`\tfrac12 (KL(p\|q) + KL(q\|p)) = \tfrac12 \sum_v (p_v - q_v)(\log p_v - \log
-    q_v)`. Written this way no term is negative and nearly equal passes lose no digits.
+    q_v)`. In this form no term is negative and nearly equal passes lose no precision.
     Source: Eq. 2 of arXiv 2106.14448.
 
     Args:
@@ -93,7 +93,7 @@ def js_divergence(
     logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
 ) -> Positions:
     r"""Jensen-Shannon divergence :math:`\tfrac12 KL(p\|m) + \tfrac12 KL(q\|m)`,
-    :math:`m = (p + q)/2`; at most log 2, finite whatever the two passes exclude.
+    :math:`m = (p + q)/2`; at most log 2, finite even with impossible classes.
 
     Args:
       logits_a: scores of one pass [..., classes].

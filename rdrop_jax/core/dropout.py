@@ -1,11 +1,10 @@
-"""Dropout from a counter-based hash: a mask costs little more than a copy.
+"""Dropout from a counter-based hash, at little more than the cost of a copy.
 
 The mask entry at position (i, j, ..) is an integer hash of the key's words and of i, j,
-.., chained axis by axis. It depends on nothing but key, shape and position: the same
-under jit on one device and on eight, computed again in the backward pass instead of
-stored, and with no flat index that could overflow 32 bits. Where a function sees a part
-of an array only, under `jax.shard_map` or `jax.vmap` over examples, positions begin at
-0 in each part: give every shard or row a key of its own, as `jax.random` needs too.
+.., chained axis by axis. It depends only on key, shape and position, so it is the same
+under jit on one device and on eight. The backward pass recomputes it, and no flat index
+can overflow 32 bits. Under `jax.shard_map`, or `jax.vmap` over examples, positions
+start at 0 in each shard or row: use a separate key for each, as with `jax.random`.
 """
 
 import functools
@@ -21,29 +20,28 @@ MASKS = ("hash", "bernoulli")
 
 
 def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:
-    """Spreads every bit of 32 over those above it.
+    """Spread every bit of a 32-bit integer to the bits above it.
 
-    Constants: lowbias32 of Chris Wellons' hash-prospector, without its last shift: it
-    would touch the low half alone, the next call begins with it, and masks compare from
-    the top.
+    Constants are those of lowbias32 from Chris Wellons' hash-prospector. Its last shift
+    is omitted: it would change only the low half, the next call starts with it, and
+    masks compare from the top bit.
     """
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     return (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
 
 
 def hash_bits(key: Key, shape: Sequence[int]) -> UInt32[Array, "..."]:
-    """32 bits per position, a pure function of key and position.
+    """Return 32 hash bits per position, a pure function of key and position.
 
-    Two words of state run along. Every word of the key and every axis mixes both, so
-    that two rows, sites or passes share a stretch of masks only where all 64 bits
-    agree.
+    The state has two 32-bit words, and every key word and axis mixes both. Two rows,
+    sites or passes therefore share a run of mask entries only if all 64 bits are equal.
 
     Args:
       key: one PRNG key, typed or raw, of any implementation.
-      shape: of the result, each axis shorter than 2**32.
+      shape: shape of the result, each axis shorter than 2**32.
 
     Returns:
-      Unsigned integers, uniform; the high half is the better one.
+      Uniform unsigned integers; the high bits have better quality.
 
     Raises:
       ValueError: not exactly one key.
@@ -70,7 +68,7 @@ def hash_bits(key: Key, shape: Sequence[int]) -> UInt32[Array, "..."]:
 
 
 def check_rate(rate: float) -> None:
-    """Refuses a rate outside [0, 1)."""
+    """Raise ValueError if the rate is outside [0, 1)."""
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"dropout rate must be in [0, 1): found {rate}")
 
@@ -78,16 +76,16 @@ def check_rate(rate: float) -> None:
 def dropout_mask(
     key: Key, rate: float, shape: Sequence[int], *, masks: str = "hash"
 ) -> Bool[Array, "..."]:
-    """Which entries stay: True with probability ``1 - rate``, exact to 32 bits.
+    """Draw a dropout mask: True with probability ``1 - rate``, exact to 32 bits.
 
     Args:
       key: one PRNG key.
       rate: probability that an entry is dropped, in [0, 1).
-      shape: of the mask.
-      masks: "hash", or "bernoulli" for `jax.random.bernoulli`, many times slower.
+      shape: shape of the mask.
+      masks: "hash", or "bernoulli" for `jax.random.bernoulli`, which is much slower.
 
     Returns:
-      A boolean mask, True keeps.
+      A boolean mask (True keeps).
 
     Raises:
       ValueError: a rate out of range, unknown ``masks``, not exactly one key.
@@ -112,14 +110,14 @@ def dropout(
 ) -> Float[Array, "..."]:
     """Inverted dropout: 0 with probability ``rate``, else ``x / (1 - rate)``.
 
-    Every entry has a mask of its own, along every axis. The backward pass computes the
-    mask again; nothing of it is stored.
+    Every entry is dropped independently; no axis shares a mask. The backward pass
+    recomputes the mask instead of storing it.
 
     Args:
-      key: one PRNG key; another for every site, pass and step.
+      key: one PRNG key; use a different key for every site, pass and step.
       x: any floating-point array.
-      rate: in [0, 1); 0 returns x.
-      masks: as `dropout_mask`.
+      rate: dropout rate in [0, 1); 0 returns x.
+      masks: see `dropout_mask`.
 
     Returns:
       An array like x.
@@ -135,7 +133,7 @@ def dropout(
     if rate == 0.0:
         return x
 
-    # Linear in x: all that its transpose needs is the key.
+    # Linear in x: its transpose needs only the key.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def masked(key: Key, x: Array) -> Array:
         kept = dropout_mask(key, rate, x.shape, masks=masks)
@@ -152,17 +150,17 @@ def layer_drop(
     *,
     masks: str = "hash",
 ) -> Float[Array, "batch ..."]:
-    """LayerDrop, example by example: with probability ``rate`` a layer is skipped.
+    """Per-example LayerDrop: skip a layer with probability ``rate``.
 
     Nothing is rescaled. Source: Fan et al., 2020 (arXiv 1909.11556), who draw once per
-    batch; per example, two passes differ on every row alone.
+    batch. Drawing per example makes two passes differ independently for each row.
 
     Args:
       key: one PRNG key.
-      x: what goes into the layer.
-      new_x: what comes out of it, residual connection included.
-      rate: in [0, 1).
-      masks: as `dropout_mask`.
+      x: input of the layer.
+      new_x: output of the layer, residual connection included.
+      rate: probability in [0, 1) that an example skips the layer.
+      masks: see `dropout_mask`.
 
     Returns:
       Rows of ``new_x``, or of ``x`` where the layer is skipped.

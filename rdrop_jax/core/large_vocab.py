@@ -1,15 +1,15 @@
-r"""The R-Drop objective straight from hidden states, for vocabularies that are large.
+r"""The R-Drop objective computed from hidden states, for large vocabularies.
 
-Logits :math:`z = h W + b` of two passes take gigabytes where there are 30,000 words or
-more. Here they exist for a few positions at a time: with :math:`g = \partial L/\partial
-z` made in closed form beside the value,
+Logits :math:`z = h W + b` of two passes take gigabytes for vocabularies of 30,000
+tokens or more. Here they exist for one chunk of positions at a time. With
+:math:`g = \partial L/\partial z` computed in closed form together with the value,
 
 .. math::
    \partial L/\partial h = g W^T, \quad
    \partial L/\partial W = \textstyle\sum h^T g, \quad
    \partial L/\partial b = \textstyle\sum g ,
 
-three matrix products per chunk, and nothing is computed twice.
+each chunk takes three matrix products and nothing is recomputed.
 """
 
 from typing import Any, NamedTuple
@@ -29,21 +29,21 @@ from rdrop_jax.core.softmax_rows import Form
 from rdrop_jax.core.split import split_over
 from rdrop_jax.core.terms import position_weights, reshape_hint
 
-# Logits per pass that a chunk may have, and the positions it may have.
+# Maximum logits per chunk and pass, and the range of positions per chunk.
 _CHUNK_LOGITS = {"cpu": 2**23}
 _CHUNK_LOGITS_ELSEWHERE = 2**25
 _CHUNK_RANGE = (64, 256)
 
 
 class LinearOutput(NamedTuple):
-    """What a model with a large vocabulary returns in place of logits.
+    """Output of a model with a large vocabulary: factors of its logits.
 
     With `forward_passes`, ``out_axes=LinearOutput(0, None, None)`` keeps one kernel.
 
     Attributes:
-      hidden: [..., width].
-      kernel: [width, vocab], or a tied embedding [vocab, width].
-      bias: [vocab], or None.
+      hidden: hidden states [..., width].
+      kernel: kernel [width, vocab], or a tied embedding table [vocab, width].
+      bias: bias [vocab], or None.
     """
 
     hidden: Any
@@ -70,40 +70,40 @@ def large_vocab_rdrop_loss(
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    r"""`rdrop_loss` of ``hidden @ kernel + bias``, whose logits never exist as a whole.
+    r"""Compute `rdrop_loss` of ``hidden @ kernel + bias`` without storing all logits.
 
     :math:`\sum w l \sum_i CE_i / \sum w l + \alpha \sum w s / \sum w`, s the half
-    Jeffreys divergence (0 for one pass): Eq. 2-4 of arXiv 2106.14448. The gradient in
-    hidden states, kernel and bias is made together with the value, in chunks of
-    positions; where nothing is differentiated, the value alone. First derivatives,
-    backward only. Sums in at least float32 whatever comes in.
+    Jeffreys divergence (0 for one pass): Eq. 2-4 of arXiv 2106.14448. The gradients in
+    hidden states, kernel and bias are computed together with the value, in chunks of
+    positions. Without differentiation only the value is computed. Supports first
+    derivatives in reverse mode only. Sums are in at least float32 for any input dtype.
 
     Args:
-      hidden: [1 or 2 passes, ..., width].
-      kernel: [width, vocab], or [vocab, width] where ``tied``.
+      hidden: hidden states [1 or 2 passes, ..., width].
+      kernel: kernel [width, vocab], or [vocab, width] if ``tied``.
       labels: class ids [...].
       alpha: weight of the consistency term.
-      bias: [vocab].
-      tied: kernel is an embedding [vocab, width]; no transposed copy is made.
+      bias: bias [vocab].
+      tied: whether kernel is an embedding table [vocab, width]; it is not transposed.
       label_smoothing: epsilon in [0, 1).
       smoothing: "uniform" (epsilon / V) or "fairseq" (epsilon / (V - 1)).
-      where: positions that count [...]; labels of the others may be anything.
+      where: positions that count [...]; labels of masked positions may be anything.
       weight: float weight per position [...].
-      label_weight: weight of the cross entropy alone [...].
-      objective_scale: "sum", or "mean" to divide by the passes.
-      denominators: as `rdrop_loss`.
-      chunk_size: positions at a time and device; None chooses.
-      mesh: where positions or vocabulary are split over devices, as far as it has these
-        axes: positions over ``data`` and ``fsdp`` along the first axis of ``labels``,
-        the vocabulary over ``tensor``. One sum of the kernel's gradient follows the
-        loop; only over ``tensor`` devices speak within it.
+      label_weight: weight of the cross entropy only [...].
+      objective_scale: "sum", or "mean" to divide by the number of passes.
+      denominators: see `rdrop_loss`.
+      chunk_size: positions per chunk and device; None chooses automatically.
+      mesh: mesh that shards positions or vocabulary, depending on its axes: positions
+        over ``data`` and ``fsdp`` along the first axis of ``labels``, the vocabulary
+        over ``tensor``. The kernel gradient is summed over devices once, after the
+        loop; only the ``tensor`` axis communicates within the loop.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, which
-      carry no gradient.
+      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, without
+      gradients.
 
     Raises:
-      ValueError: shapes that do not fit or do not split, more than two passes, an
+      ValueError: shapes that do not match or divide, more than two passes, or an
         unknown option.
 
     Example:

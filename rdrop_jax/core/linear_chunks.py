@@ -1,7 +1,7 @@
-"""Logits of a few positions at a time: value and gradients of a linear output layer.
+"""Chunked value and gradients of the objective of a linear output layer.
 
-Three matrix products per chunk of positions, nothing computed twice. On several devices
-each has chunks of its own.
+Each chunk of positions takes three matrix products; nothing is recomputed. With several
+devices, each processes chunks of its local positions.
 """
 
 import functools
@@ -17,18 +17,18 @@ from rdrop_jax.core.losses import as_factor
 from rdrop_jax.core.softmax_rows import Form
 from rdrop_jax.core.split import Split
 
-# Above, the product that is added to the kernel's gradient is made in blocks of words.
+# Above this vocabulary size, the kernel gradient is accumulated in blocks of tokens.
 _WHOLE_KERNEL = 100_000
 _WORDS = 16_384
 
 
 class Options(NamedTuple):
-    """How to compute.
+    """Options of the chunked computation.
 
     Attributes:
-      form: which objective.
-      tied: the kernel is [vocab, width].
-      chunk_size: positions at a time and device.
+      form: form of the objective.
+      tied: whether the kernel is [vocab, width].
+      chunk_size: positions per chunk and device.
     """
 
     form: Form
@@ -46,18 +46,19 @@ def linear_objective(
     options: Options,
     split: Split | None,
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """`rdrop_jax.core.closed_form.softmax_objective` of ``hidden @ kernel + bias``.
+    """Compute `closed_form.softmax_objective` of ``hidden @ kernel + bias``.
 
-    First derivatives, backward, in hidden states, kernel, bias and weights.
+    Supports first derivatives in reverse mode, in hidden states, kernel, bias and
+    weights.
 
     Args:
-      hidden: [1 or 2, positions, width].
-      kernel: [width, vocab], or [vocab, width] where tied.
-      bias: [vocab] or None.
+      hidden: hidden states [1 or 2, positions, width].
+      kernel: kernel [width, vocab], or [vocab, width] if tied.
+      bias: bias [vocab] or None.
       labels: class ids.
-      weights: as `softmax_objective`.
-      options: how to compute.
-      split: over which devices; None for one.
+      weights: see `softmax_objective`.
+      options: options of the computation.
+      split: mesh axes to shard over; None for one device.
 
     Returns:
       The loss, and the sums of cross entropy and divergence, which carry no gradient.
@@ -110,7 +111,7 @@ def _chunks(
     split: Split | None,
     with_gradient: bool,
 ) -> tuple[Array, Array, Any]:
-    """`_local_chunks` on every device, and the kernel's gradient summed over them."""
+    """Run `_local_chunks` on every device and sum kernel gradients over devices."""
     if split is None:
         return _local_chunks(
             hidden, kernel, bias, labels, weights, options, with_gradient
@@ -148,7 +149,7 @@ def _local_chunks(
     options: Options,
     with_gradient: bool,
 ) -> tuple[Array, Array, Any]:
-    """Cross entropy and divergence per position, and the three gradients."""
+    """Compute cross entropy and divergence per position, and the three gradients."""
     passes, positions, width = hidden.shape
     count = max(-(-positions // options.chunk_size), 1)
     size = -(-positions // count)
@@ -165,7 +166,7 @@ def _local_chunks(
     def chunk(i: Array) -> tuple[Array, Array, Array, Array]:
         at = Weights(w_s[i], w_ce[i], weights.s_scale, weights.ce_scale)
         h = jax.lax.dynamic_slice(hidden, (0, i * size, 0), (passes, size, width))
-        # Cleared here too: NaN times a gradient of 0 would reach the kernel.
+        # Clear here too: NaN times a gradient of 0 would reach the kernel gradient.
         h = jnp.where((at.s != 0)[None, :, None], h, jnp.zeros((), h.dtype))
         h = h.reshape(-1, width)
         z = product(h, kernel, (((1,), (inner,)), ((), ())))
@@ -197,7 +198,7 @@ def _local_chunks(
         d_kernel = _add_product(d_kernel, h, g, options.tied, product)
         return ce, s, (d_hidden, d_kernel, d_bias)
 
-    # Like the arrays: within `jax.shard_map` the carry has their type.
+    # Derived from the inputs: within `jax.shard_map` the carry must have their type.
     zeros = jnp.zeros_like(w_s, dtype)
     gradients = None
     if with_gradient:
@@ -216,7 +217,7 @@ def _local_chunks(
 
 
 def _add_product(total: Array, h: Array, g: Array, tied: bool, product: Any) -> Array:
-    """``total + h^T g``, in blocks of words where there are very many."""
+    """Return ``total + h^T g``, in blocks of tokens if the vocabulary is large."""
     contract = (((0,), (0,)), ((), ()))
 
     def of(words: Array) -> Array:

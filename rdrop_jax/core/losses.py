@@ -1,10 +1,10 @@
-"""Per-position losses and divergences. Nothing here reduces over positions.
+"""Per-position losses. No function reduces over positions.
 
 All functions compute in at least float32. ``where`` is a boolean mask over positions
-(True keeps): a masked position gives 0 with zero gradient, whatever it holds, NaN
-included. A class whose logit is -inf, or any number below -1e30, has probability 0:
-where both passes agree on it, values stay finite and its gradient is 0; where they
-differ, a divergence that is truly infinite is +inf and never NaN.
+(True keeps): a masked position gives 0 with zero gradient, even if its inputs are NaN.
+A class whose logit is -inf, or any number below -1e30, is impossible: it has
+probability 0. If both passes exclude it, values stay finite and its gradient is 0. If
+only one pass excludes it, an infinite divergence is +inf and never NaN.
 """
 
 import jax
@@ -17,29 +17,30 @@ Logits = Float[Array, "*positions classes"]
 Positions = Float[Array, "*positions"]
 Mask = Bool[Array, "*positions"]
 
-# Below every logit that means something, and where z - z is not NaN as for -inf.
+# Lower than any meaningful logit, but finite, so that z - z is 0 and not NaN.
 IMPOSSIBLE = -1e30
 
 SMOOTHINGS = ("uniform", "fairseq")
 
 
 def at_least_float32(x: Num[Array, "..."]) -> Float[Array, "..."]:
-    """Raises half precision and integers to float32; float64 stays."""
+    """Cast half precision and integers to float32; keep float64."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def as_factor(gradient: Array, kernel: Array) -> Array:
-    """A gradient in logits as the kernel's precision has it, to multiply with.
+    """Cast a gradient in logits for products with the kernel.
 
-    Of float16 the range is too small for probabilities of rare words: float32 then.
+    The result has the kernel's dtype, or float32 if that is float16: the range of
+    float16 is too small for probabilities of rare tokens.
     """
     return gradient.astype(jnp.promote_types(kernel.dtype, jnp.bfloat16))
 
 
 def clear(where: Mask | None, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-    """Zeros what is masked, over the leading axes that ``where`` has.
+    """Set masked entries to 0; ``where`` covers the leading axes of ``x``.
 
-    Inputs are cleared as well as results: masking the result alone would still let NaN
+    Use it on inputs as well as results: masking only the result would still pass NaN
     through the gradient (0 * NaN).
     """
     x = jnp.asarray(x)
@@ -52,7 +53,7 @@ def clear(where: Mask | None, x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
 def weighted(
     weight: Float[Array, "*positions"], values: Float[Array, "*positions"]
 ) -> Float[Array, "*positions"]:
-    """``weight * values``, 0 where the weight is 0, also for infinite values."""
+    """Return ``weight * values``, with 0 for weight 0 even if the value is infinite."""
     return jnp.where(weight == 0, 0.0, weight * values)
 
 
@@ -67,9 +68,9 @@ def check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
 def log_probs(
     logits: Logits, where: Mask | None
 ) -> tuple[Logits, Bool[Array, "*positions classes"]]:
-    """Log-probabilities, 0 of impossible classes, and the mask of the possible."""
+    """Return log-probabilities, 0 for impossible classes, and the possible classes."""
     logits = at_least_float32(clear(where, logits))
-    possible = ~(logits <= IMPOSSIBLE)  # NaN stays
+    possible = ~(logits <= IMPOSSIBLE)  # True for NaN, which propagates
     safe = jnp.where(possible, logits, 0.0)
     peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     exp = jnp.where(possible, jnp.exp(safe - peak), 0.0)
@@ -85,7 +86,7 @@ def check_smoothing(label_smoothing: float, smoothing: str) -> None:
 
 
 def are_class_ids(labels: Array, logits: Array) -> bool:
-    """Whether labels are class ids; if not, they are probabilities. Checks shapes."""
+    """Check label shapes; return True for class ids and False for probabilities."""
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         check_same_shape("labels (probabilities)", labels, "logits", logits)
         return False
@@ -108,10 +109,10 @@ def softmax_cross_entropy(
 ) -> Positions:
     r"""Cross entropy :math:`-\sum_v t_v \log p_v` with optional label smoothing.
 
-    ``"uniform"``: :math:`t = (1 - \epsilon)\,y + \epsilon / V`, the form of the R-Drop
-    code; ``"fairseq"``: :math:`t = (1 - \epsilon)\,y + \epsilon / (V - 1)` on the
-    other classes only, the form of today's fairseq. V counts the classes whose logit
-    is not impossible.
+    ``"uniform"``: :math:`t = (1 - \epsilon)\,y + \epsilon / V`, as in the R-Drop code.
+    ``"fairseq"``: :math:`t = (1 - \epsilon)\,y + \epsilon / (V - 1)`, smoothed over
+    the other classes only, as in current fairseq. V is the number of possible classes
+    (see the module docstring).
 
     Args:
       logits: unnormalised scores [..., classes].
@@ -124,7 +125,7 @@ def softmax_cross_entropy(
       Nats per position [...]. NaN where an unmasked class id is out of range.
 
     Raises:
-      ValueError: shapes do not fit, or a smoothing that does not exist.
+      ValueError: mismatched shapes, or an unknown smoothing.
 
     Example:
       >>> import jax.numpy as jnp
@@ -160,7 +161,7 @@ def _nll(
     labels: Integer[Array, "*positions"],
 ) -> Positions:
     num_classes = log_p.shape[-1]
-    # In 8 bits the number of classes itself may not fit.
+    # The number of classes may not fit into an 8-bit label dtype.
     labels = labels.astype(int)
     valid = (labels >= 0) & (labels < num_classes)
     index = jnp.clip(labels, 0, num_classes - 1)[..., None]
@@ -181,8 +182,8 @@ def squared_error(
 
     Args:
       predictions: [batch] or [batch, outputs...].
-      targets: the same shape exactly; [batch, 1] against [batch] is refused, because
-        broadcasting would compare every example with every other.
+      targets: array of exactly the same shape. [batch, 1] against [batch] is an error,
+        because broadcasting would compare every pair of examples.
       where: examples that count.
 
     Returns:

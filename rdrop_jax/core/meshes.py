@@ -1,4 +1,4 @@
-"""Losses of arrays on any mesh: with Explicit, Auto or Manual axes."""
+"""Decorator for losses of arrays on meshes with Explicit, Auto or Manual axes."""
 
 import functools
 from collections.abc import Callable
@@ -12,16 +12,16 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
-    """Makes a function of arrays independent of the types that meshes give them.
+    """Make a function of arrays independent of their sharding types.
 
-    Explicit axes become Auto within the function: the compiler places intermediate
-    arrays. Within `jax.shard_map` all arguments vary over the same Manual axes, so that
-    loops and hand-written gradients see one type. No data moves.
+    Explicit axes become Auto within the function, so the compiler places intermediate
+    arrays. Within `jax.shard_map`, all arguments are cast to vary over the same Manual
+    axes, so that loops and custom gradients see one type. No data moves.
 
     Args:
-      positions: None if all results are scalars. Else results have one entry per
-        position, and their sharding is that of the first argument without its last
-        ``positions`` axes; -1 keeps the first axis alone.
+      positions: None if all results are scalars. Otherwise results have one entry per
+        position, sharded like the first argument without its last ``positions`` axes;
+        -1 keeps only the first axis.
 
     Returns:
       A decorator.
@@ -64,7 +64,7 @@ def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
 
 
 def _explicit(arrays: list[jax.Array]) -> tuple[Any, tuple[str, ...], int] | None:
-    """The mesh of the first array with Explicit axes, their names, and its number."""
+    """Find the first array with Explicit axes; return mesh, axis names and index."""
     for number, x in enumerate(arrays):
         mesh = getattr(jax.typeof(x).sharding, "mesh", None)
         if mesh is None:
@@ -80,17 +80,17 @@ def _explicit(arrays: list[jax.Array]) -> tuple[Any, tuple[str, ...], int] | Non
 
 
 def _spread(results: Any, like: jax.Array) -> Any:
-    """The results, each on all devices of an array.
+    """Place the results on all devices of ``like``.
 
-    Outside `jax.jit` a constant, such as the number of positions, is on one device, and
-    `jax.sharding.auto_axes` cannot move it. Within `jax.jit` nothing is computed.
+    Outside `jax.jit`, a constant such as the number of positions is on one device, and
+    `jax.sharding.auto_axes` cannot move it. Within `jax.jit` this costs nothing.
     """
     first = like[(0,) * like.ndim]
     return jax.tree.map(lambda x: jnp.where(first == first, x, x), results)
 
 
 def _aligned(arrays: list[jax.Array]) -> list[jax.Array]:
-    """The arrays, all varying over the Manual axes that any of them varies over."""
+    """Cast all arrays to vary over every Manual axis that any of them varies over."""
     varying = [_varying(x) for x in arrays]
     every = frozenset().union(*varying)
     return [

@@ -1,4 +1,4 @@
-"""Exact weighted means that stay on the device until somebody reads them."""
+"""Exact weighted means that stay on the device until they are read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from jaxtyping import Array, Bool, Float
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Mean:
-    """A weighted mean kept as its numerator and denominator.
+    """Weighted mean stored as numerator and denominator.
 
-    Totals and weights add up over steps, microbatches and hosts, so the mean is
-    exact where an average of averages would not be. `compute` gives the scalar array;
+    Totals and weights are summed over steps, microbatches and hosts, so the mean is
+    exact, unlike an average of averages. `compute` returns the scalar array;
     ``float(mean)``, ``mean.item()``, ``round(mean, 3)``, ``f"{mean:.3f}"``,
     `numpy.asarray` and `jax.numpy.asarray` call it.
 
@@ -34,15 +34,15 @@ class Mean:
       '3.00'
     """
 
-    total: Any  # no shape type here: pytrees are rebuilt with leaves of any kind
+    total: Any  # no shape type: pytrees are rebuilt with leaves of any type
     weight: Any
 
     def merge(self, other: "Mean") -> "Mean":
-        """The mean over the positions of both."""
+        """Return the mean over the positions of both."""
         return Mean(self.total + other.total, self.weight + other.weight)
 
     def compute(self) -> Float[Array, ""]:
-        """``total / weight``; 0 where no position counts."""
+        """Return ``total / weight``, or 0 if the weight is 0."""
         empty = self.weight == 0
         return jnp.where(empty, 0.0, self.total / jnp.where(empty, 1.0, self.weight))
 
@@ -50,7 +50,7 @@ class Mean:
         return float(self.compute())
 
     def item(self) -> float:
-        """The mean as a number of Python, as `jax.Array.item` gives it."""
+        """Return the mean as a Python float, like `jax.Array.item`."""
         return float(self)
 
     def __round__(self, digits: int | None = None) -> float | int:
@@ -72,10 +72,10 @@ def mean(
     where: Bool[Array, "..."] | None = None,
     weight: Float[Array, "..."] | None = None,
 ) -> Mean:
-    """Weighted mean of per-position values.
+    """Compute the weighted mean of per-position values.
 
     Args:
-      values: one number per position; may be NaN where it does not count.
+      values: one number per position; may be NaN where the weight is 0.
       where: positions that count (True keeps).
       weight: float weight per position.
 
@@ -89,12 +89,12 @@ def mean(
 
 
 def merge(a: Mapping[str, Mean], b: Mapping[str, Mean]) -> dict[str, Mean]:
-    """Merges two sets of metrics with the same names."""
+    """Merge two sets of metrics with the same names."""
     return {name: a[name].merge(b[name]) for name in a}
 
 
 def compute(metrics: Mapping[str, Mean]) -> dict[str, float]:
-    """Fetches metrics from the device and divides on the host in float64."""
+    """Fetch metrics from the device and divide on the host in float64."""
     return {
         name: float(np.float64(m.total) / np.float64(m.weight)) if m.weight else 0.0
         for name, m in jax.device_get(dict(metrics)).items()

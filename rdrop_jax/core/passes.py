@@ -1,4 +1,4 @@
-"""Several stochastic passes over one batch, and the guard that they differ."""
+"""Stochastic passes over one batch, and checks that the passes differ."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class EqualPassesError(ValueError):
 
 
 class EqualPassesWarning(UserWarning):
-    """All passes of a train step gave equal outputs."""
+    """All passes of a training step gave equal outputs."""
 
 
 _EQUAL = (
@@ -32,22 +32,22 @@ _EQUAL = (
     "training, and does the key reach it?"
 )
 HOW = ("auto", "unroll", "vmap")
-# One small mask may come out the same twice; so often it does not.
+# Attempts: one small mask may repeat by chance, but not this many times.
 _TRIES = 20
 
 
 def pass_keys(key: Key, num_passes: int) -> Key:
-    """Splits one key into one per pass; checks keys that are split already.
+    """Split one key into one per pass, or check keys that are already split.
 
     Args:
-      key: a PRNG key, typed or raw, or ``num_passes`` of them stacked on axis 0.
-      num_passes: k.
+      key: a PRNG key, typed or raw, or ``num_passes`` keys stacked on axis 0.
+      num_passes: number of passes.
 
     Returns:
       Keys stacked on axis 0.
 
     Raises:
-      ValueError: another number of keys, or one key twice.
+      ValueError: the wrong number of keys, or a duplicate key.
     """
     if num_passes < 1:
         raise ValueError(f"num_passes must be at least 1: found {num_passes}")
@@ -83,24 +83,24 @@ def forward_passes(
     out_axes: Any = 0,
     has_aux: bool = False,
 ) -> Any:
-    """Runs the model ``num_passes`` times over one batch, each with its own key.
+    """Run the model ``num_passes`` times over one batch, each with its own key.
 
-    Both ways give the same masks bit for bit, with threefry keys (jax's default) or
-    with `rdrop_jax.dropout`. ``"unroll"`` calls the model k times, which is fastest on
-    CPU; ``"vmap"`` maps one call over the keys, half the program. The batch is never
+    Both methods give bit-identical masks, with threefry keys (jax's default) or with
+    `rdrop_jax.dropout`. ``"unroll"`` calls the model k times, which is fastest on CPU.
+    ``"vmap"`` maps one call over the keys, which halves the program. The batch is never
     concatenated with itself, which would move rows between devices.
 
     Args:
-      forward: ``(params, batch, key) -> outputs``, or one of them for each pass, as
-        with another dropout rate; these are unrolled.
+      forward: ``(params, batch, key) -> outputs``, or a sequence with one per pass, for
+        instance with different dropout rates; a sequence is unrolled.
       params: model parameters.
       batch: any pytree.
       key: one PRNG key, split here, or ``num_passes`` different keys on axis 0.
-      num_passes: k.
+      num_passes: number of passes k.
       how: "unroll", "vmap", or "auto" (unroll on CPU, vmap elsewhere).
-      out_axes: where passes are stacked, a prefix of the outputs as in `jax.vmap`;
-        None keeps one copy of what all passes share, and only of that: "vmap" refuses
-        None for what depends on the key, "unroll" takes the first pass's.
+      out_axes: axes to stack passes on, a prefix of the outputs as in `jax.vmap`. Use
+        None only for outputs that all passes share, to keep one copy. For an output
+        that depends on the key, "vmap" rejects None and "unroll" keeps the first pass.
       has_aux: forward returns ``(outputs, aux)``; aux is stacked on axis 0.
 
     Returns:
@@ -108,8 +108,8 @@ def forward_passes(
       ``has_aux``.
 
     Raises:
-      ValueError: ``num_passes`` below 1, an unknown ``how``, one key given twice,
-        another number of functions than of passes, several functions for "vmap".
+      ValueError: ``num_passes`` below 1, an unknown ``how``, a duplicate key, a number
+        of functions that is not the number of passes, or a sequence with "vmap".
 
     Example:
       >>> import jax
@@ -165,21 +165,21 @@ def check_stochastic(
     rows: int = 2,
     noise: float = 0.02,
 ) -> None:
-    """Raises where two passes give equal outputs: R-Drop would do nothing.
+    """Raise an error if all passes give equal outputs, so that R-Drop has no effect.
 
-    Dropout that is off, a key that never arrives, masks shared between passes: all give
-    s = 0 and train on in silence. Compares passes on a few rows, on parameters with a
-    little noise added, because a head that starts at zero hides every mask; where they
-    are equal, with other keys as well.
+    Disabled dropout, an unused key and masks shared between passes all give s = 0
+    without an error in training. This check compares passes on a few rows. It adds a
+    little noise to the parameters, because a zero-initialized head hides every mask. If
+    outputs are equal, it retries with more keys.
 
     Args:
-      forward: ``(params, batch, key) -> outputs``, which makes two passes, or one of
-        them for each pass; some pass must differ from the first.
+      forward: ``(params, batch, key) -> outputs``, which runs twice, or a sequence with
+        one function per pass. At least one pass must differ from the first.
       params: model parameters.
       batch: pytree of arrays with a leading batch axis, or scalars.
       key: a PRNG key.
-      rows: how many rows to look at.
-      noise: its size.
+      rows: number of rows to compare.
+      noise: size of the noise on the parameters.
 
     Raises:
       EqualPassesError: all passes are equal.
@@ -209,15 +209,15 @@ def warn_if_equal(
     due: Array,
     noise: float = 0.02,
 ) -> None:
-    """Warns from within a compiled step if all passes over a batch are equal.
+    """Warn from within a compiled step if all passes over a batch are equal.
 
     Args:
-      forward: ``(params, batch, key) -> outputs``, or one of them for each pass.
+      forward: ``(params, batch, key) -> outputs``, or a sequence with one per pass.
       params: model parameters.
       batch: any pytree.
-      keys: a key per pass, on axis 0.
-      due: scalar; only if True are the passes made.
-      noise: size of the noise on the parameters, as `check_stochastic`.
+      keys: one key per pass, on axis 0.
+      due: boolean scalar; the passes run only if it is True.
+      noise: size of the noise on the parameters, see `check_stochastic`.
     """
 
     def look() -> None:
@@ -236,7 +236,7 @@ def _warn(equal: Any) -> None:
 
 
 def passes_equal(outputs: Sequence[Any]) -> Array:
-    """Scalar: all outputs are the first, up to rounding."""
+    """Return a boolean scalar: all outputs equal the first, up to rounding."""
     first, *others = (jax.tree.leaves(output) for output in outputs)
     close = [
         jnp.allclose(
@@ -253,7 +253,7 @@ def _rows(batch: Batch, rows: int) -> Batch:
 
 
 def _moved(x: Array, size: float) -> Array:
-    """Adds a fixed wave: as good as noise here, and far quicker to compile."""
+    """Add a fixed cosine wave, which serves as noise and compiles much faster."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return x
     wave = jnp.cos(jnp.arange(x.size, dtype=jnp.float32)).reshape(x.shape)

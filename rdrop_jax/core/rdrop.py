@@ -1,12 +1,12 @@
 r"""The R-Drop objective over stacked passes (Liang et al., 2021, Eq. 2-4 and 7-8).
 
-For logits :math:`z_1 .. z_k` of k stochastic passes over one batch, per position
+For logits :math:`z_1 .. z_k` of k stochastic passes over one batch, define per position
 
 .. math::
    CE = \sum_i CE(z_i, y), \qquad
    s = \mathrm{mean}_{i<j} \tfrac12 (KL(p_i \| p_j) + KL(p_j \| p_i))
 
-and over the whole batch, with :math:`w` = where * weight and :math:`l` = label_weight,
+and over the full batch, with :math:`w` = where * weight and :math:`l` = label_weight,
 
 .. math::
    loss = \sum w l\,CE / \sum w l + \alpha \sum w s / \sum w .
@@ -37,7 +37,7 @@ from rdrop_jax.core.terms import (
 )
 
 OBJECTIVE_SCALES = ("sum", "mean")
-# W of the cross entropy and W of the divergence.
+# Total weight of the cross entropy and of the divergence.
 Denominators = tuple[Float[Array, ""], Float[Array, ""]]
 
 
@@ -48,7 +48,7 @@ def scales(
     num_passes: int,
     objective_scale: str,
 ) -> tuple[Array, Array]:
-    """What multiplies the sums of divergence and cross entropy in the loss."""
+    """Return the factors of the divergence and cross-entropy sums in the loss."""
     if objective_scale not in OBJECTIVE_SCALES:
         raise ValueError(
             f"objective_scale must be one of {OBJECTIVE_SCALES}: found "
@@ -83,7 +83,7 @@ def _loss_and_metrics(
 
 
 def metrics_of(ce: Mean, s: Mean, num_passes: int) -> dict[str, Mean]:
-    """What is logged of the two halves: ``ce`` per pass, and ``kl``."""
+    """Return the logged metrics: ``ce`` per pass and ``kl``, without gradients."""
     found = {"ce": Mean(ce.total / num_passes, ce.weight), "kl": s}
     return jax.lax.stop_gradient(found)
 
@@ -108,44 +108,44 @@ def rdrop_loss(
 
     :math:`\sum w l \sum_i CE_i / \sum w l + \alpha \sum w s / \sum w`, s the half
     Jeffreys divergence, averaged over pairs of passes (0 for one pass). For two passes
-    this is Eq. 2-4 of arXiv 2106.14448. In at least float32 whatever comes in. For
-    class ids, one or two passes and the default divergence the gradient is computed in
-    closed form together with the loss, in chunks of rows; else by autodiff.
+    this is Eq. 2-4 of arXiv 2106.14448. Computes in at least float32. For class ids,
+    one or two passes and the default divergence, the gradient is computed in closed
+    form together with the loss, in chunks of rows; otherwise by autodiff.
 
     Args:
       logits: [passes, ..., classes], as `forward_passes` returns them. Rows stacked as
         ``[x; x]``: ``logits.reshape(2, -1, classes)``; interleaved as ``repeat(x, 2)``:
         ``logits.reshape(-1, 2, classes).swapaxes(0, 1)``.
       labels: class ids [...] or probabilities [..., classes].
-      alpha: weight of the consistency term, a scalar >= 0; 1 to 5 is usual. A number
-        is checked. A traced value that is negative makes the loss NaN, and with one
-        pass it is not noticed.
+      alpha: weight of the consistency term, a scalar >= 0; 1 to 5 is usual. Concrete
+        values are validated. A negative traced value makes the loss NaN; a positive
+        traced value with one pass is not detected.
       label_smoothing: epsilon in [0, 1).
       smoothing: "uniform" (epsilon / V) or "fairseq" (epsilon / (V - 1)).
-      where: positions that count [...]; the others may hold anything.
-      weight: float weight per position [...]. At a weight of 0 the position is out, and
-        so is the gradient in that weight.
-      label_weight: weight of the cross entropy alone [...]; 0 marks an unlabelled
+      where: positions that count [...]; masked positions may contain anything.
+      weight: float weight per position [...]. A weight of 0 excludes the position, and
+        the gradient in that weight is 0.
+      label_weight: weight of the cross entropy only [...]. 0 marks an unlabelled
         position, which still enters the consistency term.
       divergence: "symmetric_kl", "forward_kl" (KL(p_i || p_j), i < j), "reverse_kl",
         "js", "squared" (of probabilities), or a function of two logits arrays.
-      stop_gradient: "none", or "targets": p is held constant in each KL(p || q), the
-        target that q is drawn to.
-      objective_scale: "sum", or "mean" to divide the whole objective by the passes.
-      denominators: ``(W_ce, W_s)`` to divide by in place of this batch's own
-        ``sum(w l)`` and ``sum(w)``: those of the whole batch, where this is a part of
-        it. The losses of the parts then add up to the loss of the whole.
+      stop_gradient: "none", or "targets" to stop the gradient through p, the target,
+        in each KL(p || q).
+      objective_scale: "sum", or "mean" to divide the objective by the number of passes.
+      denominators: ``(W_ce, W_s)`` to divide by instead of this batch's ``sum(w l)``
+        and ``sum(w)``. For a microbatch, pass the sums of the full batch; the
+        microbatch losses then add up to the loss of the full batch.
 
     Returns:
       Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`. Metrics
-      carry no gradient; the halves that `rdrop_terms` returns do.
+      carry no gradient; the terms that `rdrop_terms` returns do.
 
     Raises:
-      ValueError: shapes that do not fit, an alpha that is negative or not a number, one
-        pass with alpha > 0, an unknown option.
+      ValueError: mismatched shapes, an alpha that is negative or not a number, one
+        pass with alpha > 0, or an unknown option.
 
-    If both passes drew the same dropout masks, for instance two calls with one key or
-    with dropout off, ``kl`` is exactly 0 and the loss cannot notice. Run
+    If both passes use the same dropout masks, for instance two calls with one key or
+    with dropout off, ``kl`` is exactly 0 and the loss cannot detect it. Run
     `check_stochastic` once, or use `forward_passes`.
 
     Example:
@@ -226,20 +226,20 @@ def rdrop_regression_loss(
 
     Args:
       predictions: [passes, batch] or [passes, batch, outputs...].
-      targets: [batch] or [batch, outputs...], the shape of one pass exactly.
+      targets: [batch] or [batch, outputs...], exactly the shape of one pass.
       alpha: weight of the consistency term.
       where: examples that count [batch].
       weight: float weight per example [batch].
-      label_weight: weight of the label term alone [batch].
+      label_weight: weight of the squared error against the targets only [batch].
       objective_scale: "sum" or "mean" over passes.
-      denominators: as `rdrop_loss`.
+      denominators: see `rdrop_loss`.
 
     Returns:
       Scalar loss, and metrics: ``ce`` (the squared error per pass) and ``kl`` (the
       squared difference between passes) as `Mean`.
 
     Raises:
-      ValueError: shapes that do not fit, [batch, 1] against [batch] included.
+      ValueError: mismatched shapes, including [batch, 1] against [batch].
 
     Example:
       >>> import jax.numpy as jnp
@@ -270,7 +270,7 @@ def rdrop_multilabel_loss(
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
     r"""R-Drop for independent labels: Bernoulli cross entropy and symmetric KL.
 
-    Both are summed over labels, averaged over positions.
+    Both are summed over labels and averaged over positions.
 
     Args:
       logits: [passes, ..., labels].
@@ -278,15 +278,15 @@ def rdrop_multilabel_loss(
       alpha: weight of the consistency term.
       where: positions that count [...].
       weight: float weight per position [...].
-      label_weight: weight of the cross entropy alone [...].
+      label_weight: weight of the cross entropy only [...].
       objective_scale: "sum" or "mean" over passes.
-      denominators: as `rdrop_loss`.
+      denominators: see `rdrop_loss`.
 
     Returns:
       Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`.
 
     Raises:
-      ValueError: shapes that do not fit, a negative alpha.
+      ValueError: mismatched shapes, or a negative alpha.
 
     Example:
       >>> import jax.numpy as jnp

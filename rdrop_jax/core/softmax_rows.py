@@ -1,7 +1,7 @@
-r"""Objective and gradient of a few rows of logits, all classes at hand or split.
+r"""Objective and gradient of a chunk of rows of logits, with local or sharded classes.
 
 With :math:`r = \log p - \log q`, :math:`K_1 = KL(p\|q)`, :math:`K_2 = KL(q\|p)`, the
-target :math:`t`, and per position the coefficients c of the cross entropy and s of the
+target :math:`t`, and per-position coefficients c of the cross entropy and s of the
 divergence,
 
 .. math::
@@ -19,13 +19,13 @@ from rdrop_jax.core.losses import IMPOSSIBLE, at_least_float32, clear
 
 
 class Form(NamedTuple):
-    """Which objective.
+    """Form of the objective.
 
     Attributes:
       label_smoothing: epsilon.
       smoothing: "uniform" or "fairseq".
-      axis: the mesh axis of a `jax.shard_map` that the classes are split over, in
-        equal parts and in order; None where each row has all classes.
+      axis: mesh axis of a `jax.shard_map` that the classes are sharded over, in equal
+        parts and in order. None if each row has all classes.
     """
 
     label_smoothing: float
@@ -34,13 +34,13 @@ class Form(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Rows of logits, one array per pass, and what is known of each row.
+    """Rows of logits, one array per pass, with labels, masks and coefficients.
 
     Attributes:
-      logits: [rows, classes] per pass.
-      labels: class ids [rows], counted over all parts of the classes.
-      counts: whether the row counts at all [rows].
-      labelled: whether its label does [rows].
+      logits: logits [rows, classes] per pass.
+      labels: global class ids [rows], counted over all shards.
+      counts: True if the row counts [rows].
+      labelled: True if the label of the row counts [rows].
       s: coefficient of the divergence [rows].
       ce: coefficient of the cross entropy [rows].
     """
@@ -54,7 +54,7 @@ class Rows(NamedTuple):
 
 
 class Softmax(NamedTuple):
-    """Of one pass: logits, probabilities, and log of the sum of exponentials."""
+    """Logits, probabilities and log-sum-exp of one pass."""
 
     z: Array
     p: Array
@@ -64,16 +64,17 @@ class Softmax(NamedTuple):
 def rows_objective(
     x: Rows, form: Form, with_gradient: bool
 ) -> tuple[Float[Array, " rows"], Float[Array, " rows"], list[Array]]:
-    """Cross entropy of all passes and divergence per row, and the gradient.
+    """Compute cross entropy of all passes and divergence per row, and the gradient.
 
     Args:
       x: the rows.
-      form: which objective.
-      with_gradient: whether to make it.
+      form: form of the objective.
+      with_gradient: whether to compute the gradient.
 
     Returns:
       ``ce`` [rows], ``s`` [rows], and for each pass the gradient of
-      ``sum(x.ce * ce + x.s * s)`` [rows, classes]; an empty list without.
+      ``sum(x.ce * ce + x.s * s)`` [rows, classes]. Without ``with_gradient``, the
+      list of gradients is empty.
     """
     passes = [
         softmax(
@@ -118,7 +119,7 @@ def _max(x: Float[Array, "rows classes"], axis: str | None) -> Float[Array, "row
 
 
 def softmax(z: Float[Array, "rows classes"], axis: str | None = None) -> Softmax:
-    """Softmax of rows whose classes are at hand, or split over a mesh axis."""
+    """Softmax of rows whose classes are local or sharded over a mesh axis."""
     peak = _max(jax.lax.stop_gradient(z), axis)
     exp = jnp.exp(z - peak)
     total = _sum(exp, axis)
@@ -126,9 +127,9 @@ def softmax(z: Float[Array, "rows classes"], axis: str | None = None) -> Softmax
 
 
 def _cross_entropy(f: Softmax, labels: Array, form: Form) -> tuple[Array, Array]:
-    """Cross entropy per row [rows] and its gradient [rows, classes].
+    """Return cross entropy per row [rows] and its gradient [rows, classes].
 
-    ``labels`` count from this part's first class, so they may lie outside it.
+    ``labels`` are relative to the first class of this shard and may be outside it.
     """
     label_smoothing, part = form.label_smoothing, f.z.shape[-1]
     within = jnp.clip(labels, 0, part - 1)[:, None]
@@ -139,11 +140,11 @@ def _cross_entropy(f: Softmax, labels: Array, form: Form) -> tuple[Array, Array]
     nll = jnp.where(reachable, f.log_z - picked, jnp.inf)
     hot = jnp.arange(part)[None] == labels[:, None]
     if label_smoothing == 0.0:
-        # An unreachable label: infinite loss, and no way down.
+        # An impossible label has infinite loss and no gradient towards it.
         return nll[:, 0], f.p - jnp.where(hot & reachable, 1.0, 0.0)
     possible = f.z > IMPOSSIBLE
-    # The sum of all counts what is impossible, as long as all finite logits of a row
-    # add up to less than 5e29: a pass over the row less than counting would take.
+    # The sum gives the number of impossible classes, as long as the finite logits of a
+    # row add up to less than 5e29. This saves one pass over the row.
     impossible = jnp.round(_sum(f.z, form.axis) / IMPOSSIBLE)
     num = part * _parts(form.axis) - jax.lax.stop_gradient(impossible)
     everywhere = _sum(jnp.where(possible, f.log_z - f.z, 0.0), form.axis)
@@ -159,12 +160,12 @@ def _cross_entropy(f: Softmax, labels: Array, form: Form) -> tuple[Array, Array]
 
 
 def _divergence(passes: list[Softmax], axis: str | None) -> tuple[Array, list[Array]]:
-    """Half Jeffreys divergence per row, and twice its gradient for each pass."""
+    """Return half the Jeffreys divergence per row, and twice its gradient per pass."""
     if len(passes) == 1:
         return jnp.zeros_like(passes[0].log_z[:, 0]), []
     a, b = passes
     r = (a.z - b.z) - (a.log_z - b.log_z)
-    # Written as one sum no term is negative, and nearly equal passes lose no digits.
+    # In this form no term is negative and nearly equal passes lose no precision.
     twice = _sum((a.p - b.p) * r, axis)
     one = _sum(a.p * r, axis)
     other = twice - one

@@ -1,4 +1,4 @@
-"""Which axes of a mesh the rows of a loss are split over."""
+"""Mesh axes that the rows and the vocabulary of a loss are sharded over."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ ROWS, TENSOR = ("data", "fsdp"), "tensor"
 
 
 class Split(NamedTuple):
-    """Rows over the axes ``rows`` of ``mesh``; ``tensor`` where a vocabulary may be.
+    """Mesh axes of the rows, and of the vocabulary if it is sharded.
 
     Attributes:
-      mesh: the devices.
-      rows: those of `ROWS` that the mesh has.
-      tensor: `TENSOR` where the mesh has it with more than one device, else None.
+      mesh: device mesh.
+      rows: names in `ROWS` that are axes of the mesh.
+      tensor: `TENSOR` if the mesh has this axis with more than one device, else None.
     """
 
     mesh: Mesh
@@ -22,10 +22,10 @@ class Split(NamedTuple):
 
 
 def split_over(mesh: Mesh | None, rows: int) -> Split | None:
-    """Checks a mesh, and that it divides ``rows``; None where one device does all.
+    """Check a mesh and that it divides ``rows``; return None for a single device.
 
     Raises:
-      ValueError: an axis of another name or type, rows that do not divide.
+      ValueError: unknown axis name, axis type other than Auto, or indivisible rows.
     """
     if mesh is None or mesh.size == 1:
         return None

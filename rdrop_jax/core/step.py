@@ -1,4 +1,4 @@
-"""The pure train step: passes, objective, gradient, update."""
+"""The pure training step: passes, objective, gradient, optimizer update."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -51,47 +51,48 @@ def make_train_step(
     gather: Callable[[Params], Params] | None = None,
     check_passes: bool = False,
 ) -> Step:
-    """Makes ``step(state, batch) -> (state, metrics)``, pure and ready for `jax.jit`.
+    """Make ``step(state, batch) -> (state, metrics)``, pure and ready for `jax.jit`.
 
     Step t folds t into the root key, splits it into one key per pass, and runs the
-    passes, the objective and one optimizer update. Nothing random is stored.
+    passes, the objective and one optimizer update. No random state is stored.
 
     Args:
-      forward: ``(params, batch, key) -> outputs``, or one of them for each pass.
-      tx: optimizer; its ``update`` is told the loss as ``value``, as
-        `optax.contrib.reduce_on_plateau` needs it.
+      forward: ``(params, batch, key) -> outputs``, or a sequence with one per pass.
+      tx: optimizer; its ``update`` receives the loss as ``value``, which
+        `optax.contrib.reduce_on_plateau` needs.
       loss: ``(stacked outputs, batch, **objective) -> (scalar, metrics)``, for instance
         ``lambda z, batch, **objective: rdrop_loss(z, batch["label"], **objective)``.
         The step specifies the objective: ``alpha`` at this step, ``objective_scale``,
-        and ``denominators`` where it accumulates. Metrics are a dict of `Mean`, whose
-        weights must depend on the batch alone. ``accum_steps`` above 1 needs ``ce`` and
-        ``kl`` and adds up all metrics; ``every`` above 1 needs ``kl``.
+        and ``denominators`` if it accumulates. Metrics are a dict of `Mean`, whose
+        weights must depend only on the batch. ``accum_steps`` above 1 needs ``ce`` and
+        ``kl`` and sums all metrics; ``every`` above 1 needs ``kl``.
       alpha: weight of the consistency term, or a schedule ``step -> alpha``. A constant
         is checked; a schedule that becomes negative makes the loss NaN.
-      num_passes: None runs 1 pass for the constant alpha 0, else 2; a number is obeyed.
-      every: R-Drop on steps 0, every, 2 every, ...; the others make one plain pass,
-        that of the first ``forward``, at alpha 0, and do not count in the mean of
+      num_passes: number of passes; None means 1 for the constant alpha 0, else 2.
+      every: interval of R-Drop steps: 0, every, 2 every, ... The remaining steps make
+        one pass with the first ``forward`` at alpha 0, and do not count in the mean of
         ``kl``.
       objective_scale: "sum" or "mean" over passes.
-      accum_steps: microbatches per update, each ``batch / accum_steps`` rows; divides
-        by the weights of the whole batch, so that the update is the full batch's.
-      ema: decay of the parameter average; 0 keeps none.
-      how: as `forward_passes`.
-      out_axes: as `forward_passes`.
-      gather: makes parameters that are cut over devices whole, once for all passes.
+      accum_steps: microbatches per step, each ``batch / accum_steps`` rows. Losses are
+        normalized by the weights of the full batch, so the update is that of the full
+        batch.
+      ema: decay of the exponential moving average of parameters; 0 disables it.
+      how: see `forward_passes`.
+      out_axes: see `forward_passes`.
+      gather: function that all-gathers sharded parameters, once for all passes.
       check_passes: at step 0, warn if all passes give the same outputs, because dropout
         is off or its key does not reach the model. Emits
-        `rdrop_jax.core.passes.EqualPassesWarning`. The check is one more forward of the
-        first microbatch in that step alone, and a host callback, which keeps the step
-        out of jax's persistent compilation cache. Off by default. `check_stochastic`,
-        called once before training, needs no callback.
+        `rdrop_jax.core.passes.EqualPassesWarning`. The check runs the first microbatch
+        once more, at step 0 only. Its host callback keeps the step out of jax's
+        persistent compilation cache. `check_stochastic`, called once before training,
+        needs no callback.
 
     Returns:
-      The step. Its metrics: ``loss, ce, kl, grad_norm`` as `Mean`.
+      The step function. Its metrics are ``loss, ce, kl, grad_norm`` as `Mean`.
 
     Raises:
-      ValueError: an option out of range; at trace time a batch that does not divide,
-        metrics of another form, parameters that cannot be differentiated.
+      ValueError: an option out of range; at trace time an indivisible batch, metrics
+        of the wrong type, or parameters that are not differentiable.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -153,7 +154,7 @@ def _passes(
     out_axes: Any,
     gather: Callable[[Params], Params] | None,
 ) -> Callable[[Params, Batch, Key], Any]:
-    """``(params, batch, keys) -> outputs``, one pass for each key."""
+    """Make ``(params, batch, keys) -> outputs``, with one pass for each key."""
 
     def passes(params: Params, batch: Batch, keys: Key) -> Any:
         params = gather(params) if gather else params
@@ -174,11 +175,11 @@ def _passes(
 def make_eval_step(
     forward: Forward, metrics: Callable[[Any, Batch], Mapping[str, Mean]]
 ) -> Callable[[Params, Batch], dict[str, Mean]]:
-    """Makes ``step(params, batch) -> metrics``: one pass, dropout off.
+    """Make ``step(params, batch) -> metrics``, with one pass and dropout off.
 
     Args:
       forward: ``(params, batch, None) -> outputs``.
-      metrics: ``(outputs of one pass, batch) -> {name: Mean}``; mask what pads a batch.
+      metrics: ``(outputs of one pass, batch) -> {name: Mean}``; must mask padding rows.
 
     Returns:
       The step, pure and ready for `jax.jit`. Merge its results over batches with
@@ -212,7 +213,7 @@ def _check_options(
 
 
 def _alternating(all_passes: LossAndGrad, one: LossAndGrad, every: int) -> LossAndGrad:
-    """All passes where ``every`` divides the step, else the first alone."""
+    """Run all passes if ``every`` divides the step, else only the first."""
 
     def plain(params: Params, batch: Batch, keys: Key, step: Array) -> Any:
         (total, metrics), grads = one(params, batch, keys[:1], step)
@@ -233,13 +234,13 @@ def _updated(
     tx: optax.GradientTransformation,
     ema: float,
 ) -> tuple[TrainState, Array]:
-    """The state after one update, and the norm of the gradient."""
+    """Return the state after one optimizer update, and the gradient norm."""
     updates, opt_state = optax.with_extra_args_support(tx).update(
         grads, state.opt_state, state.params, value=total
     )
     params = optax.apply_updates(state.params, updates)
     grad_norm = optax.tree.norm(grads)
-    # The update too: a finite gradient times a huge rate is no longer finite.
+    # Check the update too: a finite gradient times a huge learning rate may overflow.
     norms = (total, grad_norm, optax.tree.norm(updates))
     good = jnp.all(jnp.isfinite(jnp.stack(norms)))
     first_bad = jnp.where(

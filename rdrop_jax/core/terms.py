@@ -1,4 +1,4 @@
-"""The two halves of the R-Drop objective, each a total and its weight."""
+"""Cross-entropy and consistency terms of R-Drop, each a total with its weight."""
 
 from collections.abc import Callable
 from itertools import combinations
@@ -26,8 +26,8 @@ def _kl_from_fixed(p: Array, q: Array, where: Array) -> Array:
     return divergences.kl_divergence(jax.lax.stop_gradient(p), q, where=where)
 
 
-# The target of KL(p || q) is p, as in distillation. The other divergences have none:
-# with p and q fixed, the gradient of JS through its mixture is 0.
+# The target of KL(p || q) is p, as in distillation. The other divergences have no
+# target: with p and q fixed, the gradient of JS through its mixture is 0.
 _TARGETS_FIXED: dict[str, Callable[..., Array]] = {
     "symmetric_kl": lambda a, b, where: (
         0.5 * (_kl_from_fixed(a, b, where) + _kl_from_fixed(b, a, where))
@@ -49,7 +49,7 @@ def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Arr
                 "jax.lax.stop_gradient itself"
             )
         chosen = divergence
-        # What is masked is zeroed before the call and dropped after it.
+        # Zero masked inputs before the call and masked results after it.
         return lambda a, b, where: losses.clear(
             where, chosen(losses.clear(where, a), losses.clear(where, b))
         )
@@ -65,13 +65,13 @@ def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Arr
 def reshape_hint(
     name: str, outputs: tuple[int, ...], labels: str, one_pass: tuple[int, ...]
 ) -> str:
-    """The remedy if both passes are concatenated along the batch; else an empty text.
+    """Return a hint if passes are concatenated along the batch, else an empty string.
 
     Args:
-      name: of the outputs.
+      name: name of the outputs.
       outputs: shape of the outputs.
       labels: name of the labels.
-      one_pass: shape of the labels, without a class axis that outputs alone have.
+      one_pass: shape of the labels, without the class axis if only outputs have one.
 
     Returns:
       A sentence with a leading space.
@@ -98,7 +98,7 @@ def reshape_hint(
 def stacked(
     name: str, outputs: Array, labels: str = "labels", one_pass: tuple[int, ...] = ()
 ) -> Array:
-    """Checks that outputs are stacked over passes; a remedy if labels show one."""
+    """Check that outputs are stacked over passes; the error may suggest a reshape."""
     outputs = jnp.asarray(outputs)
     if outputs.ndim < 2 or outputs.shape[0] < 1:
         raise ValueError(
@@ -110,7 +110,7 @@ def stacked(
 
 
 def takes_class_ids(labels: Array, logits: Array) -> bool:
-    """Whether labels are class ids, for logits stacked over passes. Checks shapes."""
+    """Check label shapes for stacked logits; return True if labels are class ids."""
     ids = jnp.issubdtype(labels.dtype, jnp.integer)
     one_pass = logits.shape[1:-1] if ids else logits.shape[1:]
     if labels.shape != one_pass:
@@ -127,7 +127,7 @@ def takes_class_ids(labels: Array, logits: Array) -> bool:
 def _check_one_pass(
     name: str, outputs: Array, labels: str, shape: tuple[int, ...]
 ) -> None:
-    """Refuses labels of another shape than that of one pass."""
+    """Raise ValueError if labels do not have the shape of one pass."""
     if outputs.shape[1:] != shape:
         raise ValueError(
             f"{labels} must have the same shape as one pass of {name}, "
@@ -142,7 +142,7 @@ def position_weights(
     weight: Array | None,
     label_weight: Array | None,
 ) -> tuple[Array, Array]:
-    """``w`` of the consistency term and ``w * l`` of the cross entropy."""
+    """Return weights ``w`` of the consistency term and ``w * l`` of cross entropy."""
     where, weight, label_weight = (
         None if x is None else jnp.asarray(x) for x in (where, weight, label_weight)
     )
@@ -193,16 +193,16 @@ def rdrop_terms(
     divergence: Divergence = "symmetric_kl",
     stop_gradient: str = "none",
 ) -> tuple[Mean, Mean]:
-    """The two halves of the objective before alpha, each differentiable by itself.
+    """Compute the two terms of the objective before alpha; both carry gradients.
 
-    Args: as `rdrop_jax.rdrop_loss`.
+    Args: see `rdrop_jax.rdrop_loss`.
 
     Returns:
       ``(ce, s)``: cross entropy summed over passes with its weight ``sum(w l)``, and
-      the consistency term with ``sum(w)``. The weights depend on the masks alone.
+      the consistency term with ``sum(w)``. The weights depend only on the masks.
 
     Raises:
-      ValueError: as `rdrop_jax.rdrop_loss`.
+      ValueError: see `rdrop_jax.rdrop_loss`.
     """
     logits, labels = stacked("logits", logits), jnp.asarray(labels)
     takes_class_ids(labels, logits)
@@ -228,7 +228,7 @@ def regression_terms(
     weight: Float[Array, " batch"] | None = None,
     label_weight: Float[Array, " batch"] | None = None,
 ) -> tuple[Mean, Mean]:
-    """As `rdrop_terms` for regression; arguments as `rdrop_regression_loss`."""
+    """Compute `rdrop_terms` for regression; see `rdrop_regression_loss`."""
     shape = jnp.shape(targets)
     predictions = stacked("predictions", predictions, "targets", shape)
     _check_one_pass("predictions", predictions, "targets", shape)
@@ -251,7 +251,7 @@ def multilabel_terms(
     weight: Float[Array, "*positions"] | None = None,
     label_weight: Float[Array, "*positions"] | None = None,
 ) -> tuple[Mean, Mean]:
-    """As `rdrop_terms` for multi-label; arguments as `rdrop_multilabel_loss`."""
+    """Compute `rdrop_terms` for multi-label tasks; see `rdrop_multilabel_loss`."""
     logits = stacked("logits", logits)
     _check_one_pass("logits", logits, "labels", jnp.shape(labels))
     positions = logits.shape[1:-1]

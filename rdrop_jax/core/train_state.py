@@ -1,4 +1,4 @@
-"""The state of training, which shares no buffer with what it is made of."""
+"""Training state, which shares no buffers with the arrays it is created from."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +15,16 @@ from rdrop_jax.core.passes import Key, Params
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """All that training carries from step to step.
+    """State carried from one training step to the next.
 
     Attributes:
-      step: int32 scalar, number of updates done, the one clock.
+      step: int32 scalar, number of completed steps; determines dropout keys and alpha.
       params: model parameters.
       opt_state: optimizer state.
       key: constant root PRNG key; step t draws from ``fold_in(key, t)``.
       first_bad_step: int32 scalar, first step whose loss, gradient or update was not
-        finite; -1 for none.
-      ema_params: moving average of params in at least float32, or None.
+        finite; -1 if all were.
+      ema_params: exponential moving average of params in at least float32, or None.
     """
 
     step: Any  # no shape types here: pytrees are rebuilt with leaves of any kind
@@ -38,21 +38,21 @@ class TrainState:
 def init_state(
     params: Params, tx: optax.GradientTransformation, key: Key, *, ema: bool = False
 ) -> TrainState:
-    """A state at step 0.
+    """Create the training state at step 0.
 
     Args:
       params: initial parameters.
       tx: optimizer.
       key: root PRNG key of the dropout masks.
-      ema: whether to keep a moving average of the parameters.
+      ema: whether to keep an exponential moving average of the parameters.
 
     Returns:
-      The state; its average starts at ``params``. It shares no buffer with ``params``
-      and ``key``, so that a step with ``donate_argnums=0`` leaves these usable.
+      The state; its average starts at ``params``. It shares no buffers with ``params``
+      and ``key``, so they remain usable after a step with ``donate_argnums=0``.
 
     Raises:
-      ValueError: a leaf of ``params`` that cannot be differentiated, for instance of an
-        Equinox module that was not partitioned.
+      ValueError: a leaf of ``params`` is not differentiable, for instance in an Equinox
+        module that was not partitioned.
 
     Example:
       >>> import optax
@@ -66,7 +66,7 @@ def init_state(
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=_copied(params),
-        # Some optimizers keep the parameters themselves.
+        # Some optimizer states contain the parameter arrays themselves.
         opt_state=_copied(opt_state),
         key=_copied(key),
         first_bad_step=jnp.full((), -1, jnp.int32),
@@ -76,7 +76,7 @@ def init_state(
 
 
 def _copied(tree: Any) -> Any:
-    """The tree with new buffers for its arrays."""
+    """Copy all arrays of a tree to new buffers."""
 
     def copied(x: Any) -> Any:
         if not isinstance(x, jax.Array):
@@ -90,10 +90,10 @@ def _copied(tree: Any) -> Any:
 
 
 def check_params(params: Params) -> None:
-    """Refuses parameters with a leaf that has no gradient.
+    """Check that all parameters are differentiable.
 
     Raises:
-      ValueError: a leaf that is not a floating-point or complex array or number.
+      ValueError: a leaf is not a floating-point or complex array or number.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         number = isinstance(leaf, (float, complex))
@@ -109,5 +109,5 @@ def check_params(params: Params) -> None:
 
 
 def _wide_copy(x: Array) -> Array:
-    """In half precision an average would stand still: its steps round to 0."""
+    """Copy to at least float32: in half precision, EMA updates would round to 0."""
     return at_least_float32(jnp.copy(x))

@@ -1,1 +1,1 @@
-"""Searches over any model that tells the logits of the next token."""
+"""Beam search and sampling for any model that returns next-token logits."""

@@ -1,21 +1,21 @@
-"""Beam search with a cache and static shapes, over any model.
+"""Beam search with a cache and static shapes, for any model.
 
-A search step takes the logits of every live hypothesis, and as fairseq's generator:
+A search step takes the logits of every live hypothesis and follows fairseq's generator:
 
-- the ``beam`` best continuations that do not end, over all hypotheses of an example,
-  are the next live ones, whatever ends beside them;
-- an EOS ends a hypothesis if it is among the ``beam`` best continuations of all kinds;
-- what ended is scored by ``log p / length ** length_penalty``, its EOS counted;
-- EOS is forced after ``max_length`` tokens and forbidden before ``min_length``, EOS
-  and what a decoder starts from not counted, a first token that is forced counted;
-- an example is done when ``beam`` hypotheses have ended.
+- The ``beam`` best non-EOS continuations over all hypotheses of an example become the
+  next live ones, regardless of how many hypotheses finish in the same step.
+- EOS finishes a hypothesis if it is among the ``beam`` best of all continuations.
+- Finished hypotheses score ``log p / length ** length_penalty``; length includes EOS.
+- EOS is forced after ``max_length`` tokens and forbidden before ``min_length``. EOS
+  and the start token do not count towards these limits; a forced first token does.
+- An example is done when ``beam`` hypotheses have finished.
 
-Where it differs from fairseq: limits belong to each example, not to the longest source
-of its batch, so that neighbours change nothing; an example is also done as soon as no
-live hypothesis can reach its ``n_best`` (see `Options`), which changes no
-result; if more hypotheses end in the last step than there is room for, the best stay by
-their final scores. Equal scores go to what ended first, then to the lower beam, then to
-the lower id.
+Differences from fairseq: length limits are per example, not set by the longest source
+of the batch, so results do not depend on the other examples. An example is also done
+once no live hypothesis can reach its ``n_best`` (see `Options`), which does not change
+results. If more than ``beam`` hypotheses finish in the last step, those with the best
+final scores are kept. Ties go to the hypothesis that finished first, then to the lower
+beam, then to the lower id.
 """
 
 from collections.abc import Callable
@@ -35,12 +35,12 @@ _NEVER = -jnp.inf
 
 
 class Hypotheses(NamedTuple):
-    """What a search found, best first.
+    """Finished hypotheses of a search, best first.
 
     Attributes:
-      tokens: chosen ids with their EOS, without BOS; padding after.
-      lengths: how many, EOS included; 0 where fewer than ``n_best`` ended.
-      scores: log-probability over the penalty of the length; -inf where there is none.
+      tokens: chosen ids including EOS, excluding BOS; right-padded.
+      lengths: number of tokens including EOS; 0 if fewer than ``n_best`` finished.
+      scores: log-probability divided by the length penalty; -inf if absent.
     """
 
     tokens: Int[Array, "batch n_best time"]
@@ -49,18 +49,18 @@ class Hypotheses(NamedTuple):
 
 
 class State(NamedTuple):
-    """A search between two steps.
+    """Search state between two steps.
 
     Attributes:
-      step: tokens in each live hypothesis.
-      tokens: of the live hypotheses, padding after ``step``.
-      scores: their log-probabilities, best first; -inf for none.
-      ended_tokens: of what ended.
-      ended_scores: final scores, best first; -inf for none.
-      done: examples that need no further step.
-      min_length: least number of tokens before EOS.
-      max_length: most tokens before EOS.
-      cache: of the model, for the live hypotheses.
+      step: number of tokens in each live hypothesis.
+      tokens: tokens of the live hypotheses, padded after ``step``.
+      scores: log-probabilities of live hypotheses, best first; -inf for empty slots.
+      ended_tokens: tokens of the finished hypotheses.
+      ended_scores: final scores, best first; -inf for empty slots.
+      done: True for examples that need no further step.
+      min_length: minimum number of tokens before EOS.
+      max_length: maximum number of tokens before EOS.
+      cache: model cache of the live hypotheses.
     """
 
     step: Int[Array, ""]
@@ -83,22 +83,22 @@ def beam_search(
     min_length: Int[Array, "batch"],
     length: int,
 ) -> Hypotheses:
-    """Searches a whole batch; to be called under jit.
+    """Run beam search over a batch; call it under jit.
 
     Args:
       tokens_to_logits: ``(ids [batch, beam], cache) -> (logits [batch, beam, vocab],
         cache)``; ids are the last tokens of the hypotheses.
-      cache: for one hypothesis per example, with room for ``length`` positions.
-      options: what to look for.
-      max_length: most tokens before EOS, below ``length`` or cut to it.
-      min_length: least number of tokens before EOS.
-      length: static; room for tokens, EOS included.
+      cache: cache of one hypothesis per example, allocated for ``length`` positions.
+      options: search options.
+      max_length: maximum number of tokens before EOS, clipped to ``length - 1``.
+      min_length: minimum number of tokens before EOS.
+      length: static number of token slots, EOS included.
 
     Returns:
       The ``n_best`` hypotheses of each example.
 
     Raises:
-      ValueError: impossible options.
+      ValueError: invalid options.
 
     Example:
       >>> import jax.numpy as jnp
@@ -132,19 +132,19 @@ def begin(
     where: Bool[Array, "batch"],
     length: int,
 ) -> State:
-    """The first step, from one hypothesis per example.
+    """Run the first step, from one hypothesis per example.
 
     Args:
-      tokens_to_logits: as `beam_search`.
-      cache: as `beam_search`.
-      options: as `beam_search`.
-      max_length: as `beam_search`.
-      min_length: as `beam_search`.
-      where: False for rows that only fill the batch.
-      length: room for tokens.
+      tokens_to_logits: see `beam_search`.
+      cache: see `beam_search`.
+      options: see `beam_search`.
+      max_length: see `beam_search`.
+      min_length: see `beam_search`.
+      where: False for rows that only pad the batch.
+      length: number of token slots.
 
     Returns:
-      The state after it.
+      The state after the first step.
     """
     check(options)
     batch, beam = len(max_length), options.beam
@@ -174,7 +174,7 @@ def run(
     *,
     live: int | Int[Array, ""] = 0,
 ) -> State:
-    """Steps until at most ``live`` examples are left or the room is full."""
+    """Run steps until at most ``live`` examples are unfinished or slots are full."""
 
     def unfinished(state: State) -> Array:
         left = jnp.sum(~state.done) > live
@@ -190,7 +190,7 @@ def run(
 
 
 def best(state: State, options: Options) -> Hypotheses:
-    """The ``n_best`` of what ended."""
+    """Return the ``n_best`` finished hypotheses."""
     n = options.n_best
     tokens, scores = state.ended_tokens[:, :n], state.ended_scores[:, :n]
     lengths = jnp.argmax(tokens == options.eos, axis=-1) + 1
@@ -214,7 +214,7 @@ def _step(
     done = state.done | (at >= state.max_length)
     if options.early_stop:
         done |= jnp.all(ended_scores > _NEVER, axis=1)
-    # Log-probabilities only fall: no future score is above this bound.
+    # Log-probabilities never increase, so no future score exceeds this bound.
     longest = state.max_length + 1 if options.length_penalty >= 0 else at + 2
     bound = going[:, 0] / divisor(longest, options)
     done |= bound <= ended_scores[:, options.n_best - 1]
@@ -234,7 +234,7 @@ def _step(
 def _continuations(
     logits: Float[Array, "batch beam vocab"], state: State, options: Options
 ) -> tuple[Array, Array, Array, Array]:
-    """Scores, parents and ids of the next live beams; scores of what ends, or -inf."""
+    """Return scores, parents and ids of the next live beams, and EOS scores or -inf."""
     beam, at = options.beam, state.step
     logits = logits.astype(jnp.float32)
     log_norm = jax.nn.logsumexp(logits, axis=-1)
@@ -258,7 +258,7 @@ def _continuations(
     going, chosen = jax.lax.top_k(totals.reshape(batch, -1), beam)
     ids = jnp.take_along_axis(ids.reshape(batch, -1), chosen, axis=1)
 
-    # How many continuations of any kind are better than each ending.
+    # Rank of each EOS among all continuations: the number that score higher.
     rank = jnp.sum(going[:, None] > ending[..., None], axis=-1)
     others = ending[:, None] > ending[..., None]
     lower = jnp.arange(parents)[None] < jnp.arange(parents)[:, None]
@@ -271,7 +271,7 @@ def _continuations(
 def _keep(
     state: State, written: Array, scores: Array, options: Options
 ) -> tuple[Array, Array]:
-    """The best of what had ended and what ends now."""
+    """Keep the best of the previously and newly finished hypotheses."""
     tokens = jnp.concatenate([state.ended_tokens, written], axis=1)
     scores = jnp.concatenate([state.ended_scores, scores], axis=1)
     scores, kept = jax.lax.top_k(scores, options.beam)

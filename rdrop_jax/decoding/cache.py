@@ -1,4 +1,4 @@
-"""What a model keeps between the steps of a search, and what a search does with it."""
+"""Decoding cache of a model, and the operations that a search applies to it."""
 
 from typing import Any, NamedTuple
 
@@ -8,14 +8,14 @@ from jaxtyping import Array, Int
 
 
 class Cache(NamedTuple):
-    """The state of a model in a search, laid out so that a search can move it.
+    """Decoding state of a model, in a layout that a search can reorder and pad.
 
     Attributes:
-      beams: pytree of arrays [batch, beam, .., time, features]: a search reorders their
-        beams, and pads their last axis but one where it needs room for more steps.
-      shared: pytree of arrays [batch, ..] that all beams of an example share, as the
-        keys and values of its source: never copied per beam, never reordered.
-      filled: how many positions ``beams`` holds.
+      beams: pytree of arrays [batch, beam, .., time, features]. A search reorders the
+        beam axis, and pads the time axis when it needs space for more steps.
+      shared: pytree of arrays [batch, ..] that all beams of an example share, such as
+        source keys and values. They are never copied per beam or reordered.
+      filled: number of positions stored in ``beams``.
     """
 
     beams: Any
@@ -24,10 +24,10 @@ class Cache(NamedTuple):
 
 
 def reorder(cache: Cache, parents: Int[Array, "batch beam"]) -> Cache:
-    """Beams that go on from the beams ``parents`` of their example.
+    """Gather the cache of beams ``parents`` within each example.
 
-    A gather of whole beams; ``parents`` may be more than the cache has beams, which is
-    how a search widens after its first step.
+    ``parents`` may list more beams than the cache has. A search uses this to widen
+    from one beam after its first step.
     """
 
     def take(x: Array) -> Array:
@@ -41,7 +41,7 @@ def reorder(cache: Cache, parents: Int[Array, "batch beam"]) -> Cache:
 
 
 def grow(cache: Cache, length: int) -> Cache:
-    """Room for ``length`` positions."""
+    """Pad the cache to ``length`` positions."""
 
     def pad(x: Array) -> Array:
         widths = [(0, 0)] * x.ndim
@@ -52,7 +52,7 @@ def grow(cache: Cache, length: int) -> Cache:
 
 
 def take_rows(cache: Cache, rows: Int[Array, "rows"]) -> Cache:
-    """The cache of these examples."""
+    """Select the cache of the given examples."""
     beams, shared = jax.tree.map(
         lambda x: jnp.take(x, rows, axis=0, mode="clip"), (cache.beams, cache.shared)
     )

@@ -1,4 +1,4 @@
-"""What a hypothesis may not be, as functions of its tokens; under jit."""
+"""Constraints on hypotheses, as jit-compatible functions of their tokens."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,32 +13,32 @@ def forbid_repeats(
     step: Int[Array, ""],
     size: int,
 ) -> Float[Array, "batch beam vocab"]:
-    """Logits in which no token ends a sequence that the hypothesis has already.
+    """Mask tokens that would repeat an n-gram of the hypothesis.
 
     Args:
-      logits: or log-probabilities, which are not normalised again.
-      tokens: of the hypotheses; the first ``step`` are those chosen so far. What a
-        decoder starts from is not among them.
-      step: how many.
-      size: tokens of a sequence that may not stand twice.
+      logits: logits or log-probabilities; the result is not renormalised.
+      tokens: tokens of the hypotheses. The first ``step`` are those chosen so far,
+        excluding the start token.
+      step: number of tokens chosen so far.
+      size: length n of the n-grams that must not repeat.
 
     Returns:
-      The same, -inf where a token would repeat one.
+      ``logits`` with -inf for tokens that would repeat an n-gram.
     """
     time = tokens.shape[-1]
     count = time - size + 1  # windows
     if count < 1:
         return logits
     places = jnp.arange(count)
-    # A window is over when its last token stands before the step.
+    # A window is complete when its last token precedes the step.
     same = jnp.broadcast_to(places + size - 1 < step, (*tokens.shape[:2], count))
     for offset in range(size - 1):
-        # Before the step there may be fewer tokens: no window is over then.
+        # With fewer than size - 1 tokens the index is clipped: no window is complete.
         at = jnp.clip(step - size + 1 + offset, 0, time - 1)
         last = jnp.take(tokens, at, axis=-1)[..., None]
         same &= tokens[..., offset : offset + count] == last
     batch, beam = tokens.shape[:2]
-    # Only what is written is touched: no mask of all words is made.
+    # Scatter into the affected entries only; no mask over the vocabulary is built.
     return logits.at[
         jnp.arange(batch)[:, None, None],
         jnp.arange(beam)[None, :, None],
@@ -49,7 +49,7 @@ def forbid_repeats(
 def begin_with(
     token: int, tokens_to_logits: Callable[..., tuple[Array, Any]]
 ) -> Callable[..., tuple[Array, Any]]:
-    """A first step that can choose one token alone, with probability 1."""
+    """Wrap a first step so that it can only choose ``token``, with probability 1."""
 
     def forced(ids: Array, cache: Any) -> tuple[Array, Any]:
         logits, cache = tokens_to_logits(ids, cache)

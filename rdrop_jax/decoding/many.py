@@ -1,4 +1,4 @@
-"""Searches over many examples of different lengths, with few compiled shapes."""
+"""Beam search over many examples of different lengths, with few compiled shapes."""
 
 import bisect
 import functools
@@ -20,13 +20,13 @@ Step = Callable[[Any, jax.Array, Cache], tuple[jax.Array, Cache]]
 
 
 class Shapes(NamedTuple):
-    """The static sizes of the compiled programs; each is one of a few.
+    """Static sizes of the compiled programs.
 
     Attributes:
-      rows: examples in a batch. The largest is what a batch starts with; as examples
-        are done, those left move to a smaller one.
-      sources: tokens that sources are padded to.
-      rooms: positions of the cache, which grows from one to the next.
+      rows: batch sizes. A batch starts at the largest size; as examples finish, the
+        unfinished ones move to a smaller batch.
+      sources: lengths in tokens that sources are padded to.
+      rooms: cache lengths in positions; the cache grows from one to the next.
     """
 
     rows: tuple[int, ...] = (8, 16, 24, 32)
@@ -41,8 +41,8 @@ class Found(NamedTuple):
     """Best hypotheses of one example, best first.
 
     Attributes:
-      tokens: ids of each, without BOS and EOS.
-      scores: log-probability over the penalty of the length.
+      tokens: ids of each hypothesis, without BOS and EOS.
+      scores: log-probability divided by the length penalty.
     """
 
     tokens: list[list[int]]
@@ -55,23 +55,23 @@ Search = Callable[..., list[Found]]
 def make_search(
     start: Start, step: Step, options: Options, shapes: Shapes = SHAPES
 ) -> Search:
-    """A beam search over any number of sources, compiled once per shape.
+    """Make a beam search over any number of sources, compiled once per shape.
 
-    Sources are sorted by length and searched in batches. What is done leaves its batch,
-    what is left goes on in a smaller one, with a cache no longer than it needs.
-    Neither changes a result.
+    Sources are sorted by length and searched in batches. Finished examples leave their
+    batch; the rest continue in a smaller batch. The cache grows only as needed.
+    Neither changes the results.
 
     Args:
-      start: ``(params, src [batch, source], where, length) -> cache`` for one
-        hypothesis per source, with room for ``length`` positions.
+      start: ``(params, src [batch, source], where, length) -> cache`` of one
+        hypothesis per source, allocated for ``length`` positions.
       step: ``(params, ids [batch, beam], cache) -> (logits, cache)``.
-      options: what to look for.
+      options: search options.
       shapes: static sizes.
 
     Returns:
       ``search(params, sources, max_lengths, min_lengths=None) -> [Found, ..]`` in the
-      order of the sources, which are lists of ids; both lengths count tokens before
-      EOS and are one per source.
+      order of the sources, which are lists of ids. Both lengths have one entry per
+      source and count tokens before EOS.
 
     Raises:
       InputError: (from the search) a source or limit beyond the largest shape.
@@ -110,7 +110,7 @@ def make_search(
 
 
 class _Stages(NamedTuple):
-    """What a search is made of, compiled once per shape."""
+    """Stages of a search, each compiled once per shape."""
 
     begin: Callable[..., State]
     run: Callable[..., State]
@@ -151,7 +151,7 @@ def _compiled(start: Start, step: Step, options: Options, shapes: Shapes) -> _St
 def _search_batch(
     stages: _Stages, params: Any, state: State, rows: np.ndarray, found: list[Any]
 ) -> None:
-    """Until all are done; ``rows`` are the places of the results."""
+    """Search until all examples are done; ``rows`` are indices into ``found``."""
     sizes = sorted(stages.shapes.rows)
     while True:
         smaller = max((n for n in sizes if n < len(rows)), default=0)

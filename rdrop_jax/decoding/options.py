@@ -1,4 +1,4 @@
-"""What a search looks for, and how it scores what has ended."""
+"""Options of a beam search, and the length penalty of finished hypotheses."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -11,30 +11,30 @@ PENALTIES = ("power", "gnmt")
 
 
 class Options(NamedTuple):
-    """What a search looks for.
+    """Options of a beam search.
 
     Attributes:
-      bos: id that every hypothesis starts from; EOS in fairseq.
-      eos: id that ends one.
-      pad: id after the end; never chosen.
-      beam: live hypotheses per example.
-      n_best: how many to return, at most ``beam``.
+      bos: id of the start token; EOS in fairseq.
+      eos: id of the end token.
+      pad: padding id after the end; never chosen.
+      beam: number of live hypotheses per example.
+      n_best: number of hypotheses to return, at most ``beam``.
       length_penalty: exponent of the length; 0 compares plain log-probabilities.
       penalty: "power" divides by ``length ** length_penalty``, "gnmt" by
         ``((5 + length) / 6) ** length_penalty``.
-      early_stop: stop an example once ``beam`` hypotheses have ended, as fairseq does.
-        False goes on until no live one can reach the ``n_best``: until the best live
-        log-probability, divided for the length that flatters it most (the limit, or the
-        next one if the penalty is negative), is not above the worst of them.
-      first: id that every hypothesis begins with, at no cost; None leaves it free.
-      free_end: the EOS that ``max_length`` forces costs nothing, as in Hugging Face's
-        ``generate``; else its log-probability, as in fairseq.
-      no_repeat: no sequence of so many tokens stands twice in a hypothesis; 0 allows
-        it.
-      forbid: further ids that are never chosen, as that of unknown words. BOS is
-        forbidden too, unless it is EOS.
+      early_stop: stop an example once ``beam`` hypotheses have finished, as fairseq.
+        False continues until no live hypothesis can reach the ``n_best``. The bound is
+        the best live log-probability, divided by the most favourable length penalty
+        (that of the limit, or of the next length if the exponent is negative).
+      first: id of a forced first token with log-probability 0; None forces no token.
+      free_end: score the EOS that ``max_length`` forces as log-probability 0, as in
+        Hugging Face's ``generate``. False uses its log-probability, as in fairseq.
+      no_repeat: length of the n-grams that must not repeat in a hypothesis; 0 disables
+        this.
+      forbid: further ids that are never chosen, such as that of the unknown token. BOS
+        is also forbidden, unless it equals EOS.
       constrain: None, or ``(log_probs [batch, beam, vocab], tokens [batch, beam, time],
-        step) -> log_probs``, which may lower any of them, to -inf if it must. The first
+        step) -> log_probs``. It may lower log-probabilities, down to -inf. The first
         ``step`` tokens are those chosen so far.
     """
 
@@ -54,7 +54,7 @@ class Options(NamedTuple):
 
 
 def check(options: Options) -> None:
-    """Refuses options that cannot be."""
+    """Raise ValueError for invalid options."""
     if options.penalty not in PENALTIES:
         raise ValueError(f"penalty must be one of {PENALTIES}: {options.penalty!r}")
     if not 1 <= options.n_best <= options.beam:
@@ -65,7 +65,7 @@ def check(options: Options) -> None:
 
 
 def divisor(length: Array, options: Options) -> Array:
-    """What the log-probability of a hypothesis of ``length`` tokens is divided by."""
+    """Return the length penalty of a hypothesis of ``length`` tokens (the divisor)."""
     size = length.astype(jnp.float32)
     if options.penalty == "gnmt":
         size = (5.0 + size) / 6.0

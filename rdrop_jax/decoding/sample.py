@@ -1,4 +1,4 @@
-"""Continuing texts at random, with a cache and static shapes, over any model."""
+"""Sampling of continuations with a cache and static shapes, for any model."""
 
 from collections.abc import Callable
 
@@ -15,16 +15,17 @@ Step = Callable[[Array, Cache], tuple[Array, Cache]]
 def nucleus(
     logits: Float[Array, "rows vocab"], top_p: float
 ) -> Float[Array, "rows vocab"]:
-    """-inf for all but the fewest words that have ``top_p`` of the probability.
+    """Set logits outside the nucleus to -inf.
 
-    Holtzman et al., 2020 (arXiv 1904.09751). The most probable word stays.
+    The nucleus is the smallest set of tokens with probability at least ``top_p``; it
+    always has the most probable token. Holtzman et al., 2020 (arXiv 1904.09751).
 
     Args:
-      logits: unnormalised.
-      top_p: in (0, 1]; 1 keeps all.
+      logits: unnormalised logits.
+      top_p: probability mass in (0, 1]; 1 keeps all tokens.
 
     Returns:
-      Logits.
+      Masked logits.
 
     Example:
       >>> nucleus(jnp.log(jnp.array([[0.6, 0.3, 0.1]])), 0.7)[0].tolist()[2]
@@ -51,22 +52,22 @@ def sample(
     top_p: float,
     forbid: tuple[int, ...] = (),
 ) -> Int[Array, "rows time"]:
-    """Continues every row up to the end of ``tokens``; to be called under jit.
+    """Sample a continuation of every row up to the end of ``tokens``, under jit.
 
-    What a row becomes depends on its own prompt and key alone.
+    The result of a row depends only on its prompt and key.
 
     Args:
-      step: of the model.
-      cache: empty, with room for ``time`` positions.
-      tokens: prompts of at least one token, anything after them.
-      lengths: of the prompts.
-      keys: a PRNG key per row.
-      temperature: logits are divided by it; 0 takes the most probable word.
-      top_p: as `nucleus`.
+      step: decoding step of the model.
+      cache: empty cache, allocated for ``time`` positions.
+      tokens: prompts of at least one token; entries after the prompt are ignored.
+      lengths: lengths of the prompts.
+      keys: one PRNG key per row.
+      temperature: divisor of the logits; 0 picks the most probable token.
+      top_p: probability mass of the `nucleus`.
       forbid: ids that are never chosen.
 
     Returns:
-      The rows, with what follows the prompts.
+      Prompts with their continuations.
     """
 
     def body(at: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:

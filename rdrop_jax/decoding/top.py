@@ -1,4 +1,4 @@
-"""The largest entries of long rows."""
+"""Top-k of long rows."""
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +10,19 @@ _BLOCK = 64
 def top_k(
     x: Float[Array, "... vocab"], k: int, without: tuple[int, ...] = ()
 ) -> tuple[Float[Array, "... k"], Int[Array, "... k"]]:
-    """`jax.lax.top_k` over the last axis, exact, quicker for long rows.
+    """Compute `jax.lax.top_k` over the last axis exactly, and faster for long rows.
 
-    Only the k blocks with the largest maxima can hold one of the k largest entries;
-    among equal maxima the first blocks, for equal entries go to the lower index.
+    Only the k blocks with the largest maxima can contain one of the k largest entries.
+    Ties go to the lower index, so among equal maxima the first blocks are taken.
 
     Args:
-      x: rows.
-      k: how many.
-      without: indices that are left out.
+      x: array whose last axis is searched.
+      k: number of entries.
+      without: indices to exclude.
 
     Returns:
-      Values, largest first, and indices; -inf and any index where less than k are left.
+      Values in descending order, and indices. If fewer than k entries remain, the
+      missing ones are -inf with an arbitrary index.
     """
     size = x.shape[-1]
     rows = x.reshape(-1, size)
@@ -37,10 +38,10 @@ def top_k(
     fill = ((0, 0), (0, blocks * _BLOCK - size))
     padded = jnp.pad(rows, fill, constant_values=-jnp.inf)
     most = jnp.max(padded.reshape(-1, blocks, _BLOCK), axis=-1)
-    # Those left out may fill one block each.
+    # Each excluded index may be the maximum of one block.
     _, block = jax.lax.top_k(most, min(k + len(without), blocks))
     first = jnp.sort(block, axis=-1) * _BLOCK
-    # The last block begins early rather than to reach over the end.
+    # The last block starts early so that it does not run past the end.
     begin = jnp.minimum(first, size - _BLOCK)
     near = jax.vmap(lambda row, at: jax.vmap(lambda i: _block(row, i))(at))(rows, begin)
     ids = begin[..., None] + jnp.arange(_BLOCK)[None, None]

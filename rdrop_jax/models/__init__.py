@@ -1,1 +1,1 @@
-"""Modules that every task builds on, in Linen, each dropout site explicit."""
+"""Linen modules shared by all tasks, with explicit dropout sites."""

@@ -1,9 +1,9 @@
 """Language model with adaptive input and adaptive softmax, as `transformer_lm_wiki103`.
 
-Frequent words come first in the vocabulary. The words of cluster i have vectors
-``factor ** i`` times narrower than those of the first, and a matrix that makes them as
-wide as the model; both serve input and output. Pre-norm without a last norm, ReLU.
-Baevski and Auli, 2019 (arXiv 1809.10853); sites and ties as in fairseq.
+Token ids are sorted by frequency, most frequent first. Embeddings of cluster i are
+``factor ** i`` times narrower than those of the first, and are projected to the model
+width. Input and output share embeddings and projections. Pre-norm without a final norm,
+ReLU. Baevski and Auli, 2019 (arXiv 1809.10853); dropout and weight tying as in fairseq.
 """
 
 import itertools
@@ -32,20 +32,20 @@ SIZES = {
 def clusters(
     cutoffs: Sequence[int], vocab_size: int, width: int, factor: int
 ) -> list[tuple[int, int, int]]:
-    """First word, number of words and width of every cluster.
+    """Return first token id, number of tokens and width of every cluster.
 
     Args:
-      cutoffs: first word of each cluster after the head.
-      vocab_size: words.
-      width: of the model and of the head's words.
-      factor: how much narrower each cluster is than the one before.
+      cutoffs: first token id of each cluster after the head.
+      vocab_size: number of tokens in the vocabulary.
+      width: width of the model and of the head's embeddings.
+      factor: ratio of the widths of successive clusters.
 
     Returns:
-      A triple per cluster.
+      One triple per cluster.
 
     Raises:
-      ValueError: cutoffs that do not rise within the vocabulary, or a cluster without
-        width.
+      ValueError: cutoffs that do not increase within the vocabulary, or a cluster of
+        width 0.
 
     Example:
       >>> clusters((20, 60), 100, 64, 4)
@@ -67,22 +67,22 @@ def clusters(
 
 
 class AdaptiveDecoder(nn.Module):
-    """The model.
+    """Decoder-only language model with adaptive input and adaptive softmax.
 
     Attributes:
-      vocab_size: words, the most frequent first.
-      cutoffs: first word of each cluster after the head.
-      factor: how much narrower each cluster is than the one before.
+      vocab_size: number of tokens, sorted by frequency, most frequent first.
+      cutoffs: first token id of each cluster after the head.
+      factor: ratio of the widths of successive clusters.
       size: depth and widths.
-      rates: of dropout at its sites.
-      softmax_dropout: before the output, and after the projection of each tail.
+      rates: dropout rates.
+      softmax_dropout: rate before the output and after the projection of each tail.
       activation: "relu" or "gelu".
       positions: "fairseq" or "marian" sinusoids, or "learned".
-      position_offset: row of the first position.
-      max_length: most positions.
-      dtype: of the activations; parameters are float32.
+      position_offset: table row of the first position.
+      max_length: maximum number of positions.
+      dtype: dtype of the activations; parameters are float32.
       remat: recompute each block in the backward pass.
-      masks: of dropout, "hash" or "bernoulli" as `rdrop_jax.dropout`.
+      masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
     """
 
     vocab_size: int
@@ -100,7 +100,7 @@ class AdaptiveDecoder(nn.Module):
     masks: str = "hash"
 
     def setup(self) -> None:
-        """Names the parameters."""
+        """Create parameters and submodules."""
         width = self.size.width
         self.parts = clusters(self.cutoffs, self.vocab_size, width, self.factor)
         self.embedding = [
@@ -138,15 +138,15 @@ class AdaptiveDecoder(nn.Module):
     def __call__(
         self, tokens: Int[Array, "batch time"], *, train: bool
     ) -> AdaptiveOutput:
-        """Of the next word at every position.
+        """Compute the output for the next token at every position.
 
         Args:
-          tokens: ids.
-          train: whether dropout is on; it then needs the stream "dropout".
+          tokens: token ids.
+          train: whether dropout is on; it needs the random stream "dropout".
 
         Returns:
-          Inputs and kernels of the head and of each tail, as
-          `rdrop_jax.core.adaptive.adaptive_rdrop_loss` takes them.
+          Inputs and kernels of the head and of each tail, in the format of
+          `rdrop_jax.core.adaptive.adaptive_rdrop_loss`.
 
         Raises:
           ValueError: more positions than ``max_length``.
@@ -158,14 +158,14 @@ class AdaptiveDecoder(nn.Module):
         return self._output(self.stack(x, train), train)
 
     def init_cache(self, batch: int, length: int, beam: int = 1) -> Cache:
-        """An empty cache with room for ``length`` positions."""
+        """Create an empty cache of ``length`` positions."""
         size = self.size
         return empty_cache(size.layers, self.form, size.width, batch, length, beam)
 
     def decode_step(
         self, tokens: Int[Array, "batch beam"], cache: Cache
     ) -> tuple[AdaptiveOutput, Cache]:
-        """Of the word after these, as `Decoder.decode_step`."""
+        """Compute the output for the next token; see `Decoder.decode_step`."""
         x = self._embed(tokens, cache.filled[None, None], False)
         x, cache = self.stack.step(x, cache)
         return self._output(x, False), cache

@@ -1,4 +1,4 @@
-"""Blocks of an encoder and a decoder, post-norm as published or pre-norm."""
+"""Encoder and decoder blocks, post-norm as published or pre-norm."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,13 @@ from rdrop_jax.models.layers import Attention, Dtype, KeysValues, LayerDrop, Mlp
 
 
 class Rates(NamedTuple):
-    """Dropout of each kind of site.
+    """Dropout rates by site.
 
     Attributes:
-      dropout: after the embedding and after every sublayer.
-      attention: on attention weights.
-      activation: after the activation of an MLP.
-      layer: of whole layers, example by example.
+      dropout: rate after the embedding and after every sublayer.
+      attention: rate on attention weights.
+      activation: rate after the activation of an MLP.
+      layer: rate of per-example LayerDrop.
     """
 
     dropout: float = 0.1
@@ -25,7 +25,7 @@ class Rates(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What all blocks of a model have in common."""
+    """Settings shared by all blocks of a model."""
 
     heads: int
     mlp_width: int
@@ -40,7 +40,7 @@ class _Block(nn.Module):
     """Sublayers with a residual connection around each.
 
     Attributes:
-      form: shared by all blocks.
+      form: settings shared by all blocks.
     """
 
     form: Form
@@ -84,7 +84,7 @@ class EncoderBlock(_Block):
     """Self-attention and MLP."""
 
     def setup(self) -> None:
-        """Names the parameters."""
+        """Create parameters and submodules."""
         self.attention, self.attention_norm = self._attention(), self._norm()
         self.mlp, self.mlp_norm = self._mlp(), self._norm()
         self.drop = LayerDrop(self.form.rates.layer, self.form.masks)
@@ -95,7 +95,7 @@ class EncoderBlock(_Block):
         where: Bool[Array, "#batch 1 #time time"] | None,
         train: bool,
     ) -> Float[Array, "batch time width"]:
-        """One block; ``where`` is True where a position may look."""
+        """Apply the block; ``where`` is True where a position may attend."""
         start = x
         h = self._before(x, self.attention_norm)
         x = x + self.attention(h, h, where=where, train=train)
@@ -109,7 +109,7 @@ class EncoderBlock(_Block):
         past: KeysValues,
         index: Int[Array, ""],
     ) -> tuple[Float[Array, "batch beam width"], KeysValues]:
-        """The position ``index`` of every beam, causal, dropout off."""
+        """Apply the block to position ``index`` of every beam, causal, dropout off."""
         h = self._before(x, self.attention_norm)
         h, past = self.attention.step(h, past, index)
         x = self._after(x + h, self.attention_norm)
@@ -121,7 +121,7 @@ class DecoderBlock(_Block):
     """Causal self-attention, attention to the source, MLP."""
 
     def setup(self) -> None:
-        """Names the parameters."""
+        """Create parameters and submodules."""
         self.attention, self.attention_norm = self._attention(), self._norm()
         self.cross, self.cross_norm = self._attention(), self._norm()
         self.mlp, self.mlp_norm = self._mlp(), self._norm()
@@ -135,7 +135,7 @@ class DecoderBlock(_Block):
         memory_where: Bool[Array, "batch 1 1 source"],
         train: bool,
     ) -> Float[Array, "batch time width"]:
-        """One block over a whole target."""
+        """Apply the block to a full target."""
         start = x
         h = self._before(x, self.attention_norm)
         x = x + self.attention(h, h, where=where, train=train)
@@ -154,7 +154,7 @@ class DecoderBlock(_Block):
         memory: KeysValues,
         memory_where: Bool[Array, "batch source"],
     ) -> tuple[Float[Array, "batch beam width"], KeysValues]:
-        """The position ``index`` of every beam, dropout off; see `Attention.step`."""
+        """Apply the block to position ``index`` of every beam; see `Attention.step`."""
         h = self._before(x, self.attention_norm)
         h, past = self.attention.step(h, past, index)
         x = self._after(x + h, self.attention_norm)
@@ -165,5 +165,5 @@ class DecoderBlock(_Block):
         return self._after(x, self.mlp_norm), past
 
     def keys_values(self, memory: Float[Array, "batch source width"]) -> KeysValues:
-        """Of the source, for `step`."""
+        """Compute keys and values of the source, for `step`."""
         return self.cross.keys_values(memory)

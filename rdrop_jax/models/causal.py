@@ -1,4 +1,4 @@
-"""What language models have in common: causal blocks, with a cache to generate."""
+"""Causal Transformer blocks shared by language models, with a decoding cache."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from rdrop_jax.models.layers import KeysValues
 
 
 class CausalStack(nn.Module):
-    """Blocks of self-attention in which a position looks at itself and before.
+    """Self-attention blocks in which positions attend to themselves and earlier ones.
 
     Attributes:
       depth: number of blocks.
-      form: of the blocks.
-      final_norm: a LayerNorm after the last block.
+      form: settings of the blocks.
+      final_norm: whether a LayerNorm follows the last block.
       remat: recompute each block in the backward pass.
     """
 
@@ -25,7 +25,7 @@ class CausalStack(nn.Module):
     remat: bool = False
 
     def setup(self) -> None:
-        """Names the parameters."""
+        """Create parameters and submodules."""
         cls = EncoderBlock
         if self.remat:
             cls = nn.remat(cls, static_argnums=(3,))
@@ -36,7 +36,7 @@ class CausalStack(nn.Module):
     def __call__(
         self, x: Float[Array, "batch time width"], train: bool
     ) -> Float[Array, "batch time width"]:
-        """All positions at once."""
+        """Apply the blocks to all positions at once."""
         causal = jnp.tril(jnp.ones((1, 1, x.shape[1], x.shape[1]), bool))
         for block in self.block:
             x = block(x, causal, train)
@@ -45,14 +45,14 @@ class CausalStack(nn.Module):
     def step(
         self, x: Float[Array, "batch beam width"], cache: Cache
     ) -> tuple[Float[Array, "batch beam width"], Cache]:
-        """The next position, dropout off.
+        """Apply the blocks to the next position, with dropout off.
 
         Args:
           x: one vector per hypothesis.
-          cache: of the positions before.
+          cache: cache of the preceding positions.
 
         Returns:
-          An array like x, and the cache with this position.
+          An array like x, and the cache including this position.
         """
         beams = []
         for block, past in zip(self.block, cache.beams, strict=True):
@@ -67,15 +67,15 @@ class CausalStack(nn.Module):
 def empty_cache(
     depth: int, form: Form, width: int, batch: int, length: int, beam: int = 1
 ) -> Cache:
-    """A cache of a `CausalStack` that holds no position yet.
+    """Create an empty cache of a `CausalStack`.
 
     Args:
-      depth: blocks of the stack.
-      form: of its blocks.
-      width: of its vectors.
-      batch: examples.
-      length: positions it has room for.
-      beam: hypotheses per example.
+      depth: number of blocks.
+      form: settings of the blocks.
+      width: width of the model.
+      batch: number of examples.
+      length: number of allocated positions.
+      beam: number of hypotheses per example.
 
     Returns:
       The cache.

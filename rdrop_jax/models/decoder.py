@@ -1,7 +1,7 @@
 """Decoder-only Transformer language model, as fairseq's `transformer_lm_gpt`.
 
-Pre-norm with a norm at the end, GELU, fixed sinusoids, one table for input and output,
-whose rows are scaled by the square root of the width on their way in. Dropout stands
+Pre-norm with a final norm, GELU and fixed sinusoids. Input and output share one
+embedding table; inputs are scaled by the square root of the width. Dropout is applied
 after the embedding, after every sublayer and on attention weights.
 """
 
@@ -20,7 +20,7 @@ from rdrop_jax.models.causal import CausalStack, empty_cache
 from rdrop_jax.models.embeddings import Embed
 from rdrop_jax.models.layers import Dtype
 
-# The table is cut over the vocabulary, the rest as layers say.
+# The embedding table is sharded over the vocabulary, the rest as in layers.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(^|/)embedding", PartitionSpec("tensor", None)),
     *layers.PARTITION_RULES,
@@ -43,21 +43,21 @@ SIZES = {
 
 
 class Decoder(nn.Module):
-    """A language model whose output is its own table of tokens.
+    """Language model with tied input and output embeddings.
 
     Attributes:
-      vocab_size: tokens.
+      vocab_size: number of tokens in the vocabulary.
       size: depth and widths.
-      rates: of dropout at its sites.
+      rates: dropout rates.
       pre_norm: norms before the sublayers and after the last block.
       activation: "gelu" or "relu".
       positions: "fairseq" or "marian" sinusoids, or "learned".
-      position_offset: row of the first position.
-      max_length: most positions.
-      scale_embedding: multiply token vectors by the square root of the width.
-      dtype: of the activations; parameters are float32.
+      position_offset: table row of the first position.
+      max_length: maximum number of positions.
+      scale_embedding: multiply token embeddings by the square root of the width.
+      dtype: dtype of the activations; parameters are float32.
       remat: recompute each block in the backward pass.
-      masks: of dropout, "hash" or "bernoulli" as `rdrop_jax.dropout`.
+      masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
     """
 
     vocab_size: int
@@ -74,7 +74,7 @@ class Decoder(nn.Module):
     masks: str = "hash"
 
     def setup(self) -> None:
-        """Names the parameters."""
+        """Create parameters and submodules."""
         width = self.size.width
         self.embedding = self.param(
             "embedding",
@@ -107,15 +107,15 @@ class Decoder(nn.Module):
     def __call__(
         self, tokens: Int[Array, "batch time"], *, train: bool
     ) -> LinearOutput:
-        """Of the next token at every position.
+        """Compute the output for the next token at every position.
 
         Args:
-          tokens: ids.
-          train: whether dropout is on; it then needs the stream "dropout".
+          tokens: token ids.
+          train: whether dropout is on; it needs the random stream "dropout".
 
         Returns:
-          Hidden states [batch, time, width], and the table [vocab, width]: logits are
-          their product.
+          Hidden states [batch, time, width] and embedding table [vocab, width], whose
+          product is the logits.
 
         Raises:
           ValueError: more positions than ``max_length``.
@@ -127,22 +127,22 @@ class Decoder(nn.Module):
         return self._output(self.stack(x, train))
 
     def init_cache(self, batch: int, length: int, beam: int = 1) -> Cache:
-        """An empty cache with room for ``length`` positions."""
+        """Create an empty cache of ``length`` positions."""
         size = self.size
         return empty_cache(size.layers, self.form, size.width, batch, length, beam)
 
     def decode_step(
         self, tokens: Int[Array, "batch beam"], cache: Cache
     ) -> tuple[LinearOutput, Cache]:
-        """Of the token after these; dropout is off.
+        """Compute the output for the next token, with dropout off.
 
         Args:
-          tokens: the last token of each hypothesis.
-          cache: of the tokens before.
+          tokens: last token of each hypothesis.
+          cache: cache of the preceding tokens.
 
         Returns:
-          Hidden states [batch, beam, width] with the table, and the cache with these
-          tokens.
+          Hidden states [batch, beam, width] with the embedding table, and the cache
+          including these tokens.
         """
         x = self.embed(self.embedding, tokens, cache.filled[None, None], False)
         x, cache = self.stack.step(x, cache)

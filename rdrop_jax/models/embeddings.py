@@ -1,4 +1,4 @@
-"""Tokens and positions to vectors."""
+"""Token and position embeddings."""
 
 import math
 
@@ -13,14 +13,14 @@ POSITIONS = ("fairseq", "marian", "learned")
 
 
 def sinusoids(length: int, width: int, kind: str) -> Float[np.ndarray, "length width"]:
-    """Sines of every frequency, then cosines.
+    """Sinusoidal position embeddings: sines of every frequency, then cosines.
 
     Frequency i of n = width / 2 is ``10000 ** (-i / (n - 1))`` in fairseq's layout and
     ``10000 ** (-i / n)`` in Marian's.
 
     Args:
-      length: how many positions.
-      width: even.
+      length: number of positions.
+      width: embedding width, even.
       kind: "fairseq" or "marian".
 
     Returns:
@@ -39,14 +39,14 @@ def sinusoids(length: int, width: int, kind: str) -> Float[np.ndarray, "length w
 
 
 class Positions(nn.Module):
-    """A vector for each position.
+    """Position embeddings.
 
     Attributes:
       kind: "learned", or the sinusoids "fairseq" or "marian".
-      width: of the vectors.
-      length: most positions.
-      offset: row of the first position: 2 in BART and fairseq, 0 in Marian.
-      dtype: of the result.
+      width: embedding width.
+      length: maximum number of positions.
+      offset: table row of the first position: 2 in BART and fairseq, 0 in Marian.
+      dtype: dtype of the result.
     """
 
     kind: str
@@ -72,20 +72,20 @@ class Positions(nn.Module):
 
 
 class Embed(nn.Module):
-    """Scaled token vectors plus positions, normalised if asked, and dropout.
+    """Scaled token embeddings plus positions, an optional LayerNorm, and dropout.
 
-    The table of the tokens is handed in: source, target and output may share it.
+    The token embedding table is an argument, so source, target and output can share it.
 
     Attributes:
-      positions: kind, as `Positions`.
-      width: of the vectors.
-      max_length: most positions.
-      offset: as `Positions`.
-      scale: what token vectors are multiplied by.
-      norm: a LayerNorm before the dropout, as in BART.
-      dropout: rate.
-      dtype: of the activations.
-      masks: as `Dropout`.
+      positions: type of position embeddings, see `Positions`.
+      width: embedding width.
+      max_length: maximum number of positions.
+      offset: table row of the first position, see `Positions`.
+      scale: factor of the token embeddings.
+      norm: apply a LayerNorm before the dropout, as in BART.
+      dropout: dropout rate.
+      dtype: dtype of the activations.
+      masks: see `Dropout`.
     """
 
     positions: str

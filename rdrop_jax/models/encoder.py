@@ -1,8 +1,8 @@
-"""BERT (Devlin et al., 2019) and RoBERTa (Liu et al., 2019) as encoders with a head.
+"""BERT (Devlin et al., 2019) and RoBERTa (Liu et al., 2019) encoders with a head.
 
-Post-norm, erf GELU, learned positions. Dropout stands after the embedding, on attention
-weights, after the attention output and after the MLP; BERT's head has one more site
-before its last layer, RoBERTa's one before each of its two, as published.
+Post-norm, erf GELU, learned positions. Dropout is applied after the embedding, on
+attention weights, after the attention output and after the MLP. As published, BERT's
+head adds dropout before its last layer, RoBERTa's before each of its two layers.
 """
 
 import flax.linen as nn
@@ -20,9 +20,9 @@ SIZES = {
     "large": Size(24, 1024, 16, 4096),
 }
 KINDS = ("bert", "roberta")
-# Layer norms of the published models.
+# LayerNorm epsilon of the published models.
 NORM_EPS = {"bert": 1e-12, "roberta": 1e-5}
-PAD_ID = {"bert": 0, "roberta": 1}  # of the padding token
+PAD_ID = {"bert": 0, "roberta": 1}  # id of the padding token
 _INIT = nn.initializers.normal(0.02)
 
 
@@ -30,12 +30,12 @@ class Block(nn.Module):
     """Post-norm encoder block.
 
     Attributes:
-      size: of the encoder.
-      dropout: rate after attention and MLP.
-      attention_dropout: rate on attention weights.
-      norm_eps: added to the variance in layer norms.
-      dtype: of the activations.
-      masks: of dropout, "hash" or "bernoulli".
+      size: depth and widths of the encoder.
+      dropout: dropout rate after attention and MLP.
+      attention_dropout: dropout rate on attention weights.
+      norm_eps: epsilon of the LayerNorms.
+      dtype: dtype of the activations.
+      masks: dropout masks, "hash" or "bernoulli".
     """
 
     size: Size
@@ -71,21 +71,21 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Tokens to hidden states.
+    """Encoder from tokens to hidden states.
 
     Attributes:
       kind: "bert" or "roberta".
       size: depth and widths.
-      vocab_size: rows of the token table.
-      max_positions: longest input.
-      num_types: rows of the token type table.
-      pad_id: of the padding token; RoBERTa counts positions from ``pad_id + 1``.
-      norm_eps: added to the variance in layer norms.
-      dropout: rate after the embedding, attention and MLPs.
-      attention_dropout: rate on attention weights.
-      dtype: of the activations.
+      vocab_size: number of rows of the token table.
+      max_positions: maximum input length in tokens.
+      num_types: number of rows of the token type table.
+      pad_id: id of the padding token; RoBERTa counts positions from ``pad_id + 1``.
+      norm_eps: epsilon of the LayerNorms.
+      dropout: dropout rate after the embedding, attention and MLPs.
+      attention_dropout: dropout rate on attention weights.
+      dtype: dtype of the activations.
       remat: recompute each block in the backward pass.
-      masks: of dropout, "hash" or "bernoulli" as `rdrop_jax.dropout`.
+      masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
     """
 
     kind: str
@@ -137,7 +137,7 @@ class Encoder(nn.Module):
         types: Int[Array, "batch time"],
         where: Bool[Array, "batch time"],
     ) -> Float[Array, "batch time width"]:
-        """The sum of token, position and type embeddings, in float32."""
+        """Sum token, position and type embeddings in float32."""
 
         def table(name: str, rows: int) -> Array:
             return self.param(name, _INIT, (rows, self.size.width), jnp.float32)
@@ -148,7 +148,7 @@ class Encoder(nn.Module):
             x = x + positions[positions_after(self.pad_id, where)]
         else:
             x = x + table("positions", self.max_positions)[None, : tokens.shape[1]]
-        # A product: the gradient of a lookup adds up row by row, here into two rows.
+        # A matrix product: the gradient of a lookup would scatter-add into two rows.
         chosen = jax.nn.one_hot(types, self.num_types, dtype=jnp.float32)
         return x + chosen @ table("types", self.num_types)
 
@@ -156,7 +156,7 @@ class Encoder(nn.Module):
 def positions_after(
     pad_id: int, where: Bool[Array, "batch time"]
 ) -> Int[Array, "batch time"]:
-    """RoBERTa's positions: tokens count from ``pad_id + 1``, padding is ``pad_id``.
+    """Return RoBERTa positions: from ``pad_id + 1`` for tokens, ``pad_id`` for padding.
 
     Example:
       >>> import jax.numpy as jnp
@@ -168,11 +168,11 @@ def positions_after(
 
 
 class Classifier(nn.Module):
-    """An encoder and a head over its first token, or over every token.
+    """Encoder with a head on its first token or on every token.
 
     Attributes:
-      encoder: the encoder.
-      outputs: classes, labels, or 1 for a number.
+      encoder: BERT or RoBERTa encoder.
+      outputs: number of classes or labels, or 1 for regression.
       per_token: whether every token has outputs, as in token classification.
     """
 
@@ -189,11 +189,11 @@ class Classifier(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "batch *time outputs"]:
-        """Logits; with one number per text they keep their last axis.
+        """Compute logits; the last axis is kept even if ``outputs`` is 1.
 
         Args:
           tokens: token ids.
-          types: which text each token is of, 0 or 1.
+          types: token type, 0 for the first text or 1 for the second.
           where: False on padding.
           train: whether dropout is on.
 

@@ -1,4 +1,4 @@
-"""Layers that every model uses. All dropout in the house is the Dropout below."""
+"""Layers shared by all models. Every model uses the Dropout in this module."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from rdrop_jax.core.dropout import check_rate, dropout, layer_drop
 
 Dtype = Any
 
-# Where the tensor axis cuts the matrices named in this file, by the end of their path.
+# Sharding of the kernels in this file over the tensor axis, by the end of their path.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(query|key|value|mlp_in)/kernel", PartitionSpec(None, "tensor")),
     (r"(query|key|value|mlp_in)/bias", PartitionSpec("tensor")),
@@ -25,13 +25,13 @@ PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
 
 @jax.custom_jvp
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The exact (erf) GELU of BERT, BART and ViT, not its tanh approximation."""
+    """Exact (erf) GELU of BERT, BART and ViT, not its tanh approximation."""
     return jax.nn.gelu(x, approximate=False)
 
 
 @gelu.defjvp
 def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """One slope, where autodiff would go back through every factor."""
+    """Compute the slope directly instead of differentiating every factor."""
     (x,), (dx,) = primals, tangents
     half = jnp.asarray(0.5, x.dtype)
     below = half * (1 + jax.lax.erf(x * jnp.asarray(2**-0.5, x.dtype)))
@@ -47,14 +47,14 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class Dropout(nn.Module):
-    """Inverted dropout with a mask entry of its own for every element.
+    """Inverted dropout with an independent mask entry for every element.
 
-    No axis is shared, the batch axis least of all: passes that share a mask agree by
-    construction and R-Drop has nothing to compare.
+    No axis shares a mask, in particular not the batch axis. Passes that share a mask
+    have equal outputs, and R-Drop would have no effect.
 
     Attributes:
       rate: probability that an element is dropped, in [0, 1).
-      masks: "hash" or "bernoulli", as `rdrop_jax.dropout`.
+      masks: "hash" or "bernoulli"; see `rdrop_jax.dropout`.
     """
 
     rate: float
@@ -69,11 +69,11 @@ class Dropout(nn.Module):
 
 
 class LayerDrop(nn.Module):
-    """Skips a layer example by example, in training alone; nothing is rescaled.
+    """Per-example LayerDrop, in training only; nothing is rescaled.
 
     Attributes:
       rate: probability that an example skips the layer, in [0, 1).
-      masks: as `Dropout`.
+      masks: see `Dropout`.
     """
 
     rate: float
@@ -95,15 +95,15 @@ class LayerDrop(nn.Module):
 
 
 class Dense(nn.Module):
-    """`nn.Dense` over rows: the same numbers, far quicker gradients on CPU.
+    """`nn.Dense` on flattened rows: same results, faster gradients on CPU.
 
-    The gradient of a kernel applied to [batch, time, width] contracts two axes at once,
-    which XLA's CPU backend does at little more than half of the speed of one.
+    The gradient of a kernel applied to [batch, time, width] contracts two axes. XLA's
+    CPU backend does this at little more than half the speed of one axis.
 
     Attributes:
-      features: width of the output; None for the input's.
-      dtype: of the activations; parameters are float32.
-      kernel_init: initializer.
+      features: width of the output; None for the input width.
+      dtype: dtype of the activations; parameters are float32.
+      kernel_init: initializer of the kernel.
     """
 
     features: int | None
@@ -122,16 +122,16 @@ class Dense(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two dense layers, dropout after the activation and after the second.
+    """Two dense layers with dropout after the activation and after the second layer.
 
     Attributes:
-      width: of the hidden layer.
-      dropout: rate after the second layer.
-      dtype: of the activations.
-      masks: as `Dropout`.
-      activation_dropout: rate after the activation; None for that of ``dropout``.
-      activation: a name in `ACTIVATIONS`.
-      kernel_init: initializer.
+      width: width of the hidden layer.
+      dropout: dropout rate after the second layer.
+      dtype: dtype of the activations.
+      masks: see `Dropout`.
+      activation_dropout: dropout rate after the activation; None means ``dropout``.
+      activation: name in `ACTIVATIONS`.
+      kernel_init: initializer of the kernels.
     """
 
     width: int
@@ -156,21 +156,21 @@ class Mlp(nn.Module):
 
 
 class KeysValues(NamedTuple):
-    """What a decoder keeps of positions that were projected once, head by head."""
+    """Cached keys and values of projected positions, per head."""
 
     keys: Float[Array, "batch *beam heads time head"]
     values: Float[Array, "batch *beam heads time head"]
 
 
 class Attention(nn.Module):
-    """Multi-head attention, dropout on its weights and on its output.
+    """Multi-head attention with dropout on its weights and on its output.
 
     Attributes:
       heads: number of heads; divides the width.
-      weights_dropout: rate on the attention weights.
-      out_dropout: rate after the output projection.
-      dtype: of the activations; the softmax runs in float32.
-      masks: as `Dropout`.
+      weights_dropout: dropout rate on the attention weights.
+      out_dropout: dropout rate after the output projection.
+      dtype: dtype of the activations; the softmax runs in float32.
+      masks: see `Dropout`.
       kernel_init: initializer of queries, keys and values.
       out_init: initializer of the output projection.
     """
@@ -184,7 +184,7 @@ class Attention(nn.Module):
     out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     def setup(self) -> None:
-        """Names the parameters."""
+        """Create parameters and submodules."""
         dense = partial(Dense, None, self.dtype)
         self.query, self.key, self.value = (dense(self.kernel_init) for _ in "qkv")
         self.attention_out = dense(self.out_init)
@@ -199,12 +199,12 @@ class Attention(nn.Module):
         where: Bool[Array, "#batch 1 #time source"] | None = None,
         train: bool,
     ) -> Float[Array, "batch time width"]:
-        """Mixes the context for every position of x.
+        """Attend from every position of x to the context.
 
         Args:
-          x: what asks.
-          context: what is looked at; x itself in self-attention.
-          where: True where a position may look.
+          x: inputs of the queries.
+          context: inputs of the keys and values; x itself in self-attention.
+          where: attention mask; True where a position may attend.
           train: whether dropout is on.
 
         Returns:
@@ -221,7 +221,7 @@ class Attention(nn.Module):
         return self.drop_out(out, train=train)
 
     def keys_values(self, context: Float[Array, "batch source width"]) -> KeysValues:
-        """Projects a context once, for all the steps that will look at it."""
+        """Project a context to keys and values once, for reuse by all `look` calls."""
         key, value = (self._heads(p(context)) for p in (self.key, self.value))
         return KeysValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
 
@@ -231,12 +231,12 @@ class Attention(nn.Module):
         memory: KeysValues,
         where: Bool[Array, "batch source"],
     ) -> Float[Array, "batch beam width"]:
-        """One step of cross-attention; the beams of an example share its memory.
+        """Run one step of cross-attention; beams of an example share its memory.
 
         Args:
           x: one new position per beam.
-          memory: of `keys_values`, [batch, heads, source, head].
-          where: True where the source holds a token.
+          memory: result of `keys_values`, [batch, heads, source, head].
+          where: True on source tokens.
 
         Returns:
           An array like x.
@@ -253,15 +253,15 @@ class Attention(nn.Module):
         past: KeysValues,
         index: Int[Array, ""],
     ) -> tuple[Float[Array, "batch beam width"], KeysValues]:
-        """One step of causal self-attention.
+        """Run one step of causal self-attention.
 
         Args:
-          x: the position ``index`` of each beam.
-          past: [batch, beam, heads, time, head], filled before ``index``.
-          index: below time.
+          x: vector at position ``index`` of each beam.
+          past: cache [batch, beam, heads, time, head], filled before ``index``.
+          index: current position, less than time.
 
         Returns:
-          An array like x, and ``past`` with this position written.
+          An array like x, and ``past`` including this position.
         """
         new = (self._heads(p(x))[:, :, :, None] for p in (self.key, self.value))
         past = KeysValues(
@@ -286,7 +286,7 @@ class Attention(nn.Module):
         return x.reshape(*x.shape[:2], self.heads, width // self.heads)
 
     def _softmax(self, scores: Array, width: int, where: Array | None) -> Array:
-        """Weights from products of queries and keys, in float32 inside."""
+        """Compute attention weights from query-key products, internally in float32."""
         scores = scores.astype(jnp.float32) / jnp.sqrt(jnp.float32(width))
         if where is not None:
             scores = jnp.where(where, scores, jnp.finfo(jnp.float32).min)

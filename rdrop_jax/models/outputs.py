@@ -1,4 +1,4 @@
-"""Probabilities from what language models return in place of logits."""
+"""Probabilities from the factored outputs of language models."""
 
 from typing import Any, NamedTuple
 
@@ -8,19 +8,19 @@ from jaxtyping import Array, Float, Int
 
 from rdrop_jax.core.large_vocab import LinearOutput
 
-# Log-probabilities that exist at a time.
+# Maximum number of log-probabilities per chunk.
 _CHUNK = 2**23
 
 
 class AdaptiveOutput(NamedTuple):
-    """What a model with an adaptive softmax returns.
+    """Output of a model with an adaptive softmax: factors of its logits.
 
     With `forward_passes`, ``out_axes=AdaptiveOutput(0, None)`` keeps one set of
     kernels.
 
     Attributes:
-      hidden: of the head and of each tail, [..., width of its own].
-      kernels: the head's [words + tails, width], and each tail's [words, width].
+      hidden: hidden states of the head and of each tail, [..., cluster width].
+      kernels: kernel of the head [tokens + tails, width] and each tail [tokens, width].
     """
 
     hidden: Any
@@ -31,7 +31,7 @@ Output = LinearOutput | AdaptiveOutput
 
 
 def logits(output: LinearOutput) -> Float[Array, "*rows vocab"]:
-    """All logits in float32, of a tied kernel [vocab, width]."""
+    """Compute all logits in float32 from a tied kernel [vocab, width]."""
     z = _product(output.hidden, output.kernel)
     if output.bias is None:
         return z
@@ -39,13 +39,13 @@ def logits(output: LinearOutput) -> Float[Array, "*rows vocab"]:
 
 
 def log_probs(output: Output) -> Float[Array, "*rows vocab"]:
-    """Log-probabilities of all words, in float32.
+    """Compute log-probabilities of all tokens in float32.
 
     Args:
-      output: with a tied kernel [vocab, width] if linear.
+      output: model output, with a tied kernel [vocab, width] if linear.
 
     Returns:
-      [..., vocab], the words of an adaptive softmax in the order of their ids.
+      Log-probabilities [..., vocab] in the order of token ids.
     """
     if isinstance(output, LinearOutput):
         return jax.nn.log_softmax(logits(output), axis=-1)
@@ -60,14 +60,14 @@ def log_probs(output: Output) -> Float[Array, "*rows vocab"]:
 
 
 def nll(output: Output, labels: Int[Array, "batch time"]) -> Float[Array, "batch time"]:
-    """Minus the log-probability of each label, a few positions at a time.
+    """Compute the negative log-likelihood of each label in chunks of positions.
 
     Args:
-      output: hidden states [batch, time, width].
-      labels: ids.
+      output: model output with hidden states [batch, time, width].
+      labels: token ids.
 
     Returns:
-      float32 nats.
+      Negative log-likelihood in nats, float32.
     """
     batch, time = labels.shape
     vocab = vocab_size(output)
@@ -75,7 +75,7 @@ def nll(output: Output, labels: Int[Array, "batch time"]) -> Float[Array, "batch
     count = -(-time // size)
 
     def cut(x: Array) -> Array:
-        # Time first: rows stay on their devices.
+        # Chunk along time, so that rows stay on their devices.
         rest = [(0, 0), (0, count * size - time)] + [(0, 0)] * (x.ndim - 2)
         parts = jnp.pad(x, rest).reshape(batch, count, size, *x.shape[2:])
         return jnp.moveaxis(parts, 1, 0)
@@ -89,7 +89,7 @@ def nll(output: Output, labels: Int[Array, "batch time"]) -> Float[Array, "batch
 
 
 def vocab_size(output: Output) -> int:
-    """How many words there are."""
+    """Return the vocabulary size."""
     if isinstance(output, LinearOutput):
         return int(output.kernel.shape[0])
     rows = sum(int(k.shape[0]) for k in output.kernels)

@@ -1,9 +1,9 @@
-"""Encoder-decoder Transformer (Vaswani et al., 2017) as fairseq and BART build it.
+"""Encoder-decoder Transformer (Vaswani et al., 2017) as in fairseq and BART.
 
-Post-norm, sinusoidal positions, ReLU and one table for source, target and output by
-default: fairseq's `transformer_iwslt_de_en`. Options lead to BART. Dropout stands after
-both embeddings and after every sublayer; on attention weights, after activations and
-around whole layers it has rates of its own.
+The default is fairseq's `transformer_iwslt_de_en`: post-norm, sinusoidal positions,
+ReLU, and one embedding table for source, target and output. Other options give BART.
+Dropout is applied after both embeddings and after every sublayer. Attention weights,
+activations and whole layers (LayerDrop) have separate rates.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from rdrop_jax.models.layers import Dtype, KeysValues
 
 SHARE = ("all", "decoder", "none")
 
-# Tables and the output are cut over the vocabulary, the rest as layers say.
+# Embedding tables and output are sharded over the vocabulary, the rest as in layers.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(^|/)(source_)?embedding", PartitionSpec("tensor", None)),
     (r"(^|/)output", PartitionSpec(None, "tensor")),
@@ -50,7 +50,7 @@ SIZES = {
 
 
 class _Stack(nn.Module):
-    """The blocks of one side, and a last norm if they are pre-norm."""
+    """Blocks of the encoder or decoder, with a final norm if they are pre-norm."""
 
     block_class: type[nn.Module]
     depth: int
@@ -76,25 +76,25 @@ class _Stack(nn.Module):
 
 
 class Seq2Seq(nn.Module):
-    """A translator or summarizer.
+    """Encoder-decoder model for translation or summarization.
 
     Attributes:
-      vocab_size: of the target and its output, and of the source if all is shared.
+      vocab_size: target vocabulary size, and source vocabulary size if share is "all".
       size: depths and widths.
-      rates: of dropout at its sites.
-      source_vocab_size: where the source has a table of its own.
-      share: "all" for one table, "decoder" for one of target and output, "none".
+      rates: dropout rates.
+      source_vocab_size: source vocabulary size, if its table is not shared.
+      share: "all" for one table, "decoder" to share target and output, or "none".
       pre_norm: norms before the sublayers and after the last block.
       activation: "relu", "gelu" or "silu".
       positions: "fairseq" or "marian" sinusoids, or "learned".
-      position_offset: row of the first position: 2 in BART's table.
-      max_length: most positions of source and of target.
-      scale_embedding: multiply token vectors by the square root of the width.
+      position_offset: table row of the first position; 2 for BART.
+      max_length: maximum number of positions of source and of target.
+      scale_embedding: multiply token embeddings by the square root of the width.
       embedding_norm: LayerNorm after the embeddings, as in BART.
-      logits_bias: a bias of the output.
-      dtype: of the activations; parameters and logits are float32.
+      logits_bias: add a bias to the logits.
+      dtype: dtype of the activations; parameters and logits are float32.
       remat: recompute each block in the backward pass.
-      masks: of dropout, "hash" or "bernoulli" as `rdrop_jax.dropout`.
+      masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
     """
 
     vocab_size: int
@@ -115,7 +115,7 @@ class Seq2Seq(nn.Module):
     masks: str = "hash"
 
     def setup(self) -> None:
-        """Names the parameters."""
+        """Create parameters and submodules."""
         if self.share not in SHARE:
             raise ValueError(f"share must be one of {SHARE}: found {self.share!r}")
         size, width = self.size, self.size.width
@@ -165,15 +165,15 @@ class Seq2Seq(nn.Module):
         train: bool,
         return_hidden: bool = False,
     ) -> Float[Array, "batch time vocab"]:
-        """Logits of the next token at every position of the target.
+        """Compute next-token logits at every position of the target.
 
         Args:
           src: source ids, padded on the right.
-          src_where: True on its tokens.
-          inputs: target ids shifted to the right, so that they begin with BOS; padded
-            on the right, where no position before looks.
-          train: whether dropout is on; it then needs the stream "dropout".
-          return_hidden: return what goes into the output, [batch, time, width].
+          src_where: True on source tokens.
+          inputs: target ids shifted to the right, so that they begin with BOS. Padded
+            on the right, which causal attention hides from earlier positions.
+          train: whether dropout is on; it needs the random stream "dropout".
+          return_hidden: return the output layer's inputs, [batch, time, width].
 
         Returns:
           float32 logits.
@@ -189,7 +189,7 @@ class Seq2Seq(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "batch source width"]:
-        """The memory that a decoder looks at."""
+        """Encode the source; return the memory that the decoder attends to."""
         table = self.embedding if self.share == "all" else self.source
         x = self.source_embed(table, src, self._at(src), train)
         return self.encoder(x, src_where[:, None, None], train)
@@ -202,7 +202,7 @@ class Seq2Seq(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "batch time width"]:
-        """What goes into the output, for a whole target."""
+        """Return the inputs of the output layer for a full target."""
         x = self.target_embed(self.embedding, inputs, self._at(inputs), train)
         causal = jnp.tril(jnp.ones((1, 1, x.shape[1], x.shape[1]), bool))
         return self.decoder(x, causal, memory, src_where[:, None, None], train)
@@ -210,7 +210,7 @@ class Seq2Seq(nn.Module):
     def logits(
         self, hidden: Float[Array, "*rows width"]
     ) -> Float[Array, "*rows vocab"]:
-        """Logits in float32, whatever the dtype of the activations."""
+        """Compute logits in float32 for any dtype of the activations."""
         rows = hidden.reshape(-1, hidden.shape[-1])
         tied = self.share != "none"
         kernel = (self.embedding if tied else self.output).astype(self.dtype)
@@ -231,16 +231,16 @@ class Seq2Seq(nn.Module):
         length: int,
         beam: int = 1,
     ) -> Cache:
-        """An empty cache over a memory.
+        """Create an empty decoding cache for encoded sources.
 
         Args:
-          memory: of `encode`.
-          src_where: True on the tokens of the source.
-          length: positions it has room for; `rdrop_jax.decoding.cache.grow` adds more.
-          beam: hypotheses per example.
+          memory: result of `encode`.
+          src_where: True on source tokens.
+          length: allocated positions; `rdrop_jax.decoding.cache.grow` adds more.
+          beam: number of hypotheses per example.
 
         Returns:
-          The cache, keys and values of the source included.
+          The cache, including keys and values of the source.
         """
         heads, width = self.size.heads, self.size.width
         shape = (len(memory), beam, heads, length, width // heads)
@@ -251,14 +251,14 @@ class Seq2Seq(nn.Module):
     def decode_step(
         self, tokens: Int[Array, "batch beam"], cache: Cache
     ) -> tuple[Float[Array, "batch beam vocab"], Cache]:
-        """Logits of the next token of every hypothesis; dropout is off.
+        """Compute next-token logits of every hypothesis, with dropout off.
 
         Args:
-          tokens: the last token of each, BOS at first.
-          cache: of the tokens before.
+          tokens: last token of each hypothesis, initially BOS.
+          cache: cache of the preceding tokens.
 
         Returns:
-          Logits and the cache with these tokens.
+          Logits, and the cache including these tokens.
         """
         known, src_where = cache.shared
         x = self.target_embed(self.embedding, tokens, cache.filled[None, None], False)

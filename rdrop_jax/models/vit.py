@@ -1,10 +1,11 @@
 """Vision Transformer (Dosovitskiy et al., 2021) with the dropout sites of R-Drop.
 
-The function is that of Hugging Face's ViT, exact (erf) GELU included. Google's own code
-computes GELU by its tanh approximation, which differs by at most 5e-4.
+The architecture is that of Hugging Face's ViT, including exact (erf) GELU. Google's
+code uses the tanh approximation of GELU, which differs by at most 5e-4.
 
-Dropout stands after the embedding and twice in each MLP; the rate on attention weights
-is also the rate after the attention output, and 0 by default, as in the R-Drop code.
+Dropout is applied after the embedding and twice in each MLP. The rate on attention
+weights also applies after the attention output; it is 0 by default, as in the R-Drop
+code.
 """
 
 from typing import NamedTuple
@@ -64,14 +65,14 @@ class ViT(nn.Module):
 
     Attributes:
       size: depth and widths.
-      num_classes: outputs of the head, which starts at zero.
-      patch_size: pixels per patch side; divides the image.
-      dropout: rate after the embedding and in the MLPs.
-      attention_dropout: rate on attention weights and attention output.
-      dtype: of the activations.
+      num_classes: number of outputs of the head, whose kernel is initialized to zero.
+      patch_size: patch side in pixels; must divide height and width of the image.
+      dropout: dropout rate after the embedding and in the MLPs.
+      attention_dropout: dropout rate on attention weights and attention output.
+      dtype: dtype of the activations.
       remat: recompute each block in the backward pass.
-      masks: of dropout, "hash" or "bernoulli" as `rdrop_jax.dropout`.
-      norm_eps: added to the variance in layer norms.
+      masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
+      norm_eps: epsilon of the LayerNorms.
     """
 
     size: Size
