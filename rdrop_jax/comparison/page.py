@@ -8,7 +8,7 @@ from typing import Any
 from rdrop_jax.comparison import svg, tables
 from rdrop_jax.comparison.tables import Report
 
-_COLUMNS = 11  # of a table that fits the page; a wider one scrolls in its box
+_COLUMNS = 11  # maximum columns that fit the page; a wider table scrolls in its box
 _STYLE = """
 :root { color-scheme: light }
 * { box-sizing: border-box }

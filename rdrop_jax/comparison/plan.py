@@ -117,7 +117,7 @@ def trials(options: Options, setting: Setting, *, final: bool) -> list[Trial]:
 
 
 def _passes(options: Options, variant: dict[str, str], arm: str) -> dict[str, str]:
-    """Return the overrides that set the number of forward passes of an arm."""
+    """Return the overrides for an arm's forward passes."""
     if arm not in ("rdrop", "two_passes", *options.ablations):
         return {"rdrop.num_passes": "none", "rdrop.dropouts": "()"}
     passes = flags.load(options.config, options.overrides | variant).rdrop.num_passes
