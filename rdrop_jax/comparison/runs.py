@@ -147,7 +147,7 @@ def execute(
       workdir: folder of the comparison.
       jobs: number of concurrent processes.
       progress: display that is notified of each run that ends.
-      stop: request to stop, polled continuously; once set, running processes are killed.
+      stop: request to stop, polled all the time; once set, the processes are killed.
       start: function that starts the process of a run.
 
     Returns:

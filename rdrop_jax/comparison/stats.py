@@ -58,7 +58,7 @@ def sd(values: Float[np.ndarray, " seeds"]) -> float:
 def t_interval(
     differences: Float[np.ndarray, "*experiments seeds"], level: float = LEVEL
 ) -> tuple[Float[np.ndarray, "*experiments"], Float[np.ndarray, "*experiments"]]:
-    """Compute ``mean -+ t * sd / sqrt(seeds)``, t with ``seeds - 1`` degrees of freedom.
+    """Compute ``mean -+ t * sd / sqrt(seeds)`` with ``seeds - 1`` degrees of freedom.
 
     Args:
       differences: paired differences, seeds on the last axis.

@@ -33,7 +33,7 @@ def make_mesh(
       devices: devices of the mesh; default: all devices of all processes.
 
     Returns:
-      The mesh; its axis types are Auto, so that the compiler shards intermediate values.
+      The mesh, with axis types Auto: the compiler chooses intermediate shardings.
 
     Raises:
       InputError: the axes do not multiply to the number of devices.
