@@ -32,7 +32,7 @@ class Stop:
           where: state of the run, such as "at step 7: saved".
 
         Raises:
-          Stopped: a signal requested it; the message tells how to resume.
+          Stopped: a signal requested a stop; the message explains how to resume.
         """
         if self.signal:
             raise Stopped(f"stopped by {self.signal} {where}; start again to go on")

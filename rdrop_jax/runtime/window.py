@@ -90,7 +90,7 @@ class Window:
         self._idle_since = None
 
     def compiled(self, step: int) -> float:
-        """Start to measure speed after the compiled step; return compilation seconds."""
+        """Start to measure speed after the step that compiled; return its seconds."""
         self._clock, self._step, self._first = time.perf_counter(), step, step
         self._idle = 0.0
         return self._clock - self._began
