@@ -188,8 +188,8 @@ def parse_run(
 def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     """Load ``FILE[:PRESET]`` and apply overrides.
 
-    If ``init_from`` is empty, the entry of the preset in the file's ``SCRATCH`` replaces
-    its defaults with those of a model suited to training from scratch.
+    If ``init_from`` is empty, the preset's entry in the file's ``SCRATCH``, if any,
+    replaces defaults by those of a model suited to training from scratch.
 
     Args:
       spec: path of a file with ``get_config(preset)``; relative to the current folder,

@@ -106,7 +106,7 @@ def train(
     writers: Writers,
     stop: Stop,
 ) -> tuple[TrainState, Progress]:
-    """Run the steps: batch, update and, when due, log, validate and save, in this order.
+    """Run the steps, each in this order: batch, update; if due, log, validate, save.
 
     Saving comes after validation, so that a checkpoint includes the score of its step.
     Other steps read nothing from the device. Once ``stop`` is set, saves and returns.

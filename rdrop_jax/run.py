@@ -82,7 +82,7 @@ def open_run(
 
 
 def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:
-    """Return mean parameters over several steps; at most two are in memory at a time."""
+    """Average parameters of several steps in float32, at most two in memory at once."""
     total = load(steps[0])
     for step in steps[1:]:
         total = jax.tree.map(jnp.add, total, load(step))

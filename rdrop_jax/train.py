@@ -115,7 +115,7 @@ def check(
 
 
 def default_workdir(spec: str) -> Path:
-    """Return the default workdir: ``runs/vit-cifar100`` for ``configs/vit.py:cifar100``."""
+    """Return ``runs/vit-cifar100`` for ``configs/vit.py:cifar100``."""
     path, _, preset = spec.partition(":")
     return Path("runs", "-".join(filter(None, [Path(path).stem, preset])))
 

@@ -37,7 +37,7 @@ def tune_allocator() -> bool:
     on the data. Memory that was used once stays allocated to the process.
 
     Returns:
-      True if it was applied; ``RDROP_ALLOCATOR=default`` in the environment prevents it.
+      True if it was applied; the environment's ``RDROP_ALLOCATOR=default`` prevents it.
     """
     if os.environ.get("RDROP_ALLOCATOR") == "default":
         return False
