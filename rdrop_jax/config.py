@@ -72,7 +72,7 @@ def duration(value: int | str) -> FieldReference:
 
 
 def base_config() -> ConfigDict:
-    """Return the shared fields. The config file of a task adds fields and locks them."""
+    """Return the shared fields. The config file of a task adds fields and locks all."""
     c = ConfigDict()
     c.task = ""  # builder in rdrop_jax.tasks
     c.seed = 0  # parameters, dropout and data order

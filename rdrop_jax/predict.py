@@ -35,14 +35,15 @@ def load(
 
     Returns:
       A function from lists of inputs to lists of answers. For images, arrays [height,
-      width, channels] of pixels from 0 to 255, or paths, to ``{"row", "input", "label", "id",
-      "probability", "probabilities"}``; the same for classes of texts or pairs of
-      them. ``row`` counts inputs from 0; ``input`` is the text, the pair or the path,
-      absent for arrays; ``label`` is the name of the class, its id as text if it has
-      none; ``probabilities`` is by name. For sets of labels, ``label`` is a list
-      of names; for numbers, a number; for an empty text, None. For translation and
-      summarization, texts to ``{"source", "text", "score"}``; for language models,
-      texts to ``{"prompt", "text"}`` or ``{"text", "log_prob", "perplexity", ...}``.
+      width, channels] of pixels from 0 to 255, or paths, to ``{"row", "input",
+      "label", "id", "probability", "probabilities"}``; the same for texts or pairs of
+      texts with classes. ``row`` counts inputs from 0; ``input`` is the text, the pair
+      or the path, absent for arrays; ``label`` is the name of the class, or its id as
+      text if it has no name; ``probabilities`` maps names to probabilities. For sets of
+      labels, ``label`` is a list of names; for numbers, a number; for an empty text,
+      None. For translation and summarization, texts to ``{"source", "text", "score"}``;
+      for language models, texts to ``{"prompt", "text"}`` or ``{"text", "log_prob",
+      "perplexity", ...}``.
 
     Raises:
       InputError: no such run or checkpoint, or inputs that are not a list.
@@ -163,7 +164,7 @@ def line_of(
 
 
 def refuse_input(output: str, inputs: Sequence[str]) -> None:
-    """Check that the output is not an input, which it would overwrite.
+    """Check that the output is not an input: it would be overwritten, or never end.
 
     Raises:
       InputError: the output is one of the inputs.
