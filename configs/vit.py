@@ -39,7 +39,7 @@ def vit() -> ConfigDict:
     c.data.classes = ()  # their names; filled in from the dataset
     c.data.labelled = 0  # number of training images, drawn by seed; 0: all
     c.data.unlabelled = 0  # number of further images, for the consistency term only
-    c.data.validation = 0.1  # share or number of rows to hold out if the split is absent
+    c.data.validation = 0.1  # share or number of rows to hold out if a split is absent
     c.data.test = 0.1
     c.data.skip_bad = False  # replace an unreadable image by the next one
     c.data.mean = (0.5,)  # of pixels scaled to [0, 1]; one value or one per channel
@@ -69,7 +69,8 @@ def demo() -> ConfigDict:
     over plain training at half the rate, which validation selected for plain. With 100
     and 400 labels it gained 2.4 and 1.2 points, both at half the rate. A step takes 1.4
     to 2 times as long. Tune the rate with R-Drop on: at half the rate (ten seeds, 200
-    labels), no alpha from 0.5 to 10 or other dropout differed from plain: results.md.
+    labels), no alpha from 0.5 to 10 and no other dropout rate differed conclusively
+    from plain training: docs/results.md.
     """
     c = vit()
     c.total_steps = "60 epochs"
@@ -137,7 +138,7 @@ def finetune() -> ConfigDict:
 
 
 def cifar100() -> ConfigDict:
-    r"""CIFAR-100, ViT-B/16 at 224 px: a recipe that a co-author recommends.
+    r"""CIFAR-100, ViT-B/16 at 224 px: a recipe that works according to a co-author.
 
     python -m rdrop_jax.prepare cifar100 --data_dir DATA --from cifar-100-python.tar.gz
     python -m rdrop_jax.train --config configs/vit.py:cifar100 --config.data.dir=DATA \
