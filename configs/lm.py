@@ -4,10 +4,10 @@ Presets:
   demo: docstrings of the installed numpy and scipy, in byte pairs; nothing to download.
         A toy.
         python -m rdrop_jax.train --config configs/lm.py
-  chars: characters of a text file of yours.
+  chars: characters of your own text file.
         python -m rdrop_jax.train --config configs/lm.py:chars \
             --config.data.files.train=book.txt
-  files: text files of yours, in byte pairs or words.
+  files: your own text files, in byte pairs or words.
   wikitext103: the paper's Transformer, 8 GPUs. Test perplexity 26.62 without R-Drop,
         24.94 with it (arXiv 2106.14448, table 5); one seed. The published criterion of
         this model does not run, so alpha 1 is the paper's and its script's.
@@ -40,7 +40,7 @@ def lm() -> ConfigDict:
     c.model.dropout = 0.1  # after the embedding and every sublayer
     c.model.attention_dropout = 0.1  # attention weights
     c.model.activation_dropout = 0.0  # after the activation of an MLP
-    c.model.layer_dropout = 0.0  # whole layers
+    c.model.layer_dropout = 0.0  # probability of skipping a layer
     c.model.softmax_dropout = 0.0  # adaptive: before the output and in each tail
     c.model.cutoffs = (20_000, 60_000)  # adaptive: first token id of each tail
     c.model.factor = 4  # adaptive: width ratio of successive clusters
@@ -100,7 +100,7 @@ def demo() -> ConfigDict:
 
 
 def chars() -> ConfigDict:
-    """Characters of a text file of yours."""
+    """Train on the characters of your own text file."""
     c = small()
     c.total_steps = 2000
     c.data.tokens = "characters"
@@ -113,7 +113,7 @@ def chars() -> ConfigDict:
 
 
 def files() -> ConfigDict:
-    """Text files of yours: ``data.files.train``, in byte pairs.
+    """Train on your own text files, ``data.files.train``, in byte pairs.
 
     alpha 1, dropout 0.1. With a small model on 250,000 tokens of Brown, R-Drop lowered
     perplexity by 4.6 (132.5 to 128.0; five seeds, no verdict) at 1.9 times the time per

@@ -39,7 +39,7 @@ def nmt() -> ConfigDict:
     c.model.dropout = 0.3  # after embeddings and every sublayer
     c.model.attention_dropout = 0.0  # attention weights
     c.model.activation_dropout = 0.0  # after the activation of an MLP
-    c.model.layer_dropout = 0.0  # whole layers
+    c.model.layer_dropout = 0.0  # probability of skipping a layer
 
     c.data.source = "en"
     c.data.target = "de"

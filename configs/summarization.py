@@ -35,7 +35,7 @@ def summarization() -> ConfigDict:
     c.model.dropout = 0.1  # after embeddings and every sublayer
     c.model.attention_dropout = 0.1  # attention weights
     c.model.activation_dropout = 0.0  # after the activation of an MLP
-    c.model.layer_dropout = 0.0  # whole layers
+    c.model.layer_dropout = 0.0  # probability of skipping a layer
 
     c.data.files = ConfigDict()  # of data.name=files: .tsv, .jsonl, .parquet, or what
     c.data.files.train = ""  # train.source and train.target begin with; also .gz

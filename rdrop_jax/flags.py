@@ -200,7 +200,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
       The checked, locked config.
 
     Raises:
-      InputError: a missing file, unknown preset or field, or a value of another type.
+      InputError: a missing file, unknown preset or field, or a value of the wrong type.
     """
     paths.local("--config", spec)
     path, _, preset = spec.partition(":")
