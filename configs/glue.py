@@ -1,13 +1,13 @@
-"""Text classification with BERT and RoBERTa: GLUE, and any files of your own.
+"""Text classification with BERT and RoBERTa on GLUE or your own files.
 
 Presets:
-  demo: summary lines of scipy's docstrings to the subpackage they stand in; a small
-        encoder from scratch, nothing to download.
+  demo: classify summary lines of scipy's docstrings by subpackage; a small encoder
+        from scratch, nothing to download.
         python -m rdrop_jax.train --config configs/glue.py
         2 CPU cores: see docs/results.md for time and accuracy.
 
   files: one text or two per row of a .tsv, .jsonl or .parquet file, with classes, sets
-        of labels or numbers; rows without a label count in the consistency term alone.
+        of labels or numbers; rows without a label only enter the consistency term.
         python -m rdrop_jax.train --config configs/glue.py:files \\
           --config.data.files.train=train.tsv --config.data.validation=500 \\
           --config.data.columns.text=review --config.data.columns.label=stars \\
@@ -20,15 +20,15 @@ Presets:
         ``init_from`` is a folder with config.json, model.safetensors and tokenizer
         files of bert-base-cased or roberta-large.
 
-Updates, warmup, batch and the paper's alpha: Table 8 and A.4 of arXiv 2106.14448v1 and
-the published code's README; RTE there has 2,036 updates, in the paper 3,120, which are
-the preset's. In the published code the cross entropy is a mean over the batch of B rows
-and the divergence a sum, so that its 0.5 (BERT) is an alpha of B / 2 here; its RoBERTa
-trains on the labels of one pass alone, with half of the weight, and its 0.7 comes to
-about 2.8 B (docs/method.md). For STS-B, where both are means, it is 1 and about 3.2.
-Presets take the alpha of the code, and name both:
+Steps, warmup, batch and the paper's alpha: Table 8 and A.4 of arXiv 2106.14448v1 and
+the published code's README. For RTE, the README has 2,036 steps, and the paper 3,120,
+which the preset uses. In the published code, the cross entropy is a mean over the batch
+of B rows and the divergence is a sum, so that its 0.5 (BERT) is an alpha of B / 2 here.
+Its RoBERTa uses the labels of only one pass, with half of the weight, and its 0.7 is
+about 2.8 B (docs/method.md). For STS-B both are means, and alpha is 1 and about 3.2.
+Presets use the alpha of the code:
 
-              updates  warmup  batch  alpha: paper   code, BERT   code, RoBERTa
+                steps  warmup  batch  alpha: paper   code, BERT   code, RoBERTa
   cola           5336     320     16           0.5            8            44.8
   mrpc           2296     137     16           1.0            8            44.8
   rte            3120     122      8           1.0            4            22.4
@@ -52,7 +52,7 @@ from ml_collections.config_dict import placeholder
 
 from rdrop_jax.config import base_config, pick
 
-# Updates, warmup, batch, alpha of the code's BERT and RoBERTa, and what selects.
+# Steps, warmup, batch, alpha of the code's BERT and RoBERTa, and selection metric.
 RECIPES = {
     "cola": (5336, 320, 16, 8.0, 44.8, "matthews"),
     "mrpc": (2296, 137, 16, 8.0, 44.8, "accuracy"),
@@ -66,7 +66,7 @@ RECIPES = {
 
 
 def glue() -> ConfigDict:
-    """What all presets share: the paper's optimizer and dropout, lengths up to 128."""
+    """Return shared settings: the paper's optimizer and dropout, lengths up to 128."""
     c = base_config()
     c.task = "text_classification"
     c.model.name = "bert"  # or "roberta"
@@ -75,7 +75,7 @@ def glue() -> ConfigDict:
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
     c.model.mlp_width = placeholder(int)
-    c.model.vocab_size = 28996  # rows of the token table
+    c.model.vocab_size = 28996  # rows of the token embedding table
     c.model.max_positions = 512  # longest input, special tokens included
     c.model.norm_eps = placeholder(float)  # none: 1e-12 for bert, 1e-5 for roberta
     c.model.dropout = 0.1  # after embedding, attention, MLP, and in the head
@@ -83,8 +83,8 @@ def glue() -> ConfigDict:
 
     c.data.labels = "classes"  # or "multilabel", "numbers"
     c.data.classes = ()  # their names; filled in from the data
-    c.data.validation = 0.0  # share or number of training rows to hold out; with GLUE
-    # the published validation data are the test then. Unused if a file is given
+    c.data.validation = 0.0  # share or number of training rows to hold out; with GLUE,
+    # the published validation data then serve as test data. Unused if a file is given
     c.data.test = 0.0  # the same for data.name=files; 0: no test data
     c.data.files = (
         ConfigDict()
@@ -94,11 +94,11 @@ def glue() -> ConfigDict:
     c.data.files.test = ""
     c.data.columns = ConfigDict()  # for data.name=files
     c.data.columns.text = "text"
-    c.data.columns.text_b = ""  # second text; empty: there is none
+    c.data.columns.text_b = ""  # second text; empty: single texts
     c.data.columns.label = "label"
-    c.data.tokenizer = ""  # file or folder; empty: beside init_from, else learned
-    c.data.max_length = 128  # tokens, special ones included
-    c.data.buckets = 8  # lengths that are compiled; fitted to the training rows
+    c.data.tokenizer = ""  # file or folder; empty: that of init_from, else trained
+    c.data.max_length = 128  # tokens, including special tokens
+    c.data.buckets = 8  # number of padded lengths, fitted to the training rows
 
     c.optimizer.b2 = 0.98
     c.optimizer.eps = 1e-6
@@ -114,7 +114,7 @@ def glue() -> ConfigDict:
 
 
 def demo() -> ConfigDict:
-    """Docstrings of scipy from scratch, in under five minutes on two cores."""
+    """Train on scipy's docstrings from scratch, in under five minutes on two cores."""
     c = glue()
     c.total_steps = "12 epochs"
     c.batch_size = 32
@@ -141,10 +141,10 @@ def files() -> ConfigDict:
     """Files of your own, from pretrained weights or from scratch.
 
     alpha 1, dropout 0.1, lr 2e-5: not tuned. With MiniLM, a small encoder, and lr 1e-4,
-    validation chose alpha 16 on RTE, 4 on CoLA and 0.5 on MRPC and STS-B, by little;
-    on test data none of the four could be told from plain training (six seeds), for 1.4
-    to 1.8 times the time of an update. The paper's gains are of larger encoders. Try
-    alpha 0.5 to 16 on data of yours: docs/results.md.
+    validation selected alpha 16 on RTE, 4 on CoLA and 0.5 on MRPC and STS-B, by small
+    margins. On test data, all four results were inconclusive (six seeds), at 1.4 to 1.8
+    times the time per step. The paper's gains are for larger encoders. Try alpha 0.5 to
+    16 on your data: docs/results.md.
 
     Without init_from the preset trains a small encoder from scratch: see SCRATCH.
     """
@@ -161,7 +161,7 @@ def files() -> ConfigDict:
 
 
 def bert_base(task: str) -> ConfigDict:
-    """One task of GLUE with BERT base, cased."""
+    """Return the config of one GLUE task with BERT base, cased."""
     c = glue()
     updates, warmup, batch_size, alpha, _, metric = RECIPES[task]
     c.total_steps = updates
@@ -176,7 +176,7 @@ def bert_base(task: str) -> ConfigDict:
 
 
 def roberta_large(task: str) -> ConfigDict:
-    """One task of GLUE with RoBERTa large."""
+    """Return the config of one GLUE task with RoBERTa large."""
     c = bert_base(task)
     c.rdrop.alpha = RECIPES[task][4]
     c.init_from = "roberta-large"
@@ -207,7 +207,7 @@ PRESETS = {
     "stsb_roberta_large": lambda: roberta_large("stsb"),
 }
 
-# Defaults of a preset where init_from is empty; `rdrop_jax.flags.load` applies them.
+# Defaults of a preset if init_from is empty; `rdrop_jax.flags.load` applies them.
 SCRATCH = {
     "files": {
         "total_steps": "12 epochs",
@@ -219,5 +219,5 @@ SCRATCH = {
 
 
 def get_config(preset: str = "demo") -> ConfigDict:
-    """The config of one preset."""
+    """Return the config of one preset."""
     return pick(PRESETS, preset)

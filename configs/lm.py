@@ -4,10 +4,10 @@ Presets:
   demo: docstrings of the installed numpy and scipy, in byte pairs; nothing to download.
         A toy.
         python -m rdrop_jax.train --config configs/lm.py
-  chars: characters of a text file of yours.
+  chars: characters of your own text file.
         python -m rdrop_jax.train --config configs/lm.py:chars \
             --config.data.files.train=book.txt
-  files: text files of yours, in byte pairs or words.
+  files: your own text files, in byte pairs or words.
   wikitext103: the paper's Transformer, 8 GPUs. Test perplexity 26.62 without R-Drop,
         24.94 with it (arXiv 2106.14448, table 5); one seed. The published criterion of
         this model does not run, so alpha 1 is the paper's and its script's.
@@ -23,10 +23,10 @@ from rdrop_jax.config import base_config, pick
 
 
 def lm() -> ConfigDict:
-    """What all presets share."""
+    """Return the settings that all presets share."""
     c = base_config()
     c.task = "language_model"
-    c.batch_size = 32  # blocks per update
+    c.batch_size = 32  # blocks per step
     c.rdrop.alpha = 1.0
     c.rdrop.clusters = "exact"  # of an adaptive softmax; or gold_cluster, as published
 
@@ -40,39 +40,39 @@ def lm() -> ConfigDict:
     c.model.dropout = 0.1  # after the embedding and every sublayer
     c.model.attention_dropout = 0.1  # attention weights
     c.model.activation_dropout = 0.0  # after the activation of an MLP
-    c.model.layer_dropout = 0.0  # whole layers
+    c.model.layer_dropout = 0.0  # probability of skipping a layer
     c.model.softmax_dropout = 0.0  # adaptive: before the output and in each tail
-    c.model.cutoffs = (20_000, 60_000)  # adaptive: first word of each tail
-    c.model.factor = 4  # adaptive: how much narrower each cluster is
+    c.model.cutoffs = (20_000, 60_000)  # adaptive: first token id of each tail
+    c.model.factor = 4  # adaptive: width ratio of successive clusters
 
     c.data.name = "files"  # or docstrings, wikitext103
     c.data.files = ConfigDict()  # of data.name=files: text, also as .gz
     c.data.files.train = ""
     c.data.files.validation = ""  # none: the end of train, before test, is held out
     c.data.files.test = ""  # none: the end of train
-    c.data.validation = placeholder(float)  # that share of the characters (below 1) or
-    c.data.test = placeholder(float)  # number of lines; none: 5 %
+    c.data.validation = placeholder(float)  # share of the characters (below 1) or
+    c.data.test = placeholder(float)  # number of lines to hold out; none: 5 %
     c.data.tokens = "words"  # between spaces; or characters, or bpe: byte pairs
-    c.data.vocab_size = 0  # tokens at most; 0: all
-    c.data.min_count = 1  # rarer words and characters are unknown
-    c.data.vocabulary = ""  # a file with a word per line in place of a new vocabulary
+    c.data.vocab_size = 0  # maximum number of tokens; 0: all
+    c.data.min_count = 1  # rarer words and characters map to the unknown token
+    c.data.vocabulary = ""  # vocabulary file with one token per line; empty: build one
     c.data.block_size = 512  # tokens of a training block
 
     c.optimizer.b2 = 0.98
     c.eval.batch_size = 32
     c.eval.metric = "perplexity"
-    c.eval.block_size = 512  # tokens that evaluation reads at once
-    c.eval.context = 400  # of them, those that only give context
+    c.eval.block_size = 512  # tokens of an evaluation block
+    c.eval.context = 400  # number of these that serve only as context
     c.eval.predict = "generate"  # or score; --mode of predict
-    c.eval.new_tokens = 64  # that continue a prompt
-    c.eval.temperature = 1.0  # 0 takes the most probable token
-    c.eval.top_p = 0.9  # draw from the fewest tokens of this probability
-    c.eval.sample_seed = 0  # another seed continues otherwise
+    c.eval.new_tokens = 64  # tokens to generate after a prompt
+    c.eval.temperature = 1.0  # 0: greedy decoding
+    c.eval.top_p = 0.9  # nucleus sampling: total probability of the tokens to sample
+    c.eval.sample_seed = 0  # seed of sampling
     return c
 
 
 def small() -> ConfigDict:
-    """What trains in minutes on two cores."""
+    """Return settings of a model that trains in minutes on two cores."""
     c = lm()
     c.batch_size = 16
     c.model.name = "mini"
@@ -100,7 +100,7 @@ def demo() -> ConfigDict:
 
 
 def chars() -> ConfigDict:
-    """Characters of a text file of yours."""
+    """Train on the characters of your own text file."""
     c = small()
     c.total_steps = 2000
     c.data.tokens = "characters"
@@ -113,12 +113,12 @@ def chars() -> ConfigDict:
 
 
 def files() -> ConfigDict:
-    """Text files of yours: ``data.files.train``, in byte pairs.
+    """Train on your own text files, ``data.files.train``, in byte pairs.
 
-    alpha 1, dropout 0.1. On 250,000 tokens of Brown, a small model, that lowered
-    perplexity by 4.6 (132.5 to 128.0; five seeds, no verdict) at 1.9 times the time of
-    an update, and with an adaptive softmax by 4.0 (131.2 to 127.2; six seeds: it helps)
-    at 1.6 times. Other alphas and rates were not tried: docs/results.md.
+    alpha 1, dropout 0.1. With a small model on 250,000 tokens of Brown, R-Drop lowered
+    perplexity by 4.6 (132.5 to 128.0; five seeds, no verdict) at 1.9 times the time per
+    step, and with an adaptive softmax by 4.0 (131.2 to 127.2; six seeds: it helps) at
+    1.6 times. Other alphas and learning rates were not tested: docs/results.md.
     """
     c = lm()
     c.total_steps = "10 epochs"
@@ -141,7 +141,7 @@ def files() -> ConfigDict:
 def wikitext103() -> ConfigDict:
     """The paper's Transformer on WikiText-103.
 
-    8 GPUs of 2,000 tokens and 16 microbatches are 3 blocks of 512 tokens each: 384.
+    8 GPUs x 16 microbatches of 2,000 tokens (3 blocks of 512) give 384 blocks per step.
     """
     c = lm()
     c.seed = 1
@@ -161,8 +161,8 @@ def wikitext103() -> ConfigDict:
 def wikitext103_adaptive() -> ConfigDict:
     """The paper's Transformer with adaptive input and softmax on WikiText-103.
 
-    8 heads as in fairseq's architecture; the paper says 16. 286,000 updates are the
-    baseline's; the published script goes on from its own checkpoint to 320,000.
+    8 heads as in fairseq's architecture; the paper reports 16. 286,000 steps as in the
+    baseline; the published script resumes from its checkpoint and trains to 320,000.
     """
     c = wikitext103()
     c.total_steps = 286_000
@@ -200,5 +200,5 @@ PRESETS = {
 
 
 def get_config(preset: str = "demo") -> ConfigDict:
-    """The config of one preset."""
+    """Return the config of one preset."""
     return pick(PRESETS, preset)

@@ -9,7 +9,7 @@ Presets:
 
     python -m rdrop_jax.train --config configs/nmt.py[:PRESET] [--config.data.dir=DATA]
 
-docs/translation.md says how data are had and what was run.
+docs/translation.md explains how to get the data and lists which presets were run.
 """
 
 from ml_collections import ConfigDict
@@ -19,10 +19,10 @@ from rdrop_jax.config import base_config, pick
 
 
 def nmt() -> ConfigDict:
-    """What all presets share: the paper's model and decoding."""
+    """Return shared settings: the paper's model and decoding."""
     c = base_config()
     c.task = "translation"
-    c.batch_size = 4096  # tokens: rows times the longer side, over all devices
+    c.batch_size = 4096  # tokens: rows x max(source, target length), over all devices
     c.rdrop.alpha = 5.0
     c.rdrop.label_smoothing = 0.1
 
@@ -32,14 +32,14 @@ def nmt() -> ConfigDict:
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
     c.model.mlp_width = placeholder(int)
-    c.model.share = "all"  # one table for source, target, output; decoder; none
-    c.model.pre_norm = False  # norms before sublayers in place of after
+    c.model.share = "all"  # tied embeddings of source, target, output; decoder; none
+    c.model.pre_norm = False  # norms before sublayers instead of after
     c.model.activation = "relu"  # or gelu
     c.model.positions = "fairseq"  # sinusoids; or marian, or learned
     c.model.dropout = 0.3  # after embeddings and every sublayer
     c.model.attention_dropout = 0.0  # attention weights
     c.model.activation_dropout = 0.0  # after the activation of an MLP
-    c.model.layer_dropout = 0.0  # whole layers
+    c.model.layer_dropout = 0.0  # probability of skipping a layer
 
     c.data.source = "en"
     c.data.target = "de"
@@ -47,18 +47,18 @@ def nmt() -> ConfigDict:
     c.data.files.train = ""  # two names, as train for train.en and train.de; also .gz
     c.data.files.validation = ""  # none: training pairs are held out
     c.data.files.test = ""  # the same
-    c.data.validation = placeholder(float)  # that share (below 1) or number of pairs;
-    c.data.test = placeholder(float)  # none: 1,000, at most a tenth
+    c.data.validation = placeholder(float)  # share (below 1) or number of pairs to hold
+    c.data.test = placeholder(float)  # out; none: 1,000, at most a tenth
     c.data.columns = ConfigDict()  # of tables; numbers from 0 for a tsv without header
     c.data.columns.source = "source"
     c.data.columns.target = "target"
     c.data.lowercase = False  # lower-case all text
-    c.data.moses = False  # the corpus is Moses-tokenised: do so with what users give
-    c.data.vocabulary = ""  # take that of this workdir in place of training one
+    c.data.moses = False  # the corpus is Moses-tokenised; tokenise user input likewise
+    c.data.vocabulary = ""  # workdir whose vocabulary to use; empty: train one
     c.data.joint_vocabulary = True  # one for both languages
-    c.data.vocab_size = 10_000  # pieces at most, of each vocabulary
-    c.data.max_length = 256  # tokens of a sentence, its end counted
-    c.data.overlong = "truncate"  # what is longer, and count it; or refuse
+    c.data.vocab_size = 10_000  # maximum number of subwords of each vocabulary
+    c.data.max_length = 256  # tokens of a sentence, including the end token
+    c.data.overlong = "truncate"  # longer sentences, and count them; or refuse
     c.data.buckets = 8  # shapes of batches, each compiled once
     c.data.rows_multiple = 8  # rows of a microbatch are a multiple; so are devices
 
@@ -67,7 +67,7 @@ def nmt() -> ConfigDict:
     c.eval.bleu = "auto"  # tokenizer of sacreBLEU: zh for Chinese, char for ja, ko, th,
     # km, lo, my, bo, else 13a; or 13a, intl, zh, char; none, compound: tokenised BLEU
     c.eval.beam = 5
-    c.eval.n_best = 1  # translations that predict returns
+    c.eval.n_best = 1  # translations per input that predict returns
     c.eval.length_penalty = 1.0
     c.eval.max_length_a = 1.2  # translations end at a * source tokens + b
     c.eval.max_length_b = 10
@@ -75,7 +75,7 @@ def nmt() -> ConfigDict:
 
 
 def demo() -> ConfigDict:
-    """Names of things from English to German in minutes on two cores. A toy."""
+    """Translate names from English to German, in minutes on two cores. A toy."""
     c = nmt()
     c.total_steps = "30 epochs"
     c.batch_size = 1024
@@ -110,11 +110,11 @@ def files() -> ConfigDict:
         --config.data.source=en --config.data.target=de
 
     FOLDER holds train.en, train.de, validation.en, ..., each plain or .gz; other names,
-    tables and JSON lines by --config.data.files.train=... and so on. alpha 1 and
-    dropout 0.2: on 5,000 pairs of Multi30k 0.8 BLEU more than plain training (20.9 to
-    21.7; five seeds, no verdict) at 1.9 times the time of an update. The paper's alpha
-    5 and dropout 0.3 are of 300,000 updates with a model of 6 + 6 layers. Others were
-    not tried: docs/results.md.
+    tables and JSON lines by --config.data.files.train=... and so on. With alpha 1 and
+    dropout 0.2 on 5,000 pairs of Multi30k, R-Drop gained 0.8 BLEU over plain training
+    (20.9 to 21.7; five seeds, no verdict) at 1.9 times the time per step. The paper's
+    alpha 5 and dropout 0.3 are for 300,000 steps of a model with 6 + 6 layers. Other
+    values were not tested: docs/results.md.
     """
     c = nmt()
     c.total_steps = "40 epochs"
@@ -144,18 +144,18 @@ def files() -> ConfigDict:
 
 
 def iwslt(name: str, source: str, target: str) -> ConfigDict:
-    """What the paper does for all IWSLT pairs (examples/translation_rdrop/script).
+    """Return the paper's IWSLT settings (examples/translation_rdrop/script).
 
     transformer_iwslt_de_en: 6 + 6 layers, width 512, 4 heads; dropout 0.3, alpha 5,
     label smoothing 0.1; Adam (0.9, 0.98) with decoupled weight decay 1e-4, inverse
-    square root from 5e-4 after 4,000 steps; 4,096 tokens, 300,000 updates; the
-    checkpoint with the best BLEU on validation, no averaging; beam 5, length penalty 1.
-    One RTX 3090 took 644 minutes; the scores cross those without R-Drop after some
-    35,000 updates.
+    square root from 5e-4 after 4,000 steps; 4,096 tokens, 300,000 steps; the checkpoint
+    with the best BLEU on validation, no averaging; beam 5, length penalty 1. One RTX
+    3090 took 644 minutes; the scores exceed those without R-Drop after some 35,000
+    steps.
 
-    Two things are not the published code's: subwords are byte pairs of `tokenizers`,
-    not of subword-nmt, and eps of Adam is 1e-8, as in the code, where the paper says
-    1e-9. Never run here at this size.
+    Differences: byte pairs are from `tokenizers`, while the published code uses
+    subword-nmt. Adam's eps is 1e-8 as in the code; the paper reports 1e-9. Never run
+    here at this size.
     """
     c = nmt()
     c.total_steps = 300_000
@@ -251,7 +251,7 @@ def iwslt17_zh_en() -> ConfigDict:
     python -m rdrop_jax.prepare iwslt17_zh_en --data_dir DATA --from zh-en.tgz
     python -m rdrop_jax.train --config nmt.py:iwslt17_zh_en --config.data.dir=DATA
 
-    A vocabulary for each side, as the paper; so the source has a table of its own.
+    Separate vocabularies as in the paper, so that the source embedding is not shared.
     Settings and hardware: see `iwslt`. Never run here.
     """
     c = iwslt("iwslt17_zh_en", "zh", "en")
@@ -276,13 +276,13 @@ def iwslt17_en_zh() -> ConfigDict:
 
 
 def wmt(name: str, target: str) -> ConfigDict:
-    """What the authors say of WMT14 (github.com/dropreg/R-Drop issue 19).
+    """Return the authors' WMT14 settings (github.com/dropreg/R-Drop issue 19).
 
     transformer_vaswani_wmt_en_de_big: 6 + 6 layers, width 1024, 16 heads; dropout,
     attention and activation dropout 0.1; alpha 5, smoothing 0.1; Adam (0.9, 0.98),
-    lr 1e-3 after 6,000 steps (the paper's appendix says 5e-4 and 4,000), no weight
-    decay; 4,096 tokens x 16 microbatches x 8 GPUs, 300,000 updates. They used Google's
-    preprocessed text with 32k joint byte pairs; here it is made from the raw corpora.
+    lr 1e-3 after 6,000 steps (5e-4 and 4,000 in the paper's appendix), no weight decay;
+    4,096 tokens x 16 microbatches x 8 GPUs, 300,000 steps. They used Google's
+    preprocessed text with 32k joint byte pairs; here the raw corpora are preprocessed.
     Averaging is not mentioned; ten checkpoints are kept for --checkpoint average:10.
     Never run here at this size.
     """
@@ -337,8 +337,8 @@ def wmt14_en_fr() -> ConfigDict:
     python -m rdrop_jax.train --config nmt.py:wmt14_en_fr --config.data.dir=DATA
 
     FOLDER holds the archives of `wmt14_en_de` and training-parallel-un.tgz and
-    training-giga-fren.tar. Of the settings the paper tells only model, dropout and
-    decoding; the rest is that of En-De. On 8 GPUs. Never run here.
+    training-giga-fren.tar. The paper reports only model, dropout and decoding; other
+    settings are those of En-De. On 8 GPUs. Never run here.
     """
     c = wmt("wmt14_en_fr", "fr")
     c.eval.length_penalty = 1.0
@@ -365,5 +365,5 @@ PRESETS = {
 
 
 def get_config(preset: str = "demo") -> ConfigDict:
-    """The config of one preset."""
+    """Return the config of one preset."""
     return pick(PRESETS, preset)

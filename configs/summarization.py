@@ -1,14 +1,14 @@
 """Abstractive summarization with BART.
 
 Presets:
-  demo           what docstrings say, to their summary lines; from scratch, a toy
+  demo           docstring bodies to their summary lines; from scratch, a toy
   files          documents and summaries of your own
   cnn_dailymail  the paper's run: BART-large on CNN/DailyMail
   scitldr        abstracts to one sentence, with several references
 
     python -m rdrop_jax.train --config configs/summarization.py[:PRESET]
 
-docs/summarization.md says how data and weights are had and what was run.
+docs/summarization.md explains how to get data and weights, and which presets were run.
 """
 
 from ml_collections import ConfigDict
@@ -18,10 +18,10 @@ from rdrop_jax.config import base_config, pick
 
 
 def summarization() -> ConfigDict:
-    """What all presets share: BART, and the paper's objective and decoding."""
+    """Return shared settings: BART, and the paper's objective and decoding."""
     c = base_config()
     c.task = "summarization"
-    c.batch_size = 65_536  # tokens: rows times the longer side, over all devices
+    c.batch_size = 65_536  # tokens: rows x max(source, target length), on all devices
     c.rdrop.alpha = 0.7
     c.rdrop.label_smoothing = 0.1
 
@@ -31,37 +31,37 @@ def summarization() -> ConfigDict:
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
     c.model.mlp_width = placeholder(int)
-    c.model.max_positions = 1024  # rows of the tables of positions, BART's 2 besides
+    c.model.max_positions = 1024  # rows of the position tables, without BART's 2 extra
     c.model.dropout = 0.1  # after embeddings and every sublayer
     c.model.attention_dropout = 0.1  # attention weights
     c.model.activation_dropout = 0.0  # after the activation of an MLP
-    c.model.layer_dropout = 0.0  # whole layers
+    c.model.layer_dropout = 0.0  # probability of skipping a layer
 
     c.data.files = ConfigDict()  # of data.name=files: .tsv, .jsonl, .parquet, or what
     c.data.files.train = ""  # train.source and train.target begin with; also .gz
     c.data.files.validation = ""  # none: training pairs are held out
     c.data.files.test = ""  # the same
-    c.data.validation = placeholder(float)  # that share (below 1) or number of pairs;
-    c.data.test = placeholder(float)  # none: 1,000, at most a tenth
+    c.data.validation = placeholder(float)  # share (below 1) or number of pairs to hold
+    c.data.test = placeholder(float)  # out; none: 1,000, at most a tenth
     c.data.columns = ConfigDict()  # of tables, of tfds and of files to predict on
     c.data.columns.source = "article"  # a text, or sentences in a list
     c.data.columns.target = "highlights"  # a text, or several references in a list
-    c.data.tokenizer = ""  # file or folder; empty: that of init_from, or learn one
-    c.data.vocab_size = 50_265  # pieces at most of one that is learnt
-    c.data.max_length = 1024  # tokens of a document, <s> and </s> counted
-    c.data.max_target_length = 256  # of a summary to train on, the same
-    c.data.overlong = "truncate"  # what is longer, and count it; or refuse
+    c.data.tokenizer = ""  # file or folder; empty: that of init_from, else train one
+    c.data.vocab_size = 50_265  # maximum number of subwords of a trained tokenizer
+    c.data.max_length = 1024  # tokens of a document, including <s> and </s>
+    c.data.max_target_length = 256  # tokens of a training summary, including both
+    c.data.overlong = "truncate"  # longer texts, and count them; or refuse
     c.data.buckets = 8  # shapes of batches, each compiled once
     c.data.rows_multiple = 8  # rows of a microbatch are a multiple; so are devices
 
     c.eval.batch_size = 32  # documents that are decoded together
     c.eval.metric = "rouge2"
     c.eval.beam = 4
-    c.eval.n_best = 1  # summaries that predict returns
-    c.eval.length_penalty = 2.0  # exponent of the length, </s> counted
-    c.eval.min_length = 55  # tokens before </s> at least, <s> counted
-    c.eval.max_length = 140  # the same, at most
-    c.eval.no_repeat_ngram = 3  # no so many tokens twice in a summary; 0 allows it
+    c.eval.n_best = 1  # summaries per input that predict returns
+    c.eval.length_penalty = 2.0  # exponent of the length, including </s>
+    c.eval.min_length = 55  # minimum number of tokens before </s>, including <s>
+    c.eval.max_length = 140  # maximum number of these tokens
+    c.eval.no_repeat_ngram = 3  # size of n-grams that may not repeat; 0: no limit
     c.eval.rouge_tokenizer = (
         "auto"  # english, rouge-score's, which must fit; or unicode
     )
@@ -71,11 +71,11 @@ def summarization() -> ConfigDict:
 
 
 def demo() -> ConfigDict:
-    """Docstrings to their summary lines, in minutes on two cores. A toy.
+    """Summarize docstrings by their summary lines, in minutes on two cores. A toy.
 
-    alpha 0.7, the paper's. At alpha 1 it gained 1.1 ROUGE-L over plain training (five
-    seeds, no verdict) at 1.9 times the time of an update; other alphas and rates of
-    dropout were not compared: docs/results.md.
+    alpha 0.7, the paper's. At alpha 1, R-Drop gained 1.1 ROUGE-L over plain training
+    (five seeds, no verdict) at 1.9 times the time per step; other alphas and dropout
+    rates were not compared: docs/results.md.
     """
     c = summarization()
     c.total_steps = "8 epochs"
@@ -108,7 +108,7 @@ def demo() -> ConfigDict:
 
 
 def files() -> ConfigDict:
-    r"""Documents and summaries of yours, from weights of BART.
+    r"""Your own documents and summaries, from weights of BART.
 
     python -m rdrop_jax.train --config configs/summarization.py:files \
         --config.data.dir=FOLDER --config.init_from=bart-base
@@ -116,7 +116,7 @@ def files() -> ConfigDict:
     FOLDER holds train.jsonl, validation.jsonl and test.jsonl with the columns article
     and highlights; ``init_from`` is a folder with config.json, model.safetensors and
     tokenizer files of facebook/bart-base. With --config.init_from= the preset
-    trains a small model from scratch (see SCRATCH); that takes some 100,000 summaries.
+    trains a small model from scratch (see SCRATCH), which needs some 100,000 summaries.
     """
     c = summarization()
     c.total_steps = "5 epochs"
@@ -153,7 +153,7 @@ def cnn_dailymail() -> ConfigDict:
     The published script (examples/summeration_rdrop): dropout and attention dropout
     0.1, alpha 0.7, smoothing 0.1; Adam (0.9, 0.999), decoupled weight decay 0.01, clip
     0.1; linear decay from 3e-5 after 500 steps to 0 at 20,000; 1,024 tokens x 16
-    microbatches x 4 GPUs in float16 (the paper says 8 GPUs); raw cased text; beam 4,
+    microbatches x 4 GPUs in float16 (8 GPUs in the paper); raw cased text; beam 4,
     length penalty 2, 55 to 140 tokens, no trigram twice. Here bfloat16, blocks
     recomputed, 8 microbatches of 8 documents. ``init_from`` is a folder of
     facebook/bart-large. Never run here at this size.
@@ -185,8 +185,8 @@ def scitldr() -> ConfigDict:
 
     FOLDER is SciTLDR-Data/SciTLDR-A of github.com/allenai/scitldr: train.jsonl,
     dev.jsonl and test.jsonl, also gzipped, with the columns source, sentences in a
-    list, and target, a list of references. R-Drop's paper does not train on it, and no
-    score is promised: settings are those of `files`. Never run here at this size.
+    list, and target, a list of references. R-Drop's paper does not use this dataset, so
+    there is no reference score. Settings: see `files`. Never run here at this size.
     """
     c = files()
     c.init_from = "bart-large"
@@ -205,7 +205,7 @@ def scitldr() -> ConfigDict:
 
 PRESETS = {preset.__name__: preset for preset in (demo, files, cnn_dailymail, scitldr)}
 
-# Defaults of a preset where init_from is empty; `rdrop_jax.flags.load` applies them.
+# Defaults of a preset if init_from is empty; `rdrop_jax.flags.load` applies them.
 _SMALL = {
     "total_steps": "20 epochs",
     "model.encoder_layers": 2,
@@ -221,5 +221,5 @@ SCRATCH = {"files": _SMALL, "scitldr": _SMALL}
 
 
 def get_config(preset: str = "demo") -> ConfigDict:
-    """The config of one preset."""
+    """Return the config of one preset."""
     return pick(PRESETS, preset)

@@ -9,7 +9,7 @@ Presets:
 
     python -m rdrop_jax.train --config configs/vit.py[:PRESET] [--config.data.dir=DATA]
 
-docs/data.md says how data and weights are had, and what fits on which hardware.
+docs/data.md explains how to get data and weights, and which hardware fits which model.
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ from rdrop_jax.config import base_config, pick
 
 
 def vit() -> ConfigDict:
-    """What all presets share: the paper's ViT (dropout sites, clipping, selection)."""
+    """Return shared settings: the paper's ViT (dropout sites, clipping, selection)."""
     c = base_config()
     c.task = "image_classification"
     c.model.name = "vit"
@@ -29,7 +29,7 @@ def vit() -> ConfigDict:
     c.model.heads = placeholder(int)
     c.model.mlp_width = placeholder(int)
     c.model.patch_size = 16
-    c.model.norm_eps = 1e-6  # of layer norms; Hugging Face's config.json says 1e-12
+    c.model.norm_eps = 1e-6  # of layer norms; 1e-12 in Hugging Face's config.json
     c.model.dropout = 0.1  # after the embedding and twice in each MLP
     c.model.attention_dropout = 0.0  # attention weights and attention output
 
@@ -37,24 +37,24 @@ def vit() -> ConfigDict:
     c.data.channels = 3
     c.data.num_classes = 0  # 0: as many as the dataset has
     c.data.classes = ()  # their names; filled in from the dataset
-    c.data.labelled = 0  # train on so many images, drawn by seed; 0 takes all
-    c.data.unlabelled = 0  # and on so many of the others for their consistency alone
-    c.data.validation = 0.1  # held out where there is no such split: a part, or rows
+    c.data.labelled = 0  # number of training images, drawn by seed; 0: all
+    c.data.unlabelled = 0  # number of further images, for the consistency term only
+    c.data.validation = 0.1  # share or number of rows to hold out if a split is absent
     c.data.test = 0.1
-    c.data.skip_bad = False  # an image that cannot be read gives way to the next
-    c.data.mean = (0.5,)  # of pixels scaled to [0, 1], for all channels or for each
+    c.data.skip_bad = False  # replace an unreadable image by the next one
+    c.data.mean = (0.5,)  # of pixels scaled to [0, 1]; one value or one per channel
     c.data.std = (0.5,)
     c.data.interpolation = "bilinear"  # or bicubic, nearest
     # Training: crop, flip, RandAugment, shift. Evaluation: eval_crop.
-    c.data.crop = "none"  # squeezed; or "random": a part; "pad": zeros around, then cut
-    c.data.crop_area = (0.05, 1.0)  # of a random crop, as part of the image
-    c.data.crop_ratio = (0.75, 4 / 3)  # of a random crop, width by height
-    c.data.pad = 4  # zeros on each side
-    c.data.flip = False  # left to right, half of the time
+    c.data.crop = "none"  # resize; or "random": random crop; "pad": zero-pad, then crop
+    c.data.crop_area = (0.05, 1.0)  # area of a random crop, as share of the image
+    c.data.crop_ratio = (0.75, 4 / 3)  # aspect ratio of a random crop, width / height
+    c.data.pad = 4  # zero padding on each side, in pixels
+    c.data.flip = False  # random horizontal flip
     c.data.randaugment = 0  # operations per image
-    c.data.magnitude = 9.0  # of each operation, 0 to 10
-    c.data.shift = 0.0  # images move by up to so many pixels
-    c.data.eval_crop = 0.0  # part of the shorter side that is kept; 0: all, squeezed
+    c.data.magnitude = 9.0  # magnitude of each operation, 0 to 10
+    c.data.shift = 0.0  # maximum random translation in pixels
+    c.data.eval_crop = 0.0  # center crop, as share of the shorter side; 0: resize all
 
     c.optimizer.clip = 1.0
     c.eval.metric = "accuracy"
@@ -64,12 +64,13 @@ def vit() -> ConfigDict:
 def demo() -> ConfigDict:
     """Digits from scratch in under two minutes on two cores.
 
-    alpha 1, dropout 0.1: of alpha 1 and 5 at 200 labels validation chose 1. Over ten
-    seeds it gained 1.4 points of accuracy at 200 labels at this learning rate, on plain
-    training at half of it, which plain chose; with 100 and 400 labels 2.4 and 1.2, both
-    at half of it, for 1.4 to 2 times the time of an update. Tune the rate with R-Drop
-    on: at half of this one, on ten seeds at 200 labels, no alpha from 0.5 to 10 and no
-    other rate of dropout could be told from plain: docs/results.md.
+    alpha 1, dropout 0.1: of alpha 1 and 5 at 200 labels, validation selected 1. Over
+    ten seeds at 200 labels, R-Drop at this learning rate gained 1.4 points of accuracy
+    over plain training at half the rate, which validation selected for plain. With 100
+    and 400 labels it gained 2.4 and 1.2 points, both at half the rate. A step takes 1.4
+    to 2 times as long. Tune the rate with R-Drop on: at half the rate (ten seeds, 200
+    labels), no alpha from 0.5 to 10 and no other dropout rate differed conclusively
+    from plain training: docs/results.md.
     """
     c = vit()
     c.total_steps = "60 epochs"
@@ -91,7 +92,7 @@ def demo() -> ConfigDict:
     c.optimizer.warmup = "5%"
     c.optimizer.weight_decay = 1e-2
     c.optimizer.decay = "matrices"
-    # 180 images tie in accuracy too often to choose by it.
+    # With 180 images, accuracies tie too often to select a checkpoint.
     c.eval.metric = "loss"
     c.eval.every = "5 epochs"
     c.checkpoint.every = "5 epochs"
@@ -99,23 +100,23 @@ def demo() -> ConfigDict:
 
 
 def finetune() -> ConfigDict:
-    """What the published code does for every dataset (vit_src/train.py, data_utils.py).
+    """Return the published code's settings (vit_src/train.py, data_utils.py).
 
     SGD with momentum 0.9, no weight decay, gradients clipped to 1, batches of 512,
-    linear warmup over 500 steps and a cosine to 0; random resized crops without a flip;
-    to test, the whole image squeezed into a square.
+    linear warmup over 500 steps, cosine decay to 0; random resized crops without flip;
+    for evaluation, the full image resized to a square.
 
-    alpha: the paper says 0.6. The code adds 0.3 (KL + KL) summed over the 32 rows of
-    a microbatch to cross entropies that are means over them, in the terms used here
-    alpha = 0.6 * 32 = 19.2 (docs/method.md), and this runs with what the code did.
+    alpha: 0.6 in the paper. The code adds 0.3 (KL + KL), summed over the 32 rows of a
+    microbatch, to cross entropies that are means over these rows. With the definition
+    used here, this is alpha = 0.6 * 32 = 19.2 (docs/method.md), which is the setting.
 
-    The code chose the best of all its scores on test images; here the checkpoint is
-    chosen on images held out from training, and the test split is read once.
+    The published code selected the best of all its scores on test images. Here the
+    checkpoint is selected on held-out training images, and test data are read once.
 
     init_from names weights pretrained on ImageNet-21k, from
     https://storage.googleapis.com/vit_models/imagenet21k/ViT-B_16.npz (ViT-L_16.npz);
-    a file that is not there stops the run. --config.init_from= trains from scratch,
-    for which these settings are not meant.
+    a missing file is an error. --config.init_from= trains from scratch, for which
+    these settings are not intended.
     """
     c = vit()
     c.init_from = "ViT-B_16.npz"
@@ -137,7 +138,7 @@ def finetune() -> ConfigDict:
 
 
 def cifar100() -> ConfigDict:
-    r"""CIFAR-100, ViT-B/16 at 224 px: the recipe that a co-author calls working.
+    r"""CIFAR-100, ViT-B/16 at 224 px: a recipe that works according to a co-author.
 
     python -m rdrop_jax.prepare cifar100 --data_dir DATA --from cifar-100-python.tar.gz
     python -m rdrop_jax.train --config configs/vit.py:cifar100 --config.data.dir=DATA \
@@ -161,8 +162,8 @@ def cifar100_l16() -> ConfigDict:
     python -m rdrop_jax.train --config configs/vit.py:cifar100_l16 \
         --config.data.dir=DATA --config.init_from=ViT-L_16.npz
 
-    Paper: 93.85 (93.44 without R-Drop), on 8 RTX 3090; its size and steps are not
-    published for this model, so those of `cifar100` are taken. Never run here.
+    Paper: 93.85 (93.44 without R-Drop), on 8 RTX 3090. Image size and steps are not
+    published for this model; those of `cifar100` are used. Never run here.
     """
     c = cifar100()
     c.init_from = "ViT-L_16.npz"
@@ -213,10 +214,10 @@ def cifar100_scratch() -> ConfigDict:
     python -m rdrop_jax.train --config configs/vit.py:cifar100_scratch \
         --config.data.dir=DATA
 
-    Settings of ours, not of the paper, for a laptop or one small GPU; not tuned, and
-    never run to its end here. With 4,000 images and a smaller model alpha 5 gained 1.7
-    points of accuracy (13.6 to 15.3, six seeds: it helps) at 1.6 times the time of an
-    update, where alpha 1 overfitted as plain training did: docs/results.md.
+    Our settings, not the paper's, for a laptop or one small GPU; not tuned, and never
+    run to completion here. With 4,000 images and a smaller model, alpha 5 gained 1.7
+    points of accuracy (13.6 to 15.3, six seeds: it helps) at 1.6 times the time per
+    step, while alpha 1 overfitted like plain training: docs/results.md.
     """
     c = vit()
     c.total_steps = "100 epochs"
@@ -257,12 +258,12 @@ def folder() -> ConfigDict:
         --config.init_from=ViT-B_16.npz
 
     PHOTOS/CLASS/*.jpg, or with train, validation and test folders above the classes, or
-    tables of paths and labels: docs/data.md. Splits that are not there are cut, 10 % of
-    the images each. Settings of ours after `finetune`, with smaller batches, flips and
-    crops that keep proportions; each dataset needs its own lr and length. alpha 1: the
-    19.2 of `finetune` comes from the microbatches of the published code, and
-    docs/results.md recommends to start with 1. One GPU of 24 GB: docs/scaling.md. Never
-    run here at this size.
+    tables of paths and labels: docs/data.md. Absent splits are held out, 10 % of the
+    images each. Our settings, based on `finetune`, with smaller batches, flips and
+    crops that keep proportions; tune lr and length for each dataset. alpha 1: the 19.2
+    of `finetune` is due to the microbatches of the published code, and docs/results.md
+    recommends to start with 1. One GPU of 24 GB: docs/scaling.md. Never run here at
+    this size.
 
     With --config.init_from= the preset trains ViT-Ti/16 from scratch by Adam: see
     SCRATCH.
@@ -291,7 +292,7 @@ PRESETS = {
     "imagenet_l16": imagenet_l16,
     "folder": folder,
 }
-# Defaults of a preset where init_from is empty; `rdrop_jax.flags.load` applies them.
+# Defaults of a preset if init_from is empty; `rdrop_jax.flags.load` applies them.
 SCRATCH = {
     "folder": {
         "total_steps": "100 epochs",
@@ -305,5 +306,5 @@ SCRATCH = {
 
 
 def get_config(preset: str = "demo") -> ConfigDict:
-    """The config of one preset."""
+    """Return the config of one preset."""
     return pick(PRESETS, preset)

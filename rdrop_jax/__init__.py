@@ -1,6 +1,6 @@
 """R-Drop for JAX: regularized dropout by two passes and a symmetric KL.
 
-The names below load on first use, so that importing the package costs nothing and
+The names below are imported on first use, so that importing the package is fast and
 programs can check their configuration before jax starts.
 """
 

@@ -1,4 +1,4 @@
-"""Checks of a config that need neither jax nor data."""
+"""Config checks that require neither jax nor data."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,10 +18,10 @@ def _one_of(*allowed: str) -> tuple[Callable[[Any], bool], str]:
 _POSITIVE = (lambda v: v >= 1, "at least 1")
 _NOT_NEGATIVE = (lambda v: v >= 0, "at least 0")
 _FRACTION = (lambda v: 0 <= v < 1, "in [0, 1)")
-# jax counts in 32 bits, and its keys take 63.
+# jax's integers have 32 bits; seeds of its keys have 63.
 _MAX_INT, _MAX_SEED = 2**31 - 1, 2**63 - 1
 _SEED = (lambda v: 0 <= v <= _MAX_SEED, f"from 0 to {_MAX_SEED}")
-# Each costs a thread or a batch in memory.
+# Each one takes a thread or a batch in memory.
 _THREADS = (lambda v: 0 <= v <= 4096, "from 0 to 4096")
 _AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for what is left")
 
@@ -70,10 +70,10 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def check(config: ConfigDict) -> None:
-    """Checks every value that can be judged without data or devices.
+    """Check all values that can be checked without data or devices.
 
     Raises:
-      InputError: names the field, what was expected and what was found.
+      InputError: an invalid value; the message names the field.
     """
     paths.check_config(config)
     flat = flatten(config)
@@ -131,16 +131,16 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
 
 
 def check_sizes(config: ConfigDict, overrides: Mapping[str, str]) -> None:
-    """Refuse an explicit size to hold out of texts with labels next to a file.
+    """Reject an explicit held-out size together with a file, for text classification.
 
-    The size of a preset gives way to a file. The other tasks have no size in presets.
+    A file takes precedence over a preset's size. Presets of other tasks set no size.
 
     Args:
-      config: with the overrides applied.
+      config: config with the overrides applied.
       overrides: field name to text.
 
     Raises:
-      InputError: names the two fields.
+      InputError: both fields are set; the message names them.
     """
     if config.task != "text_classification" or config.data.name != "files":
         return

@@ -1,6 +1,6 @@
 """python -m rdrop_jax.compare --config configs/vit.py --alphas 0,1,5 --seeds 6
 
-Trains with and without R-Drop at equal budgets and says whether it helps.
+Trains with and without R-Drop at equal budgets and reports whether R-Drop helps.
 """
 
 import shlex
@@ -28,22 +28,22 @@ def compare(
     command: str = "",
     start: runs.Start = runs.start,
 ) -> dict[str, Any]:
-    """Makes all runs of a comparison, from where its folder stands, and the report.
+    """Start or resume a comparison, execute its runs and write the report.
 
     Args:
-      options: what to compare.
-      workdir: folder of the comparison; made if it is not there.
-      jobs: runs at a time.
-      command: shown on the page.
-      start: makes the process of a run.
+      options: options of the comparison.
+      workdir: folder of the comparison; created if absent.
+      jobs: number of concurrent runs.
+      command: command line to show in the report.
+      start: function that starts the process of a run.
 
     Returns:
-      What report.json holds.
+      The content of report.json.
 
     Raises:
-      InputError: arguments or data that cannot be used, a folder of another comparison
-        or in use.
-      Stopped: SIGTERM or SIGINT asked for it.
+      InputError: unusable arguments or data, or a workdir that is locked or belongs to
+        a different comparison.
+      Stopped: SIGTERM or SIGINT requested it.
       TrainingError: no seed was finished both with and without R-Drop.
     """
     paths.workdir(workdir)
@@ -75,7 +75,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 
 
 def _field(flag: str, text: str, form: str) -> tuple[str, str]:
-    """Name and value of what was given to a flag."""
+    """Split the argument of a flag into field name and value."""
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"{flag}: expected {form}, found {text!r}")
@@ -92,10 +92,10 @@ def _ablation(text: str) -> dict[str, str]:
 
 
 def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
-    """Parses the command line.
+    """Parse the command line.
 
     Returns:
-      What to compare, the folder, and how many runs at a time.
+      The options, the workdir and the number of concurrent runs.
     """
     parser = flags.Parser(prog="rdrop_jax.compare", description=__doc__)
     add = parser.add_argument
@@ -143,7 +143,7 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses the command line and compares."""
+    """Parse the command line and run the comparison."""
     options, workdir, jobs = read_options(argv)
     command = f"python -m rdrop_jax.compare {shlex.join(argv)}"
     compare(options, workdir, jobs=jobs, command=command)

@@ -1,4 +1,4 @@
-"""Every configuration key with its default."""
+"""Shared configuration fields and their defaults."""
 
 import difflib
 import hashlib
@@ -13,7 +13,7 @@ from ml_collections.config_dict import FieldReference, placeholder
 import rdrop_jax
 from rdrop_jax.errors import InputError
 
-# Fields that hold a number of steps, or "20 epochs", or "5%" of total_steps.
+# Fields that accept a number of steps, "20 epochs", or "5%" of total_steps.
 DURATIONS = (
     "total_steps",
     "rdrop.alpha_warmup",
@@ -23,7 +23,7 @@ DURATIONS = (
     "checkpoint.every",
     "log.every",
 )
-# Fields that may differ from those a workdir was begun with.
+# Fields that may differ when a run is resumed.
 FREE_ON_RESUME = (
     "total_steps",
     "log.",
@@ -35,14 +35,14 @@ FREE_ON_RESUME = (
     "data.prefetch",
     "data.workers",
     "data.dir",
-    "eval.mode",  # of earlier runs; now the score says it
+    "eval.mode",  # only in runs of earlier versions; now the score determines it
 )
 # Fields that may differ between the processes of a run.
 _PER_PROCESS = ("data.dir", "data.prefetch", "data.workers")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-# Fields of earlier versions, by task: the old name and the present one.
+# Renamed fields by task: old name to present name.
 RENAMED = {"text_classification": {"data.held_out": "data.validation"}}
-# Fields whose defaults have changed since version 0.1 in presets for own data.
+# Fields whose defaults changed after version 0.1 in presets for user data.
 NEW_DEFAULTS = (
     "total_steps",
     *("rdrop.alpha", "model.dropout", "model.variant", "model.width", "model.heads"),
@@ -50,7 +50,7 @@ NEW_DEFAULTS = (
     *("data.vocab_size", "optimizer.name", "optimizer.lr", "optimizer.end_lr"),
     *("optimizer.weight_decay", "optimizer.decay", "optimizer.clip"),
 )
-# Fields that earlier versions lack, by task, with the value that acts as then.
+# Fields added since earlier versions, by task, with the value of the old behavior.
 ADDED: dict[str, dict[str, Any]] = {
     "text_classification": {"data.validation": 0.0, "data.test": 0.0},
     "translation": {"data.validation": None, "data.test": None},
@@ -61,52 +61,52 @@ ADDED: dict[str, dict[str, Any]] = {
         "eval.rouge_tokenizer": "english",
     },
 }
-# log.every also takes seconds.
+# log.every also accepts seconds.
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(?:s|seconds?)")
 _UNIT = re.compile(r"(\d+(?:\.\d+)?)\s*(steps?|epochs?|%)?")
 
 
 def duration(value: int | str) -> FieldReference:
-    """A field for a number of steps that also takes "20 epochs" or "5%"."""
+    """Return a field for a number of steps that also accepts "20 epochs" or "5%"."""
     return FieldReference(value, field_type=object)
 
 
 def base_config() -> ConfigDict:
-    """All keys that every family shares. A family's file adds its own and locks it."""
+    """Return the shared fields. The config file of a task adds fields and locks all."""
     c = ConfigDict()
     c.task = ""  # builder in rdrop_jax.tasks
     c.seed = 0  # parameters, dropout and data order
-    c.total_steps = duration(1000)  # updates
-    c.batch_size = 64  # rows per update, over all devices
-    c.accum_steps = 1  # microbatches per update; divides batch_size
+    c.total_steps = duration(1000)  # optimizer steps
+    c.batch_size = 64  # rows per step, over all devices
+    c.accum_steps = 1  # microbatches per step; divides batch_size
     c.init_from = ""  # weights to start from: a workdir, WORKDIR:STEP, a file, a folder
-    c.reinit = ""  # parts not to take from there, as "head" or "head,norm"
+    c.reinit = ""  # parts to re-initialize, such as "head" or "head,norm"
 
     c.rdrop = ConfigDict()
-    c.rdrop.alpha = 1.0  # weight of the consistency term; 0 trains plainly
+    c.rdrop.alpha = 1.0  # weight of the consistency term; 0: plain training
     c.rdrop.alpha_warmup = duration(0)  # alpha rises linearly over these steps
     c.rdrop.num_passes = placeholder(int)  # none: 1 for alpha 0, else 2
-    c.rdrop.every = 1  # m: R-Drop on every m-th update, one plain pass on the others
-    c.rdrop.dropouts = ()  # model.dropout of each pass, as (0.1, 0.3); empty: the same
+    c.rdrop.every = 1  # m: R-Drop on every m-th step, one plain pass on other steps
+    c.rdrop.dropouts = ()  # model.dropout per pass, as (0.1, 0.3); empty: the same
     c.rdrop.label_smoothing = 0.0  # epsilon in [0, 1)
     c.rdrop.smoothing = "uniform"  # epsilon / V, or "fairseq": epsilon / (V - 1)
     c.rdrop.divergence = "symmetric_kl"  # or forward_kl, reverse_kl, js, squared
     c.rdrop.stop_gradient = "none"  # or "targets": p is fixed in each KL(p || q)
-    c.rdrop.objective_scale = "sum"  # the paper's; "mean" divides by the passes
+    c.rdrop.objective_scale = "sum"  # as in the paper; "mean" divides by num_passes
     c.rdrop.how = "auto"  # unroll on CPU, vmap elsewhere
 
     c.model = ConfigDict()
-    c.model.name = ""  # architecture of the family
-    c.model.dtype = "float32"  # of activations; parameters and losses stay float32
+    c.model.name = ""  # architecture
+    c.model.dtype = "float32"  # dtype of activations; parameters and losses: float32
     c.model.remat = False  # recompute activations in the backward pass
-    c.model.masks = "hash"  # of dropout; or "bernoulli": jax.random's, far slower
+    c.model.masks = "hash"  # dropout masks; or "bernoulli": jax.random's, far slower
 
     c.data = ConfigDict()
-    c.data.name = ""  # dataset of the family
-    c.data.dir = ""  # where it is; empty: $RDROP_DATA_DIR
-    c.data.split_seed = 0  # of splits made here; apart from seed
-    c.data.prefetch = 2  # batches made ahead, each in its own thread
-    c.data.workers = 0  # threads that make the rows of batches; 0: those of prefetch
+    c.data.name = ""  # dataset
+    c.data.dir = ""  # folder of the dataset; empty: $RDROP_DATA_DIR
+    c.data.split_seed = 0  # seed of held-out splits; independent of seed
+    c.data.prefetch = 2  # batches prepared ahead, each in a separate thread
+    c.data.workers = 0  # threads that load rows; 0: use the prefetch threads
 
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam (decoupled weight decay), sgd, nag
@@ -114,50 +114,50 @@ def base_config() -> ConfigDict:
     c.optimizer.schedule = "constant"  # see rdrop_jax.optim.make_schedule
     c.optimizer.warmup = duration(0)  # linear warmup
     c.optimizer.warmup_init = 0.0  # learning rate at step 0 of the warmup
-    c.optimizer.end_lr = 0.0  # where decaying schedules end
-    c.optimizer.power = 1.0  # of the polynomial schedule
+    c.optimizer.end_lr = 0.0  # final learning rate of decaying schedules
+    c.optimizer.power = 1.0  # exponent of the polynomial schedule
     c.optimizer.period = duration(0)  # first period of cosine_restarts
-    c.optimizer.period_mult = 1.0  # each period is this much longer than the last
-    c.optimizer.shrink = 1.0  # and its learning rates this much smaller
+    c.optimizer.period_mult = 1.0  # ratio of the lengths of successive periods
+    c.optimizer.shrink = 1.0  # ratio of the learning rates of successive periods
     c.optimizer.b1 = 0.9  # adam
     c.optimizer.b2 = 0.999  # adam
     c.optimizer.eps = 1e-8  # adam
     c.optimizer.momentum = 0.9  # sgd, nag
     c.optimizer.weight_decay = 0.0  # decoupled
     c.optimizer.decay = "all"  # or "matrices": no biases, no norm scales
-    c.optimizer.layer_decay = 1.0  # each block learns so much slower than the next
-    c.optimizer.clip = 0.0  # largest global gradient norm; 0 is off
-    c.optimizer.ema = 0.0  # decay of a parameter average that is evaluated; 0 is off
+    c.optimizer.layer_decay = 1.0  # layer-wise learning-rate decay factor; 1: off
+    c.optimizer.clip = 0.0  # maximum global gradient norm; 0: off
+    c.optimizer.ema = 0.0  # decay of the parameter average for evaluation; 0: off
 
     c.eval = ConfigDict()
-    c.eval.every = duration("1 epochs")  # validation
+    c.eval.every = duration("1 epochs")  # interval of validations
     c.eval.batch_size = 256
-    c.eval.metric = ""  # chooses the best checkpoint
-    c.eval.patience = 0  # stop after so many validations without a gain; 0 never
-    c.eval.test = True  # score test data at the end; False leaves them unread
+    c.eval.metric = ""  # score that selects the best checkpoint
+    c.eval.patience = 0  # validations without improvement before stopping; 0: never
+    c.eval.test = True  # score test data at the end; False: do not read them
 
     c.checkpoint = ConfigDict()
-    c.checkpoint.every = duration("1 epochs")  # besides every validation that gains
-    c.checkpoint.keep = 2  # newest checkpoints kept, besides the best
+    c.checkpoint.every = duration("1 epochs")  # also saves each new best validation
+    c.checkpoint.keep = 2  # newest checkpoints to keep, in addition to the best
 
     c.log = ConfigDict()
-    c.log.every = duration(50)  # also "30 seconds": at steps about as far apart
+    c.log.every = duration(50)  # also accepts "30 seconds" (approximate)
     c.log.tensorboard = True
 
-    c.mesh = ConfigDict()  # devices per axis; -1 takes what is left
-    c.mesh.data = -1  # splits the batch
-    c.mesh.fsdp = 1  # splits batch and parameters
-    c.mesh.tensor = 1  # splits matrices
+    c.mesh = ConfigDict()  # devices per axis; -1: all remaining devices
+    c.mesh.data = -1  # shards the batch
+    c.mesh.fsdp = 1  # shards batch and parameters
+    c.mesh.tensor = 1  # shards matrices
     return c
 
 
 def finish(config: ConfigDict) -> ConfigDict:
-    """Locks a config that a family's file has completed, so that typos raise."""
+    """Lock a config once its file has added all fields, so that typos raise."""
     return config.lock()
 
 
 def pick(presets: Mapping[str, Callable[[], ConfigDict]], name: str) -> ConfigDict:
-    """The preset of that name, or an `InputError` that lists them."""
+    """Return the config of a preset; an unknown name raises an `InputError`."""
     if name not in presets:
         hint = suggest(name, presets)
         raise InputError(
@@ -167,7 +167,7 @@ def pick(presets: Mapping[str, Callable[[], ConfigDict]], name: str) -> ConfigDi
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """`` Did you mean a or b?`` or nothing."""
+    """Return `` Did you mean a or b?``; "" without a similar name."""
     known = list(known)
     close = difflib.get_close_matches(word, known, n=2, cutoff=0.6)
     last = word.rsplit(".", 1)[-1]
@@ -181,7 +181,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 
 def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """``{"rdrop.alpha": 1.0, ...}``; tuples as lists, as json returns them."""
+    """Flatten a config to ``{"rdrop.alpha": 1.0, ...}``, tuples as lists as in JSON."""
     flat: dict[str, Any] = {}
     for name in config:
         value = config[name]
@@ -193,7 +193,7 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[st
 
 
 def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a workdir, of this or an earlier version, with present fields."""
+    """Upgrade the stored config of a workdir to the fields of the present version."""
     task = stored["task"]
     config = {
         name: dict(part) if isinstance(part, Mapping) else part
@@ -213,7 +213,7 @@ def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
 def differences(
     stored: Mapping[str, Any] | ConfigDict, config: ConfigDict
 ) -> list[str]:
-    """Fields in which a workdir's config differs and may not, a line each."""
+    """Return one line per differing field that must be the same to resume a run."""
     old, new = flatten(stored), flatten(config)
     missing = object()
     return [
@@ -226,13 +226,13 @@ def differences(
 
 
 def shared(config: ConfigDict) -> dict[str, Any]:
-    """Return what all processes of a run must have in common.
+    """Return the values that must be equal on all processes of a run.
 
     Returns:
-      The fields of the config that no process may choose alone, the versions of the
-      packages that compute, and a checksum of this package's code.
+      The config fields except those that may differ per process, versions of packages
+      used for computation, and a checksum of this package's code.
     """
-    from importlib import metadata  # slow to load, and of use to several processes
+    from importlib import metadata  # slow to import; used only with several processes
 
     package = Path(__file__).parent
     code = hashlib.sha256()
@@ -249,10 +249,10 @@ def shared(config: ConfigDict) -> dict[str, Any]:
 
 
 def unlike_base(stored: Mapping[str, Any]) -> str:
-    """Return why a stored config is that of no run; "" if it can be one.
+    """Return why a stored config cannot be the config of a run; "" if it can.
 
     Fields of the base config are compared by type, because programs read them before
-    any task looks at its own.
+    a task checks its fields.
     """
     base, flat = flatten(base_config()), flatten(stored)
     if not flat.get("task"):
@@ -276,16 +276,16 @@ def unlike_base(stored: Mapping[str, Any]) -> str:
 def to_steps(
     name: str, value: int | str, steps_per_epoch: float, total_steps: int | None = None
 ) -> int:
-    """Converts a duration to steps.
+    """Convert a duration to steps.
 
     Args:
-      name: the field, for messages.
-      value: steps, or "20 epochs", or "5%".
-      steps_per_epoch: of the training data.
-      total_steps: what a percentage refers to.
+      name: name of the field, for messages.
+      value: number of steps, "20 epochs", or "5%".
+      steps_per_epoch: steps per epoch of the training data.
+      total_steps: number of steps that a percentage refers to.
 
     Returns:
-      Whole steps; at least 1 where the duration is not 0.
+      An integer number of steps; at least 1 if the duration is not 0.
 
     Raises:
       InputError: not a duration.
@@ -317,7 +317,7 @@ def log_seconds(value: int | str) -> float:
 
 
 def resolve(config: ConfigDict, steps_per_epoch: float) -> ConfigDict:
-    """A copy with every duration in steps, frozen; seconds in log.every stay."""
+    """Return a frozen copy with all durations in steps, except seconds in log.every."""
     resolved = config.copy_and_resolve_references().unlock()
     flat = flatten(resolved)
     total = to_steps("total_steps", flat["total_steps"], steps_per_epoch)

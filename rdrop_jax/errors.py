@@ -1,37 +1,37 @@
-"""What goes wrong through input, not through a bug."""
+"""Exceptions for errors of input or training, as opposed to bugs."""
 
 import contextlib
 from collections.abc import Iterator
 
 
 class InputError(ValueError):
-    """A file, field or argument that cannot be used.
+    """Unusable file, field or argument.
 
-    The message names the field, what was expected and what was found; programs print
-    it without a traceback and exit with 2.
+    The message gives the field, the expected and the actual value. Programs print it
+    without a traceback and exit with status 2.
     """
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on; programs print the message and exit with 1."""
+    """Training that cannot continue; programs print the message and exit with 1."""
 
 
 class Stopped(Exception):
-    """A run that was asked to end and has saved; programs exit with 0."""
+    """Graceful stop on request, after saving; programs exit with status 0."""
 
 
 @contextlib.contextmanager
 def rust_explained(message: str) -> Iterator[None]:
-    """Raise an `InputError` where a library written in Rust fails.
+    """Convert errors of a library written in Rust to `InputError`.
 
     Such libraries raise plain `Exception`, or ``pyo3_runtime.PanicException``, which is
     a `BaseException` that no module exports.
 
     Args:
-      message: the field, what was expected and what was found.
+      message: field, expected and actual value.
 
     Raises:
-      InputError: the message, followed by that of the library.
+      InputError: the message, followed by the library's message.
     """
     try:
         yield

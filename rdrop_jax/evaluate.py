@@ -20,14 +20,14 @@ def evaluate(
     checkpoint: str,
     config: ConfigDict | None = None,
 ) -> dict[str, int | float | str]:
-    """Scores of one checkpoint on one split.
+    """Score one checkpoint on one split.
 
     Args:
       workdir: folder of the run.
       split: name of a split of its dataset. None: "test" if the run has test data,
         else "validation".
       checkpoint: "best", "last", a step or "average:N".
-      config: of the run, if fields of ``eval`` are other than there.
+      config: config of the run, if its ``eval`` fields differ from the stored ones.
 
     Returns:
       The step and the task's scores.
@@ -53,7 +53,7 @@ def evaluate(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses the command line, prints scores as one JSON line."""
+    """Parse the command line and print scores as one JSON line."""
     parser = flags.Parser(prog="rdrop_jax.evaluate", description=__doc__)
     parser.add_argument("--workdir", type=flags.path, required=True)
     parser.add_argument(
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     args, config = flags.parse_run(parser, argv)
     cluster = distributed.from_flags(args)
     first = cluster is None or distributed.start(cluster) == 0
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX takes it, to no end here
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # undo JAX's handler
     scores = evaluate(args.workdir, args.split, args.checkpoint, config)
     if first:
         print(json.dumps(scores))

@@ -1,6 +1,6 @@
 """python -m rdrop_jax.export --workdir runs/vit --output exported
 
-Writes a trained model as Hugging Face's transformers load it, or as .npz.
+Writes a trained model in the format of Hugging Face's transformers, or as .npz.
 """
 
 import signal
@@ -13,7 +13,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import paths
 from rdrop_jax.runtime import workdir as workdir_lib
 
-# Those whose parameters other libraries have a form for.
+# Tasks whose parameters can be exported.
 TASKS = ("image_classification", "text_classification", "summarization")
 
 
@@ -23,11 +23,11 @@ def export(
     checkpoint: str = "best",
     format: str = "safetensors",
 ) -> int:
-    """Writes the parameters of one checkpoint for other libraries.
+    """Export the parameters of one checkpoint to other libraries.
 
     Args:
       workdir: folder of the run.
-      output: a folder that is new or empty.
+      output: new or empty folder.
       checkpoint: "best", "last" or a step.
       format: "safetensors", with config.json and preprocessor_config.json, or "npz".
 
@@ -35,8 +35,8 @@ def export(
       The step of the checkpoint.
 
     Raises:
-      InputError: no such run or checkpoint, a format that the run's task does not know,
-        or an output that cannot be written.
+      InputError: no such run or checkpoint, a format that the run's task does not
+        support, or an output that cannot be written.
     """
     check(workdir, output)
     from rdrop_jax.run import open_run  # jax starts here
@@ -54,7 +54,7 @@ def export(
 
 
 def check(workdir: Path, output: Path) -> None:
-    """All that can be checked before jax starts.
+    """Check workdir and output before jax starts.
 
     Raises:
       InputError: no run in the workdir, or an output that is in use or not writable.
@@ -84,7 +84,7 @@ def _unwritable(output: Path, error: OSError) -> InputError:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses the command line and writes."""
+    """Parse the command line and export."""
     parser = flags.Parser(prog="rdrop_jax.export", description=__doc__)
     parser.add_argument("--workdir", type=flags.path, required=True)
     parser.add_argument("--output", type=flags.path, required=True, help="new folder")
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
         "--format", default="safetensors", help="safetensors (default) or npz"
     )
     args = flags.parse_plain(parser, argv)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # JAX takes it, to no end here
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # undo JAX's handler
     step = export(args.workdir, args.output, args.checkpoint, args.format)
     print(f"step {step}: {args.format} in {args.output}")
 

@@ -1,4 +1,4 @@
-"""The command line that all programs share: --config FILE[:PRESET] and overrides."""
+"""Command line of all programs: --config FILE[:PRESET] and config overrides."""
 
 import argparse
 import ast
@@ -26,7 +26,7 @@ _EXIT_WITHIN = 10.0  # seconds for the threads of a program that failed
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose complaints are `InputError`s."""
+    """Argument parser that raises `InputError` instead of exiting."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
@@ -36,24 +36,24 @@ class Parser(argparse.ArgumentParser):
 
 
 def path(text: str) -> Path:
-    """Parse a flag that takes a path, as argparse's ``type``."""
+    """Parse and check a path argument; for use as argparse's ``type``."""
     if problem := paths.problem(text):
         raise argparse.ArgumentTypeError(problem)
     return Path(text)
 
 
 def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Runs a program's main: errors with a message print it alone."""
+    """Run a program's main; print expected errors without a traceback, and exit."""
     process.tune()
-    # orbax logs the traceback of what it then raises.
+    # orbax logs the traceback of an exception before raising it.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _unraisable
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    # An image is either read or refused with its name.
+    # Unreadable images raise an error that names the file.
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # A cache that cannot be used costs a compilation and nothing else.
+    # An unusable compilation cache only costs a compilation.
     warnings.filterwarnings("ignore", "Error .* persistent compilation cache entry")
     code = 0
     try:
@@ -72,13 +72,13 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
         code = _fail(f"error: not enough memory. {_SMALLER} {error}".rstrip(), 1)
     except KeyboardInterrupt:
         code = _fail("\ninterrupted; start again to go on", 130)
-    except BrokenPipeError:  # the reader of our output has left
+    except BrokenPipeError:  # the reader of standard output has exited
         process.drop_output()
         code = 1
     except OSError as error:
         if error.filename is not None or error.errno not in disk.FULL_CODES:
             raise
-        # Every other file is named by `disk.explained`.
+        # `disk.explained` converts the errors of all other files.
         process.drop_output()
         code = _fail(
             f"error: standard output: cannot write ({error.strerror}). Free some space "
@@ -89,7 +89,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> int:
-    """Print an error, and wait for no thread that a failed save has left behind."""
+    """Print an error; force an exit if threads of a failed save do not finish soon."""
     print(message, file=sys.stderr, flush=True)
     timer = threading.Timer(_EXIT_WITHIN, os._exit, [code])
     timer.daemon = True
@@ -98,7 +98,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _unraisable(found: "sys.UnraisableHookArgs") -> None:
-    """Leaves out what tensorstore's threads say after a save that failed."""
+    """Suppress messages of tensorstore's threads after a failed save."""
     if str(found.exc_value) != "Event loop is closed":
         sys.__unraisablehook__(found)
 
@@ -106,17 +106,17 @@ def _unraisable(found: "sys.UnraisableHookArgs") -> None:
 def parse(
     parser: Parser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, dict[str, str]]:
-    """Splits a command line into a program's own flags and config overrides.
+    """Split a command line into a program's own flags and config overrides.
 
     Args:
-      parser: with the program's own flags.
-      argv: without the program's name.
+      parser: parser with the program's own flags.
+      argv: arguments without the program's name.
 
     Returns:
       The flags, and ``{"rdrop.alpha": "0"}`` from ``--config.rdrop.alpha=0``.
 
     Raises:
-      InputError: anything that is neither.
+      InputError: an argument that is neither.
     """
     args, rest = parser.parse_known_args(argv)
     overrides: dict[str, str] = {}
@@ -135,7 +135,7 @@ def parse(
 
 
 def _meant(parser: Parser, name: str) -> str:
-    """A flag like ``name``, or a field of the config."""
+    """Suggest a flag or config field with a name similar to ``name``."""
     if not name.startswith("-"):
         return ""
     known = {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"}
@@ -147,7 +147,7 @@ def _meant(parser: Parser, name: str) -> str:
 
 
 def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
-    """As `parse`, for programs that take no config of their own."""
+    """Parse the command line of a program that accepts no config overrides."""
     args, overrides = parse(parser, argv)
     for name in overrides:
         raise InputError(f"--config.{name}: the config of a run is in its workdir")
@@ -157,19 +157,19 @@ def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
 def parse_run(
     parser: Parser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, ConfigDict]:
-    """As `parse`, for programs that open a run: its config lies in ``--workdir``.
+    """Parse the command line of a program that reads the config from ``--workdir``.
 
     Args:
-      parser: with a flag ``--workdir``.
-      argv: without the program's name.
+      parser: parser with a flag ``--workdir``.
+      argv: arguments without the program's name.
 
     Returns:
-      The flags and the run's config. Fields of ``eval`` may be set: they change how a
-      run is scored and what it answers, and no parameter; and ``data.dir``, where data
-      have moved.
+      The flags and the run's config. Overrides may set fields of ``eval``, which affect
+      scoring and prediction but no parameters, and ``data.dir``, in case the data have
+      moved.
 
     Raises:
-      InputError: no run there, or another field is set.
+      InputError: the workdir contains no run, or an override sets a different field.
     """
     args, overrides = parse(parser, argv)
     for name in overrides:
@@ -186,21 +186,21 @@ def parse_run(
 
 
 def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
-    """Reads ``FILE[:PRESET]`` and applies overrides.
+    """Load ``FILE[:PRESET]`` and apply overrides.
 
-    Where ``init_from`` is empty, a preset named in the file's ``SCRATCH`` takes the
-    defaults listed there: those of a model that fits training from scratch.
+    If ``init_from`` is empty, the preset's entry in the file's ``SCRATCH``, if any,
+    replaces defaults by those of a model suited to training from scratch.
 
     Args:
       spec: path of a file with ``get_config(preset)``; relative to the current folder,
-        else to the files that come with the package.
+        else to the configs that the package ships.
       overrides: field name to text.
 
     Returns:
       The checked, locked config.
 
     Raises:
-      InputError: a missing file, unknown preset or field, or a value of another type.
+      InputError: a missing file, unknown preset or field, or a value of the wrong type.
     """
     paths.local("--config", spec)
     path, _, preset = spec.partition(":")
@@ -223,7 +223,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
 
 
 def find_file(path: str) -> Path:
-    """A config file as given, or the one of that name that the package ships."""
+    """Return the path of a config file, also of one that the package ships."""
     here = Path(__file__).resolve().parent
     shipped = [here / "configs", here.parent / "configs"]
     tried = [Path(path)]
@@ -239,10 +239,10 @@ def find_file(path: str) -> Path:
 
 
 def override(config: ConfigDict, overrides: dict[str, str]) -> None:
-    """Sets fields from text, keeping each field's type.
+    """Set fields from text, keeping each field's type.
 
     Raises:
-      InputError: no such field, a whole group, or a value of another type.
+      InputError: an unknown field, a group of fields, or a value of the wrong type.
     """
     known = config_lib.flatten(config)
     groups = {
@@ -282,19 +282,19 @@ def _type_of(config: ConfigDict, name: str) -> type:
 
 
 def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> Any:
-    """Reads text as a value of a field's type.
+    """Parse text as a value of a field's type.
 
     Args:
-      name: the field, for messages.
-      text: what the user wrote.
+      name: name of the field, for messages.
+      text: text from the user.
       kind: bool, int, float, str, tuple; object for a duration.
-      optional: whether "none" is a value.
+      optional: True if the field also accepts "none".
 
     Returns:
       The value.
 
     Raises:
-      InputError: text that is not of that type.
+      InputError: the text is not a value of that type.
     """
     if kind is str:
         return text
@@ -324,7 +324,7 @@ def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> 
 
 
 def show(config: ConfigDict) -> str:
-    """One ``name = value`` line per field, long lists cut."""
+    """Format a config as one ``name = value`` line per field; truncate long lists."""
 
     def text(value: Any) -> str:
         if isinstance(value, list) and len(value) > 10:

@@ -23,7 +23,7 @@ def run_record(started: str) -> dict[str, Any]:
     """Return versions, devices, command and dates of a run, for result.json.
 
     Args:
-      started: date and time of this start, as `utc_now` returns it.
+      started: date and time of this start, from `utc_now`.
     """
     return {
         "versions": versions(),
@@ -38,7 +38,7 @@ def run_record(started: str) -> dict[str, Any]:
 def announced(
     title: str, evaluate: Evaluator, params: Params, say: Callable[[str], None]
 ) -> dict[str, float]:
-    """Return scores; log a line with the seconds if these exceed five."""
+    """Return scores; log the duration if it exceeds five seconds."""
     clock = time.perf_counter()
     scores = evaluate(params)
     seconds = time.perf_counter() - clock
@@ -48,7 +48,7 @@ def announced(
 
 
 def start_lines(config: ConfigDict, step: int) -> list[str]:
-    """Lines with versions, devices and the origin of the parameters."""
+    """Return lines with versions, devices and the source of the parameters."""
     found = versions()
     if step:
         weights = f"the checkpoint of step {step}"
@@ -65,9 +65,9 @@ def start_lines(config: ConfigDict, step: int) -> list[str]:
 
 
 def data_line(task: Task, data: RandomAccess) -> str:
-    """One line with the size of the splits read so far and the steps per epoch.
+    """Return one line with the sizes of the splits read so far and steps per epoch.
 
-    Test data are read at the end, so they are not counted here.
+    Test data are read only at the end, so that their size is not included.
     """
     sizes = "".join(
         f"{name} {task.size(name)}, " for name in ("train", "validation") if task.size

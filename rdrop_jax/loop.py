@@ -1,4 +1,4 @@
-"""fit: the only training loop."""
+"""The training loop, shared by all tasks."""
 
 import contextlib
 import math
@@ -42,23 +42,23 @@ def fit(
     initialize: Callable[[Params], Params] | None = None,
     stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Trains until ``total_steps``, going on from what the workdir holds.
+    """Train until ``total_steps``, resuming from the newest checkpoint in the workdir.
 
     Args:
-      task: what to train.
+      task: task to train.
       tx: optimizer.
       config: resolved config.
-      workdir: folder of the run; checkpoints and logs go there.
-      initialize: random parameters to those that a new run starts from.
-      stop: looked at between steps; once set, the run saves and ends.
+      workdir: folder of the run, for checkpoints and logs.
+      initialize: function from random parameters to the initial ones of a new run.
+      stop: request to stop, checked between steps; once set, the run saves and ends.
 
     Returns:
-      What result.json holds: scores of the checkpoint that is best on validation.
+      The content of result.json: scores of the checkpoint with the best validation.
 
     Raises:
-      InputError: the disk is full, or masks do not differ between passes.
+      InputError: the disk is full, or dropout masks do not differ between passes.
       Stopped: ``stop`` was set.
-      TrainingError: a loss that is not finite; names the step.
+      TrainingError: the loss, gradient or update is not finite; names the step.
     """
     if config.eval.metric not in task.scores:
         raise InputError(
@@ -70,7 +70,7 @@ def fit(
     abstract = abstract_state(task, tx, config, mesh)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
     workdir.mkdir(parents=True, exist_ok=True)
-    # Besides those that stay: the best, the one under way.
+    # In addition to the newest: the best, and the one being written.
     check_space(workdir, size * (config.checkpoint.keep + 2))
     stop = stop or Stop()
     with contextlib.ExitStack() as stack:
@@ -106,10 +106,10 @@ def train(
     writers: Writers,
     stop: Stop,
 ) -> tuple[TrainState, Progress]:
-    """Per step, in this order: batch, update; then where due log, validate, save.
+    """Run the steps, each in this order: batch, update; if due, log, validate, save.
 
-    A save follows the validation of its step, so that what it stores knows that score.
-    Between those nothing reads the device. Ends early, and saved, once ``stop`` is set.
+    Saving comes after validation, so that a checkpoint includes the score of its step.
+    Other steps read nothing from the device. Once ``stop`` is set, saves and returns.
     """
     start, total = int(state.step), config.total_steps
     if start >= total or worn_out(config, progress):
@@ -191,9 +191,9 @@ def finish(
     writers: Writers,
     started: str,
 ) -> dict[str, Any]:
-    """Scores the best checkpoint and writes it.
+    """Score the best checkpoint and write result.json.
 
-    Here test data are read for the first time, and only where ``eval.test`` says so.
+    Test data are read here for the first time, and only if ``eval.test`` is True.
     """
     path, step = workdir / "result.json", int(state.step)
     result = stored_result(path, writers) or {}
@@ -233,7 +233,7 @@ def finish(
 
 
 def stored_result(path: Path, writers: Writers) -> dict[str, Any] | None:
-    """What an earlier start wrote; none where there is nothing of use."""
+    """Return the result of an earlier start; None if absent or invalid."""
     if not path.exists():
         return None
     try:
@@ -249,17 +249,17 @@ def stored_result(path: Path, writers: Writers) -> dict[str, Any] | None:
 
 
 def due(step: int, every: int) -> bool:
-    """Whether something with this period falls on this step; period 0 never does."""
+    """Return whether ``every`` divides ``step``; always False for ``every=0``."""
     return every > 0 and step % every == 0
 
 
 def worn_out(config: ConfigDict, progress: Progress) -> bool:
-    """Whether validation has not gained for ``eval.patience`` times."""
+    """Return whether ``eval.patience`` validations in a row brought no improvement."""
     return 0 < config.eval.patience <= progress.stale
 
 
 def higher_is_better(config: ConfigDict, scores: dict[str, float]) -> float:
-    """The score that chooses the best checkpoint; NaN is the worst there is."""
+    """Return the selection score with a sign so that higher is better; NaN is worst."""
     score = scores[config.eval.metric]
     if math.isnan(score):
         return -math.inf
@@ -267,14 +267,14 @@ def higher_is_better(config: ConfigDict, scores: dict[str, float]) -> float:
 
 
 def judge(progress: Progress, step: int, score: float) -> Progress:
-    """The record after a validation; only a higher score is a gain."""
+    """Return the progress after a validation; only a higher score is an improvement."""
     if progress.best_step < 0 or score > progress.best_score:
         return replace(progress, best_step=step, best_score=score, stale=0)
     return replace(progress, stale=progress.stale + 1)
 
 
 def check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
-    """Raises where any step so far was not finite in loss, gradient or update."""
+    """Raise if the loss, gradient or update of any step so far was not finite."""
     bad = int(state.first_bad_step)
     if bad >= 0:
         checkpoints.wait()
@@ -287,7 +287,7 @@ def check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
 
 
 def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) -> None:
-    """Runs `check_stochastic` where the step has more than one pass."""
+    """Run `check_stochastic` if the step has more than one pass."""
     r = config.rdrop
     if resolve_num_passes(r.alpha, r.num_passes) == 1:
         return
@@ -305,7 +305,7 @@ def train_line(
     window: Window,
     examples: float,
 ) -> str:
-    """One line for the terminal."""
+    """Format the training metrics as one line for the terminal."""
     speed = values.get("steps_per_second", 0.0) * examples
     wait = values.get("data_wait", 0.0)
     return (
@@ -317,5 +317,5 @@ def train_line(
 
 
 def scores_line(title: str, scores: dict[str, float]) -> str:
-    """Scores on one line for the terminal."""
+    """Format scores as one line for the terminal."""
     return title + "".join(f"  {name} {value:.5g}" for name, value in scores.items())

@@ -1,4 +1,4 @@
-"""Optimizers and schedules from a config, all of them optax."""
+"""Optax optimizers and schedules from a config."""
 
 import re
 from collections.abc import Callable
@@ -13,18 +13,18 @@ Schedule = Callable[[Array | int], Array | float]
 
 
 def make_schedule(optimizer: ConfigDict, total_steps: int) -> Schedule:
-    """Learning rate by step: linear warmup, then the named decay.
+    """Build a learning-rate schedule: linear warmup, then the named decay.
 
-    Schedules, with t counted from the end of the warmup over the remaining steps:
-      constant: the peak.
-      linear, polynomial: to ``end_lr`` with power 1 or ``power``.
+    Schedules, over the steps that remain after the warmup:
+      constant: constant at the peak.
+      linear, polynomial: polynomial decay to ``end_lr`` with power 1 or ``power``.
       cosine: half a cosine to ``end_lr``.
       inverse_sqrt: ``lr * sqrt(warmup / step)`` (fairseq, NMT).
       cosine_restarts: cosines from ``lr`` to ``end_lr`` over ``period`` steps, each
         ``period_mult`` times longer and ``shrink`` times lower than the last (fairseq).
 
     Args:
-      optimizer: the config's ``optimizer``, durations in steps.
+      optimizer: config group ``optimizer``, with durations in steps.
       total_steps: length of the run.
 
     Returns:
@@ -76,14 +76,14 @@ def _cosine_restarts(o: ConfigDict, rest: int) -> Schedule:
 
 
 def make_alpha(alpha: float, warmup: int) -> float | Schedule:
-    """The weight of the consistency term, rising linearly over ``warmup`` steps."""
+    """Return alpha, as a schedule that rises linearly over ``warmup`` steps if any."""
     if warmup == 0 or alpha == 0:
         return alpha
     return optax.linear_schedule(0.0, alpha, warmup)
 
 
 def _matrices(params: PyTree) -> PyTree:
-    """True where weight decay applies: neither biases nor norm scales."""
+    """Return a mask that is True for matrices: no biases, no norm scales."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
@@ -94,17 +94,17 @@ _BEFORE = re.compile(
 
 
 def layer_scales(params: PyTree, decay: float) -> PyTree:
-    """What layer-wise decay multiplies each learning rate by (Howard and Ruder, 2018).
+    """Compute layer-wise learning-rate factors (Howard and Ruder, 2018).
 
-    What follows the last block learns at the full rate, block i of n at ``decay **
-    (n - i)`` of it, embeddings at ``decay ** (n + 1)``.
+    The factor is 1 for layers after the last block, ``decay ** (n - i)`` for block i of
+    n, and ``decay ** (n + 1)`` for embeddings.
 
     Args:
-      params: blocks are called ``block_0``, ``block_1``, ...
-      decay: in (0, 1].
+      params: parameters, with blocks named ``block_0``, ``block_1``, ...
+      decay: layer-wise decay factor in (0, 1].
 
     Returns:
-      A tree of numbers.
+      A pytree of factors, with the structure of ``params``.
     """
     names = jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
@@ -131,10 +131,10 @@ def _by_layer(decay: float) -> optax.GradientTransformation:
 def make_optimizer(
     optimizer: ConfigDict, schedule: Schedule
 ) -> optax.GradientTransformation:
-    """Clip by global norm, optimizer, decoupled weight decay, layer decay, schedule.
+    """Chain global-norm clipping, optimizer, weight decay, layer decay and schedule.
 
     Args:
-      optimizer: the config's ``optimizer``.
+      optimizer: config group ``optimizer``; weight decay is decoupled.
       schedule: learning rate by step.
 
     Returns:

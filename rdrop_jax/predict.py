@@ -1,9 +1,9 @@
 """python -m rdrop_jax.predict --workdir runs/vit --input photo.jpg more_photos/
 
-One line per input: for translations, summaries and continued text a line of text, else
-JSON: the number of the input, the input, its label and probability, and all
-probabilities. --json and --n_best give JSON for text too. A language model
-goes on where a line ends, or with --mode score says how probable it is.
+Prints one line per input: a line of text for translations, summaries and continuations,
+else JSON with the number of the input, the input, its label and probability, and all
+probabilities. --json and --n_best give JSON for text too. A language model continues
+each line, or returns its log probability with --mode score.
 """
 
 import contextlib
@@ -26,26 +26,27 @@ from rdrop_jax.runtime import workdir as workdir_lib
 def load(
     workdir: str | Path, checkpoint: str = "best", mode: str | None = None
 ) -> Callable[[Iterable[Any]], list[dict[str, Any]]]:
-    """A trained model as a function, compiled once per shape.
+    """Load a trained model as a function, compiled once per shape.
 
     Args:
       workdir: folder of the run.
       checkpoint: "best", "last", a step or "average:N".
-      mode: of a language model, "generate" or "score"; None takes the run's own.
+      mode: "generate" or "score", for language models; None uses the run's setting.
 
     Returns:
-      Lists of inputs of the task to answers. For images, arrays [height, width,
-      channels] of pixels from 0 to 255, or paths, to ``{"row", "input", "label", "id",
-      "probability", "probabilities"}``; the same for classes of texts or pairs of
-      them. ``row`` counts inputs from 0; ``input`` is the text, the pair or the path,
-      absent for arrays; ``label`` is the name of the class, its id as text if it has
-      none; ``probabilities`` is by name. For sets of labels, ``label`` is a list
-      of names; for numbers, a number; for an empty text, None. For translation and
-      summarization, texts to ``{"source", "text", "score"}``; for language models,
-      texts to ``{"prompt", "text"}`` or ``{"text", "log_prob", "perplexity", ...}``.
+      A function from lists of inputs to lists of answers. For images, arrays [height,
+      width, channels] of pixels from 0 to 255, or paths, to ``{"row", "input",
+      "label", "id", "probability", "probabilities"}``; the same for texts or pairs of
+      texts with classes. ``row`` counts inputs from 0; ``input`` is the text, the pair
+      or the path, absent for arrays; ``label`` is the name of the class, or its id as
+      text if it has no name; ``probabilities`` maps names to probabilities. For sets of
+      labels, ``label`` is a list of names; for numbers, a number; for an empty text,
+      None. For translation and summarization, texts to ``{"source", "text", "score"}``;
+      for language models, texts to ``{"prompt", "text"}`` or ``{"text", "log_prob",
+      "perplexity", ...}``.
 
     Raises:
-      InputError: no such run or checkpoint; inputs that are no list.
+      InputError: no such run or checkpoint, or inputs that are not a list.
     """
     config = workdir_lib.read(paths.workdir(workdir))
     if mode is not None:
@@ -60,7 +61,7 @@ def load(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses the command line and streams answers."""
+    """Parse the command line and stream answers."""
     parser = flags.Parser(prog="rdrop_jax.predict", description=__doc__)
     parser.add_argument("--workdir", type=flags.path, required=True)
     parser.add_argument(
@@ -104,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
         known = ", ".join(run.task.evaluators)
         raise InputError(f"--split: expected one of {known}, found {args.split!r}")
     answers = predictor.run(run.params, inputs)
-    first = list(itertools.islice(answers, 1))  # input that fails leaves no output
+    first = list(itertools.islice(answers, 1))  # if this fails, no output is created
     plain = None if args.json or args.n_best else predictor.text
     try:
         with (
@@ -129,20 +130,20 @@ def line_of(
     plain: Callable[[dict[str, Any]], str] | None,
     encoding: str | None,
 ) -> str:
-    """An answer as a line of text.
+    """Format an answer as a line of text.
 
     Args:
-      answer: of a predictor.
-      plain: the text of an answer; None gives JSON.
-      encoding: of the output.
+      answer: answer of a predictor.
+      plain: function that returns an answer's text; None gives JSON.
+      encoding: encoding of the output.
 
     Returns:
-      Text that the output can hold. In JSON, escapes replace characters that it cannot
-      hold, such as bytes of a file name that are not UTF-8: those become lone
-      surrogates, from which `os.fsencode` makes the name.
+      Text in the encoding of the output. In JSON, escapes replace characters that it
+      cannot encode, such as bytes of a file name that are not UTF-8: those become lone
+      surrogates, from which `os.fsencode` restores the name.
 
     Raises:
-      InputError: a text with a character that the output cannot hold.
+      InputError: a text with a character that the output cannot encode.
 
     Example:
       >>> print(line_of({"input": "caf" + chr(0xDCE9) + ".png"}, None, "utf-8"))
@@ -163,7 +164,7 @@ def line_of(
 
 
 def refuse_input(output: str, inputs: Sequence[str]) -> None:
-    """Refuses to write into what is read, which would be lost, or have no end.
+    """Check that the output is not an input: it would be overwritten, or never end.
 
     Raises:
       InputError: the output is one of the inputs.
@@ -176,10 +177,10 @@ def refuse_input(output: str, inputs: Sequence[str]) -> None:
 
 
 def choose(config: ConfigDict, mode: str) -> None:
-    """Sets what a task answers, where it has a choice.
+    """Set the prediction mode of a task that has several.
 
     Raises:
-      InputError: a task with one kind of answer.
+      InputError: the task has only one prediction mode.
     """
     if "predict" not in config.eval:
         raise InputError(f"--mode: task {config.task} has one, found {mode!r}")
@@ -187,10 +188,10 @@ def choose(config: ConfigDict, mode: str) -> None:
 
 
 def ask_for_n_best(config: ConfigDict, n_best: str) -> None:
-    """Sets how many answers the task gives, and a beam that finds as many.
+    """Set the number of answers per input, and a beam of at least that size.
 
     Raises:
-      InputError: not a number, or a task with one answer.
+      InputError: not a number, or the task gives only one answer.
     """
     if "n_best" not in config.eval:
         raise InputError(f"--n_best: task {config.task} gives one answer")

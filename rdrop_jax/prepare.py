@@ -20,19 +20,19 @@ from rdrop_jax.runtime import paths
 def prepare(
     name: str, data_dir: Path, files: Sequence[Path], say: Callable[[str], None] = print
 ) -> Path:
-    """Writes a dataset in the form that training reads.
+    """Convert a dataset to the format that training reads.
 
     Args:
-      name: of the dataset.
+      name: name of the dataset.
       data_dir: folder of prepared datasets.
-      files: what was downloaded: archives, or folders that hold them.
-      say: takes lines on progress.
+      files: downloaded archives, or folders that contain them.
+      say: function that logs progress.
 
     Returns:
-      The folder of the dataset. One that is there already is left as it is.
+      The folder of the dataset. An existing folder is not changed.
 
     Raises:
-      InputError: no such name, or files that are missing, damaged or others.
+      InputError: an unknown name, or missing, corrupt or unexpected files.
     """
     from rdrop_jax.data import (  # numpy, PIL
         catalogue,
@@ -47,7 +47,7 @@ def prepare(
         wikitext,
     )
 
-    # Each with what reads the index of a folder that is there already.
+    # Each recipe is paired with the reader of an existing folder's index.
     recipes: dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]] = {
         "cifar100": (cifar.prepare, prepared.read_index),
         "imagenet2012": (imagenet.prepare, prepared.read_index),
@@ -83,7 +83,7 @@ def prepare(
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses the command line and prepares one dataset."""
+    """Parse the command line and prepare one dataset."""
     parser = flags.Parser(prog="rdrop_jax.prepare", description=__doc__)
     parser.add_argument("name", metavar="NAME")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""A finished or running run, opened to be used."""
+"""Read access to a finished or running run."""
 
 import contextlib
 from collections.abc import Callable, Sequence
@@ -26,14 +26,14 @@ _AVERAGE = "average:"
 
 @dataclass(frozen=True)
 class Run:
-    """What evaluation and prediction need of a workdir.
+    """Config, task and parameters of a run, for evaluation and prediction.
 
     Attributes:
-      config: that it was begun with.
-      task: built from it.
-      mesh: over this machine's devices.
-      params: of one checkpoint, their moving average where the run keeps one.
-      step: of that checkpoint, the newest of several.
+      config: config of the run.
+      task: task built from the config.
+      mesh: mesh over this machine's devices.
+      params: parameters of a checkpoint, or their moving average if the run keeps one.
+      step: step of that checkpoint; the newest step if several are averaged.
     """
 
     config: ConfigDict
@@ -48,14 +48,14 @@ def open_run(
     checkpoint: str = "best",
     config: ConfigDict | None = None,
 ) -> Run:
-    """Opens a workdir read-only, also while it is being trained.
+    """Open a workdir read-only, also while it is being trained.
 
     Args:
       workdir: folder of the run.
       checkpoint: "best" on validation, "last", a step, or "average:N", the mean of the
         parameters of the N newest.
-      config: of the run; None reads it. One whose ``eval`` differs scores and decodes
-        in another way.
+      config: config of the run, whose ``eval`` fields may differ; None reads the stored
+        one.
 
     Returns:
       The run with its parameters.
@@ -82,7 +82,7 @@ def open_run(
 
 
 def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:
-    """The mean of the parameters at some steps, in float32, two at a time in memory."""
+    """Average parameters of several steps in float32, at most two in memory at once."""
     total = load(steps[0])
     for step in steps[1:]:
         total = jax.tree.map(jnp.add, total, load(step))
@@ -90,17 +90,17 @@ def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:
 
 
 def open_weights(name: str, task: Task) -> Weights:
-    """The weights that ``init_from`` names.
+    """Load the weights that ``init_from`` names.
 
     Args:
       name: a workdir, WORKDIR:STEP, or a file or folder that the task can read.
-      task: whose parameters they shall be.
+      task: task that will use the weights.
 
     Returns:
       The weights.
 
     Raises:
-      InputError: not such a file or folder, or not whole.
+      InputError: not such a file or folder, or corrupt.
     """
     path = Path(name)
     if files.is_weights(path):
@@ -120,16 +120,16 @@ def open_weights(name: str, task: Task) -> Weights:
 def initializer(
     weights: Weights, task: Task, reinit: str, say: Callable[[str], None]
 ) -> Callable[[Params], Params]:
-    """What puts weights in the place of new parameters.
+    """Return a function that replaces new parameters by pretrained weights.
 
     Args:
-      weights: as `open_weights` returns them.
-      task: whose parameters they shall be.
-      reinit: parts to leave new, separated by commas.
-      say: takes a line for each thing that was not taken as it was.
+      weights: weights from `open_weights`.
+      task: task that will use the weights.
+      reinit: parts to re-initialize, separated by commas.
+      say: function that logs a line for each part that is converted or re-initialized.
 
     Returns:
-      New parameters to those to start from.
+      A function from new parameters to the initial parameters of the run.
     """
     family = task.pretrained
 

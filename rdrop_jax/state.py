@@ -1,4 +1,4 @@
-"""A run's optimizer, step and state from its config."""
+"""Optimizer, train step and train state of a run, from its config."""
 
 import functools
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from rdrop_jax.tasks.base import Task
 
 
 def make_tx(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of a resolved config."""
+    """Build the optimizer of a resolved config."""
     schedule = make_schedule(config.optimizer, config.total_steps)
     return make_optimizer(config.optimizer, schedule)
 
@@ -28,7 +28,7 @@ def make_tx(config: ConfigDict) -> optax.GradientTransformation:
 def make_state(
     task: Task, tx: optax.GradientTransformation, config: ConfigDict
 ) -> TrainState:
-    """A new state; parameters and the dropout root key come from ``config.seed``."""
+    """Initialize a state; ``config.seed`` seeds parameters and the dropout root key."""
     params_key, dropout_key = jax.random.split(jax.random.key(config.seed))
     params = task.init(params_key)
     return init_state(params, tx, dropout_key, ema=config.optimizer.ema > 0)
@@ -37,12 +37,12 @@ def make_state(
 def abstract_state(
     task: Task, tx: optax.GradientTransformation, config: ConfigDict, mesh: Mesh
 ) -> TrainState:
-    """Shapes and shardings of the state, nothing computed."""
+    """Return shapes and shardings of the state without computing it."""
     return _placed(jax.eval_shape(lambda: make_state(task, tx, config)), task, mesh)
 
 
 def abstract_params(task: Task, mesh: Mesh) -> Params:
-    """Shapes and shardings of the parameters alone."""
+    """Return shapes and shardings of the parameters without computing them."""
     return _placed(jax.eval_shape(task.init, jax.random.key(0)), task, mesh)
 
 
@@ -61,16 +61,16 @@ def make_step(
     config: ConfigDict,
     mesh: Mesh | None = None,
 ) -> Step:
-    """The train step of a resolved config, not yet jitted.
+    """Build the train step of a resolved config, not yet jitted.
 
     Args:
-      task: what to train.
+      task: task to train.
       tx: optimizer.
       config: resolved config.
-      mesh: that batch and parameters are cut over; None on one device.
+      mesh: mesh over which batch and parameters are sharded; None on one device.
 
     Returns:
-      The step.
+      The train step.
     """
     r = config.rdrop
     gather = None
@@ -84,7 +84,7 @@ def make_step(
         task.pass_forwards() or task.forward,
         tx,
         loss,
-        # The loss refuses alpha > 0 for one pass, which has no consistency term.
+        # The loss rejects alpha > 0 for one pass, which has no consistency term.
         alpha=0.0 if r.num_passes == 1 else make_alpha(r.alpha, r.alpha_warmup),
         num_passes=r.num_passes,
         every=r.every,
@@ -98,7 +98,7 @@ def make_step(
 
 
 def evaluated(state: TrainState) -> Params:
-    """The parameters to score: their moving average where there is one."""
+    """Return the parameters to score: the moving average if the state has one."""
     return state.params if state.ema_params is None else state.ema_params
 
 
@@ -110,10 +110,10 @@ def begin(
     checkpoints: Checkpoints,
     initialize: Callable[[Params], Params] | None,
 ) -> tuple[TrainState, Progress]:
-    """The state to go on from, sharded from birth.
+    """Return the initial or resumed state, created with its shardings.
 
-    In this order: (1) the newest whole checkpoint of the workdir, (2) what
-    ``initialize`` makes of random parameters, (3) random parameters.
+    The first available of: (1) the newest valid checkpoint of the workdir, (2) random
+    parameters transformed by ``initialize``, (3) random parameters.
     """
     step = checkpoints.latest()
     if step is not None:

@@ -17,22 +17,22 @@ from rdrop_jax.runtime import workdir as workdir_lib
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
-    """Trains a config in a workdir, from where the workdir stands.
+    """Start or resume the training of a config in a workdir.
 
-    With several processes each of them calls this, after `jax.distributed` was started.
+    With several processes, each calls this after `jax.distributed` is initialized.
 
     Args:
-      config: as `rdrop_jax.flags.load` returns it.
-      workdir: folder of the run; made if it is not there.
+      config: config from `rdrop_jax.flags.load`.
+      workdir: folder of the run; created if absent.
 
     Returns:
-      What result.json holds.
+      The content of result.json.
 
     Raises:
-      InputError: data that is missing, a workdir of another config or other data or in
-        use, no space.
-      Stopped: SIGTERM or SIGINT asked for it; what was done is saved.
-      TrainingError: a loss that is not finite.
+      InputError: missing data, a full disk, or a workdir that is locked or has a
+        different config or data.
+      Stopped: SIGTERM or SIGINT requested it; progress is saved.
+      TrainingError: the loss, gradient or update is not finite.
     """
     return _start(check(config, workdir), workdir)
 
@@ -56,7 +56,7 @@ def _claim(config: ConfigDict, workdir: Path, stack: contextlib.ExitStack) -> in
 
 
 def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str, Any]:
-    # Imported here: what can be checked without jax has been checked by now.
+    # Imported here, after all checks that do not require jax.
     from rdrop_jax import loop, run, state, tasks
 
     def prepare() -> int:
@@ -66,7 +66,7 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
     say = print if distributed.is_first() else lambda line: None
     say("reading the data")
     clock = time.perf_counter()
-    distributed.agreed(prepare)  # by one process, before any of them reads it
+    distributed.agreed(prepare)  # on process 0, before any process reads the data
     task = tasks.build(config, workdir)
     provenance = task.provenance()
 
@@ -92,18 +92,18 @@ def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str
 def check(
     config: ConfigDict, workdir: Path, given: Collection[str] | None = None
 ) -> ConfigDict:
-    """All that can be checked before jax starts.
+    """Check config, data and workdir as far as possible before jax starts.
 
     Args:
-      config: as `rdrop_jax.flags.load` returns it.
+      config: config from `rdrop_jax.flags.load`.
       workdir: folder of the run.
-      given: fields that the command line sets; None if that is not known.
+      given: fields that the command line sets; None if unknown.
 
     Returns:
-      The config with what its dataset says of itself.
+      The config, completed with facts from its dataset.
 
     Raises:
-      InputError: data or weights that are missing, or a workdir of another config.
+      InputError: missing data or weights, or a workdir with a different config.
     """
     paths.workdir(workdir)
     paths.check_config(config)
@@ -115,13 +115,13 @@ def check(
 
 
 def default_workdir(spec: str) -> Path:
-    """``configs/vit.py:cifar100`` trains in ``runs/vit-cifar100``."""
+    """Return ``runs/vit-cifar100`` for ``configs/vit.py:cifar100``."""
     path, _, preset = spec.partition(":")
     return Path("runs", "-".join(filter(None, [Path(path).stem, preset])))
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses the command line and trains."""
+    """Parse the command line and train."""
     parser = flags.Parser(prog="rdrop_jax.train", description=__doc__)
     parser.add_argument("--config", metavar="FILE[:PRESET]", required=True)
     parser.add_argument(

@@ -1,1 +1,1 @@
-"""Whether R-Drop helps: equal budgets, choice on validation, fresh seeds, intervals."""
+"""Compare R-Drop with plain training: equal budgets, fresh test seeds, intervals."""

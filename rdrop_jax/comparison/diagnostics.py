@@ -1,4 +1,4 @@
-"""What a finished run shows besides its scores."""
+"""Diagnostics of a finished run, in addition to its scores."""
 
 import itertools
 import os
@@ -17,17 +17,17 @@ _JSON, _EXAMPLES = "diagnostics.json", "test_examples.npz"
 
 
 def diagnose(workdir: Path) -> dict[str, Any]:
-    """Scores the best checkpoint on training data, and on each test example.
+    """Score the best checkpoint on the training data and on each test example.
 
-    Writes ``test_examples.npz`` (scores of each example) where the task tells them, and
-    then ``diagnostics.json``, which says that all is done.
+    Writes ``test_examples.npz`` (scores per example) if the task provides them, and
+    last ``diagnostics.json``, which marks the diagnostics as complete.
 
     Args:
-      workdir: of a finished run.
+      workdir: folder of a finished run.
 
     Returns:
-      ``{"train": scores}``, and where there are class probabilities ``"agreement"`` and
-      ``"sub_model_kl"`` of `compare_sub_models`.
+      ``{"train": scores}``; if the task returns class probabilities, also
+      ``"agreement"`` and ``"sub_model_kl"`` of `compare_sub_models`.
     """
     run = open_run(workdir)
     found: dict[str, Any] = {}
@@ -57,17 +57,17 @@ def _of_examples(run: Run, workdir: Path) -> dict[str, float]:
 
 
 def done(workdir: Path) -> bool:
-    """Whether `diagnose` has ended there."""
+    """Return whether `diagnose` has completed in a workdir."""
     return (workdir / _JSON).is_file()
 
 
 def compare_sub_models(
     log_probs: Float[np.ndarray, "models examples classes"],
 ) -> tuple[float, float]:
-    """How far networks agree that dropout draws at test time.
+    """Measure the agreement of sub-models sampled by dropout at test time.
 
     Args:
-      log_probs: of several sub-models.
+      log_probs: log probabilities of several sub-models.
 
     Returns:
       Over pairs of sub-models and examples: the share with the same most likely class,
@@ -77,7 +77,7 @@ def compare_sub_models(
     for a, b in itertools.combinations(log_probs.astype(np.float64), 2):
         same.append(np.mean(np.argmax(a, axis=-1) == np.argmax(b, axis=-1)))
         p, q = np.exp(a), np.exp(b)
-        with np.errstate(invalid="ignore"):  # a class that both exclude
+        with np.errstate(invalid="ignore"):  # a class with probability 0 in both
             terms = np.where((p == 0) & (q == 0), 0.0, (p - q) * (a - b))
         kl.append(0.5 * np.mean(np.sum(terms, axis=-1)))
     return float(np.mean(same)), float(np.mean(kl))

@@ -1,4 +1,4 @@
-"""What a comparison was asked for, and whether that can be done. Needs no jax."""
+"""Options of a comparison and their validation. Needs no jax."""
 
 import itertools
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import flags
 from rdrop_jax.errors import InputError
 
-# Arm: what it changes, beside alpha. `rdrop` alone has an alpha above 0.
+# Arms and their descriptions. Of these arms only `rdrop` has an alpha above 0.
 ARMS = {
     "plain": "alpha 0, one pass",
     "rdrop": "two passes, or rdrop.num_passes, and the consistency term",
@@ -19,7 +19,7 @@ ARMS = {
     "double_batch": "plain with batches twice as large",
     "equal_compute": "plain with more updates, for the time that rdrop takes",
 }
-# Fields that the comparison sets itself; of these an ablation may set alpha.
+# RESERVED: fields that the comparison sets. An ablation may set only alpha of these.
 _MAX_SEEDS = 10_000
 RESERVED = (
     "rdrop.alpha",
@@ -29,7 +29,7 @@ RESERVED = (
     "log.every",
     "checkpoint.every",
 )
-# Fields that change nothing in arms of one pass.
+# Fields without effect in arms with a single pass.
 OF_RDROP_ALONE = (
     "rdrop.alpha_warmup",
     "rdrop.divergence",
@@ -42,19 +42,19 @@ OF_RDROP_ALONE = (
 
 @dataclass(frozen=True)
 class Options:
-    """What a user asks for; a comparison goes on only with the same.
+    """Options of a comparison, which resumes only with the same options.
 
     Attributes:
       config: FILE[:PRESET].
-      overrides: fields of the config as text, for all runs.
-      alphas: those above 0 are what rdrop may choose from.
-      seeds: for choosing, counted from the config's seed.
-      final_seeds: for the verdict, counted on from those.
-      arms: names of `ARMS`, and of the ablations.
-      vary: field to values as text; every arm may choose from all combinations.
+      overrides: config fields and their values as text, for all runs.
+      alphas: weights of the consistency term; rdrop selects among those above 0.
+      seeds: number of seeds for selection, from the config's seed on.
+      final_seeds: number of seeds for the verdict, following the selection seeds.
+      arms: names of arms, from `ARMS` and the ablations.
+      vary: field to values as text; every arm selects among all combinations.
       metric: score of the verdict.
-      mode: "max" or "min", which of its values is better.
-      ablations: arm that is rdrop with another field to that field and its value.
+      mode: "max" or "min": whether a higher or a lower ``metric`` is better.
+      ablations: name of an ablation arm to the fields that it changes in rdrop.
     """
 
     config: str
@@ -69,7 +69,7 @@ class Options:
     ablations: dict[str, dict[str, str]]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON returns it."""
+        """Return the options as a JSON-ready dict."""
         return asdict(self) | {
             "alphas": list(self.alphas),
             "arms": list(self.arms),
@@ -77,18 +77,18 @@ class Options:
         }
 
     def what(self, arm: str) -> str:
-        """What an arm is, in a few words."""
+        """Return a short description of an arm."""
         return ARMS.get(arm) or f"rdrop with {arm}"
 
 
 def check(options: Options) -> ConfigDict:
-    """Checks what was asked for, as far as no data are needed.
+    """Check the options as far as possible without data.
 
     Returns:
       The config that all runs share.
 
     Raises:
-      InputError: names the argument, what was expected and what was found.
+      InputError: an invalid option; the message names the argument.
     """
     if not options.alphas or not any(options.alphas):
         raise InputError(
@@ -158,7 +158,7 @@ def _check_vary(options: Options) -> None:
 
 
 def variants(options: Options) -> list[dict[str, str]]:
-    """All combinations of what is varied; one empty one where nothing is."""
+    """Return all combinations of ``vary``; one empty dict if no field is varied."""
     return [
         dict(zip(options.vary, values, strict=True))
         for values in itertools.product(*options.vary.values())
@@ -166,12 +166,12 @@ def variants(options: Options) -> list[dict[str, str]]:
 
 
 def positive(options: Options) -> list[float]:
-    """The alphas that rdrop may choose from."""
+    """Return the alphas that rdrop selects from."""
     return [alpha for alpha in options.alphas if alpha > 0]
 
 
 def unlike(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Fields in which two comparisons differ, a line each."""
+    """Return one line per field in which two comparisons differ."""
     old, new = config_lib.flatten(stored), config_lib.flatten(now)
     return [
         f"{name}: there {old.get(name, '(absent)')!r}, now "

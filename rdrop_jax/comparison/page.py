@@ -1,4 +1,4 @@
-"""report.html, from what report.json holds. Needs no jax."""
+"""HTML page of a report, from the content of report.json. Needs no jax."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 from rdrop_jax.comparison import svg, tables
 from rdrop_jax.comparison.tables import Report
 
-_COLUMNS = 11  # of a table that fits the page; a wider one scrolls in its box
+_COLUMNS = 11  # maximum columns that fit the page; a wider table scrolls in its box
 _STYLE = """
 :root { color-scheme: light }
 * { box-sizing: border-box }
@@ -62,7 +62,7 @@ pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f3f3f3;
 
 
 def make_page(report: Report) -> str:
-    """A page that loads nothing, for a screen of any width and for paper."""
+    """Return a self-contained HTML page, for screens of any width and for print."""
     verdict = report["verdict"]
     kind = verdict["word"].replace(" ", "-") or "none"
     body = [
@@ -108,7 +108,7 @@ def make_page(report: Report) -> str:
 
 
 def _settings(report: Report) -> str:
-    """The settings among which the arms chose; nothing where each arm had one."""
+    """Return the table of candidate settings; "" if each arm had only one."""
     if not report["protocol"]["selection_seeds"]:
         return ""
     return (

@@ -1,4 +1,4 @@
-"""The order in which a comparison makes its runs. Needs no jax."""
+"""Selection and final runs of a comparison, in order. Needs no jax."""
 
 import math
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 def claim(
     options: Options, base: dict[str, Any], workdir: Path, command: str
 ) -> dict[str, Any]:
-    """Makes the folder this comparison's, or checks that it is.
+    """Initialize the folder for this comparison, or check that it belongs to it.
 
     Returns:
-      What comparison.json holds.
+      The content of comparison.json.
     """
     path = workdir / "comparison.json"
     asked = {"options": options.to_dict(), "base": base}
@@ -60,7 +60,7 @@ def stored(path: Path) -> dict[str, Any]:
     """Read comparison.json.
 
     Raises:
-      InputError: content that no comparison has written.
+      InputError: not the content of a comparison.json.
     """
     try:
         began = read_json(path)
@@ -78,15 +78,15 @@ def stored(path: Path) -> dict[str, Any]:
 
 
 class Comparison:
-    """The runs of a comparison, made phase by phase.
+    """Runs of a comparison, executed phase by phase.
 
     Args:
-      options: what was asked for.
-      began: what comparison.json holds.
-      workdir: of the comparison.
-      jobs: runs at a time.
-      start: makes the process of a run.
-      stop: ends the runs once set.
+      options: options of the comparison.
+      began: content of comparison.json.
+      workdir: folder of the comparison.
+      jobs: number of concurrent runs.
+      start: function that starts the process of a run.
+      stop: request to stop; once it is set, the running processes are killed.
     """
 
     def __init__(
@@ -114,9 +114,9 @@ class Comparison:
         self._progress = runs.Progress(per_arm * len(options.arms), jobs)
 
     def make_runs(self) -> None:
-        """Of all arms those to choose by, then those for the verdict.
+        """Execute the selection runs of all arms, then the final runs.
 
-        equal_compute comes last, because the others tell how much time is equal.
+        equal_compute comes last, because its length depends on the cost of other arms.
         """
         late = [arm for arm in self._options.arms if arm == "equal_compute"]
         self._make([arm for arm in self._options.arms if arm not in late])
@@ -139,7 +139,7 @@ class Comparison:
         self._execute([s for s in chosen if s is not None], final=True)
 
     def _execute(self, settings: Sequence[Setting], *, final: bool) -> None:
-        # Seed by seed, so that arms are trained side by side.
+        # Ordered by seed, so that runs of all arms alternate.
         trials = [plan.trials(self._options, s, final=final) for s in settings]
         ordered = [trial for row in zip(*trials, strict=True) for trial in row]
         failed = runs.execute(
@@ -170,7 +170,7 @@ class Comparison:
         return results.choose(found, settings, self._options.seeds, *self._select)
 
     def _cost_ratio(self) -> float | None:
-        """Measured once and kept, so that a second start makes the same updates."""
+        """Return the stored cost ratio; measure it once, so that resumed runs agree."""
         path = self._workdir / "cost.json"
         if not path.exists():
             plain, rdrop = (
@@ -192,7 +192,7 @@ class Comparison:
         return float(kept)
 
     def evidence(self) -> Evidence:
-        """What the report is made of."""
+        """Return the input of the report."""
         selection = {
             arm: {s.index: self._runs_of(s, final=False) for s in settings}
             for arm, settings in self._settings.items()

@@ -1,7 +1,7 @@
-"""Which runs a comparison consists of. Needs no jax.
+"""Settings and trials of a comparison. Needs no jax.
 
-Every run is the config with some fields set, so that each of them is one ordinary
-command of `rdrop_jax.train`.
+Every run is the config with some fields overridden, so that each can be reproduced by
+one ordinary command of `rdrop_jax.train`.
 """
 
 import itertools
@@ -15,13 +15,13 @@ from rdrop_jax.comparison.options import Options, positive, variants
 
 @dataclass(frozen=True)
 class Setting:
-    """One point that an arm may choose.
+    """Candidate hyperparameters of an arm.
 
     Attributes:
-      arm: its name.
-      index: place among the settings of the arm.
-      values: the fields that settings of the arm differ in.
-      overrides: all fields of a run but its seed and whether it reads test data.
+      arm: name of the arm.
+      index: position among the settings of the arm.
+      values: fields that differ between settings of the arm, with their values.
+      overrides: all overrides of a run except ``seed`` and ``eval.test``.
     """
 
     arm: str
@@ -31,7 +31,7 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """``alpha=1, lr=0.003``."""
+        """Short text such as ``alpha=1, lr=0.003``."""
         return ", ".join(f"{k.split('.')[-1]}={v}" for k, v in self.values.items())
 
 
@@ -40,9 +40,9 @@ class Trial:
     """One run: a setting and a seed.
 
     Attributes:
-      setting: what is run.
-      seed: of parameters, dropout, data order and labelled subset.
-      final: whether it is read on test data, for the verdict.
+      setting: hyperparameters of the run.
+      seed: seed of parameters, dropout, data order and labelled subset.
+      final: True for a final run, which is scored on test data for the verdict.
     """
 
     setting: Setting
@@ -51,19 +51,19 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """Folder of the run, inside the comparison's."""
+        """Folder of the run, relative to the comparison's folder."""
         phase = "final" if self.final else "selection"
         return f"{phase}/{self.setting.arm}-{self.setting.index}/seed{self.seed}"
 
     @property
     def overrides(self) -> dict[str, str]:
-        """All fields that the run sets."""
+        """All overrides of the run."""
         own = {"seed": str(self.seed), "eval.test": str(self.final).lower()}
         return self.setting.overrides | own
 
 
 def trials_per_arm(options: Options) -> int:
-    """How many settings each arm may choose from."""
+    """Return the number of settings that each arm selects from."""
     return len(positive(options)) * len(variants(options))
 
 
@@ -73,16 +73,15 @@ def settings(
     arm: str,
     cost_ratio: float = 1.0,
 ) -> list[Setting]:
-    """The settings of one arm, as many for each arm.
+    """Return the settings of one arm; every arm has the same number.
 
-    An arm without an alpha of its own chooses among learning rates in its place
-    (`_rates`).
+    An arm with alpha 0 selects among learning rates instead of alphas (`_rates`).
 
     Args:
-      options: what was asked for.
-      steps_per_epoch: of each of `variants`.
-      arm: its name.
-      cost_ratio: time of an update of rdrop, divided by that of plain.
+      options: options of the comparison.
+      steps_per_epoch: steps per epoch of each of `variants`.
+      arm: name of the arm.
+      cost_ratio: time per step of rdrop divided by that of plain.
 
     Returns:
       The settings.
@@ -110,7 +109,7 @@ def settings(
 
 
 def trials(options: Options, setting: Setting, *, final: bool) -> list[Trial]:
-    """The runs of a setting: other seeds to choose than for the verdict."""
+    """Return the runs of a setting; selection and final runs have different seeds."""
     first = flags.load(options.config, options.overrides).seed
     start = first + (options.seeds if final else 0)
     count = options.final_seeds if final else options.seeds
@@ -118,7 +117,7 @@ def trials(options: Options, setting: Setting, *, final: bool) -> list[Trial]:
 
 
 def _passes(options: Options, variant: dict[str, str], arm: str) -> dict[str, str]:
-    """Fields of the passes, which only some arms make as rdrop does."""
+    """Return the overrides for an arm's forward passes."""
     if arm not in ("rdrop", "two_passes", *options.ablations):
         return {"rdrop.num_passes": "none", "rdrop.dropouts": "()"}
     passes = flags.load(options.config, options.overrides | variant).rdrop.num_passes
@@ -128,9 +127,9 @@ def _passes(options: Options, variant: dict[str, str], arm: str) -> dict[str, st
 
 
 def _rates(options: Options) -> list[list[str]]:
-    """Learning rates of an arm without an alpha: of each variant, one per trial.
+    """Return the learning rates of an arm with alpha 0: per variant, one per trial.
 
-    The variant's own times 1, 1/2, 2, 1/4, 4, ..., leaving out what another trial has.
+    The variant's rate times 1, 1/2, 2, 1/4, 4, ..., without duplicates of other trials.
     """
     count = len(positive(options))
     own = [
@@ -156,7 +155,7 @@ def _rates(options: Options) -> list[list[str]]:
 
 
 def _factor(slot: int) -> float:
-    """1, 1/2, 2, 1/4, 4, ..."""
+    """Return the factor of a slot: 1, 1/2, 2, 1/4, 4, ..."""
     power = (slot + 1) // 2
     return 2.0 ** (-power if slot % 2 else power)
 
@@ -168,9 +167,9 @@ def _in_updates(
     steps_per_epoch: float,
     cost_ratio: float,
 ) -> dict[str, str]:
-    """Every length in updates, so that it is the same whatever the batch.
+    """Return overrides with all durations in steps, independent of the batch size.
 
-    Records and checkpoints fall on validations: a run that was killed then logs the
+    Logging and checkpoints coincide with validations, so that a resumed run logs the
     same means.
     """
     config = flags.load(options.config, dict(overrides))

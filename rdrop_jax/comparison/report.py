@@ -1,4 +1,4 @@
-"""The report of a comparison as one JSON-ready dict. Needs no jax."""
+"""Report of a comparison as one JSON-ready dict. Needs no jax."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from rdrop_jax.comparison.options import Options
 from rdrop_jax.comparison.plan import Setting
 from rdrop_jax.comparison.results import Run, curve, difference, mean_of, summary
 
-# Diagnostics of an arm: key, what it is, and the unit.
+# Diagnostics of an arm: key to description and unit.
 DIAGNOSTICS = {
     "pass_kl": "KL between passes at the end of training, nats",
     "gap": "validation minus training score",
@@ -26,21 +26,21 @@ DIAGNOSTICS = {
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that a report is made of.
+    """Input of a report.
 
     Attributes:
-      options: what was asked for.
-      base: fields of the config that all runs share.
-      probe: what `worker.probe` found.
-      versions: of Python and packages.
-      command: that began it.
-      select: name of the score that chooses, and "max" or "min".
+      options: options of the comparison.
+      base: config fields that all runs share.
+      probe: result of `worker.probe`.
+      versions: versions of Python and packages.
+      command: command that started the comparison.
+      select: name of the selection score, and "max" or "min".
       settings: arm to its settings.
-      picked: arm to its chosen setting, or none.
-      selection: arm to index of a setting to its finished runs.
-      final: arm to its finished runs for the verdict.
-      failed: name of a run to why it failed.
-      cost_ratio: that equal_compute used; none where it is no arm.
+      picked: arm to its selected setting, or None.
+      selection: arm to index of a setting to its finished selection runs.
+      final: arm to its finished final runs.
+      failed: name of a failed run to the reason.
+      cost_ratio: ratio that equal_compute used; None without that arm.
     """
 
     options: Options
@@ -58,7 +58,7 @@ class Evidence:
 
 
 def make_report(found: Evidence) -> dict[str, Any]:
-    """What report.json holds; all that depends on the clock is in ``timings``."""
+    """Return the content of report.json; only ``timings`` depends on measured time."""
     options = found.options
     arms = [_arm(found, arm) for arm in options.arms]
     rdrop = next(arm for arm in arms if arm["arm"] == "rdrop")
@@ -181,12 +181,12 @@ def _verdict(found: Evidence, rdrop: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def signed(value: float) -> str:
-    """Four significant digits with a sign, which 0 and its rounding errors have not."""
+    """Format four significant digits with a sign; 0 up to rounding error gives "0"."""
     return f"{value:+.4g}".replace("-", "\u2212") if abs(value) > 1e-12 else "0"
 
 
 def _exploratory(found: Evidence) -> list[dict[str, Any]]:
-    """Settings to choose among, with validation scores; empty if no arm had several."""
+    """Return candidate settings and validation scores; empty without a selection."""
     rows: list[dict[str, Any]] = []
     if not found.selection:
         return rows
@@ -218,7 +218,7 @@ def _curves(
 
 
 def _config(found: Evidence) -> dict[str, Any]:
-    """The fields of plain's runs for the verdict, but for the seed."""
+    """Return the config fields of plain's final runs, without the seed."""
     setting = found.picked.get("plain")
     if setting is None:
         return dict(found.base)
@@ -228,7 +228,7 @@ def _config(found: Evidence) -> dict[str, Any]:
 
 
 def _differences(found: Evidence) -> dict[str, dict[str, str]]:
-    """Field to arm to value, for each field that is not the same in all arms."""
+    """Map field to arm to value, for each field that differs between arms."""
     picked = {arm: s.overrides for arm, s in found.picked.items() if s is not None}
     fields = sorted({name for fields in picked.values() for name in fields})
     rows = {
@@ -242,7 +242,7 @@ def _differences(found: Evidence) -> dict[str, dict[str, str]]:
 
 
 def _timings(found: Evidence) -> dict[str, Any]:
-    """Cost of each arm, and its curve over seconds at its median speed."""
+    """Return the cost of each arm, and its curve over seconds at its median speed."""
     name = found.options.metric
     costs: dict[str, Any] = {}
     for arm, runs in found.final.items():
@@ -261,7 +261,7 @@ def _timings(found: Evidence) -> dict[str, Any]:
 
 
 def _json_ready(value: Any) -> Any:
-    """NaN and infinity, which JSON has no word for, become null."""
+    """Replace NaN and infinity, which JSON cannot represent, by None."""
     if isinstance(value, Mapping):
         return {key: _json_ready(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

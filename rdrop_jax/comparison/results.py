@@ -1,4 +1,4 @@
-"""What finished runs say: choice of settings, differences, cost. Needs no jax."""
+"""Results of finished runs: selection, differences, cost. Needs no jax."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ class Run:
     """A finished run.
 
     Attributes:
-      trial: which.
-      result: its result.json.
-      diagnostics: its diagnostics.json; empty for a run to choose by.
-      records: its metrics.jsonl.
-      examples: score to values [examples] on test data; empty where there are none.
+      trial: setting and seed of the run.
+      result: content of result.json.
+      diagnostics: content of diagnostics.json; empty for a selection run.
+      records: records of metrics.jsonl.
+      examples: score to values [examples] on test data; may be empty.
     """
 
     trial: Trial
@@ -37,7 +37,7 @@ class Run:
 
     @property
     def update_seconds(self) -> float:
-        """Median over the log windows."""
+        """Median seconds per step over the log windows; NaN if none was timed."""
         speeds = [r["steps_per_second"] for r in self.records if _has_speed(r)]
         return 1.0 / float(np.median(speeds)) if speeds else math.nan
 
@@ -50,11 +50,11 @@ def _has_speed(record: Mapping[str, Any]) -> bool:
 
 
 def read_run(trial: Trial, workdir: Path) -> Run:
-    """Reads the workdir of a finished run.
+    """Read the workdir of a finished run.
 
     Args:
-      trial: which.
-      workdir: of the comparison.
+      trial: setting and seed of the run.
+      workdir: folder of the comparison.
     """
     folder = workdir / trial.name
     examples: dict[str, np.ndarray] = {}
@@ -71,7 +71,7 @@ def read_run(trial: Trial, workdir: Path) -> Run:
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Mean, standard deviation and the values themselves."""
+    """Return mean, standard deviation and the values."""
     array = np.asarray(values, np.float64)
     return {"mean": float(array.mean()), "sd": stats.sd(array), "values": list(values)}
 
@@ -83,17 +83,17 @@ def choose(
     metric: str,
     mode: str,
 ) -> Setting | None:
-    """The setting with the best mean validation score.
+    """Return the setting with the best mean validation score.
 
     Args:
       runs: index of a setting to its finished runs.
-      settings: of one arm.
-      seeds: how many runs each has; one with fewer finished ones is not chosen.
+      settings: settings of one arm.
+      seeds: number of runs per setting; settings with fewer finished runs are ignored.
       metric: name of the score.
       mode: "max" or "min".
 
     Returns:
-      The setting, the first of those that tie; none if none can be chosen.
+      The best setting, the first one if several tie; None if no setting qualifies.
     """
     sign = 1.0 if mode == "max" else -1.0
     means = {}
@@ -109,9 +109,9 @@ def choose(
 
 
 def cost_ratio(plain: Sequence[Run], rdrop: Sequence[Run]) -> float:
-    """Median time of an update with R-Drop over that of plain; NaN without runs.
+    """Return the median time per step of rdrop over that of plain; NaN without runs.
 
-    At least 1: two passes cannot cost less than one, and what says so is noise.
+    At least 1: two passes cannot cost less than one, so a lower ratio is noise.
     """
     medians = [
         float(np.median([run.update_seconds for run in runs])) if runs else math.nan
@@ -124,11 +124,11 @@ def cost_ratio(plain: Sequence[Run], rdrop: Sequence[Run]) -> float:
 def difference(
     arm: Sequence[Run], plain: Sequence[Run], metric: str
 ) -> dict[str, Any] | None:
-    """An arm minus plain on test data, over the seeds that both finished.
+    """Compare an arm to plain on test data, over the seeds that both finished.
 
     Returns:
       `stats.Paired` as a dict, the ``seeds``, and ``examples``: the bootstrap interval
-      over test examples, none where the task scores no single ones.
+      over test examples, or None without scores per example.
     """
     ours, theirs = ({run.trial.seed: run for run in runs} for runs in (arm, plain))
     seeds = sorted(ours.keys() & theirs.keys())
@@ -157,16 +157,16 @@ def difference(
 def curve(
     runs: Sequence[Run], kind: str, name: str, *, scale: float = 1.0
 ) -> Curve | None:
-    """Mean and standard deviation over runs, at the steps that all recorded.
+    """Return mean and standard deviation over runs, at the steps that all recorded.
 
     Args:
-      runs: of one setting.
+      runs: runs of one setting.
       kind: "train" or "validation".
-      name: of the value.
-      scale: what a step is multiplied by.
+      name: name of the value.
+      scale: factor from steps to ``x``.
 
     Returns:
-      ``x``, ``mean``, ``sd``; none where no run recorded it.
+      ``x``, ``mean``, ``sd``; None if the runs have no recorded step in common.
     """
     found: list[dict[int, float]] = [
         {r["step"]: r[name] for r in run.records if r["kind"] == kind and name in r}
@@ -187,7 +187,7 @@ def curve(
 
 
 def mean_of(runs: Sequence[Run], get: Callable[[Run], float | None]) -> float | None:
-    """Mean of a value over runs; none unless every run has it."""
+    """Return the mean of a value over runs; None unless every run has it."""
     values = [get(run) for run in runs]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known and len(known) == len(values) else None

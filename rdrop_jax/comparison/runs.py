@@ -1,4 +1,4 @@
-"""Runs of a comparison in processes of their own. Needs no jax."""
+"""Runs of a comparison in separate processes. Needs no jax."""
 
 import json
 import subprocess
@@ -16,16 +16,16 @@ from rdrop_jax.runtime.preemption import Stop
 
 @runtime_checkable
 class Process(Protocol):
-    """What `execute` needs of a process."""
+    """Interface of the processes that `execute` manages."""
 
     def poll(self) -> int | None: ...
     def kill(self) -> None: ...
 
 
 class Child:
-    """A process that ends when this one does, because its standard input closes.
+    """Process that exits with its parent, because its standard input is closed then.
 
-    It leaves our process group, so that Ctrl-C reaches it through us alone.
+    It has a separate session, so that Ctrl-C reaches only the parent.
     """
 
     def __init__(self, argv: Sequence[str], log: IO[str]) -> None:
@@ -54,7 +54,7 @@ _WORKER = (sys.executable, "-m", "rdrop_jax.comparison.worker")
 
 
 def start(options: Options, trial: Trial, workdir: Path) -> Process:
-    """Starts the process of a run; what it says goes to ``output.log``."""
+    """Start the process of a run, with its output appended to ``output.log``."""
     workdir.mkdir(parents=True, exist_ok=True)
     job = {
         "config": options.config,
@@ -67,10 +67,10 @@ def start(options: Options, trial: Trial, workdir: Path) -> Process:
 
 
 def probe(options: Options, variants: Sequence[dict[str, str]]) -> dict[str, Any]:
-    """What the task and the devices say, from a process of its own.
+    """Run `worker.probe` in a separate process and return its result.
 
     Raises:
-      InputError: data that cannot be read, or fields that no model can be built of.
+      InputError: unreadable data, or a config from which no model can be built.
     """
     job = {
         "config": options.config,
@@ -86,7 +86,7 @@ def probe(options: Options, variants: Sequence[dict[str, str]]) -> dict[str, Any
 
 
 def message(said: Sequence[str]) -> str:
-    """The error that a process ended with, all of its lines; else its last line."""
+    """Return all lines of the last error in a process's output, else the last line."""
     if not said:
         return "the task cannot be built"
     starts = [i for i, line in enumerate(said) if line.startswith("error: ")]
@@ -94,18 +94,18 @@ def message(said: Sequence[str]) -> str:
 
 
 def finished(trial: Trial, workdir: Path) -> bool:
-    """Whether a run has left all that the report needs of it."""
+    """Return whether a run has written all files that the report needs."""
     if trial.final and not (workdir / "diagnostics.json").is_file():
         return False
     return (workdir / "result.json").is_file()
 
 
 class Progress:
-    """Counts runs and says how long the rest will take.
+    """Progress display: counts runs and estimates the remaining time.
 
     Args:
-      total: runs of the whole comparison.
-      jobs: how many run at a time.
+      total: number of runs of the comparison.
+      jobs: number of concurrent runs.
     """
 
     def __init__(self, total: int, jobs: int) -> None:
@@ -113,11 +113,11 @@ class Progress:
         self._seconds: list[float] = []
 
     def skip(self, count: int) -> None:
-        """Counts runs that an earlier start finished, or that will never be made."""
+        """Count runs that are finished already or will not be executed."""
         self._left -= count
 
     def done(self, trial: Trial, seconds: float, outcome: str) -> None:
-        """Prints the line of a run that ended."""
+        """Print the line of a run that ended."""
         self._left -= 1
         self._seconds.append(seconds)
         mean = sum(self._seconds) / len(self._seconds)
@@ -139,19 +139,19 @@ def execute(
     stop: Stop,
     start: Start = start,
 ) -> dict[str, str]:
-    """Makes all runs that are not finished, some at a time.
+    """Execute all unfinished runs, several concurrently.
 
     Args:
-      options: what was asked for.
-      trials: the runs, in order.
-      workdir: of the comparison.
-      jobs: processes at a time.
-      progress: takes what ended.
-      stop: looked at all the time; once set, the runs are ended where they are.
-      start: makes the process of a run.
+      options: options of the comparison.
+      trials: runs, in order.
+      workdir: folder of the comparison.
+      jobs: number of concurrent processes.
+      progress: display that is notified of each run that ends.
+      stop: request to stop, polled all the time; once set, the processes are killed.
+      start: function that starts the process of a run.
 
     Returns:
-      Name of each run that failed, and why.
+      Names of failed runs to the reasons.
 
     Raises:
       Stopped: ``stop`` was set.
@@ -187,7 +187,7 @@ def execute(
 
 
 def why(workdir: Path) -> str:
-    """The last line that a run left."""
+    """Return the last line of a run's output, as the reason of its failure."""
     log = workdir / "output.log"
     lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
     said = [line.strip() for line in lines if line.strip()]

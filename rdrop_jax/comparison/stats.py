@@ -7,23 +7,23 @@ from jaxtyping import Float
 from scipy import stats
 
 LEVEL = 0.95
-MIN_SEEDS = 6  # below, no sign-flip p can reach 0.05: 2 / 2**5 is 0.0625
-_EXACT = 2**16  # up to so many sign flips are all tried
+MIN_SEEDS = 6  # with 5 seeds the smallest sign-flip p is 2 / 2**5 = 0.0625, above 0.05
+_EXACT = 2**16  # maximum number of sign flips for an exact test
 _RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
 class Paired:
-    """An arm minus another, seed by seed.
+    """Paired differences between two arms.
 
     Attributes:
       values: difference of each seed.
-      mean: of the values.
-      sd: of the values; NaN for one seed.
+      mean: mean of the values.
+      sd: sample standard deviation of the values; NaN for one seed.
       low: lower end of the t interval of the mean; NaN for one seed.
-      high: its upper end.
-      p: two-sided, by flipping signs.
-      smallest_p: the smallest that this number of seeds can reach.
+      high: upper end of that interval; NaN for one seed.
+      p: two-sided p value of the sign-flip test.
+      smallest_p: minimum p value for this number of seeds.
     """
 
     values: tuple[float, ...]
@@ -36,7 +36,7 @@ class Paired:
 
 
 def paired(a: Float[np.ndarray, " seeds"], b: Float[np.ndarray, " seeds"]) -> Paired:
-    """What can be said of ``a - b``, both in the order of the seeds."""
+    """Compute the statistics of ``a - b``, both in the order of the seeds."""
     values = a - b
     low, high = t_interval(values)
     return Paired(
@@ -51,18 +51,18 @@ def paired(a: Float[np.ndarray, " seeds"], b: Float[np.ndarray, " seeds"]) -> Pa
 
 
 def sd(values: Float[np.ndarray, " seeds"]) -> float:
-    """Sample standard deviation; NaN for a single value."""
+    """Return the sample standard deviation; NaN for a single value."""
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
 def t_interval(
     differences: Float[np.ndarray, "*experiments seeds"], level: float = LEVEL
 ) -> tuple[Float[np.ndarray, "*experiments"], Float[np.ndarray, "*experiments"]]:
-    """``mean -+ t * sd / sqrt(seeds)``, t of ``seeds - 1`` degrees of freedom.
+    """Compute ``mean -+ t * sd / sqrt(seeds)`` with ``seeds - 1`` degrees of freedom.
 
     Args:
-      differences: of pairs, seeds on the last axis.
-      level: how often such intervals cover the mean of all seeds.
+      differences: paired differences, seeds on the last axis.
+      level: confidence level.
 
     Returns:
       Lower and upper ends; NaN for a single seed.
@@ -79,13 +79,13 @@ def t_interval(
 def sign_flip_p(
     differences: Float[np.ndarray, "*experiments seeds"],
 ) -> Float[np.ndarray, "*experiments"]:
-    """Share of sign flips with a mean at least as far from 0, two-sided.
+    """Compute the two-sided p value of a sign-flip (paired permutation) test.
 
-    If both arms were the same, each difference could as well have had the other sign.
-    All ``2**seeds`` flips are tried up to 16 seeds, else as many at random.
+    Under the null hypothesis that the arms are equal, the sign of each difference is
+    random. Up to 16 seeds all ``2**seeds`` flips are tried, else ``2**16`` random ones.
 
     Args:
-      differences: of pairs, seeds on the last axis.
+      differences: paired differences, seeds on the last axis.
 
     Returns:
       p, at least ``2 / 2**seeds``; 1 for a single seed.
@@ -110,14 +110,14 @@ def bootstrap_interval(
     level: float = LEVEL,
     resamples: int = _RESAMPLES,
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over examples drawn with replacement.
+    """Compute the bootstrap percentile interval of the mean over test examples.
 
-    The models stay as they are: this is the chance of the test set alone.
+    The models are fixed: the interval reflects only the sampling of the test set.
 
     Args:
-      differences: of each test example, averaged over seeds.
-      level: of the interval.
-      resamples: how many test sets to draw, the same at every call.
+      differences: difference of each test example, averaged over seeds.
+      level: confidence level.
+      resamples: number of test sets to draw; the draws are the same at every call.
 
     Returns:
       Lower and upper end.
@@ -135,9 +135,9 @@ def bootstrap_interval(
 
 
 def verdict(found: Paired, *, higher_is_better: bool) -> str:
-    """One of "helps", "hurts", "cannot be told"; nothing below 6 seeds.
+    """Return "helps", "hurts" or "cannot be told" (inconclusive); "" below 6 seeds.
 
-    A word other than the last needs both: an interval without 0, and p of at most 0.05.
+    "helps" and "hurts" require both an interval that excludes 0 and p at most 0.05.
     """
     if len(found.values) < MIN_SEEDS:
         return ""

@@ -1,11 +1,11 @@
-"""Charts as SVG text, for pages that load nothing."""
+"""Charts as SVG text, for self-contained pages."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 420, 300  # in units of the viewBox; text is 12 of them high
+WIDTH, HEIGHT = 420, 300  # in units of the viewBox; the font size is 12 units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 30, 44
 # Okabe and Ito's colours, distinct in most kinds of colour blindness. 7 colours and 5
 # dashes have no common divisor, so 35 styles differ.
@@ -18,20 +18,20 @@ COLOURS = (
     "#56b4e9",
     "#a6761d",
 )
-_CHARACTER = 6.5  # width of a character of text, generously
+_CHARACTER = 6.5  # upper estimate of the width of a character
 _SAMPLE = 30  # width of a line's sample in the legend
 _DASHES = ("", "7 3", "2 2", "9 3 2 3", "4 4")
 
 
 @dataclass(frozen=True)
 class Line:
-    """A mean with a band.
+    """Mean curve with a band.
 
     Attributes:
-      name: for the legend.
-      style: number of its colour and dashes.
-      x: positions.
-      mean: heights.
+      name: label in the legend.
+      style: index of colour and dashes.
+      x: x coordinates.
+      mean: y coordinates.
       sd: half the height of the band.
     """
 
@@ -44,14 +44,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Interval:
-    """A row of an interval chart.
+    """Row of an interval chart.
 
     Attributes:
-      name: of the row.
-      mean: the mark.
+      name: label of the row.
+      mean: position of the mark.
       low: left end.
       high: right end.
-      points: single values, drawn small.
+      points: single values, drawn as small dots.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Interval:
 
 
 def ticks(low: float, high: float, count: int = 6) -> list[float]:
-    """Round numbers inside a range, about ``count`` of them."""
+    """Return about ``count`` round numbers within a range."""
     span = high - low
     step = 10.0 ** math.floor(math.log10(span / count))
     step *= next(m for m in (1, 2, 2.5, 5, 10) if span / (step * m) <= count)
@@ -71,12 +71,12 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def label(value: float) -> str:
-    """A tick's number, short."""
+    """Return a short label for a tick."""
     return f"{value:.4g}".replace("-", "\u2212") if value else "0"
 
 
 def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
-    """Means over x with bands of one standard deviation."""
+    """Draw means over x with bands of one standard deviation."""
     low_x, high_x = _range([v for line in lines for v in line.x])
     edges = [
         m + sign * s
@@ -87,7 +87,7 @@ def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> str:
     low_y, high_y = _range(edges, margin=0.04)
     columns = legend_columns([line.name for line in lines])
     legend = 16 * math.ceil(len(lines) / columns)
-    # One row of the legend is inside the usual height.
+    # HEIGHT includes one row of the legend.
     top, height = _TOP + legend, HEIGHT + max(legend - 16, 0)
     opacity = min(0.15, 0.75 / len(lines))
 
@@ -143,7 +143,7 @@ def shortened(text: str, width: float) -> str:
 
 
 def interval_chart(rows: Sequence[Interval], *, title: str, x: str) -> str:
-    """Intervals and single values around zero, a row each."""
+    """Draw intervals and single values around zero, one row per item."""
     every = [v for r in rows for v in (r.low, r.high, *r.points) if math.isfinite(v)]
     low, high = _range([*every, 0.0], margin=0.06)
     height = _TOP + _BOTTOM + 44 * len(rows)

@@ -1,4 +1,4 @@
-"""The tables of a report as text, and the one to paste as Markdown. Needs no jax."""
+"""Tables of a report as text and Markdown. Needs no jax."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ _NONE = "\u2013"
 
 
 def make_markdown(report: Report) -> str:
-    """The verdict and the table of the arms."""
+    """Return the verdict and the table of the arms as Markdown."""
     rows = arms_table(report)
     columns = list(rows[0])
     lines = [
@@ -26,7 +26,7 @@ def make_markdown(report: Report) -> str:
 
 
 def arms_table(report: Report) -> Table:
-    """One row per arm: what was chosen, test scores, difference to plain."""
+    """Return one row per arm: selected setting, test scores, difference to plain."""
     rows = []
     metric = report["metric"]["name"]
     names = dict.fromkeys(

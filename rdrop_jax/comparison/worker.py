@@ -1,6 +1,6 @@
-"""One process of a comparison: a run from its start or where it stands, to its end.
+"""Worker process of a comparison, which starts or resumes one run and completes it.
 
-python -m rdrop_jax.comparison.worker JSON; started by `rdrop_jax.compare` alone.
+python -m rdrop_jax.comparison.worker JSON; only `rdrop_jax.compare` starts it.
 """
 
 import json
@@ -18,10 +18,10 @@ from rdrop_jax.runtime import versions
 
 
 def work(job: Mapping[str, Any]) -> None:
-    """Trains a run, and diagnoses it if it is one of those for the verdict.
+    """Train a run; if it is a final run, also compute its diagnostics.
 
     Args:
-      job: ``config``, ``overrides``, ``workdir``, ``final``.
+      job: dict with ``config``, ``overrides``, ``workdir`` and ``final``.
     """
     workdir = Path(job["workdir"])
     train_program.train(flags.load(job["config"], job["overrides"]), workdir)
@@ -33,17 +33,17 @@ def work(job: Mapping[str, Any]) -> None:
 
 
 def probe(job: Mapping[str, Any]) -> dict[str, Any]:
-    """What only the task and the devices know.
+    """Collect facts that require the data and the devices.
 
     Args:
-      job: ``config``, and ``probe``: overrides of every variant.
+      job: dict with ``config`` and ``probe``, the overrides of every variant.
 
     Returns:
-      ``steps_per_epoch`` of each variant, the names of ``scores``, ``data``, and the
-      ``device``.
+      ``steps_per_epoch`` of each variant, names of ``scores``, checksums of ``data``,
+      and the ``device``.
 
     Raises:
-      InputError: data or weights that cannot be used.
+      InputError: unusable data or weights.
     """
     configs = [flags.load(job["config"], each) for each in job["probe"]]
     configs = [ready.completed(config) for config in configs]
@@ -62,7 +62,7 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _end_with_parent() -> None:
-    """Ends this process once the other end of its standard input is closed."""
+    """Exit this process once its standard input is closed."""
 
     def watch() -> None:
         os.read(0, 1)
@@ -72,7 +72,7 @@ def _end_with_parent() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Does the job that the first argument describes."""
+    """Run the job that the first argument specifies."""
     job = json.loads(argv[0])
     if "probe" in job:
         print(json.dumps(probe(job)), flush=True)

@@ -1,1 +1,1 @@
-"""Devices, checkpoints and logs. Knows nothing of tasks."""
+"""Devices, checkpoints and logs, independent of tasks."""

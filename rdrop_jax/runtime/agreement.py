@@ -1,6 +1,6 @@
 """Checks that all processes of a run have the same config, data and workdir.
 
-Loads jax only in a call.
+Imports jax inside functions only.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ _SEEN_WITHIN = 10.0  # seconds for a network file system to show a new file
 
 
 def check_equal(name: str, content: Mapping[str, Any]) -> None:
-    """Check that all processes have the same values, before they compute together.
+    """Check that all processes have the same values, before a joint computation.
 
     Args:
-      name: the object that is compared, for the message.
-      content: names to values, which JSON can hold.
+      name: name of the compared object, for the message.
+      content: names to values; other types than JSON's are compared as text.
 
     Raises:
-      InputError: on every process; names the first fields that differ.
+      InputError: values differ. Raised on every process; lists the first fields.
     """
     import jax
     import numpy as np
@@ -42,7 +42,7 @@ def check_equal(name: str, content: Mapping[str, Any]) -> None:
     digests = process_allgather(digest)
     if (digests == digests[0]).all():
         return
-    # Only processes that differ pay for sending the text.
+    # Send the full text only if the checksums differ.
     length = int(process_allgather(np.int32(len(text))).max())
     padded = np.frombuffer(text.ljust(length), np.uint8)
     first, *others = (json.loads(bytes(row)) for row in process_allgather(padded))
@@ -62,16 +62,16 @@ def check_equal(name: str, content: Mapping[str, Any]) -> None:
 def check_visible(folder: Path, names: Sequence[str], remedy: str) -> None:
     """Check that all processes see files that process 0 sees.
 
-    A network file system may show new files late, so that each process looks for some
-    seconds.
+    A network file system may show new files late, so that each process retries for
+    some seconds.
 
     Args:
-      folder: of the run.
-      names: files below it.
+      folder: folder that contains the files.
+      names: file paths relative to ``folder``.
       remedy: end of the message.
 
     Raises:
-      InputError: on every process; names those that do not see a file.
+      InputError: a process does not see a file. Raised on every process.
     """
     import jax
     import numpy as np
@@ -84,7 +84,7 @@ def check_visible(folder: Path, names: Sequence[str], remedy: str) -> None:
     while missing and time.monotonic() < end:
         time.sleep(0.1)
         with contextlib.suppress(OSError):
-            os.listdir(folder)  # network file systems then look again
+            os.listdir(folder)  # makes a network file system refresh its cache
         missing = [name for name in missing if not (folder / name).exists()]
     counts = process_allgather(np.int32(len(missing)))
     blind = [str(number) for number, count in enumerate(counts) if count]
@@ -102,7 +102,7 @@ def check_shared(workdir: Path) -> None:
     Process 0 writes a file with a random name, and all processes must see it.
 
     Raises:
-      InputError: on every process; names those with a different workdir.
+      InputError: a process has a different workdir. Raised on every process.
     """
     import jax
 

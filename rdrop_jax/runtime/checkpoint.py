@@ -1,8 +1,8 @@
-"""Checkpoints of a train state, by orbax: async, the newest few and the best.
+"""Asynchronous checkpoints of a train state by orbax: the newest few and the best.
 
-Each checkpoint holds the state and a small record of the run's progress. The step is
-the data position; nothing else is stored. A checkpoint is finished when it is sealed
-(`rdrop_jax.runtime.seal`), and is read only after its checksums were found to hold.
+Each checkpoint contains the state and a small record of the run's progress. The step is
+the data position, so no other position is stored. A checkpoint is complete once its
+checksum file is written (`rdrop_jax.runtime.seal`). Checksums are verified on load.
 """
 
 import contextlib
@@ -32,12 +32,12 @@ _NONE = -1
 
 @dataclass(frozen=True)
 class Progress:
-    """What a run knows besides its state.
+    """Record of a run's progress, stored alongside the train state.
 
     Attributes:
-      best_step: checkpoint with the best validation score; -1 before the first.
-      best_score: that score.
-      stale: validations since then.
+      best_step: step with the best validation score; -1 before the first validation.
+      best_score: score at ``best_step``; higher is better.
+      stale: number of validations since ``best_step``.
       seconds: training time so far, over all restarts.
     """
 
@@ -48,13 +48,13 @@ class Progress:
 
 
 class Checkpoints:
-    """Saves and restores under ``workdir/checkpoints``.
+    """Save and restore checkpoints under ``workdir/checkpoints``.
 
     Args:
       workdir: folder of the run.
-      keep: newest checkpoints that stay, besides the best.
-      read_only: for programs that look at a run that may still be going on.
-      say: takes a line for the user; the default prints it on standard error.
+      keep: number of newest checkpoints to keep, in addition to the best.
+      read_only: True for programs that read a run, which may still be training.
+      say: function that logs a line; by default it prints to standard error.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Checkpoints:
         self._last = 0
 
     def _opened(self, read_only: bool) -> ocp.CheckpointManager:
-        # What orbax would set itself, with a warning, for a manager that only reads.
+        # orbax sets these for a read-only manager itself, but logs a warning.
         reading = {"create": False, "save_interval_steps": 0} if read_only else {}
         with explained(self._folder), _without_note_on_reading():
             return ocp.CheckpointManager(
@@ -93,24 +93,24 @@ class Checkpoints:
             )
 
     def steps(self) -> list[int]:
-        """Steps with a finished checkpoint, oldest first."""
+        """Return the steps with a complete checkpoint, oldest first."""
         folders = seal.step_folders(self._folder)
         return [step for step, folder in folders.items() if seal.sealed(folder)]
 
     def save(self, step: int, state: Any, progress: Progress) -> None:
-        """Begins to save; returns once the arrays are copied off the devices.
+        """Start to save; return once the arrays are copied off the devices.
 
         Args:
-          step: number of updates done.
-          state: the train state.
-          progress: stored beside it.
+          step: number of completed steps.
+          state: train state.
+          progress: record to store alongside the state.
         """
         self.wait()
         moved = agreed(self._moved)
         if not moved and self._last and not seal.sealed(self._path(self._last)):
             self._say(f"checkpoint step {self._last}: removed during the run")
         self._last = step
-        if moved:  # storage would make the folder again, in silence
+        if moved:  # the storage layer would silently recreate the folder
             self._manager = self._opened(read_only=False)
         self._start_save(step, state, progress)
         if moved:
@@ -122,10 +122,10 @@ class Checkpoints:
             )
 
     def _moved(self) -> int:
-        """Return whether the folder of checkpoints is gone.
+        """Return 1 if the checkpoint folder was removed or renamed, else 0.
 
         Raises:
-          InputError: the workdir is gone as well, or something else is in its place.
+          InputError: the workdir is gone as well, or another folder replaced either.
         """
         found = identity(self._folder)
         if found == self._place:
@@ -155,7 +155,7 @@ class Checkpoints:
             seal.seal(self._path(step))
 
     def restore(self, step: int, abstract: Any) -> tuple[Any, Progress]:
-        """The state at a step, placed as ``abstract`` says, and its progress."""
+        """Return the state and progress at a step, sharded as in ``abstract``."""
         args = ocp.args.Composite(
             state=_restore_args(abstract), progress=ocp.args.JsonRestore()
         )
@@ -165,7 +165,7 @@ class Checkpoints:
         return found["state"], progress
 
     def restore_params(self, step: int, abstract: Any, *, ema: bool) -> Any:
-        """The parameters alone, or their moving average."""
+        """Return the parameters of a step, or their moving average if ``ema``."""
         item = {"ema_params" if ema else "params": abstract}
         args = ocp.args.Composite(state=_restore_args(item, partial_restore=True))
         found = self._manager.restore(step, args=args)
@@ -173,39 +173,39 @@ class Checkpoints:
         return params
 
     def progress(self, step: int) -> Progress:
-        """The record stored with a step.
+        """Return the progress stored with a step.
 
-        Read by hand: orbax would wait for all processes, and one may ask alone.
+        Does not use orbax, which would wait for all processes: one may call this alone.
         """
         return Progress(**read_json(self._path(step) / "progress" / "metadata"))
 
     def read(self, which: str, load: Callable[[int], T]) -> tuple[int, T]:
-        """Loads what `pick` finds, again where a running training pruned it meanwhile.
+        """Load the checkpoint that `pick` selects; retry if training pruned it.
 
         Args:
-          which: "best", "last" or a number.
-          load: reads a step.
+          which: "best", "last" or a step.
+          load: function that loads a step.
 
         Returns:
-          The step, and what ``load`` made of it.
+          The step and the return value of ``load``.
         """
         while True:
             step = self.pick(which)
             try:
                 return step, load(step)
             except (OSError, ValueError, KeyError):
-                # With others there is no second try: they are not here to decide.
+                # With several processes, do not retry: `pick` needs all of them.
                 if jax.process_count() > 1 or not seal.flaw(self._path(step)):
                     raise
 
     def pick(self, which: str) -> int:
-        """The step that "best", "last" or a number means, its checksums verified.
+        """Return the step for "best", "last" or a number, after verifying checksums.
 
-        A damaged one is passed over with a message, but not where a number asks for it.
-        Of several processes the first decides for all.
+        For "best" and "last", corrupt checkpoints are skipped with a message. Process 0
+        decides for all processes.
 
         Raises:
-          InputError: there is no such checkpoint, or no whole one.
+          InputError: the checkpoint does not exist or is corrupt, or none is valid.
         """
         step = agreed(lambda: self._pick(which))
         self._check_visible(step)
@@ -235,10 +235,10 @@ class Checkpoints:
         return int(which)
 
     def newest(self, count: str) -> list[int]:
-        """The ``count`` newest whole checkpoints, the newest first.
+        """Return the steps of the ``count`` newest valid checkpoints, newest first.
 
         Raises:
-          InputError: not a number, or fewer are there.
+          InputError: ``count`` is not a number, or there are fewer valid checkpoints.
         """
         if not is_number(count) or int(count) < 1:
             raise InputError(
@@ -246,7 +246,7 @@ class Checkpoints:
             )
         folders = seal.step_folders(self._folder)
         whole = [s for s in sorted(folders, reverse=True) if not seal.flaw(folders[s])]
-        # All processes average as many as the first one finds.
+        # All processes average as many checkpoints as process 0 finds.
         there = agreed(lambda: len(whole))
         if int(count) > there:
             raise InputError(
@@ -256,13 +256,13 @@ class Checkpoints:
         return whole[: int(count)]
 
     def latest(self) -> int | None:
-        """The step to go on from; what is damaged and newer is moved out of its way.
+        """Return the step to resume from; rename newer, corrupt checkpoints.
 
         Returns:
-          The newest whole checkpoint; none where nothing was ever finished.
+          The step of the newest valid checkpoint; None if no save ever completed.
 
         Raises:
-          InputError: checkpoints were finished, and none of them is whole.
+          InputError: there are completed checkpoints, but none is valid.
         """
         step = agreed(self._cleared)
         if step != _NONE:
@@ -283,7 +283,7 @@ class Checkpoints:
         return step
 
     def _first_whole(self, steps: Iterable[int], under: str = "") -> int:
-        """The first step without a flaw; says what is wrong with those before it."""
+        """Return the first step with a valid checkpoint; log why others are skipped."""
         flaws: dict[int, str] = {}
         for step in steps:
             flaws[step] = flaws.get(step) or seal.flaw(self._path(step), under)
@@ -304,13 +304,13 @@ class Checkpoints:
         return self._folder / f"step_{step}"
 
     def wait(self) -> None:
-        """Returns once every save has reached the disk and is sealed."""
+        """Wait until every save is on disk and its checksum file is written."""
         sealing, self._sealing = self._sealing, None
         if sealing is not None:
             sealing.result()
 
     def close(self) -> None:
-        """Waits, then releases threads."""
+        """Wait for pending saves, then release the threads."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(explained(self._folder))
             stack.callback(self._manager.close)
@@ -320,7 +320,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _without_note_on_reading() -> Iterator[None]:
-    """Drops orbax's warning that a read-only manager only reads."""
+    """Suppress orbax's warning that a read-only manager cannot write."""
 
     def wanted(record: logging.LogRecord) -> bool:
         return not str(record.msg).startswith("Given directory is read only")
@@ -334,6 +334,6 @@ def _without_note_on_reading() -> Iterator[None]:
 
 
 def _restore_args(item: Any, *, partial_restore: bool = False) -> Any:
-    """Asks for these leaves with these shardings, whatever mesh they were saved on."""
+    """Return orbax arguments to restore with the shardings of ``item``, on any mesh."""
     placed = ocp.checkpoint_utils.construct_restore_args(item)
     return ocp.args.PyTreeRestore(item, placed, partial_restore=partial_restore)

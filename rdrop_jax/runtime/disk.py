@@ -1,4 +1,4 @@
-"""Writing files whole, and saying so when a disk is full. Needs no jax."""
+"""Atomic file writes, and clear errors for a full disk. Needs no jax."""
 
 import contextlib
 import errno
@@ -12,17 +12,17 @@ from typing import IO, Any
 
 from rdrop_jax.errors import InputError
 
-# What orbax's storage says in place of errno.
+# Error texts of orbax's storage layer, which sets no errno.
 _FULL = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
-# EFBIG: the limit on file sizes that a shell or a scheduler sets.
+# EFBIG: a file-size limit set by the shell or the scheduler.
 FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# What orbax's storage says of a folder that was removed.
+# Error text of orbax's storage layer for a folder that was removed.
 _GONE = "NOT_FOUND"
 
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn the errors of an unusable disk into an `InputError` that names it."""
+    """Convert disk errors to an `InputError` that names the folder."""
     try:
         yield
     except InputError:
@@ -37,7 +37,7 @@ def explained(folder: Path) -> Iterator[None]:
 
 
 def no_space(folder: Path, error: Exception) -> InputError:
-    """The message for a disk, a quota or a limit on file sizes that is full."""
+    """Return the error for a full disk, quota or file-size limit."""
     there = next(path for path in [folder, *folder.parents] if path.exists())
     free = shutil.disk_usage(there).free
     return InputError(
@@ -48,17 +48,17 @@ def no_space(folder: Path, error: Exception) -> InputError:
 
 
 def _cause(error: Exception) -> str:
-    """What the system said; orbax's storage quotes it in a long text."""
+    """Return the system's error text, also from a longer message of orbax's storage."""
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
     return next(words for words in reversed(_FULL) if words in str(error))
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """Refuses to begin what could not be stored.
+    """Check that a folder has enough free space.
 
     Raises:
-      InputError: says how many bytes there are and how many are needed.
+      InputError: fewer than ``needed`` bytes are free; the message gives both sizes.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -68,7 +68,7 @@ def check_space(folder: Path, needed: int) -> None:
         )
 
 
-# The identity of a folder that is not there.
+# The identity of a folder that does not exist.
 GONE = (-1, -1)
 
 
@@ -82,10 +82,10 @@ def identity(folder: Path) -> tuple[int, int]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a run has written: the one reader of such files.
+    """Read a JSON object that a run wrote.
 
     Raises:
-      InputError: a folder, a pipe or a device, an unreadable file, or other content.
+      InputError: not a regular file, an unreadable file, or not a JSON object.
     """
     try:
         with open_regular(path, "rb") as file:
@@ -107,7 +107,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     """Read metrics.jsonl.
 
     Raises:
-      InputError: an unreadable file, or a line that is no record; names it.
+      InputError: an unreadable file, or an invalid record; the message names the line.
     """
     try:
         with open_regular(path, "rb") as file:
@@ -138,16 +138,16 @@ def as_record(line: bytes) -> dict[str, Any] | None:
 
 
 def open_regular(path: Path, mode: str) -> IO[Any]:
-    """Open a file, and never wait for the other end of a pipe.
+    """Open a file without ever blocking on a named pipe.
 
     Raises:
-      OSError: as `open`, for a pipe, and for a device to be read.
+      OSError: the errors of `open`; also a pipe, or a device opened for reading.
     """
 
     def opener(name: str, flags: int) -> int:
         number = os.open(name, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         kind = os.fstat(number).st_mode
-        # A device fails at a write by itself, and may never end at a read.
+        # Writing to a device fails with its own error; reading one may never end.
         reads = "r" in mode or "+" in mode
         if stat.S_ISFIFO(kind) or (reads and not stat.S_ISREG(kind)):
             os.close(number)
@@ -158,7 +158,7 @@ def open_regular(path: Path, mode: str) -> IO[Any]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all, also where the power fails."""
+    """Write a file atomically and durably, by a synced temporary file and a rename."""
     aside = path.with_name(path.name + ".tmp")
     with explained(path.parent):
         with open_regular(aside, "w") as file:
@@ -170,7 +170,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder last."""
+    """Flush a folder's entries to disk, so that renames in it are durable."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -179,5 +179,5 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """`write_text` of indented JSON."""
+    """Write a value as indented JSON by `write_text`."""
     write_text(path, json.dumps(content, indent=2) + "\n")

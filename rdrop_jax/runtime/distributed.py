@@ -1,6 +1,6 @@
-"""Several processes that train one model: their flags and their start.
+"""Multi-process training: command-line flags and initialization.
 
-Imports jax only to start, so that a command line is checked without it.
+Imports jax inside functions only, so that a command line is checked without it.
 """
 
 import argparse
@@ -24,15 +24,15 @@ _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):([0-9]{1,5})")
 
 @dataclass(frozen=True)
 class Cluster:
-    """How this process finds the others.
+    """Cluster settings of this process.
 
     Attributes:
-      coordinator: HOST:PORT of process 0; None lets JAX detect all three.
-      num_processes: in all.
-      process_id: of this one, from 0.
-      start_timeout: seconds to wait until all processes are there.
-      heartbeat_timeout: seconds of silence after which a process counts as dead and
-        the others end.
+      coordinator: HOST:PORT of process 0; None lets JAX detect the first three fields.
+      num_processes: total number of processes.
+      process_id: index of this process, from 0.
+      start_timeout: seconds to wait until all processes have connected.
+      heartbeat_timeout: seconds without a heartbeat after which a process counts as
+        dead and the other processes exit.
     """
 
     coordinator: str | None
@@ -43,7 +43,7 @@ class Cluster:
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that `from_flags` reads."""
+    """Add the flags that `from_flags` reads."""
     group = parser.add_argument_group("several processes")
     group.add_argument(
         "--distributed",
@@ -70,7 +70,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def from_flags(args: argparse.Namespace) -> Cluster | None:
-    """The cluster that a command line describes; None for one process.
+    """Return the cluster that a command line specifies; None for a single process.
 
     Raises:
       InputError: only some of the three flags, or a value out of range.
@@ -117,19 +117,19 @@ def from_flags(args: argparse.Namespace) -> Cluster | None:
 
 
 def start(cluster: Cluster) -> int:
-    """Joins the other processes, once; before the first use of a device.
+    """Initialize `jax.distributed` if needed; call before the first use of a device.
 
-    Where they do not all come in time this process ends with a message and status 2,
-    as JAX would end it without one.
+    If not all processes connect within ``start_timeout``, this process exits with a
+    message and status 2.
 
     Args:
-      cluster: as `from_flags` returns it.
+      cluster: settings from `from_flags`.
 
     Returns:
       The index of this process.
 
     Raises:
-      InputError: there is no cluster to be detected.
+      InputError: JAX detected no cluster.
     """
     import jax
 
@@ -144,7 +144,7 @@ def start(cluster: Cluster) -> int:
                 cluster.process_id,
                 initialization_timeout=cluster.start_timeout + 60,
                 heartbeat_timeout_seconds=cluster.heartbeat_timeout,
-                # A process that fails alone waits no longer for the others.
+                # Limits how long a process that fails alone waits for the rest.
                 shutdown_timeout_seconds=cluster.heartbeat_timeout,
             )
         except ValueError as error:
@@ -161,24 +161,24 @@ def start(cluster: Cluster) -> int:
 
 
 def joined() -> bool:
-    """Whether this process trains together with others. Loads no jax to find out."""
+    """Return whether `jax.distributed` is initialized. Does not import jax."""
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()
 
 
 def is_first() -> bool:
-    """Whether this is process 0, as one that has joined no others is."""
+    """Return whether this is process 0; True for a single process."""
     return not joined() or sys.modules["jax"].process_index() == 0
 
 
 def agreed(decide: Callable[[], int]) -> int:
-    """What process 0 decides, on every process.
+    """Broadcast an integer decided on process 0 to all processes.
 
     Args:
-      decide: called on process 0 alone; its number is at least -1.
+      decide: function called on process 0 only; returns an integer of at least -1.
 
     Raises:
-      InputError: on process 0 what ``decide`` raised, on the others a word about it.
+      InputError: ``decide`` failed. Process 0 raises the original error instead.
     """
     import jax
     import numpy as np
@@ -202,12 +202,12 @@ def agreed(decide: Callable[[], int]) -> int:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
-    """`preemption.stoppable`, and with several processes the same step for all.
+    """`preemption.stoppable`; with several processes, all stop at the same step.
 
-    There JAX takes the first SIGTERM, whichever process gets it, and names a step that
-    no process has passed; after the last step it no longer counts. SIGHUP counts as
-    SIGTERM. SIGINT ends at once. A second signal of either kind ends this process, also
-    one that waits for the others.
+    With several processes, JAX handles the first SIGTERM on any of them and chooses a
+    step that no process has passed. A signal after the last step has no effect. SIGHUP
+    counts as SIGTERM. SIGINT exits immediately. A second signal ends this process, even
+    while it waits for the other processes.
     """
     if joined():
         with preemption.shared(_SharedStop()) as stop:

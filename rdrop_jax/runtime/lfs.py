@@ -8,7 +8,7 @@ _FIRST = b"version https://git-lfs.github.com/spec/"
 
 
 def is_pointer(path: Path) -> bool:
-    """True for a git-lfs pointer; False for other files and for unreadable ones."""
+    """Return True for a git-lfs pointer; False for other or unreadable files."""
     try:
         if not path.is_file():
             return False
@@ -22,8 +22,8 @@ def check(path: Path, field: str = "") -> None:
     """Refuse a git-lfs pointer.
 
     Args:
-      path: a file, read only if it is a regular one.
-      field: of the config, for the message.
+      path: path of a file, which is read only if it is a regular file.
+      field: config field, for the message.
 
     Raises:
       InputError: the file is a pointer; gives the command that fetches the file.

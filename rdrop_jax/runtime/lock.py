@@ -18,10 +18,10 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextlib.contextmanager
 def held(workdir: Path) -> Iterator[None]:
-    """Holds a workdir, made if it is not there; the kernel lets go when we die.
+    """Lock a workdir, created if absent; the kernel releases the lock on exit.
 
     Raises:
-      InputError: another process trains there; names it.
+      InputError: another process holds the lock; the message names it.
     """
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)

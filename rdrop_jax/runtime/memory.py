@@ -12,13 +12,13 @@ _CGROUPS = (
 
 
 def free() -> int | None:
-    """Bytes that this process may still allocate.
+    """Return the number of bytes that this process may still allocate.
 
     The minimum of the machine's available memory, the limits of control groups and the
     limit on the address space (``ulimit -v``).
 
     Returns:
-      The number of bytes; None if nothing is known.
+      The number of bytes; None if unknown.
     """
     found = [_available(), _address_space()]
     for limit, usage in _CGROUPS:
@@ -33,11 +33,11 @@ def check(needed: int, what: str) -> None:
     """Refuse an allocation that cannot succeed.
 
     Args:
-      needed: bytes.
-      what: the field and the file, for the message.
+      needed: number of bytes.
+      what: field and file, for the message.
 
     Raises:
-      InputError: more bytes than are free.
+      InputError: fewer bytes are free.
     """
     there = free()
     if there is not None and needed > there:
@@ -72,7 +72,7 @@ def _address_space() -> int | None:
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None if it is absent or says that there is no limit."""
+    """Read a number from a file; None if the file is absent or sets no limit."""
     try:
         text = path.read_text().strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""The device mesh and where arrays lie on it."""
+"""Device mesh and shardings of batches and parameters."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from rdrop_jax.errors import InputError
 
 AXES = ("data", "fsdp", "tensor")
-# Smaller arrays are not worth a gather on every use.
+# Sharding smaller arrays is not worth a gather on every use.
 _FSDP_MIN_SIZE = 2**16
 Rules = Sequence[tuple[str, PartitionSpec]]
 
@@ -24,16 +24,16 @@ def make_mesh(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh with the axes data, fsdp and tensor.
+    """Return a mesh with the axes data, fsdp and tensor.
 
     Args:
-      data: devices on the axis that splits the batch alone; -1 for what is left.
-      fsdp: that splits batch and parameters.
-      tensor: that splits matrices.
-      devices: all devices of all processes by default.
+      data: size of the axis that shards only the batch; -1 for all remaining devices.
+      fsdp: size of the axis that shards batch and parameters.
+      tensor: size of the axis that shards matrices.
+      devices: devices of the mesh; default: all devices of all processes.
 
     Returns:
-      The mesh; its axis types are Auto, so that the compiler places what is between.
+      The mesh, with axis types Auto: the compiler chooses intermediate shardings.
 
     Raises:
       InputError: the axes do not multiply to the number of devices.
@@ -53,23 +53,23 @@ def make_mesh(
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows over the data and fsdp axes."""
+    """Return a sharding of rows over the data and fsdp axes."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def put(mesh: Mesh, batch: Any, *, whole: bool = False) -> Any:
-    """Places a host batch on the mesh, its rows over data and fsdp.
+    """Shard the rows of a host batch over the data and fsdp axes.
 
     Args:
-      mesh: the mesh.
+      mesh: device mesh.
       batch: pytree of numpy arrays with this process's rows.
-      whole: every process holds all rows and places its own, as in evaluation.
+      whole: True if every process passes the full batch, as in evaluation.
 
     Returns:
       The global batch.
 
     Raises:
-      InputError: rows that do not divide over the devices, or not over the processes.
+      InputError: the rows do not divide evenly over the devices or the processes.
     """
     sharding = batch_sharding(mesh)
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
@@ -94,23 +94,23 @@ def put(mesh: Mesh, batch: Any, *, whole: bool = False) -> Any:
 
 
 def _held(sharding: NamedSharding, shape: tuple[int, ...]) -> int:
-    """How many rows lie on the devices of this process."""
+    """Return the number of rows on the devices of this process."""
     indices = sharding.addressable_devices_indices_map(shape).values()
     parts = {index[0].indices(shape[0]) for index in indices if index is not None}
     return sum(stop - start for start, stop, _ in parts)
 
 
 def state_shardings(mesh: Mesh, abstract: Any, rules: Rules = ()) -> Any:
-    """A sharding for every leaf of a state.
+    """Return a sharding for every leaf of a state.
 
-    A leaf whose path ends as a rule says is cut as the rule says, over the tensor axis;
-    then its largest free dimension is cut over fsdp, where it divides and the array is
-    large enough to be worth it. The rest is replicated.
+    The first rule that matches the end of a leaf's path shards the leaf over the tensor
+    axis. Then fsdp shards the largest free dimension that it divides, if the array has
+    at least ``2**16`` elements. All other dimensions are replicated.
 
     Args:
-      mesh: the mesh.
+      mesh: device mesh.
       abstract: pytree of shapes, as `jax.eval_shape` returns it.
-      rules: ``(regular expression, spec)``; the first that matches a path's end holds.
+      rules: pairs of a regular expression for a path's end and a partition spec.
 
     Returns:
       The same tree of `NamedSharding`.
@@ -140,17 +140,17 @@ def state_shardings(mesh: Mesh, abstract: Any, rules: Rules = ()) -> Any:
 
 
 def gathered(shardings: Any, params: Any) -> Any:
-    """Parameters that fsdp cuts, whole for their use in a computation.
+    """Gather parameters over the fsdp axis for their use in a computation.
 
-    Left to itself the compiler may cut activations like parameters and then moves rows
-    between devices in every layer.
+    Without this constraint, the compiler may shard activations like parameters and then
+    moves rows between devices in every layer.
 
     Args:
-      shardings: where the parameters lie.
+      shardings: shardings of the parameters.
       params: pytree of arrays.
 
     Returns:
-      The parameters, cut by the tensor axis alone.
+      The parameters, sharded over the tensor axis only.
     """
 
     def whole(sharding: NamedSharding) -> NamedSharding:

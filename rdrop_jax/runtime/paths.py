@@ -1,4 +1,4 @@
-"""The check of every path that a user gives. Needs no jax."""
+"""Validation of paths from users. Needs no jax."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.config import flatten
 from rdrop_jax.errors import InputError
 
-# Config fields that hold a path, and the group of files by split.
+# Config fields that contain a path, and the group of files by split.
 _FIELDS = ("init_from", "data.dir", "data.name", "data.vocabulary", "data.tokenizer")
 _GROUP = "data.files."
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
@@ -25,17 +25,17 @@ _MAX_NAME, _MAX_PATH = 255, 4096  # bytes, on Linux and macOS
 
 
 def local(field: str, path: str | os.PathLike[str]) -> Path:
-    """Return a path of the local file system, or refuse what is none.
+    """Check that a path belongs to the local file system, and return it.
 
     Args:
       field: flag or config field, for messages.
-      path: as the user wrote it. "-" and "" are accepted.
+      path: text from the user. "-" and "" are accepted.
 
     Returns:
       The path.
 
     Raises:
-      InputError: a URL, a NUL character, or a name that no file system holds.
+      InputError: a URL, a NUL character, or a name that no file can have.
     """
     if found := problem(os.fspath(path)):
         raise InputError(f"{field}: {found}")
@@ -43,17 +43,17 @@ def local(field: str, path: str | os.PathLike[str]) -> Path:
 
 
 def workdir(path: str | os.PathLike[str]) -> Path:
-    """Return the path of a workdir, or refuse one that cannot hold checkpoints.
+    """Check that a path can be a workdir with checkpoints, and return it.
 
     Args:
-      path: as `local` takes it. Its real path must be UTF-8: tensorstore, which writes
-        the arrays, takes no other.
+      path: path as in `local`. Its real path must be UTF-8, because tensorstore, which
+        writes the arrays, accepts no other encoding.
 
     Returns:
       The path.
 
     Raises:
-      InputError: no local path, or one that is not UTF-8.
+      InputError: not a local path, or not UTF-8.
     """
     found = local("--workdir", path)
     real = os.path.realpath(found)
@@ -67,7 +67,7 @@ def workdir(path: str | os.PathLike[str]) -> Path:
 
 
 def problem(text: str) -> str:
-    """Return why a text is no path of the local file system; "" if it is one."""
+    """Return why a text is not a path of the local file system; "" if it is one."""
     if found := _URL.match(text):
         scheme, slashes, rest = found[1].lower(), found[2], found[3]
         if len(slashes) > 1 or scheme in _SCHEMES:
@@ -90,10 +90,10 @@ def problem(text: str) -> str:
 
 
 def check_config(config: ConfigDict | Mapping[str, object]) -> None:
-    """Check every field of a config that holds a path.
+    """Check every field of a config that contains a path.
 
     Raises:
-      InputError: as `local` raises it.
+      InputError: a path that `local` rejects.
     """
     for name, value in flatten(config).items():
         if name in _FIELDS or name.startswith(_GROUP):

@@ -14,25 +14,25 @@ class Stop:
     """Request to end this process.
 
     Attributes:
-      signal: name of the signal that asked; empty before.
+      signal: name of the signal that requested it; empty before.
     """
 
     def __init__(self) -> None:
         self.signal = ""
 
     def reached(self, step: int) -> bool:
-        """Return whether to end after this step."""
+        """Return whether to stop after this step."""
         del step
         return bool(self.signal)
 
     def check(self, where: str) -> None:
-        """Raise once asked.
+        """Raise if a stop was requested.
 
         Args:
           where: state of the run, such as "at step 7: saved".
 
         Raises:
-          Stopped: names the signal and how to resume.
+          Stopped: a signal requested a stop; the message explains how to resume.
         """
         if self.signal:
             raise Stopped(f"stopped by {self.signal} {where}; start again to go on")
@@ -45,8 +45,8 @@ def stoppable() -> Iterator[Stop]:
     A SIGHUP that was ignored at the start, as by ``nohup``, stays ignored.
 
     Yields:
-      The flag. It stays unset outside the main thread, because only that thread may
-      take signals.
+      The flag. It stays unset outside the main thread, because only that thread can
+      handle signals.
     """
     stop = Stop()
 
@@ -60,10 +60,10 @@ def stoppable() -> Iterator[Stop]:
 
 @contextlib.contextmanager
 def shared(stop: Stop) -> Iterator[Stop]:
-    """Leave the first SIGTERM to JAX, and let a second signal end this process.
+    """Pass the first SIGTERM to JAX; a second signal ends this process.
 
-    JAX's own handler keeps every SIGTERM, so that a process that waits for the others
-    would ignore all of them.
+    JAX's handler consumes every SIGTERM. Without this, a process that waits for other
+    processes could not be ended by SIGTERM.
     """
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -71,7 +71,7 @@ def shared(stop: Stop) -> Iterator[Stop]:
     libc = ctypes.CDLL(None)
     libc.signal.restype = ctypes.c_void_p
     libc.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
-    # The handler that JAX has put there, which Python does not know.
+    # JAX's handler, which is installed in C and unknown to Python.
     address = libc.signal(signal.SIGTERM, None)
     known = address not in (None, int(signal.SIG_IGN))
     notify = ctypes.CFUNCTYPE(None, ctypes.c_int)(address) if known else None
@@ -89,7 +89,7 @@ def shared(stop: Stop) -> Iterator[Stop]:
 
 
 def _hangup() -> list[signal.Signals]:
-    """SIGHUP, unless it was ignored at the start."""
+    """Return SIGHUP in a list; an empty list if it was ignored at the start."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [] if ignored else [signal.SIGHUP]
 
@@ -104,12 +104,12 @@ def _watched(
     """Call ``first`` for the first signal, and exit at the second one.
 
     Python runs handlers between bytecodes, so never during a compilation or a
-    collective. A thread that reads the wakeup pipe sees every signal when it comes.
+    collective. A thread that reads the wakeup pipe sees every signal immediately.
 
     Args:
-      signals: those to watch.
-      first: called in the thread, with the signal's number.
-      quiet: those whose Python handler is replaced by one that does nothing.
+      signals: signals to watch.
+      first: function called in that thread with the number of the first signal.
+      quiet: signals whose Python handler is replaced by one that does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -130,7 +130,7 @@ def _watched(
     watcher = threading.Thread(target=watch, name="signals", daemon=True)
     watcher.start()
     wakeup = signal.set_wakeup_fd(send, warn_on_full_buffer=False)
-    # The pipe does the work: all they need is not to be the default.
+    # The watcher does the work; these handlers only replace the default action.
     before = {s: signal.signal(s, lambda number, frame: None) for s in quiet}
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the programs set before jax starts. The library never does this on import."""
+"""Process settings that programs apply before jax starts; never applied on import."""
 
 import ctypes
 import io
@@ -15,44 +15,44 @@ _ADDRESS_SPACE = 1_500_000 * 1024
 
 # glibc's mallopt: parameter, value.
 _MALLOPT = (
-    # First, because older versions refuse it, and the others do harm without it.
-    (-3, 2**31 - 1),  # M_MMAP_THRESHOLD: big blocks from the heap
-    (-8, 1),  # M_ARENA_MAX: one heap, whichever thread asks
-    (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: which is never given back
-    (-2, 64 * 2**20),  # M_TOP_PAD: and grows in big steps
+    # First, because older versions reject it, and without it the rest is harmful.
+    (-3, 2**31 - 1),  # M_MMAP_THRESHOLD: allocate large blocks on the heap
+    (-8, 1),  # M_ARENA_MAX: one heap for all threads
+    (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: never return heap memory to the kernel
+    (-2, 64 * 2**20),  # M_TOP_PAD: grow the heap in large steps
 )
 
 
 def tune() -> None:
-    """Both settings below, for a program that is about to import jax."""
+    """Apply both settings below; call it before jax is imported."""
     tune_allocator()
     use_compilation_cache()
 
 
 def tune_allocator() -> bool:
-    """Keeps big blocks of memory between steps, on Linux with glibc.
+    """Keep large blocks of memory between steps, on Linux with glibc.
 
-    XLA's CPU backend asks for its scratch anew on each call; by default glibc maps it
-    from the kernel and gives it back, and touching fresh pages costs more than many an
-    operation on them. The price: memory once used stays with the process.
+    XLA's CPU backend allocates its scratch memory on each call. By default glibc maps
+    it from the kernel and unmaps it, and the page faults cost more than many operations
+    on the data. Memory that was used once stays allocated to the process.
 
     Returns:
-      Whether it was done; ``RDROP_ALLOCATOR=default`` in the environment prevents it.
+      True if it was applied; the environment's ``RDROP_ALLOCATOR=default`` prevents it.
     """
     if os.environ.get("RDROP_ALLOCATOR") == "default":
         return False
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    # Stops at the first that is refused.
+    # Stops at the first parameter that is rejected.
     return all(mallopt(parameter, value) == 1 for parameter, value in _MALLOPT)
 
 
 def check_streams() -> None:
-    """Check that standard output is open, before a file takes its number.
+    """Check that standard output is open, before a file reuses its descriptor.
 
     The null device replaces closed standard input and standard error. Standard output
-    escapes characters that it cannot hold, as standard error does.
+    escapes characters that it cannot encode, like standard error.
 
     Raises:
       InputError: standard output is closed.
@@ -81,14 +81,14 @@ def _is_open(number: int) -> bool:
 
 
 def drop_output() -> None:
-    """Send the rest of standard output nowhere, so that exiting does not fail."""
+    """Redirect standard output to the null device, so that exiting does not fail."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
 
 
 def check_address_space() -> None:
-    """Check the limit of ``ulimit -v``, below which jax hangs without a message.
+    """Check ``ulimit -v``: with too low a limit, jax hangs without a message.
 
     Raises:
       InputError: the limit is too low for any program.
@@ -103,15 +103,15 @@ def check_address_space() -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs on disk, so that a second start compiles nothing.
+    """Cache compiled programs on disk, so that a second start compiles nothing.
 
-    Sets jax's own variables where the user has not: ``JAX_COMPILATION_CACHE_DIR``
-    chooses the folder, ``JAX_ENABLE_COMPILATION_CACHE=false`` turns it off. A folder
-    per host, because homes are shared between machines and machine code is not.
+    Sets jax's environment variables unless the user has set them:
+    ``JAX_COMPILATION_CACHE_DIR`` is the folder. ``JAX_ENABLE_COMPILATION_CACHE=false``
+    disables the cache. Each host has its folder, because homes may be shared.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        if not os.path.isabs(home):  # nobody's home: no cache
+        if not os.path.isabs(home):  # no home directory: no cache
             return
         folder = Path(home, "rdrop_jax", platform.node() or "host")
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)

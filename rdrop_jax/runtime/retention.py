@@ -1,15 +1,15 @@
-"""Choice of the checkpoints that stay. Needs no jax."""
+"""Checkpoint retention policy. Needs no jax."""
 
 from typing import Any
 
 
 class Kept:
-    """What orbax leaves when it prunes: the newest, and the best.
+    """Preservation policy for orbax: keep the newest checkpoints and the best.
 
-    The best of the save before stays too, as long as the newest is not sealed.
+    The best of the previous save is kept too, while the newest is not yet complete.
 
     Args:
-      newest: how many.
+      newest: number of newest checkpoints to keep.
     """
 
     def __init__(self, newest: int) -> None:
@@ -17,11 +17,11 @@ class Kept:
         self._bests = (-1, -1)
 
     def follow(self, best_step: int) -> None:
-        """Takes the best of the save that comes next."""
+        """Set the best step for the next save."""
         self._bests = (self._bests[1], best_step)
 
     def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
-        """orbax's question, for checkpoints in the order of their steps."""
+        """Return which checkpoints to keep; called by orbax with steps in order."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*steps[-self._newest :], *self._bests}
         return [step in kept for step in steps]

@@ -1,4 +1,4 @@
-"""What makes a checkpoint folder finished: a file with the checksums of the others.
+"""Checksum files of checkpoints. A checkpoint with one is complete.
 
 Needs no jax.
 """
@@ -17,7 +17,7 @@ _STEP = re.compile(r"step_(0|[1-9][0-9]{0,17})")
 
 
 def step_folders(checkpoints: Path) -> dict[int, Path]:
-    """Folders named ``step_N``, oldest first; whatever else lies there is no step."""
+    """Return the folders named ``step_N`` by step, oldest first; ignore other names."""
     if not checkpoints.is_dir():
         return {}
     matches = ((_STEP.fullmatch(path.name), path) for path in checkpoints.iterdir())
@@ -26,21 +26,22 @@ def step_folders(checkpoints: Path) -> dict[int, Path]:
 
 
 def sealed(folder: Path) -> bool:
-    """Whether a folder says that it is finished; `flaw` tells whether it is whole."""
+    """Return whether a folder has a checksum file; `flaw` verifies the content."""
     return (folder / NAME).is_file()
 
 
 def only_unfinished(checkpoints: Path) -> bool:
-    """Whether nothing there was ever finished, as when the first save was cut off.
+    """Return whether no save was ever completed, as after a crash in the first one.
 
-    A save begins after the one before was sealed, so a crash leaves one such folder.
+    A save starts only after the previous one has its checksum file, so that a crash
+    leaves at most one incomplete folder.
     """
     folders = step_folders(checkpoints)
     return len(folders) <= 1 and not any(map(sealed, folders.values()))
 
 
 def seal(folder: Path) -> None:
-    """Writes the checksums of all that lies in a folder.
+    """Write the checksum file of all files in a folder.
 
     Raises:
       InputError: the disk is full.
@@ -58,11 +59,11 @@ def seal(folder: Path) -> None:
 
 
 def flaw(folder: Path, under: str = "") -> str:
-    """What is wrong with a folder, in a few words; nothing where it is whole.
+    """Return the problem of a checkpoint folder; "" if it is valid.
 
     Args:
-      folder: of one step.
-      under: looks only at files whose path begins so.
+      folder: checkpoint folder of one step.
+      under: path prefix of the files to verify.
     """
     if not os.path.lexists(folder / NAME):
         return f"expected {NAME}, found none: it was not finished"
@@ -81,7 +82,7 @@ def flaw(folder: Path, under: str = "") -> str:
     if not listed:
         return f"{NAME}: expected files in {under or folder.name}, found none"
     try:
-        for path, size, _ in listed:  # the cheap look first
+        for path, size, _ in listed:  # the cheap check first
             if path.stat().st_size != size:
                 found = path.stat().st_size
                 return f"{path.name}: expected {size} bytes, found {found}"
@@ -91,7 +92,7 @@ def flaw(folder: Path, under: str = "") -> str:
                     f"{path.name}: expected sha256 {digest[:12]}, "
                     f"found {found_digest[:12]}"
                 )
-    except OSError as error:  # also where a running training has just pruned it
+    except OSError as error:  # also if a running training has just pruned it
         return f"{path.name}: expected a readable file, found {error.strerror}"
     except ValueError:  # a zero byte or a lone surrogate in the name
         return f"{NAME}: expected names of files, found {str(path)!a:.60}"
@@ -99,7 +100,7 @@ def flaw(folder: Path, under: str = "") -> str:
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""Versions and devices, for results and logs. Imports jax on use alone."""
+"""Versions and devices, for results and logs. Imports jax inside functions only."""
 
 import platform
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def devices() -> str:
-    """Return the number, kind and platform of all devices: ``1 x cpu (cpu)``."""
+    """Return number, type and platform of all devices, such as ``1 x cpu (cpu)``."""
     import jax
 
     first = jax.devices()[0]

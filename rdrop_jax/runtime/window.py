@@ -1,4 +1,4 @@
-"""What happens between two log lines: metrics, speed, waiting."""
+"""Metrics, speed and data wait between two log lines."""
 
 import time
 from collections.abc import Callable
@@ -8,24 +8,23 @@ import jax
 
 from rdrop_jax.core.metrics import Mean, compute, merge
 
-# One call to the device in place of one for each metric: a thread that makes batches
-# may take the interpreter at each.
+# One device call instead of one per metric: at each call, a thread that makes batches
+# may take the GIL.
 _merge = jax.jit(merge)
 
 
 class LogSteps:
-    """Steps at which the loop logs: multiples of a number, or about so many seconds
-    apart.
+    """Steps at which the loop logs, at intervals of fixed steps or of about fixed time.
 
-    For seconds, process 0 decides at each log line after how many steps the next one
-    follows, so that all processes log at the same steps. The distance at most doubles
-    from line to line, because the first steps measure the pace poorly.
+    For intervals in seconds, process 0 chooses the next logged step at each log line,
+    so that all processes log at the same steps. The interval at most doubles from line
+    to line, because the first steps give a poor estimate of the speed.
 
     Args:
-      step: that training starts after.
-      every: steps; 0 logs at the last step alone.
-      seconds: between log lines; above 0 it replaces ``every``.
-      decide: returns on every process the number that the function gives on process 0.
+      step: step after which training starts.
+      every: interval in steps; 0 logs only at the last step.
+      seconds: interval in seconds; if above 0, it replaces ``every``.
+      decide: function that broadcasts the result of its argument from process 0.
     """
 
     def __init__(
@@ -40,13 +39,13 @@ class LogSteps:
         self._clock = time.perf_counter()
 
     def due(self, step: int) -> bool:
-        """Return True at a step that is logged."""
+        """Return whether this step is logged."""
         if self._seconds:
             return step >= self._next
         return self._every > 0 and step % self._every == 0
 
     def compiled(self, step: int) -> None:
-        """Start to measure the pace after the step that compiled."""
+        """Start to measure the speed after the step that compiled."""
         self._last, self._clock = step, time.perf_counter()
 
     def logged(self, step: int) -> None:
@@ -64,7 +63,7 @@ class LogSteps:
 
 
 class Window:
-    """Metrics and time since the last log line; read from the device only to log."""
+    """Metrics and time since the last log line; read from the device only for logs."""
 
     def __init__(self, step: int, seconds: float) -> None:
         self._began = self._clock = time.perf_counter()
@@ -75,30 +74,30 @@ class Window:
         self._idle = 0.0
 
     def add(self, metrics: dict[str, Mean]) -> None:
-        """Merges the metrics of one step."""
+        """Merge the metrics of one step."""
         old = self._metrics
         self._metrics = metrics if old is None else _merge(old, metrics)
 
     def idle(self, last: Any) -> None:
-        """A batch is late: once the device is done with ``last``, it waits."""
+        """Start to count idle time: wait for ``last``, then the device has no batch."""
         jax.block_until_ready(last)
         self._idle_since = time.perf_counter()
 
     def busy(self) -> None:
-        """The batch is there."""
+        """Stop counting idle time: the next batch is available."""
         if self._idle_since is not None:
             self._idle += time.perf_counter() - self._idle_since
         self._idle_since = None
 
     def compiled(self, step: int) -> float:
-        """Starts to measure speed after the step that compiled; returns its seconds."""
+        """Start to measure speed after the step that compiled; return its seconds."""
         self._clock, self._step, self._first = time.perf_counter(), step, step
         self._idle = 0.0
         return self._clock - self._began
 
     def read(self, step: int) -> dict[str, float]:
-        """Means over the window, steps per second, the part of the time that devices
-        waited for data; begins the next window."""
+        """Return metric means, steps per second and the share of time spent waiting for
+        data; start the next window."""
         values = compute(self._metrics or {})
         now = time.perf_counter()
         if step > self._step:
@@ -109,11 +108,11 @@ class Window:
         return values
 
     def seconds(self) -> float:
-        """Training time, earlier starts included."""
+        """Return the training time in seconds, including earlier starts."""
         return self._before + time.perf_counter() - self._began
 
     def eta(self, step: int, total: int) -> str:
-        """Minutes and seconds to go at the pace so far."""
+        """Return the estimated remaining time as ``minutes:seconds``."""
         pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
         minutes, seconds = divmod(round(pace * (total - step)), 60)
         return f"{minutes}:{seconds:02d}"

@@ -1,4 +1,4 @@
-"""The config that a workdir was begun with. Needs no jax."""
+"""Config and data records of a workdir. Needs no jax."""
 
 import contextlib
 import os
@@ -15,19 +15,19 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.runtime import paths, seal
 from rdrop_jax.runtime.disk import explained, read_json, write_json
 
-# Fields whose "auto" means, for a run with checkpoints, the value that it has.
+# Fields whose "auto" means the stored value if the run has checkpoints.
 _KEPT = ("eval.bleu", "eval.rouge_tokenizer")
 _INIT, _DATA = "init.json", "data.json"
 _RESTORE = "Restore it from a copy, or use another workdir"
 
 
 def claim(config: ConfigDict, workdir: Path) -> None:
-    """Makes the workdir, or checks that it was begun with this config.
+    """Initialize the workdir, or check that its run was started with this config.
 
-    As long as nothing is saved there, another config may take the place of the first.
+    Until the first checkpoint is saved, a different config replaces the stored one.
 
     Raises:
-      InputError: lists the fields that differ, or says why nothing can be written.
+      InputError: the configs differ, with a list of fields, or the disk is not usable.
     """
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -37,10 +37,10 @@ def claim(config: ConfigDict, workdir: Path) -> None:
 
 
 def check(config: ConfigDict, workdir: Path) -> None:
-    """Checks that the workdir, if it holds a run, was begun with this config.
+    """Check that the run in the workdir, if any, was started with this config.
 
     Raises:
-      InputError: lists the fields that differ.
+      InputError: the configs differ; the message lists the fields.
     """
     if begun(workdir):
         lines = config_lib.differences(read(workdir), config)
@@ -59,15 +59,15 @@ def is_of_0_1(workdir: Path) -> bool:
 def resumed(
     config: ConfigDict, workdir: Path, given: Collection[str] | None = None
 ) -> ConfigDict:
-    """Return a config with the workdir's values of fields that the user left open.
+    """Return a config that takes values from the workdir for fields left at default.
 
-    These are the fields that are "auto", and for a run of version 0.1 those whose
+    These are fields set to "auto" and, for a run started by version 0.1, fields whose
     defaults have changed.
 
     Args:
-      config: of the program.
-      workdir: of a run, or of none yet.
-      given: fields that the command line sets; None if that is not known.
+      config: config of the program.
+      workdir: folder of the run; it may not contain one yet.
+      given: fields that the command line sets; None if unknown.
     """
     if not begun(workdir):
         return config
@@ -87,19 +87,19 @@ def resumed(
 
 
 def begun(workdir: Path) -> bool:
-    """Whether a checkpoint was finished in the workdir."""
+    """Return whether the workdir has a completed checkpoint."""
     return not seal.only_unfinished(workdir / "checkpoints")
 
 
 def claim_data(found: Mapping[str, str], workdir: Path) -> None:
-    """Keeps what the data are, or checks that a run goes on with the same.
+    """Record the data checksums, or check that a resumed run has the same data.
 
     Args:
-      found: names to checksums, as the task tells them.
-      workdir: of the run.
+      found: names to checksums, as the task reports them.
+      workdir: folder of the run.
 
     Raises:
-      InputError: lists what differs.
+      InputError: the data differ; the message lists the differences.
     """
     stored = recorded_data(workdir)
     lines = [
@@ -116,10 +116,10 @@ def claim_data(found: Mapping[str, str], workdir: Path) -> None:
 
 
 def recorded_data(workdir: Path | None) -> dict[str, str]:
-    """Return names and checksums of the data of a run; empty if it has not started."""
+    """Return data checksums by name; empty if the run has no completed checkpoint."""
     if workdir is None or not (workdir / _DATA).exists() or not begun(workdir):
         return {}
-    with contextlib.suppress(InputError):  # damaged: `claim_data` writes it again
+    with contextlib.suppress(InputError):  # corrupt: `claim_data` writes it again
         return {name: str(sum) for name, sum in read_json(workdir / _DATA).items()}
     return {}
 
@@ -127,18 +127,18 @@ def recorded_data(workdir: Path | None) -> dict[str, str]:
 def check_unchanged(
     recorded: Mapping[str, str], found: Mapping[str, str], field: str
 ) -> None:
-    """Refuse to hold rows out of training data that are not those of the run.
+    """Check that held-out rows are split off from the training data of the run.
 
-    Other rows would be drawn, and the model has seen some of them in training.
+    Changed data give a different split, with rows that the model was trained on.
 
     Args:
       recorded: names to checksums, as `recorded_data` returns them.
-      found: the same of the training data that are there. Folders of the names do not
-        count, because data may move.
-      field: of the config, for messages.
+      found: names to checksums of the present training data. Folders of the names are
+        ignored, because data may move.
+      field: config field, for messages.
 
     Raises:
-      InputError: names the data that have changed.
+      InputError: data have changed; the message names them.
     """
     sums = {Path(name).name: sum for name, sum in recorded.items()}
     for name, sum in found.items():
@@ -151,26 +151,26 @@ def check_unchanged(
 
 
 def record_init(workdir: Path, name: str, sha256: Mapping[str, str]) -> None:
-    """Keeps what the parameters came from, for the result of a run that is resumed."""
+    """Record the source of the initial parameters, for result.json of a resumed run."""
     write_json(workdir / _INIT, {"from": name, "sha256": dict(sha256)})
 
 
 def recorded_init(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
-    """What `record_init` kept; none where the run began with random parameters."""
+    """Return the record of `record_init`; None if the run started from scratch."""
     path = workdir / _INIT
     if not config.init_from or not path.exists():
         return None
     try:
         return read_json(path)
-    except InputError:  # damaged; the result still names the source
+    except InputError:  # corrupt; the result still names the source
         return {"from": config.init_from}
 
 
 def read(workdir: Path) -> ConfigDict:
-    """The stored config, locked.
+    """Return the stored config, locked.
 
     Raises:
-      InputError: there is none, or it is not readable.
+      InputError: the config file is absent, unreadable or invalid.
     """
     paths.workdir(workdir)
     path = workdir / "config.json"
@@ -190,7 +190,7 @@ def read(workdir: Path) -> ConfigDict:
 
 
 def split_checkpoint(name: str) -> tuple[Path, str]:
-    """``WORKDIR`` or ``WORKDIR:CHECKPOINT`` to both; the best where none is named."""
+    """Split ``WORKDIR[:CHECKPOINT]`` into path and checkpoint, "best" by default."""
     path, colon, checkpoint = name.rpartition(":")
     if colon and (is_number(checkpoint) or checkpoint in ("best", "last")):
         return Path(path), checkpoint
@@ -198,5 +198,5 @@ def split_checkpoint(name: str) -> tuple[Path, str]:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a text is a whole number in ASCII digits, at most 18 of them."""
+    """Return whether a text is an integer of at most 18 ASCII digits."""
     return text.isascii() and text.isdecimal() and len(text) <= 18

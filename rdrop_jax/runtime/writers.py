@@ -1,4 +1,4 @@
-"""Where a run writes what it measures: terminal, metrics.jsonl, TensorBoard."""
+"""Writers of metrics: terminal, metrics.jsonl and TensorBoard."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from rdrop_jax.runtime.disk import as_record, explained, open_regular, write_tex
 
 
 class Writers:
-    """Writes on process 0 and is silent on the others.
+    """Write logs and metrics on process 0; do nothing on other processes.
 
     Args:
       workdir: folder of the run.
-      tensorboard: whether to write events.
-      active: False on all processes but the first.
+      tensorboard: True to write TensorBoard events.
+      active: True on process 0 only.
     """
 
     def __init__(self, workdir: Path, *, tensorboard: bool, active: bool) -> None:
@@ -40,10 +40,9 @@ class Writers:
         self._board = open_events(workdir / "events") if tensorboard else None
 
     def cut(self, step: int) -> None:
-        """Drops records after ``step``, which a resumed run will make again.
+        """Drop records after ``step``, which a resumed run will write again.
 
-        A last line that was cut off goes in silence, other lines that are no records
-        with a message.
+        A truncated last line is dropped silently, other invalid lines with a message.
         """
         if not self._active or not self._path.exists():
             return
@@ -63,19 +62,19 @@ class Writers:
         write_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def say(self, line: str, *, live: bool = False) -> None:
-        """Prints a line; a live one is overwritten by the next on a terminal."""
+        """Print a line; on a terminal, the next line overwrites a live one."""
         if not self._active:
             return
         if not self._live:
             print(line, flush=True)
             return
-        if live:  # what does not fit would wrap and stay
+        if live:  # truncate, because a wrapped line could not be overwritten
             line = line[: shutil.get_terminal_size().columns - 1]
         print(f"\r\033[K{line}", end="" if live else "\n", flush=True)
         self._open_line = live
 
     def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
-        """Appends one line to metrics.jsonl and scalars to TensorBoard."""
+        """Append a record to metrics.jsonl and its scalars to TensorBoard."""
         if not self._active:
             return
         record = {"step": step, "kind": kind, **values}
@@ -92,7 +91,7 @@ class Writers:
                 self._board.flush()
 
     def close(self) -> None:
-        """Flushes; a live line stays on the screen."""
+        """End an open live line and close TensorBoard's file."""
         if not self._active:
             return
         if self._open_line:
@@ -103,10 +102,9 @@ class Writers:
 
 
 def open_events(folder: Path) -> EventsWriter:
-    """A new TensorBoard file, written here and now.
+    """Open a new TensorBoard file that is written synchronously.
 
-    The writer that tensorboardX offers has a thread, which waits for ever once a disk
-    was full.
+    tensorboardX's default writer uses a thread that hangs once the disk has been full.
     """
     with explained(folder):
         folder.mkdir(exist_ok=True)
@@ -114,13 +112,13 @@ def open_events(folder: Path) -> EventsWriter:
 
 
 def step_of(line: bytes) -> int | None:
-    """Return the step of a line of metrics.jsonl; None if it is no record."""
+    """Return the step of a line of metrics.jsonl; None if it is not a record."""
     record = as_record(line)
     return None if record is None else int(record["step"])
 
 
 def parameter_table(params: Any) -> str:
-    """One line per parameter; repeated blocks share one."""
+    """Return a table with one line per parameter; repeated blocks share a line."""
     rows: dict[tuple[str, str], int] = {}
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
