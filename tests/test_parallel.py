@@ -63,7 +63,8 @@ def test_bad_text_names_the_line(tmp_path):
         "train.de has no partner in train.en"
     )
     assert message(tmp_path, {"train.en": b"a\nb\nc\xff\n"}) == (
-        "train.en, line 3: expected UTF-8, found byte 0xff at position 1"
+        "train.en, line 3: expected UTF-8, found byte 0xff at position 1. "
+        "Save the file as UTF-8"
     )
     (tmp_path / "train.en").unlink()
     assert message(tmp_path, {}).startswith("data: expected train.en or train.en.gz")
