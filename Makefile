@@ -31,8 +31,8 @@ parity: .venv-parity/.done
 	for family in vit seq2seq encoder bart; do \
 		.venv-parity/bin/python tests/parity/make_$$family.py || exit 1; done
 	.venv-parity/bin/python -m pytest -n 0 -m "not slow" \
-		tests/test_pretrained.py tests/test_seq2seq.py tests/test_encoder.py \
-		tests/test_bart.py
+		tests/pretrained/test_pretrained.py tests/test_seq2seq.py tests/pretrained/test_encoder.py \
+		tests/pretrained/test_bart.py
 
 .venv-parity/.done: requirements.txt requirements-dev.txt requirements-parity.txt .ci/make_venv
 	sh .ci/make_venv "$(PYTHON)" .venv-parity

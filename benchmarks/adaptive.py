@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.turns import in_turns, ratio, table
 from rdrop_jax import adaptive_rdrop_loss, rdrop_loss
+from rdrop_jax.cli import process
 from rdrop_jax.models.outputs import AdaptiveOutput, log_probs
-from rdrop_jax.runtime import process
 
 FACTOR = 4  # how much narrower each tail is
 

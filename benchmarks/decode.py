@@ -23,14 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.turns import in_turns, ratio, table
-from rdrop_jax.data import lines, tokenizers
-from rdrop_jax.decoding.cache import Cache
-from rdrop_jax.decoding.many import Found, Shapes, make_search
+from rdrop_jax.cli import process
+from rdrop_jax.cli.run import open_run
+from rdrop_jax.data import tokenizers
+from rdrop_jax.decoding.batched_search import Found, Shapes, make_search
 from rdrop_jax.decoding.options import Options
+from rdrop_jax.files import lines
+from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.seq2seq import Seq2Seq, Size
-from rdrop_jax.run import open_run
-from rdrop_jax.runtime import process
-from rdrop_jax.tasks import translation
+from rdrop_jax.tasks.translation import task
 
 PAD, BOS, EOS, UNKNOWN = range(4)
 LIMIT = 63
@@ -93,7 +94,7 @@ def trained(workdir: Path, path: Path) -> tuple[Seq2Seq, Any, list[list[int]]]:
     run = open_run(workdir)
     vocabularies = tokenizers.load(workdir)
     sizes = (len(vocabularies.source), len(vocabularies.target))
-    model = translation.make_model(run.config, *sizes)
+    model = task.make_model(run.config, *sizes)
     texts = list(lines.read(path))
     encoded = vocabularies.source.encode(texts)
     longest = model.max_length - 1

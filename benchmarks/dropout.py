@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from benchmarks.turns import by_torch, in_turns, table
 from rdrop_jax import dropout
-from rdrop_jax.runtime import process
+from rdrop_jax.cli import process
 
 REPEATS = 10  # a millisecond alone measures how threads wake up
 

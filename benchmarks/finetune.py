@@ -16,10 +16,11 @@ import optax
 
 from benchmarks.turns import by_torch, in_turns, ratio, table, updates
 from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
-from rdrop_jax.data import buckets, docstrings, pieces
+from rdrop_jax.cli import process
+from rdrop_jax.data import docstrings, pieces
 from rdrop_jax.models.encoder import SIZES, Classifier, Encoder
-from rdrop_jax.runtime import process
-from rdrop_jax.tasks.text_classification import encoder_inputs
+from rdrop_jax.tasks.text_classification import buckets
+from rdrop_jax.tasks.text_classification.task import encoder_inputs
 
 CLASSES, VOCAB = 2, 30522
 PUBLISHED_LENGTH = 128  # to which the published code pads every batch

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.loss import SMOOTHING, plain, ready
 from benchmarks.turns import by_torch, in_turns, table
 from rdrop_jax import large_vocab_rdrop_loss, rdrop_loss
-from rdrop_jax.runtime import process
+from rdrop_jax.cli import process
 
 
 def ours(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:

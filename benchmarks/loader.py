@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from rdrop_jax import flags
-from rdrop_jax.data import images, prepared
+from rdrop_jax.cli import flags, process
+from rdrop_jax.data import prepared
 from rdrop_jax.data.batches import TrainBatches
-from rdrop_jax.data.decode import Decoded
-from rdrop_jax.runtime import process
+from rdrop_jax.tasks.image_classification import images
+from rdrop_jax.tasks.image_classification.decode import Decoded
 
 SETTINGS = {
     "random crop": {"data.crop": "random"},

@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks.turns import by_torch, in_turns, table
 from rdrop_jax import rdrop_loss
-from rdrop_jax.runtime import process
+from rdrop_jax.cli import process
 
 SMOOTHING = 0.1
 

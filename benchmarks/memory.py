@@ -16,7 +16,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
-from rdrop_jax import flags
+from rdrop_jax.cli import flags
 
 
 def compile_step(config: ConfigDict, classes: int = 2) -> tuple[Any, Any]:
@@ -31,8 +31,8 @@ def compile_step(config: ConfigDict, classes: int = 2) -> tuple[Any, Any]:
     """
     import jax
 
-    from rdrop_jax import state as state_lib
-    from rdrop_jax.runtime.mesh import batch_sharding, make_mesh
+    from rdrop_jax.training import state as state_lib
+    from rdrop_jax.training.mesh import batch_sharding, make_mesh
 
     resolved = config_lib.resolve(config, 1000.0).unlock()
     mesh = make_mesh(**resolved.mesh)
@@ -58,7 +58,7 @@ def _images(config: ConfigDict, classes: int) -> tuple[Any, dict[str, Any]]:
 
 
 def _texts(config: ConfigDict, classes: int) -> tuple[Any, dict[str, Any]]:
-    from rdrop_jax.tasks import summarization
+    from rdrop_jax.tasks.summarization import task as summarization
 
     data = config.data
     rows = config.batch_size // data.max_length

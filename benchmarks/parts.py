@@ -13,8 +13,8 @@ import numpy as np
 
 from benchmarks.turns import in_turns
 from rdrop_jax import dropout
+from rdrop_jax.cli import process
 from rdrop_jax.models.layers import gelu
-from rdrop_jax.runtime import process
 
 BATCH, TIME, HEADS, WIDTH, MLP_WIDTH = 64, 64, 3, 192, 768
 

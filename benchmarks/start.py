@@ -11,7 +11,7 @@ import tempfile
 import time
 
 from benchmarks.turns import ratio
-from rdrop_jax.runtime import process
+from rdrop_jax.cli import process
 
 
 def first_step() -> None:

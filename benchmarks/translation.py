@@ -13,12 +13,12 @@ import optax
 
 from benchmarks.turns import by_torch, in_turns, ratio, table, updates
 from rdrop_jax import init_state, make_train_step
+from rdrop_jax.cli import process
 from rdrop_jax.config import base_config
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import Seq2Seq, Size
-from rdrop_jax.runtime import process
-from rdrop_jax.tasks.seq2seq import make_forward
+from rdrop_jax.tasks.seq2seq.task import make_forward
 from rdrop_jax.tasks.vocabulary_loss import make_loss
 
 DROPOUT, SMOOTHING, ALPHA = 0.3, 0.1, 5.0

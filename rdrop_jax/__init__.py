@@ -8,7 +8,7 @@ import importlib
 
 _HOME = {
     "core.adapters": ("linen_forward", "nnx_forward"),
-    "core.adaptive": ("adaptive_rdrop_loss",),
+    "core.kernels.adaptive": ("adaptive_rdrop_loss",),
     "core.divergences": (
         "bernoulli_symmetric_kl",
         "js_divergence",
@@ -25,12 +25,12 @@ _HOME = {
     ),
     "core.metrics": ("Mean",),
     "core.passes": ("check_stochastic", "forward_passes"),
-    "core.rdrop": (
+    "core.objective": (
         "rdrop_loss",
         "rdrop_multilabel_loss",
         "rdrop_regression_loss",
     ),
-    "core.step": ("make_eval_step", "make_train_step"),
+    "core.train_step": ("make_eval_step", "make_train_step"),
     "core.train_state": ("TrainState", "init_state"),
     "core.terms": ("multilabel_terms", "rdrop_terms", "regression_terms"),
 }

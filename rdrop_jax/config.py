@@ -111,7 +111,7 @@ def base_config() -> ConfigDict:
     c.optimizer = ConfigDict()
     c.optimizer.name = "adam"  # adam (decoupled weight decay), sgd, nag
     c.optimizer.lr = 1e-3  # peak learning rate
-    c.optimizer.schedule = "constant"  # see rdrop_jax.optim.make_schedule
+    c.optimizer.schedule = "constant"  # see rdrop_jax.training.optim.make_schedule
     c.optimizer.warmup = duration(0)  # linear warmup
     c.optimizer.warmup_init = 0.0  # learning rate at step 0 of the warmup
     c.optimizer.end_lr = 0.0  # final learning rate of decaying schedules

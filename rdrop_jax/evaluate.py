@@ -1,79 +1,8 @@
 """python -m rdrop_jax.evaluate --workdir runs/vit [--split test]"""
 
-import json
-import signal
-import sys
-from collections.abc import Sequence
-from pathlib import Path
-
-from ml_collections import ConfigDict
-
-from rdrop_jax import flags
-from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import distributed
-from rdrop_jax.runtime import workdir as workdir_lib
-
-
-def evaluate(
-    workdir: Path,
-    split: str | None,
-    checkpoint: str,
-    config: ConfigDict | None = None,
-) -> dict[str, int | float | str]:
-    """Score one checkpoint on one split.
-
-    Args:
-      workdir: folder of the run.
-      split: name of a split of its dataset. None: "test" if the run has test data,
-        else "validation".
-      checkpoint: "best", "last", a step or "average:N".
-      config: config of the run, if its ``eval`` fields differ from the stored ones.
-
-    Returns:
-      The step and the task's scores.
-
-    Raises:
-      InputError: no such run, checkpoint or split.
-    """
-    config = config or workdir_lib.read(workdir)
-    from rdrop_jax.run import open_run  # jax starts here
-
-    run = open_run(workdir, checkpoint, config)
-    if split is None:
-        split = "test" if "test" in run.task.evaluators else "validation"
-        if split != "test":
-            print(
-                "--split: the run has no test data: scoring validation", file=sys.stderr
-            )
-    if split not in run.task.evaluators:
-        known = ", ".join(run.task.evaluators)
-        raise InputError(f"--split: expected one of {known}, found {split!r}")
-    scores = run.task.evaluators[split](run.mesh)(run.params)
-    return {"step": run.step, **scores}
-
-
-def main(argv: Sequence[str]) -> None:
-    """Parse the command line and print scores as one JSON line."""
-    parser = flags.Parser(prog="rdrop_jax.evaluate", description=__doc__)
-    parser.add_argument("--workdir", type=flags.path, required=True)
-    parser.add_argument(
-        "--split", help="default: test, or validation if there is no test"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        default="best",
-        metavar="best|last|STEP|average:N",
-        help="default: best",
-    )
-    distributed.add_flags(parser)
-    args, config = flags.parse_run(parser, argv)
-    cluster = distributed.from_flags(args)
-    first = cluster is None or distributed.start(cluster) == 0
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # undo JAX's handler
-    scores = evaluate(args.workdir, args.split, args.checkpoint, config)
-    if first:
-        print(json.dumps(scores))
-
+from rdrop_jax.cli import flags
+from rdrop_jax.cli.evaluate import evaluate as evaluate
+from rdrop_jax.cli.evaluate import main as main
 
 if __name__ == "__main__":
     flags.run(main)

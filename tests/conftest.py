@@ -6,8 +6,8 @@ from pathlib import Path
 import jax
 import jaxtyping
 import pytest
-from programs import run, train_argv
-from tiny import train
+from helpers.programs import run, train_argv
+from helpers.tiny import train
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,7 +40,7 @@ def no_shape_types():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """Workdir and output of a finished run of tests/programs.py."""
+    """Workdir and output of a finished run of tests/helpers/programs.py."""
     workdir = tmp_path_factory.mktemp("run")
     code, out, err = run("train", *train_argv(workdir))
     assert code == 0, err
@@ -49,6 +49,6 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
-    """Workdir and result of a finished run of tests/tiny.py."""
+    """Workdir and result of a finished run of tests/helpers/tiny.py."""
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, train(workdir)

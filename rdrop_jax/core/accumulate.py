@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.objective import Denominators
 from rdrop_jax.core.passes import Batch, Key, Params
-from rdrop_jax.core.rdrop import Denominators
 
 # loss(outputs stacked over passes, batch, **objective) -> (scalar, {name: Mean}), like
 # `rdrop_loss`; objective contains alpha, objective_scale and denominators.

@@ -20,13 +20,13 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Integer
 
 from rdrop_jax.core import losses
-from rdrop_jax.core.closed_form import Weights
-from rdrop_jax.core.linear_chunks import Options, linear_objective
+from rdrop_jax.core.kernels.class_ids import Weights
+from rdrop_jax.core.kernels.linear import Options, linear_objective
+from rdrop_jax.core.kernels.partition import split_over
+from rdrop_jax.core.kernels.softmax import Form
 from rdrop_jax.core.meshes import on_any_mesh
 from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.rdrop import Denominators, metrics_of, scales
-from rdrop_jax.core.softmax_rows import Form
-from rdrop_jax.core.split import split_over
+from rdrop_jax.core.objective import Denominators, metrics_of, scales
 from rdrop_jax.core.terms import position_weights, reshape_hint
 
 # Maximum logits per chunk and pass, and the range of positions per chunk.

@@ -1,1 +1,1 @@
-"""Datasets and host batches. Batch t is a pure function of (seed, t)."""
+"""Data code that several tasks share. Batch t is a pure function of (seed, t)."""

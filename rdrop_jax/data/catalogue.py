@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from rdrop_jax.data import lines
-from rdrop_jax.data.parallel import Pairs
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime.disk import read_json
+from rdrop_jax.files import lines
+from rdrop_jax.files.disk import read_json
+from rdrop_jax.tasks.seq2seq.parallel import Pairs
 
 PREFIX = "tfds:"
 

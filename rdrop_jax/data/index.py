@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime.disk import read_json
+from rdrop_jax.files.disk import read_json
 
 FORMAT = 1
 

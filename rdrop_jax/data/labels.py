@@ -5,8 +5,8 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from rdrop_jax.data.lines import clean
 from rdrop_jax.errors import InputError
+from rdrop_jax.files.lines import clean
 
 
 def is_missing(label: Any) -> bool:

@@ -20,12 +20,12 @@ from tokenizers import (
     trainers,
 )
 
-from rdrop_jax.data.lines import clean
 from rdrop_jax.data.tokenizer_files import BYTES, WORDPIECE, as_bert, as_roberta
 from rdrop_jax.data.tokenizer_files import NAME as NAME
 from rdrop_jax.data.tokenizer_files import find as find
 from rdrop_jax.data.tokenizer_files import load as load
 from rdrop_jax.errors import InputError, rust_explained
+from rdrop_jax.files.lines import clean
 
 
 def train_wordpiece(texts: Sequence[str], vocab_size: int) -> Tokenizer:

@@ -19,7 +19,7 @@ from typing import Any
 
 from rdrop_jax.data import index as index_lib
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime.disk import sync_folder
+from rdrop_jax.files.disk import sync_folder
 
 _LABEL = struct.Struct("<I")
 IMAGE_FEATURES = {"label": "uint32, little-endian", "image": "an encoded image"}

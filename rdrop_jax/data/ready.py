@@ -2,15 +2,12 @@
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import (
-    image_sets,
-    images,
-    pair_sets,
-    running_text,
-    summary_sets,
-    text_sets,
-)
 from rdrop_jax.errors import InputError
+from rdrop_jax.tasks.image_classification import image_sets, images
+from rdrop_jax.tasks.language_modeling import running_text
+from rdrop_jax.tasks.seq2seq import pair_sets
+from rdrop_jax.tasks.summarization import summary_sets
+from rdrop_jax.tasks.text_classification import text_sets
 
 
 def completed(config: ConfigDict) -> ConfigDict:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import seal
+from rdrop_jax.files import checksums
 
 SPLITS = ("train", "validation", "test")
 
@@ -189,4 +189,4 @@ def digits(split: str, split_seed: int) -> Images:
 
 def digits_sha256() -> str:
     """Return the SHA-256 checksum of the file that `digits` reads."""
-    return seal.sha256(digits_file())
+    return checksums.sha256(digits_file())

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rdrop_jax.data import lines
 from rdrop_jax.errors import InputError
-from rdrop_jax.runtime import lfs
+from rdrop_jax.files import lfs, lines
 
 KINDS = (".tsv", ".jsonl", ".parquet")
 # Formats of data and documents whose lines are not texts.

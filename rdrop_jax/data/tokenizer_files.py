@@ -20,9 +20,8 @@ from tokenizers import (
     processors,
 )
 
-from rdrop_jax.data import lines
 from rdrop_jax.errors import InputError, rust_explained
-from rdrop_jax.runtime import lfs
+from rdrop_jax.files import lfs, lines
 
 NAME, SETTINGS, ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 WORDPIECE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

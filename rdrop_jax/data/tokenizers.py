@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from rdrop_jax.data.lines import clean
 from rdrop_jax.errors import InputError, rust_explained
-from rdrop_jax.runtime.disk import read_json
+from rdrop_jax.files.disk import read_json
+from rdrop_jax.files.lines import clean
 
 FOLDER = "vocabulary"
 FORMAT = 1

@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.models.blocks import Form, Rates
+from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.causal import CausalStack, empty_cache
 from rdrop_jax.models.decoder import Size
 from rdrop_jax.models.embeddings import Positions
@@ -146,7 +146,7 @@ class AdaptiveDecoder(nn.Module):
 
         Returns:
           Inputs and kernels of the head and of each tail, in the format of
-          `rdrop_jax.core.adaptive.adaptive_rdrop_loss`.
+          `rdrop_jax.core.kernels.adaptive.adaptive_rdrop_loss`.
 
         Raises:
           ValueError: more positions than ``max_length``.

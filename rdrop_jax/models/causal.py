@@ -4,8 +4,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.models.blocks import EncoderBlock, Form
+from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.layers import KeysValues
 
 

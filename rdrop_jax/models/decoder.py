@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from rdrop_jax.core.large_vocab import LinearOutput
-from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.models import layers
 from rdrop_jax.models.blocks import Form, Rates
+from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.causal import CausalStack, empty_cache
 from rdrop_jax.models.embeddings import Embed
 from rdrop_jax.models.layers import Dtype

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from rdrop_jax.decoding.cache import Cache
 from rdrop_jax.models import layers
 from rdrop_jax.models.blocks import DecoderBlock, EncoderBlock, Form, Rates
+from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.embeddings import Embed
 from rdrop_jax.models.layers import Dtype, KeysValues
 
@@ -236,7 +236,7 @@ class Seq2Seq(nn.Module):
         Args:
           memory: result of `encode`.
           src_where: True on source tokens.
-          length: allocated positions; `rdrop_jax.decoding.cache.grow` adds more.
+          length: allocated positions; `rdrop_jax.models.cache.grow` adds more.
           beam: number of hypotheses per example.
 
         Returns:

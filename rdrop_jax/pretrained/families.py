@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.pretrained import files
+from rdrop_jax.pretrained import weight_files
 
 # Values of model_type in config.json.
 FAMILIES = {
@@ -24,11 +24,11 @@ def check(config: ConfigDict) -> None:
       InputError: the weights are missing, invalid, or of another model family.
     """
     path = Path(config.init_from)
-    if config.task not in FAMILIES and files.is_weights(path):
+    if config.task not in FAMILIES and weight_files.is_weights(path):
         raise only_workdirs(config.init_from)
-    if path.exists() and files.is_weights(path):
-        check_type(files.read_config(path), _wanted(config), path)
-    files.check(config.init_from)
+    if path.exists() and weight_files.is_weights(path):
+        check_type(weight_files.read_config(path), _wanted(config), path)
+    weight_files.check(config.init_from)
 
 
 def only_workdirs(name: str) -> InputError:

@@ -7,17 +7,15 @@ from typing import Protocol
 
 from ml_collections import ConfigDict
 
+from rdrop_jax.core.objective import resolve_num_passes
 from rdrop_jax.core.passes import Forward
-from rdrop_jax.core.rdrop import resolve_num_passes
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks import (
-    image_classification,
-    language_model,
-    summarization,
-    text_classification,
-    translation,
-)
-from rdrop_jax.tasks.base import Task
+from rdrop_jax.tasks.image_classification import task as image_classification
+from rdrop_jax.tasks.language_modeling import task as language_model
+from rdrop_jax.tasks.summarization import task as summarization
+from rdrop_jax.tasks.text_classification import task as text_classification
+from rdrop_jax.tasks.translation import task as translation
+from rdrop_jax.training.task import Task
 
 BUILDERS: dict[str, Callable[[ConfigDict, Path | None], Task]] = {
     "image_classification": image_classification.build,

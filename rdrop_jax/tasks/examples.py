@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.batches import HostBatch
-from rdrop_jax.runtime.mesh import put
-from rdrop_jax.tasks.base import ExampleScores
+from rdrop_jax.training.mesh import put
+from rdrop_jax.training.task import ExampleScores
 
 
 def make_example_scores(

@@ -48,7 +48,7 @@ def inputs(kind, pad):
 
 
 def main():
-    folder = Path(__file__).parent / "encoder"
+    folder = Path(__file__).parents[1] / "encoder"
     for kind, (config_class, more) in MODELS.items():
         torch.manual_seed(0)
         config = config_class(**SHAPE | more)

@@ -1,0 +1,1 @@
+"""One module for each program, and the command line that they share."""

@@ -1,0 +1,152 @@
+"""Config checks that require neither jax nor data."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.config import RENAMED, flatten
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import paths, roots
+
+
+def _one_of(*allowed: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda v: v in allowed, f"one of {', '.join(allowed)}"
+
+
+_POSITIVE = (lambda v: v >= 1, "at least 1")
+_NOT_NEGATIVE = (lambda v: v >= 0, "at least 0")
+_FRACTION = (lambda v: 0 <= v < 1, "in [0, 1)")
+# jax's integers have 32 bits; seeds of its keys have 63.
+_MAX_INT, _MAX_SEED = 2**31 - 1, 2**63 - 1
+_SEED = (lambda v: 0 <= v <= _MAX_SEED, f"from 0 to {_MAX_SEED}")
+# Each one takes a thread or a batch in memory.
+_THREADS = (lambda v: 0 <= v <= 4096, "from 0 to 4096")
+_AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for what is left")
+
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "seed": _SEED,
+    "data.split_seed": _SEED,
+    "batch_size": _POSITIVE,
+    "accum_steps": _POSITIVE,
+    "rdrop.alpha": _NOT_NEGATIVE,
+    "rdrop.num_passes": (lambda v: v is None or v >= 1, "none, or at least 1"),
+    "rdrop.every": _POSITIVE,
+    "rdrop.label_smoothing": _FRACTION,
+    "rdrop.smoothing": _one_of("uniform", "fairseq"),
+    "rdrop.divergence": _one_of(
+        "symmetric_kl", "forward_kl", "reverse_kl", "js", "squared"
+    ),
+    "rdrop.stop_gradient": _one_of("none", "targets"),
+    "rdrop.objective_scale": _one_of("sum", "mean"),
+    "rdrop.how": _one_of("auto", "unroll", "vmap"),
+    "model.dtype": _one_of("float32", "bfloat16"),
+    "model.masks": _one_of("hash", "bernoulli"),
+    "data.prefetch": _THREADS,
+    "data.workers": _THREADS,
+    "optimizer.name": _one_of("adam", "sgd", "nag"),
+    "optimizer.schedule": _one_of(
+        "constant",
+        "linear",
+        "cosine",
+        "polynomial",
+        "inverse_sqrt",
+        "cosine_restarts",
+    ),
+    "optimizer.lr": _NOT_NEGATIVE,
+    "optimizer.decay": _one_of("all", "matrices"),
+    "optimizer.layer_decay": (lambda v: 0 < v <= 1, "in (0, 1]"),
+    "optimizer.clip": _NOT_NEGATIVE,
+    "optimizer.ema": _FRACTION,
+    "optimizer.period_mult": _POSITIVE,
+    "eval.batch_size": _POSITIVE,
+    "eval.patience": _NOT_NEGATIVE,
+    "checkpoint.keep": (lambda v: v >= 2, "at least 2"),
+    "mesh.data": _AXIS,
+    "mesh.fsdp": _AXIS,
+    "mesh.tensor": _AXIS,
+}
+
+
+def check(config: ConfigDict) -> None:
+    """Check all values that can be checked without data or devices.
+
+    Raises:
+      InputError: an invalid value; the message names the field.
+    """
+    paths.check_config(config)
+    flat = flatten(config)
+    for name, (accepts, expected) in CHECKS.items():
+        if not accepts(flat[name]):
+            raise InputError(f"{name}: expected {expected}, found {flat[name]!r}")
+    for name, value in flat.items():
+        limit = _MAX_SEED if name.endswith("seed") else _MAX_INT
+        if type(value) is int and abs(value) > limit:
+            raise InputError(
+                f"{name}: expected an integer from {-limit} to {limit}, found {value}"
+            )
+    if config.batch_size % config.accum_steps:
+        raise InputError(
+            f"accum_steps: expected a divisor of batch_size={config.batch_size}, found "
+            f"{config.accum_steps}"
+        )
+    if config.reinit and not config.init_from:
+        raise InputError(
+            f"reinit: expected init_from beside it, found reinit={config.reinit} alone"
+        )
+    dropouts = {k: v for k, v in flat.items() if k.startswith("model.") and "drop" in k}
+    for name, rate in dropouts.items():
+        if not 0 <= rate < 1:
+            raise InputError(f"{name}: expected in [0, 1), found {rate}")
+    _check_passes(config, dropouts)
+    kl = config.rdrop.divergence.endswith("_kl")
+    if config.rdrop.stop_gradient == "targets" and not kl:
+        raise InputError(
+            "rdrop.stop_gradient: expected none where rdrop.divergence="
+            f"{config.rdrop.divergence}, which has no target, found targets"
+        )
+
+
+def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
+    passes, rates = config.rdrop.num_passes, tuple(config.rdrop.dropouts)
+    numbers = all(type(rate) in (int, float) and 0 <= rate < 1 for rate in rates)
+    if rates and (passes == 1 or len(rates) != (passes or 2) or not numbers):
+        one_each = f"a rate in [0, 1) for each of {passes or 2} passes, or ()"
+        expected = "() for one pass" if passes == 1 else one_each
+        raise InputError(f"rdrop.dropouts: expected {expected}, found {rates}")
+    if rates and config.rdrop.how == "vmap":
+        raise InputError(
+            "rdrop.how: expected auto or unroll where rdrop.dropouts gives each pass a "
+            "rate of its own, found vmap"
+        )
+    others = [v for k, v in dropouts.items() if k != "model.dropout" or not rates]
+    if config.rdrop.alpha > 0 and passes != 1 and not any([*others, *rates]):
+        raise InputError(
+            f"rdrop.alpha={config.rdrop.alpha} needs dropout: expected one of "
+            f"{', '.join([*dropouts, 'rdrop.dropouts'])} above 0, found all 0. Without "
+            "dropout both passes agree and the term is 0; set rdrop.alpha=0 to train "
+            "plainly"
+        )
+
+
+def check_sizes(config: ConfigDict, overrides: Mapping[str, str]) -> None:
+    """Reject an explicit held-out size together with a file, for text classification.
+
+    A file takes precedence over a preset's size. Presets of other tasks set no size.
+
+    Args:
+      config: config with the overrides applied.
+      overrides: field name to text.
+
+    Raises:
+      InputError: both fields are set; the message names them.
+    """
+    if config.task != "text_classification" or config.data.name != "files":
+        return
+    old = {new: name for name, new in RENAMED[config.task].items()}
+    given = config.copy_and_resolve_references().unlock()
+    for split in ("validation", "test"):
+        field = f"data.{split}"
+        if not {field, old.get(field)} & overrides.keys():
+            given.data[split] = 0.0
+    roots.check_sizes(given.data)

@@ -1,0 +1,336 @@
+"""Command line of all programs: --config FILE[:PRESET] and config overrides."""
+
+import argparse
+import ast
+import difflib
+import importlib.util
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ml_collections import ConfigDict
+
+from rdrop_jax import config as config_lib
+from rdrop_jax.cli import checks, process
+from rdrop_jax.errors import InputError, Stopped, TrainingError
+from rdrop_jax.files import disk, paths
+from rdrop_jax.training import workdir as workdir_lib
+
+_SMALLER = "Lower batch_size, eval.batch_size or the size of the model."
+_EXIT_WITHIN = 10.0  # seconds for the threads of a program that failed
+
+
+class Parser(argparse.ArgumentParser):
+    """Argument parser that raises `InputError` instead of exiting."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(message.removeprefix("argument "))
+
+
+def path(text: str) -> Path:
+    """Parse and check a path argument; for use as argparse's ``type``."""
+    if problem := paths.problem(text):
+        raise argparse.ArgumentTypeError(problem)
+    return Path(text)
+
+
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Run a program's main; print expected errors without a traceback, and exit."""
+    process.tune()
+    # orbax logs the traceback of an exception before raising it.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    # Unreadable images raise an error that names the file.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # An unusable compilation cache only costs a compilation.
+    warnings.filterwarnings("ignore", "Error .* persistent compilation cache entry")
+    code = 0
+    try:
+        process.check_streams()
+        process.check_address_space()
+        main(sys.argv[1:])
+        if not sys.stdout.closed:
+            sys.stdout.flush()
+    except Stopped as stopped:
+        print(stopped, flush=True)
+    except InputError as error:
+        code = _fail(f"error: {error}", 2)
+    except TrainingError as error:
+        code = _fail(f"error: {error}", 1)
+    except MemoryError as error:
+        code = _fail(f"error: not enough memory. {_SMALLER} {error}".rstrip(), 1)
+    except KeyboardInterrupt:
+        code = _fail("\ninterrupted; start again to go on", 130)
+    except BrokenPipeError:  # the reader of standard output has exited
+        process.drop_output()
+        code = 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in disk.FULL_CODES:
+            raise
+        # `disk.explained` converts the errors of all other files.
+        process.drop_output()
+        code = _fail(
+            f"error: standard output: cannot write ({error.strerror}). Free some space "
+            "or redirect it, and start again",
+            2,
+        )
+    raise SystemExit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    """Print an error; force an exit if threads of a failed save do not finish soon."""
+    print(message, file=sys.stderr, flush=True)
+    timer = threading.Timer(_EXIT_WITHIN, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    return code
+
+
+def _unraisable(found: "sys.UnraisableHookArgs") -> None:
+    """Suppress messages of tensorstore's threads after a failed save."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
+
+
+def parse(
+    parser: Parser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Split a command line into a program's own flags and config overrides.
+
+    Args:
+      parser: parser with the program's own flags.
+      argv: arguments without the program's name.
+
+    Returns:
+      The flags, and ``{"rdrop.alpha": "0"}`` from ``--config.rdrop.alpha=0``.
+
+    Raises:
+      InputError: an argument that is neither.
+    """
+    args, rest = parser.parse_known_args(argv)
+    overrides: dict[str, str] = {}
+    rest = list(rest)
+    while rest:
+        word = rest.pop(0)
+        name, equals, value = word.partition("=")
+        if not name.startswith("--config."):
+            raise InputError(f"unexpected argument {word!r}.{_meant(parser, name)}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise InputError(f"{name}: expected a value, found none")
+            value = rest.pop(0)
+        overrides[name.removeprefix("--config.")] = value
+    return args, overrides
+
+
+def _meant(parser: Parser, name: str) -> str:
+    """Suggest a flag or config field with a name similar to ``name``."""
+    if not name.startswith("-"):
+        return ""
+    known = {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"}
+    hint = config_lib.suggest(name, sorted(known))
+    if hint or "--config" not in known:
+        return hint
+    fields = [f"--config.{k}" for k in config_lib.flatten(config_lib.base_config())]
+    return config_lib.suggest(name.lstrip("-"), fields)
+
+
+def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line of a program that accepts no config overrides."""
+    args, overrides = parse(parser, argv)
+    for name in overrides:
+        raise InputError(f"--config.{name}: the config of a run is in its workdir")
+    return args
+
+
+def parse_run(
+    parser: Parser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, ConfigDict]:
+    """Parse the command line of a program that reads the config from ``--workdir``.
+
+    Args:
+      parser: parser with a flag ``--workdir``.
+      argv: arguments without the program's name.
+
+    Returns:
+      The flags and the run's config. Overrides may set fields of ``eval``, which affect
+      scoring and prediction but no parameters, and ``data.dir``, in case the data have
+      moved.
+
+    Raises:
+      InputError: the workdir contains no run, or an override sets a different field.
+    """
+    args, overrides = parse(parser, argv)
+    for name in overrides:
+        if not name.startswith("eval.") and name != "data.dir":
+            raise InputError(
+                f"--config.{name}: the config of a run is in its workdir; only fields "
+                "of eval and data.dir may be set"
+            )
+    config = workdir_lib.read(args.workdir)
+    if overrides:
+        override(config, overrides)
+        checks.check(config)
+    return args, config
+
+
+def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
+    """Load ``FILE[:PRESET]`` and apply overrides.
+
+    If ``init_from`` is empty, the preset's entry in the file's ``SCRATCH``, if any,
+    replaces defaults by those of a model suited to training from scratch.
+
+    Args:
+      spec: path of a file with ``get_config(preset)``; relative to the current folder,
+        else to the configs that the package ships.
+      overrides: field name to text.
+
+    Returns:
+      The checked, locked config.
+
+    Raises:
+      InputError: a missing file, unknown preset or field, or a value of the wrong type.
+    """
+    paths.local("--config", spec)
+    path, _, preset = spec.partition(":")
+    file = find_file(path)
+    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    if module_spec is None or module_spec.loader is None:
+        raise InputError(f"--config: expected a Python file, found {path!r}")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config: {path} has no function get_config(preset)")
+    config = module.get_config(preset) if preset else module.get_config()
+    scratch = getattr(module, "SCRATCH", {}).get(preset, {})
+    if scratch and not overrides.get("init_from", config.init_from):
+        config.update_from_flattened_dict(scratch)
+    override(config, overrides)
+    checks.check_sizes(config, overrides)
+    checks.check(config)
+    return config
+
+
+def find_file(path: str) -> Path:
+    """Return the path of a config file, also of one that the package ships."""
+    here = Path(__file__).resolve().parent
+    shipped = [here / "configs", here.parent / "configs"]
+    tried = [Path(path)]
+    if Path(path).parent in (Path(), Path("configs")):
+        tried += [folder / Path(path).name for folder in shipped]
+    for candidate in tried:
+        if candidate.is_file():
+            return candidate
+    names = sorted({f.name for d in shipped if d.is_dir() for f in d.glob("[a-z]*.py")})
+    close = difflib.get_close_matches(Path(path).name, names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    raise InputError(f"--config: no file {path!r}.{hint} Shipped: {', '.join(names)}")
+
+
+def override(config: ConfigDict, overrides: dict[str, str]) -> None:
+    """Set fields from text, keeping each field's type.
+
+    Raises:
+      InputError: an unknown field, a group of fields, or a value of the wrong type.
+    """
+    known = config_lib.flatten(config)
+    groups = {
+        ".".join(parts[:i])
+        for parts in (name.split(".") for name in known)
+        for i in range(1, len(parts))
+    }
+    renamed = config_lib.RENAMED.get(config.get("task", ""), {})
+    for name, text in overrides.items():
+        if name in renamed and name not in known:
+            print(
+                f"--config.{name}: deprecated, use --config.{renamed[name]}",
+                file=sys.stderr,
+            )
+            name = renamed[name]
+        if name in groups:
+            inside = [k for k in known if k.startswith(name + ".")]
+            raise InputError(
+                f"--config.{name} is a group: expected one of its fields, "
+                f"{', '.join(inside)}"
+            )
+        if name not in known:
+            raise InputError(
+                f"--config.{name}: no such field.{config_lib.suggest(name, known)}"
+            )
+        optional = known[name] is None
+        value = parse_value(name, text, _type_of(config, name), optional=optional)
+        config.update_from_flattened_dict({name: value})
+
+
+def _type_of(config: ConfigDict, name: str) -> type:
+    *parents, leaf = name.split(".")
+    group = config
+    for parent in parents:
+        group = group[parent]
+    return group.get_type(leaf)
+
+
+def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> Any:
+    """Parse text as a value of a field's type.
+
+    Args:
+      name: name of the field, for messages.
+      text: text from the user.
+      kind: bool, int, float, str, tuple; object for a duration.
+      optional: True if the field also accepts "none".
+
+    Returns:
+      The value.
+
+    Raises:
+      InputError: the text is not a value of that type.
+    """
+    if kind is str:
+        return text
+    if name in config_lib.DURATIONS:
+        return int(text) if workdir_lib.is_number(text) else text
+    if kind is bool:
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise InputError(f"--config.{name}: expected true or false, found {text!r}")
+        return text.lower() in ("true", "1")
+    if optional and text.lower() == "none":
+        return None
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            wanted = "an integer" if kind is int else "a number"
+            raise InputError(
+                f"--config.{name}: expected {wanted}, found {text!r}"
+            ) from None
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if not isinstance(value, kind):
+        raise InputError(f"--config.{name}: expected a {kind.__name__}, found {text!r}")
+    return value
+
+
+def show(config: ConfigDict) -> str:
+    """Format a config as one ``name = value`` line per field; truncate long lists."""
+
+    def text(value: Any) -> str:
+        if isinstance(value, list) and len(value) > 10:
+            return f"{value[:3]!r} and {len(value) - 3} more"
+        return repr(value)
+
+    return "\n".join(
+        f"  {k} = {text(v)}" for k, v in config_lib.flatten(config).items()
+    )

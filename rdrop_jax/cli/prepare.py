@@ -1,0 +1,105 @@
+"""python -m rdrop_jax.prepare cifar100 --data_dir DATA --from cifar-100-python.tar.gz
+
+Names: cifar100, imagenet2012; iwslt14_de_en, iwslt14_es_en, iwslt17_fr_en,
+iwslt17_zh_en, wmt14_en_de, wmt14_en_fr, each for both directions; glue/cola, glue/sst2,
+glue/mrpc, glue/qqp, glue/stsb, glue/mnli, glue/qnli, glue/rte; wikitext103;
+cnn_dailymail; tfds:NAME for any dataset of TensorFlow Datasets.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rdrop_jax import config as config_lib
+from rdrop_jax.cli import flags
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import paths
+
+
+def prepare(
+    name: str, data_dir: Path, files: Sequence[Path], say: Callable[[str], None] = print
+) -> Path:
+    """Convert a dataset to the format that training reads.
+
+    Args:
+      name: name of the dataset.
+      data_dir: folder of prepared datasets.
+      files: downloaded archives, or folders that contain them.
+      say: function that logs progress.
+
+    Returns:
+      The folder of the dataset. An existing folder is not changed.
+
+    Raises:
+      InputError: an unknown name, or missing, corrupt or unexpected files.
+    """
+    from rdrop_jax.data import catalogue, prepared
+    from rdrop_jax.tasks.image_classification import cifar, imagenet
+    from rdrop_jax.tasks.language_modeling import token_files, wikitext
+    from rdrop_jax.tasks.seq2seq import prepared_text
+    from rdrop_jax.tasks.summarization import cnn_dailymail
+    from rdrop_jax.tasks.text_classification import glue
+    from rdrop_jax.tasks.translation import corpora
+
+    # Each recipe is paired with the reader of an existing folder's index.
+    recipes: dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]] = {
+        "cifar100": (cifar.prepare, prepared.read_index),
+        "imagenet2012": (imagenet.prepare, prepared.read_index),
+        "cnn_dailymail": (cnn_dailymail.prepare, prepared_text.read_index),
+        "wikitext103": (wikitext.prepare, token_files.read_index),
+        **dict.fromkeys(
+            prepared_text.NAMES, (corpora.prepare, prepared_text.read_index)
+        ),
+        **{
+            glue.PREFIX + task: (glue.preparer(task), glue.read_index)
+            for task in glue.TASKS
+        },
+    }
+    paths.local("--data_dir", data_dir)
+    for file in files:
+        paths.local("--from", file)
+    if name.startswith(catalogue.PREFIX):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        return catalogue.prepare(data_dir, name.removeprefix(catalogue.PREFIX), say)
+    if name not in recipes:
+        hint = config_lib.suggest(name, recipes)
+        raise InputError(
+            f"{name}: no such dataset.{hint} There are: {', '.join(recipes)}, and "
+            f"{catalogue.PREFIX}NAME for the catalogue of TensorFlow Datasets"
+        )
+    folder = data_dir / name
+    recipe, read_index = recipes[name]
+    if folder.exists():
+        read_index(folder)
+        say(f"{folder} is there already; remove it to prepare it again")
+        return folder
+    return recipe(folder, list(files), say)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line and prepare one dataset."""
+    parser = flags.Parser(prog="rdrop_jax.prepare", description=__doc__)
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument(
+        "--data_dir",
+        type=flags.path,
+        default=os.environ.get("RDROP_DATA_DIR"),
+        help="folder of prepared datasets; default: $RDROP_DATA_DIR",
+    )
+    parser.add_argument(
+        "--from",
+        dest="files",
+        type=flags.path,
+        nargs="+",
+        metavar="FILE",
+        help="archives or folders that hold them; default: the data folder",
+    )
+    args = flags.parse_plain(parser, argv)
+    if args.data_dir is None:
+        raise InputError(
+            "--data_dir: expected a folder, or $RDROP_DATA_DIR, found none"
+        )
+    data_dir = Path(args.data_dir)
+    folder = prepare(args.name, data_dir, args.files or [data_dir])
+    print(f"prepared: {folder}")

@@ -1,0 +1,181 @@
+"""Options of a comparison and their validation. Needs no jax."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rdrop_jax import config as config_lib
+from rdrop_jax.cli import flags
+from rdrop_jax.errors import InputError
+
+# Arms and their descriptions. Of these arms only `rdrop` has an alpha above 0.
+ARMS = {
+    "plain": "alpha 0, one pass",
+    "rdrop": "two passes, or rdrop.num_passes, and the consistency term",
+    "two_passes": "alpha 0, the passes of rdrop",
+    "double_batch": "plain with batches twice as large",
+    "equal_compute": "plain with more updates, for the time that rdrop takes",
+}
+# RESERVED: fields that the comparison sets. An ablation may set only alpha of these.
+_MAX_SEEDS = 10_000
+RESERVED = (
+    "rdrop.alpha",
+    "rdrop.objective_scale",
+    "eval.test",
+    "eval.patience",
+    "log.every",
+    "checkpoint.every",
+)
+# Fields without effect in arms with a single pass.
+OF_RDROP_ALONE = (
+    "rdrop.alpha_warmup",
+    "rdrop.divergence",
+    "rdrop.dropouts",
+    "rdrop.every",
+    "rdrop.num_passes",
+    "rdrop.stop_gradient",
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a comparison, which resumes only with the same options.
+
+    Attributes:
+      config: FILE[:PRESET].
+      overrides: config fields and their values as text, for all runs.
+      alphas: weights of the consistency term; rdrop selects among those above 0.
+      seeds: number of seeds for selection, from the config's seed on.
+      final_seeds: number of seeds for the verdict, following the selection seeds.
+      arms: names of arms, from `ARMS` and the ablations.
+      vary: field to values as text; every arm selects among all combinations.
+      metric: score of the verdict.
+      mode: "max" or "min": whether a higher or a lower ``metric`` is better.
+      ablations: name of an ablation arm to the fields that it changes in rdrop.
+    """
+
+    config: str
+    overrides: dict[str, str]
+    alphas: tuple[float, ...]
+    seeds: int
+    final_seeds: int
+    arms: tuple[str, ...]
+    vary: dict[str, tuple[str, ...]]
+    metric: str
+    mode: str
+    ablations: dict[str, dict[str, str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as a JSON-ready dict."""
+        return asdict(self) | {
+            "alphas": list(self.alphas),
+            "arms": list(self.arms),
+            "vary": {name: list(values) for name, values in self.vary.items()},
+        }
+
+    def what(self, arm: str) -> str:
+        """Return a short description of an arm."""
+        return ARMS.get(arm) or f"rdrop with {arm}"
+
+
+def check(options: Options) -> ConfigDict:
+    """Check the options as far as possible without data.
+
+    Returns:
+      The config that all runs share.
+
+    Raises:
+      InputError: an invalid option; the message names the argument.
+    """
+    if not options.alphas or not any(options.alphas):
+        raise InputError(
+            "--alphas: expected numbers, one of them above 0, found "
+            f"{','.join(f'{a:g}' for a in options.alphas) or 'none'}"
+        )
+    if min(options.alphas) < 0 or len(set(options.alphas)) < len(options.alphas):
+        raise InputError(
+            "--alphas: expected different numbers, none below 0, found "
+            f"{','.join(f'{a:g}' for a in options.alphas)}"
+        )
+    for name, count in (("seeds", options.seeds), ("final_seeds", options.final_seeds)):
+        if not 1 <= count <= _MAX_SEEDS:
+            raise InputError(
+                f"--{name}: expected from 1 to {_MAX_SEEDS}, found {count}"
+            )
+    for arm in options.arms:
+        if arm not in (*ARMS, *options.ablations):
+            raise InputError(
+                f"--arms: expected names of {', '.join(ARMS)}, found {arm!r}."
+                f"{config_lib.suggest(arm, ARMS)}"
+            )
+    _check_ablations(options)
+    for name in [*options.overrides, *options.vary]:
+        if name in RESERVED or (name == "seed" and name in options.vary):
+            raise InputError(f"{name}: the comparison sets this field itself")
+    _check_vary(options)
+    for variant in variants(options):  # typos and values out of range
+        config = flags.load(options.config, options.overrides | variant)
+        if not config.optimizer.lr:
+            raise InputError("optimizer.lr: expected above 0, found 0")
+        if config.rdrop.num_passes == 1:
+            raise InputError("rdrop.num_passes: expected none or at least 2, found 1")
+        for fields in options.ablations.values():
+            flags.load(options.config, options.overrides | variant | fields)
+    return flags.load(options.config, options.overrides)
+
+
+def _check_ablations(options: Options) -> None:
+    for fields in options.ablations.values():
+        for name in fields:
+            if name == "seed" or (name in RESERVED and name != "rdrop.alpha"):
+                raise InputError(f"--ablate {name}: the comparison sets it itself")
+            if name in options.vary:
+                raise InputError(f"--ablate {name}: found --vary {name} as well")
+            if name == "rdrop.alpha" and len(positive(options)) > 1:
+                raise InputError(
+                    "--ablate rdrop.alpha: expected one alpha above 0 in --alphas, "
+                    f"found {len(positive(options))}"
+                )
+
+
+def _check_vary(options: Options) -> None:
+    for name, values in options.vary.items():
+        if name in OF_RDROP_ALONE:
+            raise InputError(
+                f"--vary {name}: expected a field that plain training has too; "
+                f"--ablate {name}=VALUE makes an arm of it"
+            )
+        if not values or len(set(values)) < len(values):
+            raise InputError(
+                f"--vary {name}: expected different values, found "
+                f"{','.join(values) or 'none'}"
+            )
+        if name in options.overrides:
+            raise InputError(f"--vary {name}: found --config.{name} as well")
+
+
+def variants(options: Options) -> list[dict[str, str]]:
+    """Return all combinations of ``vary``; one empty dict if no field is varied."""
+    return [
+        dict(zip(options.vary, values, strict=True))
+        for values in itertools.product(*options.vary.values())
+    ]
+
+
+def positive(options: Options) -> list[float]:
+    """Return the alphas that rdrop selects from."""
+    return [alpha for alpha in options.alphas if alpha > 0]
+
+
+def unlike(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return one line per field in which two comparisons differ."""
+    old, new = config_lib.flatten(stored), config_lib.flatten(now)
+    return [
+        f"{name}: there {old.get(name, '(absent)')!r}, now "
+        f"{new.get(name, '(absent)')!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]

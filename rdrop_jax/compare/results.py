@@ -1,0 +1,193 @@
+"""Results of finished runs: selection, differences, cost. Needs no jax."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from rdrop_jax.compare import stats
+from rdrop_jax.compare.plan import Setting, Trial
+from rdrop_jax.files import npz_headers
+from rdrop_jax.files.disk import read_json, read_records
+
+Curve = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+      trial: setting and seed of the run.
+      result: content of result.json.
+      diagnostics: content of diagnostics.json; empty for a selection run.
+      records: records of metrics.jsonl.
+      examples: score to values [examples] on test data; may be empty.
+    """
+
+    trial: Trial
+    result: dict[str, Any]
+    diagnostics: dict[str, Any]
+    records: list[dict[str, Any]]
+    examples: dict[str, np.ndarray]
+
+    @property
+    def update_seconds(self) -> float:
+        """Median seconds per step over the log windows; NaN if none was timed."""
+        speeds = [r["steps_per_second"] for r in self.records if _has_speed(r)]
+        return 1.0 / float(np.median(speeds)) if speeds else math.nan
+
+
+def _has_speed(record: Mapping[str, Any]) -> bool:
+    speed = record.get("steps_per_second")
+    return (
+        record.get("kind") == "train" and isinstance(speed, int | float) and speed > 0
+    )
+
+
+def read_run(trial: Trial, workdir: Path) -> Run:
+    """Read the workdir of a finished run.
+
+    Args:
+      trial: setting and seed of the run.
+      workdir: folder of the comparison.
+    """
+    folder = workdir / trial.name
+    examples: dict[str, np.ndarray] = {}
+    if (folder / "test_examples.npz").is_file():
+        examples = npz_headers.load(folder / "test_examples.npz")
+    diagnostics = folder / "diagnostics.json"
+    return Run(
+        trial=trial,
+        result=read_json(folder / "result.json"),
+        diagnostics=read_json(diagnostics) if trial.final else {},
+        records=read_records(folder / "metrics.jsonl"),
+        examples=examples,
+    )
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Return mean, standard deviation and the values."""
+    array = np.asarray(values, np.float64)
+    return {"mean": float(array.mean()), "sd": stats.sd(array), "values": list(values)}
+
+
+def choose(
+    runs: Mapping[int, Sequence[Run]],
+    settings: Sequence[Setting],
+    seeds: int,
+    metric: str,
+    mode: str,
+) -> Setting | None:
+    """Return the setting with the best mean validation score.
+
+    Args:
+      runs: index of a setting to its finished runs.
+      settings: settings of one arm.
+      seeds: number of runs per setting; settings with fewer finished runs are ignored.
+      metric: name of the score.
+      mode: "max" or "min".
+
+    Returns:
+      The best setting, the first one if several tie; None if no setting qualifies.
+    """
+    sign = 1.0 if mode == "max" else -1.0
+    means = {}
+    for setting in settings:
+        scores = [run.result["validation"][metric] for run in runs[setting.index]]
+        mean = sum(scores) / seeds if len(scores) == seeds else math.nan
+        if math.isfinite(mean):
+            means[setting.index] = sign * mean
+    if not means:
+        return None
+    best = max(means, key=lambda index: means[index])
+    return next(s for s in settings if s.index == best)
+
+
+def cost_ratio(plain: Sequence[Run], rdrop: Sequence[Run]) -> float:
+    """Return the median time per step of rdrop over that of plain; NaN without runs.
+
+    At least 1: two passes cannot cost less than one, so a lower ratio is noise.
+    """
+    medians = [
+        float(np.median([run.update_seconds for run in runs])) if runs else math.nan
+        for runs in (rdrop, plain)
+    ]
+    ratio = medians[0] / medians[1]
+    return 1.0 if ratio < 1 else ratio
+
+
+def difference(
+    arm: Sequence[Run], plain: Sequence[Run], metric: str
+) -> dict[str, Any] | None:
+    """Compare an arm to plain on test data, over the seeds that both finished.
+
+    Returns:
+      `stats.Paired` as a dict, the ``seeds``, and ``examples``: the bootstrap interval
+      over test examples, or None without scores per example.
+    """
+    ours, theirs = ({run.trial.seed: run for run in runs} for runs in (arm, plain))
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return None
+    a, b = (
+        np.array([runs[seed].result["test"][metric] for seed in seeds], np.float64)
+        for runs in (ours, theirs)
+    )
+    found = stats.paired(a, b)
+    examples = None
+    if all(metric in runs[s].examples for runs in (ours, theirs) for s in seeds):
+        per_example = [
+            ours[s].examples[metric].astype(np.float64) - theirs[s].examples[metric]
+            for s in seeds
+        ]
+        examples = stats.bootstrap_interval(np.mean(per_example, axis=0))
+    return {
+        "seeds": seeds,
+        **vars(found),
+        "values": list(found.values),
+        "examples": None if examples is None else list(examples),
+    }
+
+
+def curve(
+    runs: Sequence[Run], kind: str, name: str, *, scale: float = 1.0
+) -> Curve | None:
+    """Return mean and standard deviation over runs, at the steps that all recorded.
+
+    Args:
+      runs: runs of one setting.
+      kind: "train" or "validation".
+      name: name of the value.
+      scale: factor from steps to ``x``.
+
+    Returns:
+      ``x``, ``mean``, ``sd``; None if the runs have no recorded step in common.
+    """
+    found: list[dict[int, float]] = [
+        {r["step"]: r[name] for r in run.records if r["kind"] == kind and name in r}
+        for run in runs
+    ]
+    steps = sorted(set.intersection(*map(set, found))) if found else []
+    if not steps:
+        return None
+    table: Float[np.ndarray, "runs steps"] = np.array(
+        [[one[step] for step in steps] for one in found], np.float64
+    )
+    sd = table.std(axis=0, ddof=1) if len(runs) > 1 else np.zeros(len(steps))
+    return {
+        "x": [step * scale for step in steps],
+        "mean": table.mean(axis=0).tolist(),
+        "sd": sd.tolist(),
+    }
+
+
+def mean_of(runs: Sequence[Run], get: Callable[[Run], float | None]) -> float | None:
+    """Return the mean of a value over runs; None unless every run has it."""
+    values = [get(run) for run in runs]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

@@ -1,0 +1,194 @@
+"""Runs of a comparison in separate processes. Needs no jax."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any, Protocol, runtime_checkable
+
+from rdrop_jax.compare.options import Options
+from rdrop_jax.compare.plan import Trial
+from rdrop_jax.errors import InputError
+from rdrop_jax.training.preemption import Stop
+
+
+@runtime_checkable
+class Process(Protocol):
+    """Interface of the processes that `execute` manages."""
+
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+
+
+class Child:
+    """Process that exits with its parent, because its standard input is closed then.
+
+    It has a separate session, so that Ctrl-C reaches only the parent.
+    """
+
+    def __init__(self, argv: Sequence[str], log: IO[str]) -> None:
+        self._process = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def poll(self) -> int | None:
+        code = self._process.poll()
+        if code is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        return code
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.poll()
+
+
+Start = Callable[[Options, Trial, Path], Process]
+_WORKER = (sys.executable, "-m", "rdrop_jax.compare.worker")
+
+
+def start(options: Options, trial: Trial, workdir: Path) -> Process:
+    """Start the process of a run, with its output appended to ``output.log``."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    job = {
+        "config": options.config,
+        "overrides": trial.overrides,
+        "workdir": str(workdir),
+        "final": trial.final,
+    }
+    with (workdir / "output.log").open("a") as log:
+        return Child([*_WORKER, json.dumps(job)], log)
+
+
+def probe(options: Options, variants: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Run `worker.probe` in a separate process and return its result.
+
+    Raises:
+      InputError: unreadable data, or a config from which no model can be built.
+    """
+    job = {
+        "config": options.config,
+        "probe": [options.overrides | variant for variant in variants],
+    }
+    process = subprocess.run(
+        [*_WORKER, json.dumps(job)], capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        raise InputError(message(process.stderr.strip().splitlines()))
+    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return found
+
+
+def message(said: Sequence[str]) -> str:
+    """Return all lines of the last error in a process's output, else the last line."""
+    if not said:
+        return "the task cannot be built"
+    starts = [i for i, line in enumerate(said) if line.startswith("error: ")]
+    return "\n".join(said[starts[-1] if starts else -1 :]).removeprefix("error: ")
+
+
+def finished(trial: Trial, workdir: Path) -> bool:
+    """Return whether a run has written all files that the report needs."""
+    if trial.final and not (workdir / "diagnostics.json").is_file():
+        return False
+    return (workdir / "result.json").is_file()
+
+
+class Progress:
+    """Progress display: counts runs and estimates the remaining time.
+
+    Args:
+      total: number of runs of the comparison.
+      jobs: number of concurrent runs.
+    """
+
+    def __init__(self, total: int, jobs: int) -> None:
+        self._left, self._total, self._jobs = total, total, jobs
+        self._seconds: list[float] = []
+
+    def skip(self, count: int) -> None:
+        """Count runs that are finished already or will not be executed."""
+        self._left -= count
+
+    def done(self, trial: Trial, seconds: float, outcome: str) -> None:
+        """Print the line of a run that ended."""
+        self._left -= 1
+        self._seconds.append(seconds)
+        mean = sum(self._seconds) / len(self._seconds)
+        minutes, rest = divmod(round(mean * self._left / self._jobs), 60)
+        print(
+            f"[{self._total - self._left}/{self._total}] {trial.name}: {outcome}, "
+            f"{seconds:.0f} s  ETA {minutes}:{rest:02d}",
+            flush=True,
+        )
+
+
+def execute(
+    options: Options,
+    trials: Sequence[Trial],
+    workdir: Path,
+    *,
+    jobs: int,
+    progress: Progress,
+    stop: Stop,
+    start: Start = start,
+) -> dict[str, str]:
+    """Execute all unfinished runs, several concurrently.
+
+    Args:
+      options: options of the comparison.
+      trials: runs, in order.
+      workdir: folder of the comparison.
+      jobs: number of concurrent processes.
+      progress: display that is notified of each run that ends.
+      stop: request to stop, polled all the time; once set, the processes are killed.
+      start: function that starts the process of a run.
+
+    Returns:
+      Names of failed runs to the reasons.
+
+    Raises:
+      Stopped: ``stop`` was set.
+    """
+    waiting = [t for t in trials if not finished(t, workdir / t.name)]
+    progress.skip(len(trials) - len(waiting))
+    running: list[tuple[Trial, Process, float]] = []
+    failed: dict[str, str] = {}
+    try:
+        while waiting or running:
+            stop.check("between updates: what was saved stays")
+            while waiting and len(running) < jobs:
+                trial = waiting.pop(0)
+                process = start(options, trial, workdir / trial.name)
+                running.append((trial, process, time.monotonic()))
+            for item in list(running):
+                trial, process, began = item
+                if process.poll() is None:
+                    continue
+                running.remove(item)
+                if not finished(trial, workdir / trial.name):
+                    failed[trial.name] = why(workdir / trial.name)
+                outcome = (
+                    f"FAILED: {failed[trial.name]}" if trial.name in failed else ""
+                )
+                progress.done(trial, time.monotonic() - began, outcome or "finished")
+            if running:
+                time.sleep(0.1)
+    finally:
+        for _, process, _ in running:
+            process.kill()
+    return failed
+
+
+def why(workdir: Path) -> str:
+    """Return the last line of a run's output, as the reason of its failure."""
+    log = workdir / "output.log"
+    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1].removeprefix("error: ") if said else "ended without a word"

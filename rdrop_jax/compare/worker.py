@@ -1,0 +1,85 @@
+"""Worker process of a comparison, which starts or resumes one run and completes it.
+
+python -m rdrop_jax.compare.worker JSON; only `rdrop_jax.compare` starts it.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rdrop_jax import versions
+from rdrop_jax.cli import flags
+from rdrop_jax.cli import train as train_program
+from rdrop_jax.data import ready
+from rdrop_jax.pretrained import families
+
+
+def work(job: Mapping[str, Any]) -> None:
+    """Train a run; if it is a final run, also compute its diagnostics.
+
+    Args:
+      job: dict with ``config``, ``overrides``, ``workdir`` and ``final``.
+    """
+    workdir = Path(job["workdir"])
+    train_program.train(flags.load(job["config"], job["overrides"]), workdir)
+    if job["final"]:
+        from rdrop_jax.compare import diagnostics
+
+        if not diagnostics.done(workdir):
+            diagnostics.diagnose(workdir)
+
+
+def probe(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect facts that require the data and the devices.
+
+    Args:
+      job: dict with ``config`` and ``probe``, the overrides of every variant.
+
+    Returns:
+      ``steps_per_epoch`` of each variant, names of ``scores``, checksums of ``data``,
+      and the ``device``.
+
+    Raises:
+      InputError: unusable data or weights.
+    """
+    configs = [flags.load(job["config"], each) for each in job["probe"]]
+    configs = [ready.completed(config) for config in configs]
+    for config in configs:
+        if config.init_from:
+            families.check(config)
+    from rdrop_jax import tasks
+
+    built = [tasks.build(config) for config in configs]
+    return {
+        "steps_per_epoch": [task.train_data().steps_per_epoch for task in built],
+        "scores": list(built[0].scores),
+        "data": built[0].provenance(),
+        "device": versions.devices(),
+    }
+
+
+def _end_with_parent() -> None:
+    """Exit this process once its standard input is closed."""
+
+    def watch() -> None:
+        os.read(0, 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the job that the first argument specifies."""
+    job = json.loads(argv[0])
+    if "probe" in job:
+        print(json.dumps(probe(job)), flush=True)
+    else:
+        _end_with_parent()
+        work(job)
+
+
+if __name__ == "__main__":
+    flags.run(main)

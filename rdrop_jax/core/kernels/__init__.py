@@ -1,0 +1,1 @@
+"""Losses whose value and gradient are computed together."""

@@ -1,0 +1,245 @@
+"""Beam search over many examples of different lengths, with few compiled shapes."""
+
+import bisect
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rdrop_jax.decoding import beam_search
+from rdrop_jax.decoding.beam_search import Hypotheses, State
+from rdrop_jax.decoding.options import Options
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.cache import Cache, grow, take_rows
+
+Start = Callable[[Any, jax.Array, jax.Array, int], Cache]
+Step = Callable[[Any, jax.Array, Cache], tuple[jax.Array, Cache]]
+
+
+class Shapes(NamedTuple):
+    """Static sizes of the compiled programs.
+
+    Attributes:
+      rows: batch sizes. A batch starts at the largest size; as examples finish, the
+        unfinished ones move to a smaller batch.
+      sources: lengths in tokens that sources are padded to.
+      rooms: cache lengths in positions; the cache grows from one to the next.
+    """
+
+    rows: tuple[int, ...] = (8, 16, 24, 32)
+    sources: tuple[int, ...] = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
+    rooms: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
+
+
+SHAPES = Shapes()
+
+
+class Found(NamedTuple):
+    """Best hypotheses of one example, best first.
+
+    Attributes:
+      tokens: ids of each hypothesis, without BOS and EOS.
+      scores: log-probability divided by the length penalty.
+    """
+
+    tokens: list[list[int]]
+    scores: list[float]
+
+
+Search = Callable[..., list[Found]]
+
+
+def make_search(
+    start: Start, step: Step, options: Options, shapes: Shapes = SHAPES
+) -> Search:
+    """Make a beam search over any number of sources, compiled once per shape.
+
+    Sources are sorted by length and searched in batches. Finished examples leave their
+    batch; the rest continue in a smaller batch. The cache grows only as needed.
+    Neither changes the results.
+
+    Args:
+      start: ``(params, src [batch, source], where, length) -> cache`` of one
+        hypothesis per source, allocated for ``length`` positions.
+      step: ``(params, ids [batch, beam], cache) -> (logits, cache)``.
+      options: search options.
+      shapes: static sizes.
+
+    Returns:
+      ``search(params, sources, max_lengths, min_lengths=None) -> [Found, ..]`` in the
+      order of the sources, which are lists of ids. Both lengths have one entry per
+      source and count tokens before EOS.
+
+    Raises:
+      InputError: (from the search) a source or limit beyond the largest shape.
+    """
+
+    stages = _compiled(start, step, options, shapes)
+
+    def search(
+        params: Any,
+        sources: Sequence[Sequence[int]],
+        max_lengths: Sequence[int],
+        min_lengths: Sequence[int] | None = None,
+    ) -> list[Found]:
+        low = np.zeros(len(sources), int) if min_lengths is None else min_lengths
+        _check(sources, max_lengths, shapes)
+        found: list[Any] = [None] * len(sources)
+        order = sorted(range(len(sources)), key=lambda i: (len(sources[i]), i))
+        size = max(shapes.rows)
+        for begin_at in range(0, len(order), size):
+            rows = np.asarray(order[begin_at : begin_at + size])
+            fit = next(n for n in sorted(shapes.rows) if n >= len(rows))
+            rows = np.pad(rows, (0, fit - len(rows)), constant_values=-1)
+            src, where = _padded(sources, rows, shapes, options.pad)
+            state = stages.begin(
+                params,
+                src,
+                where,
+                np.asarray(low, np.int32)[rows],
+                np.asarray(max_lengths, np.int32)[rows],
+                rows >= 0,
+            )
+            _search_batch(stages, params, state, rows, found)
+        return found
+
+    return search
+
+
+class _Stages(NamedTuple):
+    """Stages of a search, each compiled once per shape."""
+
+    begin: Callable[..., State]
+    run: Callable[..., State]
+    widen: Callable[[State, int], State]
+    shrink: Callable[..., State]
+    best: Callable[[State], Hypotheses]
+    shapes: Shapes
+
+
+def _compiled(start: Start, step: Step, options: Options, shapes: Shapes) -> _Stages:
+    def begin(params: Any, src: Any, where: Any, low: Any, high: Any, live: Any) -> Any:
+        return beam_search.begin(
+            lambda ids, cache: step(params, ids, cache),
+            start(params, src, where, shapes.rooms[0]),
+            options,
+            max_length=high,
+            min_length=low,
+            where=live,
+            length=shapes.rooms[0],
+        )
+
+    def run(params: Any, state: State, live: Any) -> State:
+        return beam_search.run(
+            lambda ids, cache: step(params, ids, cache), state, options, live=live
+        )
+
+    widen = functools.partial(_widen, pad=options.pad)
+    return _Stages(
+        begin=jax.jit(begin),
+        run=jax.jit(run, donate_argnums=1),
+        widen=jax.jit(widen, static_argnums=1),
+        shrink=jax.jit(_shrink),
+        best=lambda state: beam_search.best(state, options),
+        shapes=shapes,
+    )
+
+
+def _search_batch(
+    stages: _Stages, params: Any, state: State, rows: np.ndarray, found: list[Any]
+) -> None:
+    """Search until all examples are done; ``rows`` are indices into ``found``."""
+    sizes = sorted(stages.shapes.rows)
+    while True:
+        smaller = max((n for n in sizes if n < len(rows)), default=0)
+        state = stages.run(params, state, jnp.int32(smaller))
+        done, at = (np.asarray(x) for x in (state.done, state.step))
+        left = np.flatnonzero(~done)
+        if len(left) <= smaller:
+            _collect(stages.best(state), rows, done, found)
+            if not len(left):
+                return
+            size = next(n for n in sizes if n >= len(left))
+            kept = np.zeros(size, np.int32)
+            kept[: len(left)] = left
+            rows = np.where(np.arange(size) < len(left), rows[kept], -1)
+            state = stages.shrink(state, kept, rows < 0)
+        if at == state.tokens.shape[-1]:
+            rooms = stages.shapes.rooms
+            state = stages.widen(state, rooms[bisect.bisect_right(rooms, at)])
+
+
+def _check(sources: Any, max_lengths: Any, shapes: Shapes) -> None:
+    longest = max(map(len, sources), default=0)
+    if longest > shapes.sources[-1]:
+        raise InputError(
+            f"source: expected at most {shapes.sources[-1]} tokens, found {longest}"
+        )
+    limit = max(max_lengths, default=0)
+    if limit >= shapes.rooms[-1]:
+        raise InputError(
+            f"max_length: expected less than {shapes.rooms[-1]}, found {limit}"
+        )
+
+
+def _padded(
+    sources: Any, rows: np.ndarray, shapes: Shapes, pad: int
+) -> tuple[np.ndarray, np.ndarray]:
+    longest = max(len(sources[i]) for i in rows if i >= 0)
+    width = shapes.sources[bisect.bisect_left(shapes.sources, longest)]
+    src = np.full((len(rows), width), pad, np.int32)
+    where = np.zeros(src.shape, bool)
+    for row, i in enumerate(rows):
+        if i >= 0:
+            src[row, : len(sources[i])] = sources[i]
+            where[row, : len(sources[i])] = True
+    return src, where
+
+
+def _widen(state: State, length: int, pad: int) -> State:
+    def more(tokens: jax.Array) -> jax.Array:
+        widths = ((0, 0), (0, 0), (0, length - tokens.shape[-1]))
+        return jnp.pad(tokens, widths, constant_values=pad)
+
+    return state._replace(
+        tokens=more(state.tokens),
+        ended_tokens=more(state.ended_tokens),
+        cache=grow(state.cache, length),
+    )
+
+
+def _shrink(state: State, rows: jax.Array, done: jax.Array) -> State:
+    def take(x: jax.Array) -> jax.Array:
+        return jnp.take(x, rows, axis=0, mode="clip")
+
+    return State(
+        state.step,
+        take(state.tokens),
+        take(state.scores),
+        take(state.ended_tokens),
+        take(state.ended_scores),
+        done,
+        take(state.min_length),
+        take(state.max_length),
+        take_rows(state.cache, rows),
+    )
+
+
+def _collect(
+    best: Hypotheses, rows: np.ndarray, done: np.ndarray, found: list[Any]
+) -> None:
+    best = jax.tree.map(np.asarray, best)
+    for row in np.flatnonzero(done & (rows >= 0)):
+        ended = best.lengths[row] > 0
+        found[rows[row]] = Found(
+            [
+                tokens[: length - 1].tolist()
+                for tokens, length in zip(
+                    best.tokens[row][ended], best.lengths[row][ended], strict=True
+                )
+            ],
+            best.scores[row][ended].tolist(),
+        )

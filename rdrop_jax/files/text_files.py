@@ -1,0 +1,63 @@
+"""The user's files of labelled texts. Needs no jax."""
+
+import functools
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import tables
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import checksums
+from rdrop_jax.files.roots import root
+from rdrop_jax.tasks.text_classification.texts import Columns, Texts, TextSet, collect
+
+
+def columns(data: ConfigDict) -> Columns:
+    """Return the columns that a config names."""
+    c = data.columns
+    return Columns(c.text, c.text_b, c.label)
+
+
+def paths_of(data: ConfigDict) -> dict[str, Path]:
+    """Return the paths of the files that a config names, by split."""
+    return {s: Path(root(data), data.files[s]) for s in data.files if data.files[s]}
+
+
+def check_file(split: str, path: Path) -> None:
+    """Raise an `InputError` if a file is missing.
+
+    Raises:
+      InputError: the file is missing; the message names the config field.
+    """
+    if not path.is_file():
+        raise InputError(f"data.files.{split}: expected a file, found none at {path}")
+
+
+def find(data: ConfigDict) -> TextSet:
+    """Find the files of a config; each is opened when its split is read.
+
+    Raises:
+      InputError: no training file or no validation data.
+    """
+    paths = paths_of(data)
+    if "train" not in paths:
+        raise InputError(
+            "data.files.train: expected a file of training rows, found none"
+        )
+    if "validation" not in paths and not data.validation:
+        raise InputError(
+            "data.files.validation: expected a file to select by, or "
+            "data.validation=a share or number of training rows, found neither"
+        )
+    for path in paths.values():
+        tables.kind(path)
+
+    def provenance() -> dict[str, str]:
+        return {p.name: checksums.sha256(p) for p in paths.values()}
+
+    @functools.cache
+    def read(split: str) -> Texts:
+        check_file(split, paths[split])
+        return collect(tables.read(paths[split]), columns(data))
+
+    return TextSet({s: functools.partial(read, s) for s in paths}, (), provenance)

@@ -1,1 +1,0 @@
-"""Devices, checkpoints and logs, independent of tasks."""

@@ -1,0 +1,292 @@
+"""Image datasets of the user: a folder per class, or a table of paths and labels."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdrop_jax.data.labels import class_ids, normal
+from rdrop_jax.data.split_names import split_of, unclear
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import lines
+from rdrop_jax.tasks.image_classification import image_files
+
+_OTHER_TABLES = (".csv", ".json", ".jsonl", ".parquet")
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Labelled image files of one split.
+
+    Attributes:
+      root: folder that the paths are relative to.
+      paths: paths of the images.
+      labels: class ids [rows].
+      notes: a message about the folder's skipped files, if any.
+    """
+
+    root: Path
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {"image": self.root / self.paths[row], "label": self.labels[row]}
+
+    def __repr__(self) -> str:
+        return f"Files({self.root}, {len(self)} images)"
+
+    def name(self, row: int) -> str:
+        return str(self.root / self.paths[row])
+
+
+def find(
+    root: Path, known: tuple[str, ...] = ()
+) -> tuple[dict[str, Files], tuple[str, ...]]:
+    """Find the splits and class names of a folder of images.
+
+    Supported layouts, where SPLIT is any usual name (`split_names.split_of`):
+      ROOT/SPLIT/CLASS/...image     folders below a class are searched too
+      ROOT/CLASS/...image           one set, to be split later
+      ROOT/SPLIT.tsv                lines of PATH<TAB>LABEL, relative to ROOT
+      ROOT.tsv, or ROOT/labels.tsv  one set
+
+    Classes are sorted by name; a label in a table is a class name.
+
+    Args:
+      root: the folder or the table.
+      known: class names of a trained model; training images are then optional.
+
+    Returns:
+      Files by split, and class names by id.
+
+    Raises:
+      InputError: no images, an empty class or split, a duplicate split, folders of
+        splits mixed with folders of classes, ambiguous split names, fewer than two
+        classes, or a path outside the folder.
+    """
+    notes: list[str] = []
+    try:
+        pairs = dict(_tables(root)) or dict(_folders(root, notes))
+    except OSError as error:
+        raise InputError(f"data.dir: {root} cannot be read: {error}") from error
+    if "train" not in pairs and not known:
+        raise InputError(
+            f"data.dir: expected images to train on in {root}, found only splits "
+            f"{', '.join(pairs)}"
+        )
+    classes = known or tuple(sorted({label for _, label in pairs["train"]}))
+    if len(classes) < 2:
+        raise InputError(
+            f"data.dir: expected at least two classes in {root}, found "
+            f"{', '.join(classes) or 'none'}{_inner(root, classes)}"
+        )
+    base = root if root.is_dir() else root.parent
+    ids = class_ids(classes)
+    splits = {}
+    for split, found in pairs.items():
+        if not found:
+            raise InputError(f"data.dir: expected {split} images in {root}, found none")
+        for path, label in found:
+            if label not in ids:
+                raise InputError(
+                    f"data.dir: {split}: expected the classes of the training images, "
+                    f"{_some(classes)}, found {label!r} for {path}"
+                )
+        labels = np.array([ids[label] for _, label in found], np.int64)
+        paths = tuple(path for path, _ in found)
+        splits[split] = Files(base, paths, labels, tuple(notes))
+    return splits, classes
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _folders(root: Path, notes: list[str]) -> Iterator[tuple[str, Pairs]]:
+    folders = _subfolders(root)
+    others = [folder for folder in folders if split_of(folder.name) is None]
+    splits = [(s, path) for path in folders if (s := split_of(path.name))]
+    known = [split for split, _ in splits]
+    _check_unclear(root, [path.name for path in others], known, "folders")
+    if splits:
+        _check_splits(root, splits, others)
+    _check_single(splits)
+    left_out = Counter[str]()
+    for split, folder in splits or [("train", root)]:
+        yield split, list(_classes(root, folder, left_out))
+    for folder in others if splits else ():
+        inside = Counter[str]()
+        count = sum(1 for _ in image_files.find(folder, inside)) + inside.total()
+        left_out.update({f"in {folder.name}/": count} if count else {})
+    if left_out:
+        notes.append(image_files.left_out_line(root, left_out))
+
+
+def _check_unclear(root: Path, names: list[str], known: list[str], what: str) -> None:
+    """Reject names that may be splits."""
+    found = unclear(names, known)
+    if found:
+        raise InputError(
+            f"data.dir: expected {what} in {root} that are named train, validation or "
+            f"test, or after classes, found {_some(found)}, which could be either. "
+            "Rename them"
+        )
+
+
+def _check_splits(
+    root: Path, splits: list[tuple[str, Path]], others: list[Path]
+) -> None:
+    """Reject folders of splits mixed with folders of classes."""
+    full = [folder.name for folder in others if any(image_files.find(folder))]
+    with_classes = {split for split, folder in splits if _subfolders(folder)}
+    if full and not ("train" in with_classes and len(with_classes) > 1):
+        names = _some(folder.name for _, folder in splits)
+        raise InputError(
+            f"data.dir: expected folders of splits alone or of classes alone in {root},"
+            f" found {names}, named like a split, beside {_some(full)}. Rename the "
+            "class, or move the other folders away"
+        )
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
+
+
+def _classes(
+    root: Path, folder: Path, left_out: Counter[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the images of a split with their class names, and count skipped files."""
+    class_folders = _subfolders(folder)
+    if not class_folders:
+        raise InputError(
+            f"data.dir: expected a folder per class in {folder}, found none"
+        )
+    outside = sum(image_files.is_image(path.name) for path in folder.iterdir())
+    left_out.update({"images outside the class folders": outside} if outside else {})
+    _check_depth(folder, class_folders)
+    names: dict[str, str] = {}
+    for class_folder in class_folders:
+        label = normal(class_folder.name)
+        if label in names:
+            raise InputError(
+                f"data.dir: expected one folder for each class in {folder}, found "
+                f"{names[label]!r} and {class_folder.name!r}"
+            )
+        names[label] = class_folder.name
+        _check_link(class_folder)
+        images = sorted(image_files.find(class_folder, left_out))
+        if not images:
+            raise InputError(
+                f"data.dir: expected images ({', '.join(image_files.SUFFIXES)}) in "
+                f"{class_folder}, found none"
+            )
+        yield from ((str(p.relative_to(root)), label) for p in images)
+
+
+def _check_depth(folder: Path, class_folders: list[Path]) -> None:
+    """Reject class folders that contain folders of splits."""
+    for path in class_folders:
+        below = [inner.name for inner in _subfolders(path)]
+        splits = {split for name in below if (split := split_of(name))}
+        if len(splits) > 1 or unclear(below):
+            remedy = (
+                "Arrange the images as SPLIT/CLASS/IMAGE"
+                if len(class_folders) > 1
+                else f"Set data.dir to {path}"
+            )
+            raise InputError(
+                f"data.dir: expected a folder per class in {folder}, found "
+                f"{path.name}, which holds {_some(below)}. {remedy}"
+            )
+
+
+def _inner(root: Path, classes: tuple[str, ...]) -> str:
+    """Return the remedy if the only folder contains the class folders, else ""."""
+    found = [] if root.is_file() else _subfolders(root)
+    if len(found) == len(classes) == 1 and len(_subfolders(found[0])) > 1:
+        return f". Set data.dir to {found[0]} if its folders are the classes"
+    return ""
+
+
+def _check_link(folder: Path) -> None:
+    """Reject a link to one of its parent folders, which has images of all classes."""
+    if Path(os.path.realpath(folder.parent)).is_relative_to(os.path.realpath(folder)):
+        raise InputError(
+            f"data.dir: expected a folder of one class, found {folder}, a link to a "
+            "folder that contains it. Remove the link"
+        )
+
+
+def _tables(root: Path) -> Iterator[tuple[str, Pairs]]:
+    if root.is_file():
+        if root.suffix.lower() in _OTHER_TABLES:
+            raise InputError(f"data.dir: expected a folder or a .tsv, found {root}")
+        yield "train", list(_pairs(root, root.parent))
+        return
+    files = sorted(p for p in root.iterdir() if p.suffix.lower() in (".tsv", ".csv"))
+    found = [
+        (split_of(path.stem) or path.stem.lower(), path)
+        for path in files
+        if split_of(path.stem) or path.stem.lower() == "labels"
+    ]
+    tables = [(split, path) for split, path in found if split != "labels"]
+    if not tables:
+        tables = [("train", path) for _, path in found]
+    known = [split for split, _ in found if split != "labels"]
+    if known or not any(split_of(path.name) for path in _subfolders(root)):
+        named = {path for _, path in found}
+        rest = [p for p in files if p not in named and p.suffix.lower() == ".tsv"]
+        _check_unclear(root, [path.stem for path in rest], known, "tables")
+    foreign = [path for _, path in tables if path.suffix.lower() == ".csv"]
+    if foreign and (len(foreign) < len(tables) or not _subfolders(root)):
+        raise InputError(
+            f"data.dir: expected .tsv files with lines of PATH<TAB>LABEL, found "
+            f"{foreign[0]}. Convert it"
+        )
+    if foreign:
+        return
+    _check_single(tables)
+    for split, path in tables:
+        yield split, list(_pairs(path, root))
+
+
+def _check_single(found: list[tuple[str, Path]]) -> None:
+    splits = [split for split, _ in found]
+    repeated = [str(path) for split, path in found if splits.count(split) > 1]
+    if repeated:
+        raise InputError(
+            f"data.dir: expected one of each split, found {', '.join(repeated)}"
+        )
+
+
+def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
+    inside = os.path.abspath(root)
+    labels: dict[str, str] = {}
+    for where, line in lines.placed(lines.read(table, names=True), str(table)):
+        if not line.strip():
+            continue
+        name, tab, text = line.partition("\t")
+        path, label = image_files.listed_path(root, name), normal(text)
+        if not tab or not path or not label or "\t" in label:
+            raise InputError(f"{where}: expected PATH<TAB>LABEL, found {line!r}")
+        if lines.clean(text) != text:
+            raise InputError(f"{where}: expected a label in UTF-8, found {text!r}")
+        # Check the path only: links that lead outside are allowed, as in folders.
+        if not Path(os.path.abspath(root / path)).is_relative_to(inside):
+            raise InputError(f"{where}: expected a path below {root}, found {path!r}")
+        if (other := labels.setdefault(os.path.normpath(path), label)) != label:
+            raise InputError(
+                f"{where}: expected one label for {path!r}, found {other!r} and "
+                f"{label!r}"
+            )
+        yield path, label

@@ -1,0 +1,221 @@
+"""Image datasets by name: location, splits and classes. Needs no jax."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import catalogue, prepared, sources
+from rdrop_jax.data.sources import ImageRows
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import checksums
+from rdrop_jax.files.roots import root, unprepared
+from rdrop_jax.tasks.image_classification import folder, npz
+from rdrop_jax.training import workdir as workdir_lib
+
+# Datasets of rdrop_jax.prepare and their sources.
+PREPARED = {
+    "cifar100": "cifar-100-python.tar.gz",
+    "imagenet2012": "ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar "
+    "ILSVRC2012_devkit_t12.tar.gz",
+}
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """An image dataset on disk.
+
+    Attributes:
+      splits: functions that read the dataset's own splits, by name.
+      classes: class names by id; empty if unnamed.
+      provenance: checksums, for result.json.
+      notes: messages about skipped files.
+    """
+
+    splits: Mapping[str, Callable[[], ImageRows]]
+    classes: tuple[str, ...]
+    provenance: Callable[[], dict[str, str]]
+    notes: tuple[str, ...] = ()
+
+
+def find(data: ConfigDict) -> ImageSet:
+    """Find the dataset that a config names.
+
+    Args:
+      data: the config's ``data``.
+
+    Returns:
+      The dataset, of which only names and indices are read.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    if data.name == "digits":
+        sources.digits_file()
+        return ImageSet(
+            {s: _call(sources.digits, s, data.split_seed) for s in sources.SPLITS},
+            (),
+            lambda: {"digits.csv.gz": sources.digits_sha256()},
+        )
+    if data.name in PREPARED:
+        return _prepared(data)
+    if data.name.startswith(catalogue.PREFIX):
+        return _catalogue(data)
+    if data.name == "folder":
+        files, classes = folder.find(_root(data), tuple(data.classes))
+        return ImageSet(
+            {name: _call(lambda rows: rows, rows) for name, rows in files.items()},
+            classes,
+            lambda: {name: _listing(rows) for name, rows in files.items()},
+            next(iter(files.values())).notes,
+        )
+    if data.name == "npz":
+        paths = npz.find(_root(data), training=not data.num_classes)
+        return ImageSet(
+            {name: _call(npz.load, path) for name, path in paths.items()},
+            npz.classes(paths["train"]) if "train" in paths else tuple(data.classes),
+            lambda: {path.name: checksums.sha256(path) for path in paths.values()},
+            npz.notes(_root(data)),
+        )
+    raise InputError(
+        f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, or "
+        f"{catalogue.PREFIX}NAME, found {data.name!r}"
+    )
+
+
+def own_splits(recorded: Mapping[str, str]) -> frozenset[str]:
+    """Return the splits that a run read from separate images.
+
+    Args:
+      recorded: checksums of a run's data by name.
+
+    Example:
+      >>> sorted(own_splits({"train": "8 files", "test": "2 files"}))
+      ['test', 'train']
+      >>> sorted(own_splits({"my_val.npz": "ab", "my_train.npz": "cd"}))
+      ['train', 'validation']
+    """
+    files = [Path(name) for name in recorded if name.lower().endswith(".npz")]
+    found = {name for name in recorded if name in sources.SPLITS}
+    if len(files) > 1:  # a single file has all images
+        found.update(*(npz.splits_of(file.stem) for file in files))
+    return frozenset(found)
+
+
+def open_split(
+    found: ImageSet,
+    data: ConfigDict,
+    name: str,
+    recorded: Mapping[str, str] | None = None,
+) -> ImageRows:
+    """Read a split, held out of the training rows if the dataset does not have it.
+
+    Args:
+      found: the dataset.
+      data: the config's ``data``.
+      name: "train", "validation" or "test".
+      recorded: checksums of a run's data by name. Its separate splits are not held out
+        of training images, and no split is held out of images that have changed.
+
+    Returns:
+      The rows of the split.
+
+    Raises:
+      InputError: the split and the training images to hold it out of are both missing.
+    """
+    recorded = recorded or {}
+    own = own_splits(recorded)
+    if name in own and name not in found.splits:
+        raise InputError(
+            f"data.dir: expected {name} images, which the run read separately, found "
+            f"only splits {', '.join(found.splits)}. Restore the {name} images"
+        )
+    missing = {
+        split: data[split]
+        for split in ("validation", "test")
+        if split not in found.splits and split not in own
+    }
+    if name in found.splits and (name != "train" or not missing):
+        return found.splits[name]()
+    if "train" not in found.splits:
+        raise InputError(
+            f"data.dir: expected {name} images, or training images to hold them out "
+            f"of, found only splits {', '.join(found.splits)}"
+        )
+    if recorded:
+        workdir_lib.check_unchanged(recorded, found.provenance(), "data.dir")
+    rows = found.splits["train"]()
+    return sources.Subset(rows, sources.cut(len(rows), missing, data.split_seed)[name])
+
+
+def notes(found: ImageSet, data: ConfigDict) -> tuple[str, ...]:
+    """Return a note for each split that is held out of the training images."""
+    missing = [s for s in ("validation", "test") if s not in found.splits]
+    return tuple(
+        f"{s}: {len(open_split(found, data, s))} rows held out of the training images"
+        for s in missing
+    )
+
+
+def _call(make: Callable[..., ImageRows], *args: object) -> Callable[[], ImageRows]:
+    """Return a cached function, so that splits held out of one source read it once."""
+    return functools.cache(lambda: make(*args))
+
+
+def _root(data: ConfigDict) -> Path:
+    home = root(data)
+    if not home:
+        raise InputError(
+            f"data.dir: expected where {data.name} is, found nothing; set "
+            "--config.data.dir or $RDROP_DATA_DIR"
+        )
+    if not Path(home).exists():
+        raise InputError(f"data.dir: expected {home}, found no such file or folder")
+    return Path(home)
+
+
+def _prepared(data: ConfigDict) -> ImageSet:
+    place = Path(root(data), data.name)
+    if not (place / "index.json").is_file():
+        raise unprepared(data, PREPARED[data.name], "data")
+    index = prepared.read_index(place)
+    prepared.check_images(index, place)
+    return ImageSet(
+        {s: _call(prepared.Records, place, index, s) for s in index["splits"]},
+        tuple(index["classes"]),
+        lambda: {name: s["sha256"] for name, s in index["sources"].items()},
+    )
+
+
+def _catalogue(data: ConfigDict) -> ImageSet:
+    home = Path(root(data))
+    name = data.name.removeprefix(catalogue.PREFIX)
+    if not (home / name).is_dir():
+        raise unprepared(data, "", "data")
+    place = catalogue.find(home, name)
+    if "train" not in (splits := catalogue.splits(place)):
+        raise InputError(
+            f"data.name={data.name}: expected a split train in {place}, found "
+            f"{', '.join(splits) or 'none'}"
+        )
+    return ImageSet(
+        {s: _call(catalogue.Examples, place, s) for s in splits},
+        catalogue.classes(place),
+        lambda: {"dataset_info.json": checksums.sha256(place / "dataset_info.json")},
+    )
+
+
+def _listing(rows: folder.Files) -> str:
+    """Return the number and a checksum of the names and labels of image files."""
+
+    def lines() -> Iterator[bytes]:
+        for path, label in zip(rows.paths, rows.labels, strict=True):
+            yield f"{path}\t{label}\n".encode(errors="surrogateescape")
+
+    return (
+        f"{len(rows)} files, sha256 of names and labels "
+        + hashlib.sha256(b"".join(lines())).hexdigest()
+    )

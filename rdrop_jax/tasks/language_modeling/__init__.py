@@ -1,0 +1,1 @@
+"""Language models over words, characters or subwords."""

@@ -1,0 +1,334 @@
+"""Prediction of language models: continuations or log-probabilities of texts."""
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict
+
+from rdrop_jax.core.passes import Batch, Params
+from rdrop_jax.data.batches import Row, Rows, eval_batches
+from rdrop_jax.decoding.sampling import sample
+from rdrop_jax.errors import InputError
+from rdrop_jax.files.lines import clean
+from rdrop_jax.models.adaptive import AdaptiveDecoder
+from rdrop_jax.models.cache import Cache
+from rdrop_jax.models.decoder import Decoder
+from rdrop_jax.models.outputs import log_probs
+from rdrop_jax.tasks.language_modeling.blocks import Windows
+from rdrop_jax.tasks.language_modeling.token_files import Split
+from rdrop_jax.tasks.language_modeling.vocabularies import UNKNOWN, Tokens, Vocabulary
+from rdrop_jax.tasks.seq2seq.translator import read_lines
+from rdrop_jax.training.mesh import put
+from rdrop_jax.training.task import Predictor
+
+MODES = ("generate", "score")
+_SHORTEST = 32  # minimum number of positions to compile for
+# ``(params, batch) -> negative log-likelihood of the scored tokens in each row``
+Sums = Callable[[Params, Batch], jax.Array]
+
+
+class TextGenerator:
+    """Samples continuations of prompts, reproducibly for a given ``eval.sample_seed``.
+
+    Args:
+      config: config of the run; ``eval`` has the sampling options.
+      module: the model.
+      vocabulary: vocabulary of the model.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        module: Decoder | AdaptiveDecoder,
+        vocabulary: Vocabulary,
+    ) -> None:
+        self.config, self.vocabulary = config, vocabulary
+        self._longest = module.max_length
+        unknown = vocabulary.unknown
+        score = config.eval
+
+        def apply(params: Params, *args: Any, method: str) -> Any:
+            return module.apply({"params": params}, *args, method=method)
+
+        def step(params: Params, ids: jax.Array, cache: Cache) -> Any:
+            output, cache = apply(params, ids, cache, method="decode_step")
+            return log_probs(output), cache
+
+        def run(params: Params, tokens: Any, lengths: Any, numbers: Any) -> jax.Array:
+            rows, time = tokens.shape
+            key = jax.random.key(score.sample_seed)
+            return sample(
+                functools.partial(step, params),
+                apply(params, rows, time, method="init_cache"),
+                tokens,
+                lengths,
+                jax.vmap(jax.random.fold_in, (None, 0))(key, numbers),
+                temperature=score.temperature,
+                top_p=score.top_p,
+                forbid=() if unknown is None else (unknown,),
+            )
+
+        self._run = jax.jit(run)
+
+    def room(self) -> int:
+        """Return the maximum number of prompt tokens, given ``eval.new_tokens``."""
+        return int(self._longest - self.config.eval.new_tokens)
+
+    def generate(
+        self, params: Params, prompts: Sequence[Sequence[int]], first: int = 0
+    ) -> list[list[int]]:
+        """Sample new ids for each prompt, conditioned on its last `room` tokens.
+
+        Args:
+          params: parameters of the model.
+          prompts: token ids of each prompt, without the leading end-of-line token.
+          first: index of the first prompt; the index is part of the random key.
+
+        Returns:
+          ``eval.new_tokens`` ids for each prompt.
+        """
+        new, room = self.config.eval.new_tokens, self.room()
+        found: list[list[int]] = []
+        size = self.config.eval.batch_size
+        for start in range(0, len(prompts), size):
+            chunk = [
+                [self.vocabulary.end, *p][-room:] for p in prompts[start : start + size]
+            ]
+            longest = max(map(len, chunk)) + new
+            time = min(max(_SHORTEST, 1 << (longest - 1).bit_length()), self._longest)
+            rows = 1 << (len(chunk) - 1).bit_length()
+            tokens = np.full((rows, time), self.vocabulary.end, np.int32)
+            lengths = np.ones(rows, np.int32)
+            for row, prompt in enumerate(chunk):
+                tokens[row, : len(prompt)] = prompt
+                lengths[row] = len(prompt)
+            numbers = first + start + np.arange(rows)
+            done = np.asarray(self._run(params, tokens, lengths, numbers))
+            for row, prompt in enumerate(chunk):
+                found.append(done[row, len(prompt) :][:new].tolist())
+        return found
+
+
+def nll_of_windows(
+    sums: Sums, mesh: Mesh, params: Params, windows: Rows, batch_size: int
+) -> Float[np.ndarray, "rows *tokens"]:
+    """Compute the negative log-likelihood of the scored tokens of windows, in nats.
+
+    Args:
+      sums: computes it for a batch, per window or per token.
+      mesh: device mesh.
+      params: parameters of the model.
+      windows: windows of text, such as `blocks.Windows`.
+      batch_size: number of windows per batch.
+
+    Returns:
+      A float64 array.
+    """
+
+    def renamed(row: Row) -> Row:  # padding adds a separate ``where``
+        return {"inputs": row["inputs"], "labels": row["labels"], "new": row["where"]}
+
+    found = []
+    for batch in eval_batches(windows, renamed, batch_size=batch_size):
+        batch["where"] = batch["where"][:, None] & batch.pop("new")
+        rows = sums(params, put(mesh, batch, whole=True))
+        found.append(np.asarray(jax.device_get(rows), np.float64))
+    return np.concatenate(found)[: len(windows)]
+
+
+class _Many:
+    """Concatenated windows of several texts."""
+
+    def __init__(self, texts: Sequence[Windows]) -> None:
+        self._places = [(t, i) for t in texts for i in range(len(t))]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, row: int) -> Row:
+        text, i = self._places[row]
+        return text[i]
+
+
+class SplitLines(list[str]):
+    """Lines of a split, with the token ids of its text.
+
+    Args:
+      lines: lines of the text.
+      ids: token ids of the text, including end-of-line tokens.
+      stored: True if the lines are the original text, False if decoded from its ids.
+    """
+
+    def __init__(
+        self, lines: Iterable[str], ids: Int[np.ndarray, " tokens"], *, stored: bool
+    ) -> None:
+        super().__init__(lines)
+        self.ids, self.stored = ids, stored
+
+
+def split_lines(split: Split, vocabulary: Vocabulary) -> SplitLines:
+    """Return the lines of a split.
+
+    Args:
+      split: the split. If it was stored without its lines, they are decoded from its
+        ids, with ``<unk>`` for unknown tokens.
+      vocabulary: vocabulary of the ids.
+    """
+    if split.lines is not None:
+        return SplitLines(split.lines, split.ids, stored=True)
+    lines = vocabulary.decode(split.ids.tolist()).split("\n")[:-1]
+    return SplitLines(lines, split.ids, stored=False)
+
+
+def make_predictor(
+    generator: TextGenerator,
+    sums: Sums,
+    each: Sums,
+    mesh: Mesh,
+    rows: Callable[[str], SplitLines],
+) -> Predictor:
+    """Make a predictor that continues or scores lines, depending on ``eval.predict``.
+
+    Lines of a split are scored as in `evaluate`, with the preceding text as context.
+    All other lines are scored without context.
+
+    Args:
+      generator: samples continuations.
+      sums: negative log-likelihood per window of a batch.
+      each: negative log-likelihood per token of a batch of windows.
+      mesh: device mesh.
+      rows: ``name -> lines`` of a split.
+
+    Returns:
+      The predictor.
+    """
+    config, vocabulary = generator.config, generator.vocabulary
+    answer = {
+        "generate": functools.partial(_continue, generator),
+        "score": functools.partial(_score, config, vocabulary, sums, mesh),
+    }[config.eval.predict]
+
+    def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
+        if isinstance(inputs, SplitLines) and config.eval.predict == "score":
+            yield from _score_split(config, vocabulary, each, mesh, params, inputs)
+            return
+        lines, number = iter(inputs), 0
+        while chunk := list(itertools.islice(lines, config.eval.batch_size)):
+            for line in chunk:
+                if not isinstance(line, str):
+                    raise InputError(f"--input: expected texts, found {line!r}")
+            chunk = [clean(line) for line in chunk]
+            try:
+                ids = vocabulary.encode(chunk)
+            except InputError as error:
+                raise InputError(f"--input: {error}") from error
+            yield from answer(params, chunk, ids, number)
+            number += len(chunk)
+
+    read = functools.partial(read_lines, with_tables=False)
+    return Predictor(read=read, rows=rows, run=run)
+
+
+def _continue(
+    generator: TextGenerator,
+    params: Params,
+    lines: list[str],
+    ids: list[list[int]],
+    number: int,
+) -> Iterator[dict[str, Any]]:
+    room = generator.room()
+    found = generator.generate(params, ids, number)
+    for line, prompt, new in zip(lines, ids, found, strict=True):
+        answer: dict[str, Any] = {
+            "prompt": line,
+            "text": generator.vocabulary.decode(new),
+        }
+        if len(prompt) > room:
+            answer["notes"] = [f"only the last {room} of {len(prompt)} tokens are read"]
+        yield answer
+
+
+def _score(
+    config: ConfigDict,
+    vocabulary: Vocabulary,
+    sums: Sums,
+    mesh: Mesh,
+    params: Params,
+    lines: list[str],
+    ids: list[list[int]],
+    number: int,
+) -> Iterator[dict[str, Any]]:
+    del number
+    score, end = config.eval, vocabulary.end
+    texts = [np.asarray([*line, end], np.int32) for line in ids]
+    windows = [Windows(t, score.block_size, score.context, end) for t in texts]
+    each = nll_of_windows(sums, mesh, params, _Many(windows), score.batch_size)
+    ends = np.cumsum([len(w) for w in windows])
+    for line, text, part in zip(lines, texts, np.split(each, ends[:-1]), strict=True):
+        yield _scored(vocabulary, line, text, float(part.sum()))
+
+
+def _score_split(
+    config: ConfigDict,
+    vocabulary: Vocabulary,
+    each: Sums,
+    mesh: Mesh,
+    params: Params,
+    lines: SplitLines,
+) -> Iterator[dict[str, Any]]:
+    """Score the lines of a text; their log-probabilities sum to that of the text."""
+    score, ids = config.eval, lines.ids
+    windows = Windows(ids, score.block_size, score.context, vocabulary.end)
+    found = nll_of_windows(each, mesh, params, windows, score.batch_size)
+    # Window w scores its last tokens, which start at w * (block_size - context).
+    new = score.block_size - score.context
+    nll = np.zeros(len(ids))
+    for row, part in enumerate(found):
+        start = row * new
+        first = min(start, score.context)
+        count = min(new, len(ids) - start)
+        nll[start : start + count] = part[first : first + count]
+    ends = np.flatnonzero(np.asarray(ids) == vocabulary.end) + 1
+    for line, start, end in zip(lines, [0, *ends[:-1]], ends, strict=True):
+        part = float(nll[start:end].sum())
+        answer = _scored(vocabulary, line, ids[start:end], part)
+        if "notes" in answer and not lines.stored:
+            unknown = int(np.sum(ids[start:end] == vocabulary.unknown))
+            answer["notes"] = [
+                f"{unknown} tokens are {UNKNOWN}: the run has no characters of them"
+            ]
+        yield answer
+
+
+def _scored(
+    vocabulary: Vocabulary, line: str, ids: Int[np.ndarray, " tokens"], nll: float
+) -> dict[str, Any]:
+    answer: dict[str, Any] = {
+        "text": line,
+        "log_prob": round(-nll, 4),
+        "perplexity": round(math.exp(min(nll / (len(line.split()) + 1), 700.0)), 4),
+        "bits_per_character": round(nll / math.log(2) / (len(line) + 1), 4),
+        "tokens": len(ids),
+    }
+    unknown = int(np.sum(np.asarray(ids) == vocabulary.unknown))
+    # A word "<unk>" in the text is a regular token of a word vocabulary.
+    written = line.split().count(UNKNOWN) if _has_words(vocabulary) else 0
+    notes = []
+    if unknown > written:
+        notes.append(f"{unknown - written} tokens are not in the vocabulary")
+    if unknown and written:
+        notes.append(f"{written} tokens are {UNKNOWN} in the text")
+    if notes:
+        answer["notes"] = notes
+    return answer
+
+
+def _has_words(vocabulary: Vocabulary) -> bool:
+    return isinstance(vocabulary, Tokens) and vocabulary.kind == "words"

@@ -1,0 +1,213 @@
+"""Running-text datasets: docstrings, the user's files, WikiText-103. Needs no jax."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import docstrings, tables
+from rdrop_jax.errors import InputError
+from rdrop_jax.files.lines import read as read_lines
+from rdrop_jax.files.roots import check_sizes, root
+from rdrop_jax.tasks.language_modeling import token_files, vocabularies
+from rdrop_jax.tasks.language_modeling.token_files import SPLITS, Corpus
+
+PREPARED = ("wikitext103",)
+NAMES = ("docstrings", "files", *PREPARED)
+PACKAGES = ("numpy", "scipy")
+# Fraction of the characters to hold out if the config has no size.
+HELD_OUT = 0.05
+# Lines in more docstrings than this are boilerplate and do not group them.
+_COMMON = 20
+_LINE = 20  # shorter lines may be headings
+
+
+def check(data: ConfigDict) -> None:
+    """Check that the files of a text exist.
+
+    Raises:
+      InputError: a file is missing; the message explains how to prepare it.
+    """
+    if data.name not in NAMES:
+        raise InputError(
+            f"data.name: expected one of {', '.join(NAMES)}, found {data.name!r}"
+        )
+    if data.name == "docstrings":
+        for package in PACKAGES:
+            docstrings.root(package)
+    elif data.name == "files":
+        files(data)
+    else:
+        token_files.read_index(prepared(data))
+
+
+def prepared(data: ConfigDict) -> Path:
+    """Return the folder of a prepared text.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    folder = Path(root(data), data.name)
+    if not (folder / "index.json").is_file():
+        where = root(data)
+        raise InputError(
+            f"data.name={data.name}: expected it in {folder}, found nothing. Prepare "
+            f"it once:\n  python -m rdrop_jax.prepare {data.name} --data_dir "
+            f"{where or 'DATA'} --from DOWNLOADS\nand train with "
+            f"--config.data.dir={where or 'DATA'}; see docs/language-models.md"
+        )
+    return folder
+
+
+def files(data: ConfigDict) -> dict[str, Path]:
+    """Return the user's files by split.
+
+    Raises:
+      InputError: no training file, or a file is missing.
+    """
+    if not data.files.train:
+        raise InputError(
+            "data.files.train: expected a text file to train on, found none named"
+        )
+    found = {s: Path(root(data), data.files[s]) for s in SPLITS if data.files[s]}
+    for split, path in found.items():
+        if not path.is_file():
+            raise InputError(f"data.files.{split}: no file {str(path)!r}")
+        tables.check_text(path, f"data.files.{split}", tables=False)
+    check_sizes(data)
+    return found
+
+
+def corpus(data: ConfigDict) -> Corpus:
+    """Build a text and its vocabulary, by default learned from the training split.
+
+    Raises:
+      InputError: an empty text, or unknown words and a vocabulary without <unk>.
+    """
+    if data.name == "docstrings":
+        texts: Mapping[str, Sequence[str]] = docstring_lines(data.split_seed)
+    else:
+        lines_of = {s: list(read_lines(p)) for s, p in files(data).items()}
+        texts = cut(lines_of, {s: data[s] for s in SPLITS[1:]})
+    for split, lines in texts.items():
+        if not any(line.strip() for line in lines):
+            raise InputError(f"{split}: expected text, found none")
+    return token_files.make(vocabulary(data, texts["train"]), texts)
+
+
+def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.Vocabulary:
+    """Read the vocabulary of ``data.vocabulary``, or learn one if it is empty."""
+    if data.vocabulary:
+        return vocabularies.read(Path(data.vocabulary))
+    return vocabularies.learn(data.tokens, lines, data.vocab_size, data.min_count)
+
+
+def cut(
+    texts: Mapping[str, Sequence[str]], sizes: Mapping[str, float | None] | None = None
+) -> dict[str, Sequence[str]]:
+    """Hold out missing splits from the end of the training text.
+
+    Args:
+      texts: lines by split, "train" at least.
+      sizes: fraction of the characters (below 1) or number of lines by split; None
+        is 5 %.
+
+    Returns:
+      "train", "validation" and "test".
+
+    Raises:
+      InputError: the training text is too short.
+    """
+    train = list(texts["train"])
+    found: dict[str, Sequence[str]] = dict(texts)
+    missing = [split for split in SPLITS if split not in texts]
+    # Measured in characters because lines may be paragraphs or verses.
+    ends = np.cumsum([len(line) + 1 for line in train])
+    total = int(ends[-1]) if len(ends) else 0
+    stop, held = len(train), 0.0
+    for split in reversed(missing):
+        size = (sizes or {}).get(split)
+        if size is not None and size >= 1:
+            start = max(stop - int(size), 0) if size < stop else 0
+            held = 1 - int(ends[start - 1]) / total if start else 1.0
+        else:
+            held += HELD_OUT if size is None else size
+            start = int(np.searchsorted(ends, total * (1 - held), "right"))
+        found[split] = train[start:stop]
+        stop = start
+        if size is not None and (start < 1 or not found[split]):
+            raise InputError(
+                f"data.{split}: expected a share or number of the {len(train)} lines "
+                f"of data.files.train, found {size:g}, which leaves no lines"
+            )
+        if start < 1 or not found[split]:
+            raise InputError(
+                f"data.files.{split}: expected a file, or enough lines in "
+                f"data.files.train to hold some out, found {len(train)} lines"
+            )
+    found["train"] = train[:stop]
+    return found
+
+
+def docstring_lines(split_seed: int) -> dict[str, Sequence[str]]:
+    """Read the unique docstrings of numpy and scipy, each followed by a blank line.
+
+    Docstrings that share a line are kept in one split, unless more than 20 docstrings
+    have that line. So few lines of over 20 characters are in two splits.
+
+    Args:
+      split_seed: seed of the split assignment.
+
+    Returns:
+      Lines by split.
+    """
+    texts = sorted({d.text for package in PACKAGES for d in docstrings.read(package)})
+    groups = grouped([_long_lines(text) for text in texts])
+    order = np.random.default_rng(split_seed).permutation(len(groups))
+    held = {"test": round(HELD_OUT * len(texts)), "validation": 0}
+    held["validation"] = held["test"]
+    found: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for group in (groups[i] for i in order):
+        fits = (s for s, room in held.items() if len(group) <= min(room, 100))
+        split = next(fits, "train")
+        if split != "train":
+            held[split] -= len(group)
+        for i in group:
+            found[split] += [*(x.rstrip() for x in texts[i].splitlines()), ""]
+    return dict(found)
+
+
+def _long_lines(text: str) -> set[str]:
+    lines = (line.strip() for line in text.splitlines())
+    return {line for line in lines if len(line) > _LINE}
+
+
+def grouped(keys: Sequence[set[str]]) -> list[list[int]]:
+    """Group items that share a key, ignoring keys of more than 20 items.
+
+    Args:
+      keys: keys of each item.
+
+    Returns:
+      Groups of item indices, ordered by their first item.
+    """
+    counts = Counter(key for each in keys for key in each)
+    parent = list(range(len(keys)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    first: dict[str, int] = {}
+    for i, each in enumerate(keys):
+        for key in each:
+            if counts[key] <= _COMMON:
+                a, b = sorted((find(i), find(first.setdefault(key, i))))
+                parent[b] = a
+    groups: dict[int, list[int]] = {}
+    for i in range(len(keys)):
+        groups.setdefault(find(i), []).append(i)
+    return list(groups.values())

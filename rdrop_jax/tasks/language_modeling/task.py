@@ -1,0 +1,284 @@
+"""Language modelling: next-token prediction on running text."""
+
+import functools
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
+from ml_collections import ConfigDict
+
+from rdrop_jax.core.adapters import linen_forward
+from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.data.batches import TrainBatches
+from rdrop_jax.errors import InputError
+from rdrop_jax.files.roots import root
+from rdrop_jax.models import decoder
+from rdrop_jax.models.adaptive import AdaptiveDecoder
+from rdrop_jax.models.decoder import Decoder
+from rdrop_jax.models.outputs import nll
+from rdrop_jax.tasks.language_modeling import running_text, token_files
+from rdrop_jax.tasks.language_modeling.blocks import Blocks, Windows
+from rdrop_jax.tasks.language_modeling.config import (
+    check,
+    make_loss,
+    make_model,
+    out_axes,
+)
+from rdrop_jax.tasks.language_modeling.generation import (
+    SplitLines,
+    Sums,
+    TextGenerator,
+    make_predictor,
+    nll_of_windows,
+    split_lines,
+)
+from rdrop_jax.tasks.language_modeling.token_files import Corpus, Split
+from rdrop_jax.training.task import Evaluator, ExampleScores, Task
+
+FOLDER = "text"
+SCORES = ("perplexity", "bits_per_character", "loss")
+_PROMPT = 16  # tokens of the prompt of the sample
+
+
+def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+    """Build the task of a config with ``task="language_model"``.
+
+    Args:
+      config: config of the run.
+      workdir: folder with the encoded text, or only the vocabulary if the text is
+        prepared; None encodes the text again.
+
+    Returns:
+      The task.
+
+    Raises:
+      InputError: a field is out of range, or the text is not that of the run.
+    """
+    check(config)
+    corpus = load(config, workdir)
+    vocabulary = corpus.vocabulary
+    module = make_model(config, len(vocabulary))
+    forward = linen_forward(
+        module, "inputs", train={"train": True}, evaluate={"train": False}
+    )
+    sums = functools.cache(functools.partial(make_sums, forward))
+    generator = TextGenerator(config, module, vocabulary)
+
+    def lines(name: str) -> SplitLines:
+        return split_lines(split(corpus, name), vocabulary)
+
+    return Task(
+        init=functools.partial(init_params, module),
+        forward=forward,
+        loss=make_loss(config, len(vocabulary), None),
+        sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
+        out_axes=out_axes(config),
+        train_data=functools.cache(
+            lambda: make_train_data(config, split(corpus, "train"), vocabulary.end)
+        ),
+        scores=SCORES,
+        evaluators={
+            name: functools.partial(
+                make_evaluator, config, sums, corpus, vocabulary.end, name
+            )
+            for name in token_files.SPLITS
+        },
+        predictor=lambda mesh: make_predictor(
+            generator, sums(mesh), make_each(forward, mesh), mesh, lines
+        ),
+        examples={
+            name: functools.partial(
+                make_examples, config, sums, corpus, vocabulary.end, name
+            )
+            for name in token_files.SPLITS
+        },
+        size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
+        partition_rules=decoder.PARTITION_RULES,
+        provenance=lambda: dict(corpus.provenance),
+        notes=lambda: notes(config, corpus),
+        samples=lambda mesh: make_samples(generator, corpus),
+    )
+
+
+def notes(config: ConfigDict, corpus: Corpus) -> tuple[str, ...]:
+    """Return one line for each split that is held out of the training text."""
+    data = config.data
+    if data.name != "files":
+        return ()
+    return tuple(
+        f"{s}: {len(split(corpus, s).ids)} tokens held out of {data.files.train}"
+        for s in token_files.SPLITS[1:]
+        if not data.files[s]
+    )
+
+
+def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
+    """Write the token ids of a run's text to its workdir, before its first step.
+
+    For a prepared text, only the vocabulary is written.
+    """
+    check(config)
+    if not begun:
+        texts = config.data.name not in running_text.PREPARED
+        token_files.save(load(config, None), workdir / FOLDER, texts=texts)
+
+
+def load(config: ConfigDict, workdir: Path | None) -> Corpus:
+    """Load the text of a run; token ids are read from disk on demand."""
+    data = config.data
+    texts = None
+    if data.name in running_text.PREPARED:
+        texts = Path(root(data), data.name)
+    if workdir is not None:
+        return token_files.load(workdir / FOLDER, texts)
+    if texts is not None:
+        return token_files.load(running_text.prepared(data))
+    return running_text.corpus(data)
+
+
+def split(corpus: Corpus, name: str) -> Split:
+    """Return a split; raise an `InputError` if it is missing."""
+    if name not in corpus.splits:
+        raise InputError(f"data.dir: expected {name}.bin of the run's text, found none")
+    return corpus.splits[name]
+
+
+def init_params(module: Decoder | AdaptiveDecoder, key: jax.Array) -> Params:
+    """Initialize parameters."""
+    return module.init(key, jnp.zeros((1, 2), jnp.int32), train=False)["params"]
+
+
+def make_train_data(config: ConfigDict, text: Split, before: int) -> TrainBatches:
+    """Make shuffled blocks of the training text."""
+    return TrainBatches(
+        Blocks(text.ids, config.data.block_size, before),
+        lambda row, rng: row,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        process=(jax.process_index(), jax.process_count()),
+    )
+
+
+def make_sums(forward: Forward, mesh: Mesh) -> Sums:
+    """Make a jitted negative log-likelihood per row, replicated on all processes."""
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def sums(params: Params, batch: Batch) -> jax.Array:
+        each = nll(forward(params, batch, None), batch["labels"])
+        return jnp.sum(jnp.where(batch["where"], each, 0.0), axis=1)
+
+    return sums
+
+
+def make_each(forward: Forward, mesh: Mesh) -> Sums:
+    """Make a jitted negative log-likelihood per token; 0 for masked tokens."""
+
+    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    def each(params: Params, batch: Batch) -> jax.Array:
+        found = nll(forward(params, batch, None), batch["labels"])
+        return jnp.where(batch["where"], found, 0.0)
+
+    return each
+
+
+def make_nll(
+    config: ConfigDict,
+    sums_on: Callable[[Mesh], Sums],
+    text: Split,
+    before: int,
+    mesh: Mesh,
+) -> Callable[[Params], Float[np.ndarray, " windows"]]:
+    """Make ``params -> negative log-likelihood`` of each window of a text, in nats."""
+    windows = Windows(text.ids, config.eval.block_size, config.eval.context, before)
+    return functools.partial(
+        nll_of_windows,
+        sums_on(mesh),
+        mesh,
+        windows=windows,
+        batch_size=config.eval.batch_size,
+    )
+
+
+def make_evaluator(
+    config: ConfigDict,
+    sums_on: Callable[[Mesh], Sums],
+    corpus: Corpus,
+    before: int,
+    name: str,
+    mesh: Mesh,
+) -> Evaluator:
+    """Make an evaluator of perplexity on a split; scores every token once."""
+    text = split(corpus, name)
+    each = make_nll(config, sums_on, text, before, mesh)
+
+    def evaluate(params: Params) -> dict[str, float]:
+        return scores(float(each(params).sum()), text)
+
+    return evaluate
+
+
+def make_examples(
+    config: ConfigDict,
+    sums_on: Callable[[Mesh], Sums],
+    corpus: Corpus,
+    before: int,
+    name: str,
+    mesh: Mesh,
+) -> ExampleScores:
+    """Make a function that returns each window's contribution to a split's scores.
+
+    The last window may be shorter, so a contribution is not the mean loss of its
+    window. The mean of all contributions is the score of the split. Dropout is off.
+    """
+    text = split(corpus, name)
+    each = make_nll(config, sums_on, text, before, mesh)
+
+    def examples(params: Params, key: Key | None) -> dict[str, np.ndarray]:
+        del key  # no class probabilities, so callers never request sub-models
+        parts = each(params)
+        parts = parts * len(parts)
+        return {
+            "loss": parts / len(text.ids),
+            "bits_per_character": parts / math.log(2) / text.characters,
+        }
+
+    return examples
+
+
+def scores(nll: float, text: Split) -> dict[str, float]:
+    """Compute the scores of a text from its negative log-likelihood.
+
+    Args:
+      nll: negative log-likelihood of the full text, in nats.
+      text: the text; only its lengths are used.
+
+    Returns:
+      ``perplexity`` per word and ``bits_per_character``, which do not depend on the
+      tokenization; ``loss`` per token, in nats; ``examples``, the number of tokens.
+    """
+    return {
+        "perplexity": math.exp(min(nll / text.words, 700.0)),
+        "bits_per_character": nll / math.log(2) / text.characters,
+        "loss": nll / len(text.ids),
+        "examples": len(text.ids),
+    }
+
+
+def make_samples(
+    generator: TextGenerator, corpus: Corpus
+) -> Callable[[Params], list[str]]:
+    """Make a function that continues the start of the test text, for the log."""
+
+    def samples(params: Params) -> list[str]:
+        ids = split(corpus, "test").ids[:_PROMPT].tolist()
+        (found,) = generator.generate(params, [ids])
+        texts = [corpus.vocabulary.decode(x) for x in (ids, found)]
+        begun, new = (" ".join(text.split()) for text in texts)
+        return [f"sample: {begun} ... {new}"]
+
+    return samples

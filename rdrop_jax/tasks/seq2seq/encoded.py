@@ -1,0 +1,86 @@
+"""Encoding of sentence pairs, limited to the model's maximum length."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
+from rdrop_jax.errors import InputError
+from rdrop_jax.tasks.seq2seq.parallel import Pairs
+from rdrop_jax.tasks.seq2seq.sides import Side, make_side
+
+OVERLONG = ("truncate", "refuse")
+_CHUNK = 10_000
+
+
+class Encoded(NamedTuple):
+    """Encoded sentences and their translations.
+
+    Attributes:
+      source: encoded sentences.
+      target: encoded translations.
+      notes: messages to the user about changes.
+    """
+
+    source: Side
+    target: Side
+    notes: tuple[str, ...]
+
+
+def encode(
+    pairs: Pairs,
+    vocabularies: Vocabularies,
+    *,
+    max_length: int,
+    overlong: str,
+    max_target_length: int | None = None,
+) -> Encoded:
+    """Encode sentence pairs.
+
+    Args:
+      pairs: sentence pairs.
+      vocabularies: source and target vocabularies.
+      max_length: maximum number of tokens in a sentence, including its end.
+      overlong: "truncate" truncates and counts longer sentences, "refuse" raises.
+      max_target_length: maximum for targets, if different.
+
+    Returns:
+      The encoded pairs, without end-of-sentence tokens.
+
+    Raises:
+      InputError: a sentence is too long; the message names the first one.
+    """
+    sides, notes = [], list(pairs.notes)
+    first = second = ("data.max_length", max_length)
+    if max_target_length is not None:
+        second = ("data.max_target_length", max_target_length)
+    for texts, vocabulary, (field, most) in (
+        (pairs.source, vocabularies.source, first),
+        (pairs.target, vocabularies.target, second),
+    ):
+        cut: list[int] = []
+        ids = _ids(texts, vocabulary, most, cut)
+        sides.append(make_side(ids, len(vocabulary)))
+        if cut and overlong == "refuse":
+            raise InputError(
+                f"{pairs.origin}: expected at most {field}={most} "
+                f"tokens, found more in {texts[cut[0]][:40]!r} ({len(cut)} such "
+                "sentences); "
+                "data.overlong=truncate would cut them"
+            )
+        if cut:
+            notes.append(
+                f"{pairs.origin}: {len(cut)} sentences cut to {field}="
+                f"{most} tokens, the first {texts[cut[0]][:40]!r}"
+            )
+    return Encoded(sides[0], sides[1], tuple(notes))
+
+
+def _ids(
+    texts: list[str], vocabulary: Vocabulary, max_length: int, cut: list[int]
+) -> Iterator[list[int]]:
+    for start in range(0, len(texts), _CHUNK):
+        encoded = vocabulary.encode(texts[start : start + _CHUNK])
+        for row, ids in enumerate(encoded, start):
+            if len(ids) >= max_length:
+                cut.append(row)
+            yield ids[: max_length - 1]

@@ -1,0 +1,294 @@
+"""Parallel corpora by name: location and splits. Needs no jax."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import catalogue
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import checksums
+from rdrop_jax.files.roots import check_sizes, root, unprepared
+from rdrop_jax.tasks.seq2seq import parallel, prepared_text
+from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
+from rdrop_jax.tasks.translation import cldr
+
+SPLITS = ("train", "validation", "test")
+# Default number of pairs to hold out for a split without a file.
+HELD_OUT = 1000
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """A parallel corpus on disk.
+
+    Attributes:
+      splits: functions that read a split, by name.
+      provenance: checksums, for result.json.
+      check: function that raises an `InputError` if a training file is missing.
+      held_out: names of the splits that are held out of the training files.
+      train: checksums of the training files.
+    """
+
+    splits: Mapping[str, Callable[[], Pairs]]
+    provenance: Callable[[], dict[str, str]]
+    check: Callable[[], None] = lambda: None
+    held_out: tuple[str, ...] = ()
+    train: Callable[[], dict[str, str]] = dict
+
+
+def find(data: ConfigDict) -> PairSet:
+    """Find the corpus that a config names.
+
+    Args:
+      data: the config's ``data``.
+
+    Returns:
+      The corpus, of which only the index is read.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    if data.name == "cldr_names":
+        return _cldr(data)
+    if data.name == "files":
+        return files(data, (data.source, data.target))
+    if data.name in prepared_text.NAMES:
+        return _of_languages(data)
+    if data.name.startswith(catalogue.PREFIX):
+        return catalogued(data, (data.source, data.target))
+    raise InputError(
+        "data.name: expected one of cldr_names, files, "
+        f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME, found "
+        f"{data.name!r}"
+    )
+
+
+def _cldr(data: ConfigDict) -> PairSet:
+    cldr.check(data.source, data.target)
+
+    def splits() -> dict[str, Pairs]:
+        return cldr.names(data.source, data.target, data.split_seed)
+
+    def split(name: str) -> Callable[[], Pairs]:
+        return lambda: splits()[name]
+
+    return PairSet(
+        {name: split(name) for name in SPLITS},
+        lambda: {"cldr_names": cldr.sha256(splits())},
+    )
+
+
+def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
+    """Find the user's files.
+
+    Args:
+      data: the config's ``data``.
+      endings: file name endings of source and target text files.
+
+    Returns:
+      The pairs; splits without files are held out of training.
+
+    Raises:
+      InputError: no training file is named.
+    """
+    if not data.files.train:
+        raise InputError(
+            "data.files.train: expected a .tsv, .jsonl or .parquet file, or what comes "
+            f"before .{endings[0]} and .{endings[1]} in the names of two text files, "
+            "found nothing"
+        )
+    named = [split for split in SPLITS if data.files[split]]
+
+    def paths(split: str) -> tuple[Path, ...]:
+        path = Path(root(data)) / data.files[split]
+        return parallel.find(path, *endings, field=f"data.files.{split}")
+
+    columns = (data.columns.source, data.columns.target)
+    form = parallel.form_of(Path(data.files.train))
+    missing = {split: data[split] for split in SPLITS[1:] if split not in named}
+
+    def read(split: str) -> Pairs:
+        place = paths("train" if split in missing else split)
+        pairs = parallel.read(place, columns, form)
+        if split != "train" and split in named:
+            return pairs
+        full = parallel.without_empty(pairs)
+        kept = full
+        if missing and len(full):
+            parts = held_out(len(full), missing)
+            cut = parallel.hold_out(full, parts, data.split_seed)
+            lines = [
+                f"{s}: {len(cut[s])} rows held out of {full.origin}" for s in parts
+            ]
+            kept = replace(cut[split], notes=(*full.notes, *lines))
+        if not len(kept):
+            raise InputError(
+                f"{pairs.origin}: expected pairs to train on, found {len(pairs)} of "
+                f"which {len(pairs) - len(full)} have an empty side, and none of the "
+                "others without a side that is held out for validation or test"
+            )
+        return kept
+
+    def check() -> None:
+        for split in named:
+            paths(split)
+
+    return PairSet(
+        {split: call(read, split) for split in SPLITS},
+        lambda: {
+            str(path): checksums.sha256(path)
+            for split in named
+            for path in paths(split)
+        },
+        check,
+        tuple(missing),
+        lambda: {str(path): checksums.sha256(path) for path in paths("train")},
+    )
+
+
+def form(data: ConfigDict, prepared: Sequence[str] = prepared_text.NAMES) -> Form:
+    """Return the text normalization of a run, for prediction.
+
+    Args:
+      data: the config's ``data``.
+      prepared: names of corpora that are stored as lines of text.
+    """
+    if data.name == "files":
+        return parallel.form_of(Path(data.files.train))
+    return parallel.stripped if data.name in prepared else parallel.one_line
+
+
+def held_out(pairs: int, sizes: Mapping[str, float | None]) -> dict[str, int]:
+    """Compute the number of training pairs to hold out for each split.
+
+    Args:
+      pairs: number of all training pairs.
+      sizes: fraction below 1 or number by split; None is 1,000, at most a tenth.
+
+    Raises:
+      InputError: a split is empty, or no training pairs are left.
+    """
+    found: dict[str, int] = {}
+    for split, size in sizes.items():
+        if size is None:
+            found[split] = max(1, min(HELD_OUT, pairs // 10))
+            continue
+        count = round(pairs * size) if size < 1 else int(size)
+        left = pairs - sum(found.values())
+        if not 0 < count < left:
+            raise InputError(
+                f"data.{split}: expected a share or number of the {pairs} training "
+                f"pairs, found {size:g}, which is {count} pairs of the {left} left"
+            )
+        found[split] = count
+    return found
+
+
+def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
+    """Remove default validation and test files from a config if they are missing.
+
+    Their pairs are then held out of the training pairs. The workdir stores the result,
+    so that files added or removed later do not change the splits.
+
+    Args:
+      config: config of a translation or summarization run.
+      defaults: file name in the preset, by split.
+
+    Returns:
+      A locked copy, or the config itself if nothing changes.
+
+    Raises:
+      InputError: a held-out size for a split that has its own file.
+    """
+    data = config.data
+    place = Path(root(data))
+    lost = [
+        split
+        for split, name in defaults.items()
+        if data.files[split] == name and not list(place.glob(f"{name}*"))
+    ]
+    if data.name != "files":
+        return config
+    if lost:
+        filled = config.copy_and_resolve_references().unlock()
+        for split in lost:
+            filled.data.files[split] = ""
+        config = filled.lock()
+    check_sizes(config.data)
+    return config
+
+
+def _of_languages(data: ConfigDict) -> PairSet:
+    languages = data.name.split("_")[1:]
+    if sorted(languages) != sorted((data.source, data.target)):
+        raise InputError(
+            f"data.source, data.target: expected {' and '.join(languages)}, the "
+            f"languages of {data.name}, found {data.source!r} and {data.target!r}"
+        )
+    return prepared(data, (data.source, data.target))
+
+
+def prepared(
+    data: ConfigDict, endings: tuple[str, str], page: str = "translation"
+) -> PairSet:
+    """Find a corpus written by `rdrop_jax.prepare`.
+
+    Args:
+      data: the config's ``data``.
+      endings: file name endings of sources and targets.
+      page: documentation page for error messages.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    folder = Path(root(data), data.name)
+    if not (folder / "index.json").is_file():
+        raise unprepared(data, "DOWNLOADS", page)
+    index = prepared_text.read_index(folder)
+
+    def read(split: str) -> Pairs:
+        return parallel.read(parallel.find(folder / split, *endings))
+
+    return PairSet(
+        {split: call(read, split) for split in SPLITS},
+        lambda: {name: entry["sha256"] for name, entry in index["files"].items()},
+    )
+
+
+def catalogued(
+    data: ConfigDict, columns: tuple[str, str], page: str = "translation"
+) -> PairSet:
+    """Find a catalogue dataset, for example ``tfds:wmt14_translate/de-en``.
+
+    Args:
+      data: the config's ``data``.
+      columns: source and target features.
+      page: documentation page for error messages.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    place = Path(root(data))
+    name = data.name.removeprefix(catalogue.PREFIX)
+    if not (place / name).is_dir():
+        raise unprepared(data, "", page)
+    folder = catalogue.find(place, name)
+    missing = {*SPLITS} - {*catalogue.splits(folder)}
+    if missing:
+        raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")
+
+    def read(split: str) -> Pairs:
+        pairs = catalogue.read_texts(folder, split, *columns)
+        return parallel.without_empty(pairs) if split == "train" else pairs
+
+    return PairSet(
+        {split: call(read, split) for split in SPLITS},
+        lambda: {str(folder): checksums.sha256(folder / "dataset_info.json")},
+    )
+
+
+def call(read: Callable[[str], Pairs], split: str) -> Callable[[], Pairs]:
+    """Return a function that calls ``read(split)``."""
+    return lambda: read(split)

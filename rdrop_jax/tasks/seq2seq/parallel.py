@@ -1,0 +1,253 @@
+"""Sentence pairs from parallel text, .tsv, .jsonl and .parquet files, also gzipped."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rdrop_jax.data import tables
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import lines
+
+# Text normalization of a run.
+Form = Callable[[str], str]
+_BREAK = re.compile(r"\s*\n\s*")
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sentence pairs.
+
+    Attributes:
+      source: sentences.
+      target: translations, one per sentence.
+      origin: name of the pairs in error messages.
+      notes: messages to the user about changes.
+      references: all references of each source, starting with its target; None if the
+        target is the only one.
+    """
+
+    source: list[str]
+    target: list[str]
+    origin: str
+    notes: tuple[str, ...] = ()
+    references: list[list[str]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def select(self, rows: Any) -> "Pairs":
+        """Select pairs by their row numbers ``rows``, in that order."""
+        source = [self.source[i] for i in rows]
+        target = [self.target[i] for i in rows]
+        references = self.references
+        if references is not None:
+            references = [references[i] for i in rows]
+        return Pairs(source, target, self.origin, self.notes, references)
+
+    @property
+    def targets(self) -> list[list[str]]:
+        """Return all references of each source."""
+        return self.references or [[text] for text in self.target]
+
+
+def find(path: Path, source: str, target: str, field: str = "data") -> tuple[Path, ...]:
+    """Find the files of a path: one table, or one file per language.
+
+    Args:
+      path: .tsv, .jsonl or .parquet file, or the common prefix of ``.de`` and ``.en``.
+      source: source language, which is the suffix of the source file.
+      target: target language, which is the suffix of the target file.
+      field: config field of the path, for error messages.
+
+    Returns:
+      One table, or two text files; each may end in ``.gz``.
+
+    Raises:
+      InputError: a file is missing.
+    """
+    if tables.is_table(path):
+        return (_there(path, field),)
+    return tuple(_there(Path(f"{path}.{name}"), field) for name in (source, target))
+
+
+def _there(path: Path, field: str) -> Path:
+    zipped = path.with_name(path.name + ".gz")
+    for candidate in (path, zipped):
+        if candidate.is_file():
+            return candidate
+    raise InputError(f"{field}: expected {path} or {zipped.name}, found neither")
+
+
+def read(
+    files: tuple[Path, ...],
+    columns: tuple[str, str] = ("source", "target"),
+    form: Form | None = None,
+) -> Pairs:
+    """Read pairs from the files that `find` returns.
+
+    Args:
+      files: one table or two text files.
+      columns: source and target columns of a table; numbers from 0 if it has no header.
+      form: text normalization; None is that of training files of this format.
+
+    Returns:
+      The pairs.
+
+    Raises:
+      InputError: a line that is not UTF-8 or lacks a column, different line counts, or
+        no pairs.
+    """
+    if len(files) == 2:
+        return _read_text(*files, form or form_of(files[0]))
+    rows = list(texts(files[0], columns, form))
+    targets = [each for _, each in rows]
+    return _some(
+        Pairs(
+            # A list of sources is sentences of one text; a list of targets, references.
+            [" ".join(source) for source, _ in rows],
+            [each[0] for each in targets],
+            str(files[0]),
+            references=targets if any(len(each) > 1 for each in targets) else None,
+        )
+    )
+
+
+def _some(pairs: Pairs) -> Pairs:
+    if not len(pairs):
+        raise InputError(f"{pairs.origin}: expected pairs, found none")
+    return pairs
+
+
+def _read_text(source: Path, target: Path, form: Form) -> Pairs:
+    one, other = (
+        [form(line) for line in lines.read(path)] for path in (source, target)
+    )
+    counts = [len(one), len(other)]
+    if counts[0] != counts[1]:
+        short, long = (source, target) if counts[0] < counts[1] else (target, source)
+        raise InputError(
+            f"{source}, {target}: expected as many lines in both, found {counts[0]} "
+            f"and {counts[1]}: line {min(counts) + 1} of {long.name} has no partner in "
+            f"{short.name}"
+        )
+    return _some(Pairs(one, other, f"{source}, {target.name}"))
+
+
+def texts(
+    path: Path, columns: Sequence[str], form: Form | None = None
+) -> Iterator[list[list[str]]]:
+    """Read the texts of some columns for each row of a table.
+
+    Args:
+      path: .tsv, .jsonl or .parquet file.
+      columns: column names; numbers from 0 for a .tsv without a header.
+      form: text normalization; None is that of training files of this format.
+
+    Yields:
+      One list of texts per column; longer than one if the cell is a list.
+
+    Raises:
+      InputError: a missing column, or a cell that is not text; names the row.
+    """
+    tsv = tables.kind(path) == ".tsv"
+    hint = "; for a file without a header give numbers, from 0" if tsv else ""
+    header = not (tsv and all(map(str.isdecimal, columns)))
+    form = form or form_of(path)
+    for row in tables.read(path, header=header):
+        found = [_texts_of(row, column, hint if header else "") for column in columns]
+        yield [[form(text) for text in each] for each in found]
+
+
+def form_of(train: Path) -> Form:
+    """Return the text normalization of a run for training, evaluation and prediction.
+
+    Args:
+      train: training file. The result is `one_line` for .jsonl and .parquet, where a
+        text may contain newlines, and `stripped` for .tsv and plain text.
+
+    Example:
+      >>> form_of(Path("train.tsv"))(" two  words "), form_of(Path("a.jsonl"))("a  b")
+      ('two  words', 'a b')
+    """
+    if not tables.is_table(train) or tables.kind(train) == ".tsv":
+        return stripped
+    return one_line
+
+
+def one_line(text: str) -> str:
+    """Join the words of a text by single spaces; U+FFFD replaces lone surrogates.
+
+    Example:
+      >>> one_line(" two  words ")
+      'two words'
+    """
+    return " ".join(lines.clean(text).split())
+
+
+def stripped(text: str) -> str:
+    """Strip a text and replace each newline in it with a space.
+
+    U+FFFD replaces lone surrogates.
+
+    Example:
+      >>> stripped(" two  words\\n of one text ")
+      'two  words of one text'
+    """
+    return _BREAK.sub(" ", lines.clean(text)).strip()
+
+
+def _texts_of(row: tables.Row, column: str, hint: str) -> list[str]:
+    value = row.fields.get(column)
+    found = [value] if isinstance(value, str) else value
+    if isinstance(found, list) and found and all(isinstance(x, str) for x in found):
+        return found
+    shown = repr(value)[:60] if column in row.fields else ", ".join(row.fields) + hint
+    raise InputError(
+        f"{row.place}: expected a text under data.columns {column!r}, found {shown}"
+    )
+
+
+def without_empty(pairs: Pairs) -> Pairs:
+    """Drop pairs with an empty source or target, and add a note with their number."""
+    kept = [i for i in range(len(pairs)) if pairs.source[i] and pairs.target[i]]
+    dropped = len(pairs) - len(kept)
+    if not dropped:
+        return pairs
+    found = pairs.select(kept)
+    note = f"{pairs.origin}: {dropped} pairs with an empty side dropped"
+    return replace(found, notes=(*pairs.notes, note))
+
+
+def hold_out(pairs: Pairs, parts: dict[str, int], split_seed: int) -> dict[str, Pairs]:
+    """Hold out splits from training pairs.
+
+    Training pairs that share a source or target with a held-out pair are dropped, so
+    that no held-out sentence is trained on.
+
+    Args:
+      pairs: all training pairs.
+      parts: number of pairs by split.
+      split_seed: seed of the draw.
+
+    Returns:
+      The held-out splits, and the remaining pairs as "train".
+    """
+    order = np.random.default_rng(split_seed).permutation(len(pairs))
+    found, start = {}, 0
+    for name, size in parts.items():
+        stop = start + size
+        found[name] = pairs.select(np.sort(order[start:stop]))
+        start = stop
+    sources = {s for split in found.values() for s in split.source}
+    targets = {t for split in found.values() for ts in split.targets for t in ts}
+    references = pairs.targets
+    rest = [
+        i
+        for i in np.sort(order[start:])
+        if pairs.source[i] not in sources and targets.isdisjoint(references[i])
+    ]
+    return found | {"train": pairs.select(rest)}

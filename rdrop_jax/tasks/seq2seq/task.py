@@ -1,0 +1,230 @@
+"""Sequence-to-sequence code shared by translation and summarization."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rdrop_jax.core.adapters import linen_forward
+from rdrop_jax.core.large_vocab import LinearOutput
+from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.data.tokenizers import Special, Vocabularies
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.blocks import Rates
+from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
+from rdrop_jax.pretrained.initialize import Family
+from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+from rdrop_jax.tasks.seq2seq import encoded, token_batches
+from rdrop_jax.tasks.seq2seq.pair_sets import SPLITS, PairSet
+from rdrop_jax.tasks.seq2seq.parallel import Pairs
+from rdrop_jax.tasks.seq2seq.scores import make_evaluator, make_examples, make_samples
+from rdrop_jax.tasks.seq2seq.token_batches import TokenBatches
+from rdrop_jax.tasks.seq2seq.translator import Translator
+from rdrop_jax.tasks.vocabulary_loss import make_loss
+from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.task import Predictor, Task
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Components of a sequence-to-sequence task.
+
+    Attributes:
+      module: the model.
+      vocabularies: source and target vocabularies.
+      translator: maps source texts to target texts.
+      find: finds the dataset of the config.
+      encode: converts pairs to token ids.
+      predictor: ``(translator, split) -> predictor``.
+      sample: ``(source, answer, target) -> line`` for the log.
+      scores: names of the scores.
+      signatures: description of the scores, for result.json.
+      per_example: names of the scores that are means over examples.
+      pretrained: import and export of parameters; None if unsupported.
+      recorded: data checksums of the run, by name; empty for a new run.
+    """
+
+    module: Seq2Seq
+    vocabularies: Vocabularies
+    translator: Translator
+    find: Callable[[], PairSet]
+    encode: Callable[[Pairs], encoded.Encoded]
+    predictor: Callable[[Translator, Callable[[str], Pairs]], Predictor]
+    sample: Callable[[str, str, str], str]
+    scores: tuple[str, ...]
+    signatures: Callable[[], dict[str, str]]
+    per_example: tuple[str, ...] = ()
+    pretrained: Family | None = None
+    recorded: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_task(config: ConfigDict, kind: Kind) -> Task:
+    """Build a task from its components.
+
+    Args:
+      config: config of the run.
+      kind: components of the task.
+
+    Returns:
+      The task.
+    """
+    found = functools.cache(kind.find)
+
+    @functools.cache
+    def split(name: str) -> Pairs:
+        if kind.recorded and found().held_out and name in ("train", *found().held_out):
+            sums = found().train()
+            workdir_lib.check_unchanged(kind.recorded, sums, "data.files.train")
+        return found().splits[name]()
+
+    encode = functools.cache(lambda name: kind.encode(split(name)))
+    forward, tied = make_forward(kind.module), kind.module.share != "none"
+    special = kind.vocabularies.target.special
+    vocab_size = len(kind.vocabularies.target)
+    return Task(
+        init=functools.partial(init_params, kind.module),
+        forward=forward,
+        loss=make_loss(config, vocab_size),
+        sharded_loss=(
+            functools.partial(make_loss, config, vocab_size) if tied else None
+        ),
+        out_axes=LinearOutput(0, None, None) if tied else 0,
+        train_data=functools.cache(
+            lambda: make_train_data(config, encode("train"), special)
+        ),
+        scores=kind.scores,
+        evaluators={
+            name: functools.partial(
+                make_evaluator, config, forward, kind.translator, split, encode, name
+            )
+            for name in SPLITS
+        },
+        examples={
+            name: functools.partial(
+                make_examples, kind.translator, split, kind.per_example, name
+            )
+            for name in (SPLITS if kind.per_example else ())
+        },
+        predictor=lambda mesh: kind.predictor(kind.translator, split),
+        size=lambda name: f"{len(split(name)):,} rows",
+        partition_rules=PARTITION_RULES,
+        pretrained=kind.pretrained,
+        provenance=lambda: found().provenance() | kind.vocabularies.provenance(),
+        signatures=kind.signatures,
+        notes=lambda: encode("train").notes,
+        samples=lambda mesh: make_samples(kind.translator, split, kind.sample),
+    )
+
+
+def make_forward(module: Seq2Seq) -> Forward:
+    """Make a forward that returns hidden states and the tied kernel, or else logits.
+
+    The output bias comes from pretrained files, is usually zero, and is not trained.
+    """
+    hidden = module.share != "none"
+    apply = linen_forward(
+        module,
+        lambda batch: (batch["src"], batch["src_where"], batch["inputs"]),
+        train={"train": True, "return_hidden": hidden},
+        evaluate={"train": False, "return_hidden": hidden},
+    )
+    if not hidden:
+        return apply
+
+    def forward(params: Params, batch: Batch, key: Key | None) -> LinearOutput:
+        bias = params.get("logits_bias")
+        return LinearOutput(
+            apply(params, batch, key),
+            params["embedding"].astype(module.dtype),
+            None if bias is None else jax.lax.stop_gradient(bias),
+        )
+
+    return forward
+
+
+def check(config: ConfigDict) -> None:
+    """Check the config fields shared by all sequence-to-sequence tasks.
+
+    Raises:
+      InputError: a field is invalid; names the field, expected and found values.
+    """
+    data, score = config.data, config.eval
+    check_choices(
+        {
+            "data.overlong": (data.overlong, encoded.OVERLONG),
+            "model.name": (config.model.name, tuple(SIZES)),
+        }
+    )
+    least = {
+        "data.vocab_size": (data.vocab_size, 8),
+        "data.max_length": (data.max_length, 2),
+        "data.buckets": (data.buckets, 1),
+        "data.rows_multiple": (data.rows_multiple, 1),
+        "eval.beam": (score.beam, 1),
+        "eval.n_best": (score.n_best, 1),
+    }
+    check_least(least)
+    if not math.isfinite(score.length_penalty):
+        raise InputError(
+            f"eval.length_penalty: expected a number, found {score.length_penalty}"
+        )
+    if score.n_best > score.beam:
+        raise InputError(
+            f"eval.n_best: expected at most eval.beam={score.beam}, found "
+            f"{score.n_best}"
+        )
+
+
+def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
+    """Build the module described by ``config.model``.
+
+    Args:
+      config: config of the run.
+      vocab_size: size of the target vocabulary.
+      options: further options of `Seq2Seq`.
+    """
+    m = config.model
+    size = resized(m, SIZES[m.name])
+    check_heads(size)
+    return Seq2Seq(
+        vocab_size=vocab_size,
+        size=size,
+        rates=Rates(
+            m.dropout, m.attention_dropout, m.activation_dropout, m.layer_dropout
+        ),
+        dtype=jnp.dtype(m.dtype),
+        remat=m.remat,
+        masks=m.masks,
+        **options,
+    )
+
+
+def init_params(module: Seq2Seq, key: jax.Array) -> Params:
+    """Initialize parameters."""
+    ids = jnp.zeros((1, 2), jnp.int32)
+    where = jnp.ones((1, 2), bool)
+    return module.init(key, ids, where, ids, train=False)["params"]
+
+
+def make_train_data(
+    config: ConfigDict, pairs: encoded.Encoded, special: Special
+) -> TokenBatches:
+    """Make shuffled batches of about ``batch_size`` tokens."""
+    source, target = pairs.source, pairs.target
+    lengths = token_batches.choose_lengths(
+        source.lengths, target.lengths, config.data.buckets
+    )
+    multiple = config.data.rows_multiple * config.accum_steps
+    return TokenBatches(
+        source,
+        target,
+        token_batches.make_shapes(lengths, config.batch_size, multiple),
+        seed=config.seed,
+        process=(jax.process_index(), jax.process_count()),
+        special=special,
+    )

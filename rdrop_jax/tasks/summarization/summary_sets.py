@@ -1,0 +1,109 @@
+"""Summarization datasets by name: location and splits. Needs no jax."""
+
+import functools
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import catalogue, docstrings
+from rdrop_jax.errors import InputError
+from rdrop_jax.tasks.language_modeling import running_text
+from rdrop_jax.tasks.seq2seq import pair_sets
+from rdrop_jax.tasks.seq2seq.pair_sets import SPLITS, PairSet
+from rdrop_jax.tasks.seq2seq.parallel import Pairs
+
+PREPARED = "cnn_dailymail"
+# Endings of the files of a prepared corpus.
+ENDINGS = ("article", "highlights")
+PAGE = "summarization"
+# The embedded default.
+PACKAGES = ("numpy", "scipy", "sklearn")
+_HELD_OUT = 0.06
+_SUMMARY, _BODY = (20, 120), (80, 600)  # characters
+
+
+def find(data: ConfigDict) -> PairSet:
+    """Find the dataset that a config names.
+
+    Args:
+      data: the config's ``data``.
+
+    Returns:
+      The dataset, of which only the index is read.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    columns = (data.columns.source, data.columns.target)
+    if data.name == "docstrings":
+        return _docstrings(data.split_seed)
+    if data.name == "files":
+        return pair_sets.files(data, ("source", "target"))
+    if data.name == PREPARED:
+        return pair_sets.prepared(data, ENDINGS, PAGE)
+    if data.name.startswith(catalogue.PREFIX):
+        return pair_sets.catalogued(data, columns, PAGE)
+    raise InputError(
+        f"data.name: expected one of docstrings, files, {PREPARED}, or "
+        f"{catalogue.PREFIX}NAME, found {data.name!r}"
+    )
+
+
+def _docstrings(split_seed: int) -> PairSet:
+    for package in PACKAGES:
+        docstrings.root(package)
+
+    def split(name: str) -> Callable[[], Pairs]:
+        return lambda: docstring_pairs(split_seed)[name]
+
+    def provenance() -> dict[str, str]:
+        rows = [
+            f"{name}\t{source}\t{target}"
+            for name, pairs in docstring_pairs(split_seed).items()
+            for source, target in zip(pairs.source, pairs.target, strict=True)
+        ]
+        digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
+        return {f"docstrings of {', '.join(PACKAGES)}": digest}
+
+    return PairSet({name: split(name) for name in SPLITS}, provenance)
+
+
+@functools.cache  # seconds of parsing
+def docstring_pairs(split_seed: int) -> dict[str, Pairs]:
+    """Build pairs of a docstring's body and its summary line.
+
+    Docstrings that share a summary or the beginning of a body are in one split.
+
+    Args:
+      split_seed: seed of the split assignment.
+
+    Returns:
+      Pairs by split; bodies are unique and truncated to 600 characters.
+    """
+    found: dict[str, str] = {}
+    for package in PACKAGES:
+        for doc in docstrings.read(package):
+            first, _, rest = doc.text.partition("\n\n")
+            summary, body = (" ".join(part.split()) for part in (first, rest))
+            fits = _SUMMARY[0] <= len(summary) <= _SUMMARY[1]
+            if fits and len(body) >= _BODY[0]:
+                found.setdefault(body[: _BODY[1]], summary)
+    rows = sorted(found.items())
+    groups = running_text.grouped([{body[:60], summary} for body, summary in rows])
+    order = np.random.default_rng(split_seed).permutation(len(groups))
+    room = {name: round(_HELD_OUT * len(rows)) for name in ("test", "validation")}
+    chosen: dict[str, list[int]] = {name: [] for name in SPLITS}
+    for group in (groups[i] for i in order):
+        fit = (n for n in room if len(chosen[n]) + len(group) <= room[n])
+        name = next(fit, "train") if len(group) <= 10 else "train"
+        chosen[name] += group
+    return {
+        name: Pairs(
+            [rows[i][0] for i in sorted(kept)],
+            [rows[i][1] for i in sorted(kept)],
+            f"docstrings, {name}",
+        )
+        for name, kept in chosen.items()
+    }

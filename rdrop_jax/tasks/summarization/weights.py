@@ -1,0 +1,145 @@
+"""Import and export of BART weights in Hugging Face's format."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rdrop_jax.core.passes import Params
+from rdrop_jax.data.tokenizers import Vocabulary
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.pretrained import weight_files
+from rdrop_jax.pretrained.initialize import Family, Weights, flatten
+from rdrop_jax.tasks.summarization.weight_names import bart_arrays, bart_tensors
+
+# Limit on the difference between embedding rows and tokens of the tokenizer: published
+# files omit <mask>, or round the number of rows up.
+_ROUNDED = 128
+
+
+def family(
+    module: Seq2Seq, vocabulary: Vocabulary, generation: Mapping[str, Any]
+) -> Family:
+    """Make the import and export functions for parameters of a BART.
+
+    Args:
+      module: the model.
+      vocabulary: vocabulary of the run; its tokenizer is exported with the weights.
+      generation: content of generation_config.json, without token ids.
+
+    Returns:
+      The family.
+    """
+    return Family(
+        read=read,
+        save=lambda params, folder, format: save(
+            params, folder, module, vocabulary, generation
+        ),
+        formats=("safetensors",),
+        facts=_facts(module, vocabulary),
+        resize={"embedding": _fit, "logits_bias": _fit},
+        reinit=("logits_bias",),  # files of BartModel have none
+    )
+
+
+def _facts(module: Seq2Seq, vocabulary: Vocabulary) -> dict[str, Any]:
+    special = vocabulary.special
+    return {
+        "model_type": "bart",
+        "activation_function": module.activation,
+        "scale_embedding": module.scale_embedding,
+        "encoder_attention_heads": module.size.heads,
+        "decoder_attention_heads": module.size.heads,
+        "pad_token_id": special.pad,
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "decoder_start_token_id": special.start,
+    }
+
+
+def _fit(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Truncate the rows, or pad them with zeros; None if shapes differ too much."""
+    rows, wanted = array.shape[0], shape[0]
+    if array.shape[1:] != shape[1:] or abs(rows - wanted) >= _ROUNDED:
+        return None
+    fitted = np.zeros(shape, array.dtype)
+    fitted[: min(rows, wanted)] = array[:wanted]
+    return fitted
+
+
+def read(path: Path) -> Weights:
+    """Read a .safetensors file or a folder, and rename its weights to our names.
+
+    Raises:
+      InputError: the file is damaged or is not a BART.
+    """
+    stored = weight_files.read(path)
+    try:
+        arrays = bart_arrays(stored.arrays)
+    except ValueError as error:
+        raise InputError(f"init_from: {path}: expected BART: {error}") from error
+    notes = [] if stored.config else ["no config.json: heads and ids are not checked"]
+    return Weights(arrays, stored.config, tuple(notes), stored.sha256)
+
+
+def save(
+    params: Params,
+    folder: Path,
+    module: Seq2Seq,
+    vocabulary: Vocabulary,
+    generation: Mapping[str, Any],
+) -> None:
+    """Write parameters and tokenizer in the format of transformers.
+
+    Args:
+      params: parameters of ``module``.
+      folder: output folder.
+      module: the model.
+      vocabulary: vocabulary of the run.
+      generation: see `family`.
+    """
+    special, size = vocabulary.special, module.size
+    ids = {
+        "pad_token_id": special.pad,
+        "bos_token_id": special.bos,
+        "eos_token_id": special.eos,
+        "decoder_start_token_id": special.start,
+        "forced_bos_token_id": special.bos,
+        "forced_eos_token_id": special.eos,
+    }
+    config = _facts(module, vocabulary) | {
+        "architectures": ["BartForConditionalGeneration"],
+        "vocab_size": module.vocab_size,
+        "d_model": size.width,
+        "encoder_layers": size.encoder_layers,
+        "decoder_layers": size.decoder_layers,
+        "num_hidden_layers": size.encoder_layers,
+        "encoder_ffn_dim": size.mlp_width,
+        "decoder_ffn_dim": size.mlp_width,
+        "max_position_embeddings": module.max_length,
+        "dropout": module.rates.dropout,
+        "attention_dropout": module.rates.attention,
+        "activation_dropout": module.rates.activation,
+        "encoder_layerdrop": module.rates.layer,
+        "decoder_layerdrop": module.rates.layer,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+    ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
+    weight_files.write(bart_tensors(ours), folder, config=config | ids)
+    # Tokens that our beam search never generates.
+    never = {"suppress_tokens": [special.pad, special.unk]}
+    made = dict(generation) | ids | never
+    weight_files.write_json(folder / "generation_config.json", made)
+    text = json.dumps(json.loads(vocabulary.text), indent=2, ensure_ascii=False)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    settings = {
+        "tokenizer_class": "BartTokenizer",
+        "model_max_length": module.max_length,
+    }
+    weight_files.write_json(folder / "tokenizer_config.json", settings)

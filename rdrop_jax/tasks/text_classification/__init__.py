@@ -1,0 +1,1 @@
+"""Classes, sets of labels or numbers for texts and pairs of texts."""

@@ -1,0 +1,269 @@
+"""Classification, multi-label classification or regression of texts or text pairs."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from ml_collections import ConfigDict
+from tokenizers import Tokenizer
+
+from rdrop_jax.core.adapters import linen_forward
+from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.objective import (
+    rdrop_loss,
+    rdrop_multilabel_loss,
+    rdrop_regression_loss,
+)
+from rdrop_jax.core.passes import Batch, Params
+from rdrop_jax.data import pieces
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import checksums
+from rdrop_jax.models.encoder import KINDS, NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
+from rdrop_jax.models.layers import PARTITION_RULES
+from rdrop_jax.models.vit import Size
+from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+from rdrop_jax.tasks.text_classification import buckets, evaluation, text_sets
+from rdrop_jax.tasks.text_classification import weights as encoder_files
+from rdrop_jax.tasks.text_classification.scores import NAMES
+from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
+from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.task import Task
+
+
+def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+    """Build the task of a config with ``task="text_classification"``.
+
+    Args:
+      config: config of the run; class names that it lacks are read from the data.
+      workdir: folder of the run, with its tokenizer; None makes a tokenizer.
+    """
+    config = text_sets.completed(config)
+    data = config.data
+    module = make_model(config)
+    forward = linen_forward(
+        module, encoder_inputs, train={"train": True}, evaluate={"train": False}
+    )
+    found = functools.cache(lambda: text_sets.find(data))
+    recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
+    split = functools.cache(
+        lambda name: text_sets.open_split(found(), data, name, recorded())
+    )
+    kept = None if workdir is None else workdir / pieces.NAME
+    made: dict[str, Any] = {}
+
+    @functools.cache
+    def tokenizer() -> Tokenizer:
+        if kept is not None and kept.is_file():
+            return checked(config, pieces.load(kept))
+        return checked(config, make_tokenizer(config, split))
+
+    def train_data() -> buckets.BucketBatches:
+        made["batches"] = make_train_data(config, tokenizer(), split("train"))
+        return made["batches"]
+
+    def provenance() -> dict[str, str]:
+        batches = made.get("batches")
+        share = {} if batches is None else {"padding": f"{batches.padding(256):.3f}"}
+        own = {}
+        if kept is not None and kept.is_file():
+            own = {pieces.NAME: checksums.sha256(kept)}
+        return found().provenance() | own | share
+
+    scorer = evaluation.make_scorer(config, forward, tokenizer)
+    names = text_sets.split_names(data)
+    return Task(
+        init=functools.partial(init, module),
+        forward=forward,
+        loss=make_loss(config),
+        train_data=functools.cache(train_data),
+        scores=NAMES[data.labels],
+        evaluators={
+            name: functools.partial(evaluation.make_evaluator, scorer, split, name)
+            for name in names
+        },
+        examples={
+            name: functools.partial(evaluation.make_examples, scorer, split, name)
+            for name in (names if data.labels == "classes" else ())
+        },
+        predictor=functools.partial(evaluation.make_predictor, scorer, split),
+        size=lambda name: f"{len(split(name)):,} rows",
+        partition_rules=PARTITION_RULES,
+        pretrained=encoder_files.family(
+            module,
+            labels=data.labels,
+            classes=data.classes,
+            tokenizer=tokenizer,
+        ),
+        provenance=provenance,
+        notes=lambda: text_sets.notes(found(), data),
+    )
+
+
+def encoder_inputs(batch: Batch) -> tuple[Array, Array, Array]:
+    """Return tokens, types and mask of a batch of `rdrop_jax.data.pieces.Encoded`."""
+    positions = jnp.arange(batch["tokens"].shape[1])
+    return batch["tokens"], batch["types"], positions[None] < batch["length"][:, None]
+
+
+def init(module: Classifier, key: jax.Array) -> Params:
+    """Initialize parameters."""
+    blank = jnp.zeros((1, 8), jnp.int32)
+    return module.init(key, blank, blank, blank == 0, train=False)["params"]
+
+
+def make_loss(config: ConfigDict) -> Callable[..., tuple[Array, dict[str, Mean]]]:
+    """Make the R-Drop loss; unlabelled rows only enter the consistency term."""
+    r, labels = config.rdrop, config.data.labels
+
+    def loss(
+        outputs: Array, batch: Batch, **objective: Any
+    ) -> tuple[Array, dict[str, Mean]]:
+        target, labelled = batch["label"], batch["labelled"]
+        if labels == "numbers":
+            return rdrop_regression_loss(
+                outputs[..., 0], target, label_weight=labelled, **objective
+            )
+        if labels == "multilabel":
+            return rdrop_multilabel_loss(
+                outputs, target, label_weight=labelled, **objective
+            )
+        return rdrop_loss(
+            outputs,
+            target,
+            label_weight=labelled,
+            **objective,
+            label_smoothing=r.label_smoothing,
+            smoothing=r.smoothing,
+            divergence=r.divergence,
+            stop_gradient=r.stop_gradient,
+        )
+
+    return loss
+
+
+def make_model(config: ConfigDict) -> Classifier:
+    """Build the module described by ``config.model``.
+
+    Raises:
+      InputError: a field is invalid; names the field, expected and found values.
+    """
+    m, data = config.model, config.data
+    if m.name not in KINDS:
+        raise InputError(f"model.name: expected one of {KINDS}, found {m.name!r}")
+    check_choices({"model.variant": (m.variant, tuple(SIZES))})
+    counts = {
+        f"model.{k}": m[k] for k in (*Size._fields, "vocab_size", "max_positions")
+    }
+    counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
+    check_least({field: (value, 1) for field, value in counts.items()})
+    size = resized(m, SIZES[m.variant])
+    check_heads(size)
+    if not 8 <= data.max_length <= m.max_positions:
+        raise InputError(
+            "data.max_length: expected 8 to model.max_positions = "
+            f"{m.max_positions}, found {data.max_length}"
+        )
+    r = config.rdrop
+    plain = (r.label_smoothing, r.divergence, r.stop_gradient)
+    if data.labels != "classes" and plain != (0.0, "symmetric_kl", "none"):
+        raise InputError(
+            "rdrop.label_smoothing, rdrop.divergence, rdrop.stop_gradient: expected "
+            f"0.0, symmetric_kl and none for data.labels={data.labels}, found {plain}"
+        )
+    encoder = Encoder(
+        kind=m.name,
+        size=size,
+        vocab_size=m.vocab_size,
+        max_positions=m.max_positions,
+        num_types=2 if m.name == "bert" else 1,
+        pad_id=PAD_ID[m.name],
+        norm_eps=NORM_EPS[m.name] if m.norm_eps is None else m.norm_eps,
+        dropout=m.dropout,
+        attention_dropout=m.attention_dropout,
+        dtype=jnp.dtype(m.dtype),
+        remat=m.remat,
+        masks=m.masks,
+    )
+    return Classifier(encoder, outputs=max(len(data.classes), 1))
+
+
+def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokenizer:
+    """Load or train the tokenizer of a new run.
+
+    In order of precedence: ``data.tokenizer``; the tokenizer next to the weights of
+    ``init_from``; WordPiece trained on the training texts.
+
+    Raises:
+      InputError: the tokenizer is missing.
+    """
+    if config.data.tokenizer:
+        return pieces.load(Path(config.data.tokenizer))
+    if config.init_from:
+        beside = Path(config.init_from)
+        if not beside.is_dir():
+            beside, _ = workdir_lib.split_checkpoint(config.init_from)
+        return pieces.load(beside if beside.is_dir() else beside.parent)
+    texts = split("train")
+    return pieces.train_wordpiece(
+        [*texts.first, *(texts.second or ())], config.model.vocab_size
+    )
+
+
+def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer after checking that it fits the model."""
+    pieces.check_fits(
+        tokenizer,
+        vocab_size=config.model.vocab_size,
+        pad_id=PAD_ID[config.model.name],
+        exact=bool(config.init_from),
+    )
+    return tokenizer
+
+
+def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
+    """Write the tokenizer of a run to its workdir.
+
+    Args:
+      config: config of the run.
+      workdir: folder of the run.
+      begun: True if the run has checkpoints, which need the existing tokenizer.
+    """
+    path = workdir / pieces.NAME
+    if begun:
+        pieces.load(path)
+        return
+    found = functools.cache(lambda: text_sets.find(config.data))
+    made = make_tokenizer(
+        config, lambda name: text_sets.open_split(found(), config.data, name)
+    )
+    pieces.save(checked(config, made), path)
+
+
+def make_train_data(
+    config: ConfigDict, tokenizer: Tokenizer, texts: Texts
+) -> buckets.BucketBatches:
+    """Make shuffled training batches, bucketed by length."""
+    data = config.data
+    labels, there = encode_labels(texts, data.labels, data.classes)
+    if not there.any():
+        raise InputError("data.columns.label: expected labelled rows, found none")
+    encoded = pieces.encode(tokenizer, texts.first, texts.second, data.max_length)
+    pad_id = PAD_ID[config.model.name]
+
+    def make(rows: np.ndarray, time: int) -> dict[str, np.ndarray]:
+        known = {"label": labels[rows], "labelled": there[rows]}
+        return encoded.batch(rows, time, pad_id) | known
+
+    return buckets.BucketBatches(
+        encoded.lengths,
+        make,
+        batch_size=config.batch_size,
+        shapes=buckets.choose_shapes(encoded.lengths, data.buckets),
+        seed=config.seed,
+        process=(jax.process_index(), jax.process_count()),
+    )

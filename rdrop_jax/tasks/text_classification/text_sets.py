@@ -1,0 +1,306 @@
+"""Text classification datasets: location, splits and classes. Needs no jax."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rdrop_jax import config as config_lib
+from rdrop_jax.data import catalogue, docstrings, sources, tables
+from rdrop_jax.data.tables import Row
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import checksums, text_files
+from rdrop_jax.files.roots import root, unprepared
+from rdrop_jax.tasks.text_classification import glue
+from rdrop_jax.tasks.text_classification.texts import (
+    LABELS,
+    Columns,
+    Texts,
+    TextSet,
+    collect,
+    encode_labels,
+    find_classes,
+)
+from rdrop_jax.training import workdir as workdir_lib
+
+# The embedded default: subpackages of scipy with enough to learn from.
+_PACKAGE, _SHORTEST, _RAREST = "scipy", 20, 50
+_PARTS = {"train": 0.7, "validation": 0.1, "test": 0.2}
+
+
+def split_names(data: ConfigDict) -> tuple[str, ...]:
+    """Return the names of labelled splits, without reading files."""
+    if data.name == "docstrings":
+        return tuple(_PARTS)
+    if data.name == "files":
+        return tuple(s for s in _PARTS if data.files[s] or s in held_out(data))
+    named = [s for s in _glue(data).splits if not s.startswith("test")]
+    if data.validation:
+        tests = [s.replace("validation", "test") for s in named if s != "train"]
+        return ("train", "validation", *tests)
+    return tuple(named)
+
+
+def find(data: ConfigDict) -> TextSet:
+    """Find the dataset that a config names.
+
+    Args:
+      data: the config's ``data``.
+
+    Returns:
+      The dataset, of which only names and indices are read.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    check(data)
+    if data.name == "docstrings":
+        rows = functools.cache(_summaries)
+        docstrings.root(_PACKAGE)
+        return TextSet(
+            {
+                s: functools.partial(_docstrings, rows, s, data.split_seed)
+                for s in _PARTS
+            },
+            (),
+            lambda: {f"docstrings of {_PACKAGE}": docstrings.sha256(rows())},
+        )
+    if data.name == "files":
+        return text_files.find(data)
+    if data.name.startswith(catalogue.PREFIX):
+        return _catalogue(data)
+    return _prepared(data)
+
+
+def check(data: ConfigDict) -> None:
+    """Check the dataset name and the type of labels.
+
+    Raises:
+      InputError: an invalid field.
+    """
+    if data.labels not in LABELS:
+        raise InputError(
+            f"data.labels: expected one of {', '.join(LABELS)}, found {data.labels!r}"
+        )
+    if data.name in ("docstrings", "files"):
+        return
+    task = _glue(data)
+    wanted = "classes" if task.classes else "numbers"
+    if data.labels != wanted:
+        raise InputError(
+            f"data.labels: expected {wanted} for {data.name}, found {data.labels}"
+        )
+
+
+def open_split(
+    found: TextSet,
+    data: ConfigDict,
+    name: str,
+    recorded: Mapping[str, str] | None = None,
+) -> Texts:
+    """Read one of the splits of `split_names`.
+
+    Splits of ``files`` without a file are held out of the training rows, drawn with
+    ``data.split_seed``. With GLUE and ``data.validation``, validation rows are held out
+    too, and the published validation split is the test split.
+
+    Args:
+      found: the dataset.
+      data: the config's ``data``.
+      name: name of the split.
+      recorded: checksums of a run's data by name. No split is held out of training
+        rows that have changed.
+
+    Returns:
+      The rows of the split.
+
+    Raises:
+      InputError: the split is empty, or the training rows have changed.
+    """
+    parts = held_out(data)
+    if not parts:
+        texts = found.splits[name]()
+    elif name in ("train", *parts):
+        if recorded and data.name == "files":
+            train = text_files.paths_of(data)["train"]
+            text_files.check_file("train", train)
+            sums = {train.name: checksums.sha256(train)}
+            workdir_lib.check_unchanged(recorded, sums, "data.files.train")
+        rows = found.splits["train"]()
+        texts = rows.take(sources.cut(len(rows), parts, data.split_seed)[name])
+    elif data.name == "files":
+        texts = found.splits[name]()
+    else:
+        texts = found.splits[name.replace("test", "validation")]()
+    if not len(texts):
+        raise InputError(f"{data.name}, {name}: expected rows, found none")
+    return texts
+
+
+def held_out(data: ConfigDict) -> dict[str, float]:
+    """Return the fraction or number of training rows to hold out for each split."""
+    if data.name == "docstrings":
+        return {}
+    sizes = {"validation": data.validation}
+    if data.name == "files":
+        sizes["test"] = data.test
+        sizes = {s: size for s, size in sizes.items() if not data.files[s]}
+    return {s: size for s, size in sizes.items() if size}
+
+
+def notes(found: TextSet, data: ConfigDict) -> tuple[str, ...]:
+    """Return a note for each split that is held out of the training rows."""
+    origin = data.files.train if data.name == "files" else data.name
+    return tuple(
+        f"{s}: {len(open_split(found, data, s))} rows held out of {origin}"
+        for s in held_out(data)
+    )
+
+
+def completed(config: ConfigDict) -> ConfigDict:
+    """Fill in the class names of a config, which the workdir stores.
+
+    Prediction then needs no dataset, and a change of the classes between starts is
+    detected.
+
+    Args:
+      config: config of a text classification run.
+
+    Returns:
+      A locked copy, or the config itself if nothing is added.
+
+    Raises:
+      InputError: the training data are missing.
+    """
+    data = config.data
+    check(data)
+    classes = data.classes or _classes(data)
+    unused = [s for s in ("validation", "test") if data.files[s] and data[s]]
+    if data.name != "files":
+        unused = []
+    if tuple(classes) == tuple(data.classes) and not unused:
+        return config
+    filled = config.copy_and_resolve_references().unlock()
+    filled.data.classes = classes
+    for split in unused:  # superseded by their files
+        filled.data[split] = 0.0
+    return config_lib.finish(filled)
+
+
+def check_training(config: ConfigDict) -> None:
+    """Check all files that a training run reads, before it starts.
+
+    Args:
+      config: config with class names.
+
+    Raises:
+      InputError: a file is missing, or the test file has a label that is not in the
+        training rows.
+    """
+    data = config.data
+    if data.name != "files":
+        find(data)
+        return
+    for split, path in text_files.paths_of(data).items():
+        text_files.check_file(split, path)
+    if data.files.test and config.eval.test:
+        encode_labels(find(data).splits["test"](), data.labels, data.classes)
+
+
+def _classes(data: ConfigDict) -> tuple[str, ...]:
+    if data.labels == "numbers":
+        return ()
+    if data.name in ("docstrings", "files"):
+        return find_classes(find(data).splits["train"](), data.labels)
+    return _glue(data).classes
+
+
+def _summaries() -> list[docstrings.Summary]:
+    return docstrings.summaries(_PACKAGE, shortest=_SHORTEST, rarest=_RAREST)
+
+
+def _docstrings(
+    rows: Callable[[], list[docstrings.Summary]], split: str, split_seed: int
+) -> Texts:
+    cut = docstrings.cut(rows(), _PARTS, split_seed)[split]
+    named = (
+        Row(f"docstring {i}", {"text": row.text, "label": row.subpackage})
+        for i, row in enumerate(cut)
+    )
+    return collect(named, Columns())
+
+
+def _glue(data: ConfigDict) -> glue.GlueTask:
+    name = data.name.removeprefix(catalogue.PREFIX)
+    task = name.removeprefix(glue.PREFIX)
+    if not name.startswith(glue.PREFIX) or task not in glue.TASKS:
+        known = ["docstrings", "files", *(glue.PREFIX + task for task in glue.TASKS)]
+        hint = config_lib.suggest(data.name, known)
+        raise InputError(
+            f"data.name: expected one of {', '.join(known)}, or "
+            f"{catalogue.PREFIX}{glue.PREFIX}TASK, found {data.name!r}.{hint}"
+        )
+    return glue.TASKS[task]
+
+
+def _prepared(data: ConfigDict) -> TextSet:
+    task = _glue(data)
+    place = Path(root(data), data.name)
+    if not (place / "index.json").is_file():
+        raise unprepared(data, f"{task.folder}.zip", "glue")
+    index = glue.read_index(place)
+    named = Columns(text_b="text_b" if task.text_b else "")
+    return TextSet(
+        {s: _table(place / f"{s}.jsonl", named) for s in index["splits"]},
+        task.classes,
+        lambda: {f"{k}.jsonl": s["sha256"] for k, s in index["splits"].items()},
+    )
+
+
+def _catalogue(data: ConfigDict) -> TextSet:
+    task, name = _glue(data), data.name.removeprefix(catalogue.PREFIX)
+    home = Path(root(data))
+    if not (home / name).is_dir():
+        raise unprepared(data, "", "glue")
+    place = catalogue.find(home, name)
+    # MNLI has two validation splits in the catalogue; use the matched one.
+    names = {
+        s: "validation_matched" if s == "validation" and name.endswith("mnli") else s
+        for s in task.splits
+        if not s.startswith("test")
+    }
+    info = place / "dataset_info.json"
+    return TextSet(
+        {
+            s: functools.cache(functools.partial(_examples, place, t, task))
+            for s, t in names.items()
+        },
+        task.classes,
+        lambda: {info.name: checksums.sha256(info)},
+    )
+
+
+def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
+    """Read a split of tensorflow-datasets, whose labels are class ids."""
+    import tensorflow_datasets as tfds
+
+    source = tfds.builder_from_directory(str(place)).as_data_source(split)
+    names = {c: task.features.get(c, c) for c in (task.text, task.text_b) if c}
+
+    def rows() -> Iterator[Row]:
+        for number in range(len(source)):
+            example = source[number]
+            fields: dict[str, Any] = {
+                column: example[feature].decode() for column, feature in names.items()
+            }
+            label = example["label"]
+            fields["label"] = task.classes[int(label)] if task.classes else float(label)
+            yield Row(f"{place}, {split}, example {number}", fields)
+
+    return collect(rows(), Columns(task.text, task.text_b))
+
+
+def _table(path: Path, named: Columns) -> Callable[[], Texts]:
+    return functools.cache(lambda: collect(tables.read(path), named))

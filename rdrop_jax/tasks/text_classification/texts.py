@@ -1,0 +1,227 @@
+"""Labelled texts in memory, read from named columns. Needs no jax."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from rdrop_jax import config as config_lib
+from rdrop_jax.data.labels import class_ids, class_name, is_missing
+from rdrop_jax.data.tables import Row
+from rdrop_jax.errors import InputError
+from rdrop_jax.files.lines import clean
+
+LABELS = ("classes", "multilabel", "numbers")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Column names of labelled texts.
+
+    Attributes:
+      text: column of the text, or of the first text of a pair.
+      text_b: column of the second text; empty for single texts.
+      label: column of the label; rows without a label are unlabelled.
+    """
+
+    text: str = "text"
+    text_b: str = ""
+    label: str = "label"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Labelled texts of one split.
+
+    Attributes:
+      first: text, or first text of a pair, of each row.
+      second: second text of each row; None for single texts.
+      labels: class name, number, list of names, or None of each row.
+      places: names of the rows in error messages.
+    """
+
+    first: Sequence[str]
+    second: Sequence[str] | None
+    labels: Sequence[Any]
+    places: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def __repr__(self) -> str:
+        return f"Texts({len(self)})"
+
+    def take(self, rows: Int[np.ndarray, " kept"]) -> "Texts":
+        """Select some of the rows."""
+        kept = rows.tolist()
+
+        def of(values: Sequence[Any]) -> list[Any]:
+            return [values[row] for row in kept]
+
+        second = None if self.second is None else of(self.second)
+        return replace(
+            self,
+            first=of(self.first),
+            second=second,
+            labels=of(self.labels),
+            places=of(self.places),
+        )
+
+
+@dataclass(frozen=True)
+class TextSet:
+    """A dataset of labelled texts on disk.
+
+    Attributes:
+      splits: functions that read a split, by name.
+      classes: class names by id; empty for numbers, or if they must be read from rows.
+      provenance: checksums, for result.json.
+    """
+
+    splits: Mapping[str, Callable[[], Texts]]
+    classes: tuple[str, ...]
+    provenance: Callable[[], dict[str, str]]
+
+
+def collect(rows: Iterable[Row], columns: Columns, *, labelled: bool = True) -> Texts:
+    """Collect texts and labels from rows.
+
+    Args:
+      rows: rows with named columns.
+      columns: columns to read.
+      labelled: True requires a column of labels.
+
+    Returns:
+      The texts.
+
+    Raises:
+      InputError: a missing column, an empty text, or a value that is not a text.
+    """
+    first: list[str] = []
+    second: list[str] = []
+    labels, places = [], []
+    for row in rows:
+        first.append(_text(row, columns.text, "data.columns.text"))
+        if columns.text_b:
+            second.append(_text(row, columns.text_b, "data.columns.text_b"))
+        if labelled:
+            _check_column(row, columns.label, "data.columns.label")
+        label = row.fields.get(columns.label)
+        labels.append(None if is_missing(label) else label)
+        places.append(row.place)
+    return Texts(first, second if columns.text_b else None, labels, places)
+
+
+def _check_column(row: Row, column: str, field: str) -> None:
+    if column not in row.fields:
+        hint = config_lib.suggest(column, row.fields)
+        raise InputError(
+            f"{row.place}: expected a column {column!r} ({field}), found "
+            f"{', '.join(map(str, row.fields))}.{hint}"
+        )
+
+
+def _text(row: Row, column: str, field: str) -> str:
+    _check_column(row, column, field)
+    text = row.fields[column]
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(
+            f"{row.place}: expected a text in {column!r} ({field}), found {text!r:.60}"
+        )
+    return clean(text)
+
+
+def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
+    """Return the sorted class names of all labels of a split.
+
+    Args:
+      texts: the training split.
+      labels: "classes" or "multilabel".
+
+    Returns:
+      Class names; numbers are sorted numerically.
+
+    Raises:
+      InputError: too few classes, or a label that is neither a name nor a number.
+    """
+    if not len(texts):
+        raise InputError("the training rows: expected some, found none")
+    found: set[str] = set()
+    for label, place in zip(texts.labels, texts.places, strict=True):
+        if label is not None:
+            found.update(_names(label, labels, place))
+    if len(found) < (2 if labels == "classes" else 1):
+        raise InputError(
+            "data.columns.label: expected at least two classes in the training rows, "
+            f"found {sorted(found)}"
+        )
+    numeric = all(re.fullmatch("-?[0-9]{1,1000}", name) for name in found)
+    return tuple(sorted(found, key=int if numeric else str))
+
+
+def _names(label: Any, labels: str, place: str) -> list[str]:
+    """Return the class names of a label, which may be a list or comma-separated."""
+    if labels == "multilabel" and isinstance(label, str):
+        label = [part for part in label.split(",") if part.strip()]
+    many = label if labels == "multilabel" and isinstance(label, list) else [label]
+    return [class_name(name, place) for name in many]
+
+
+def encode_labels(
+    texts: Texts, labels: str, classes: Sequence[str]
+) -> tuple[
+    Int[np.ndarray, " rows"] | Float[np.ndarray, "rows *labels"],
+    Float[np.ndarray, " rows"],
+]:
+    """Encode labels as arrays.
+
+    Args:
+      texts: texts of a split.
+      labels: "classes", "multilabel" or "numbers".
+      classes: class names by id.
+
+    Returns:
+      Class ids [rows], 0/1 [rows, classes] or numbers [rows], with 0 for unlabelled
+      rows; and a mask [rows] that is 1 for labelled rows, else 0.
+
+    Raises:
+      InputError: an unknown class, or not a number; the message names the row.
+    """
+    ids = class_ids(classes)
+    shape = (len(texts), len(classes)) if labels == "multilabel" else (len(texts),)
+    found = np.zeros(shape, np.int32 if labels == "classes" else np.float32)
+    there = np.zeros(len(texts), np.float32)
+    for row, (label, place) in enumerate(zip(texts.labels, texts.places, strict=True)):
+        if label is None:
+            continue
+        there[row] = 1.0
+        if labels == "numbers":
+            found[row] = _number(label, place)
+            continue
+        for name in _names(label, labels, place):
+            if name not in ids:
+                raise InputError(
+                    f"{place}: expected a label of the training rows, one of "
+                    f"{', '.join(classes)}, found {name!r}"
+                )
+            where = ids[name]
+            found[row] = where if labels == "classes" else found[row]
+            if labels == "multilabel":
+                found[row, where] = 1.0
+    return found, there
+
+
+def _number(label: Any, place: str) -> float:
+    try:
+        number = float(label)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if abs(number) > np.finfo(np.float32).max:
+        number = math.inf
+    if not math.isfinite(number) or isinstance(label, bool):
+        raise InputError(f"{place}: expected a number as label, found {label!r:.60}")
+    return number

@@ -1,0 +1,249 @@
+"""Translation corpora of the paper, tokenized and cleaned from raw downloads.
+
+IWSLT: TED talks of WIT3, processed like fairseq's prepare-iwslt14.sh: lower-cased Moses
+tokens, 1 to 175 per sentence, length ratio at most 1.5. Every 23rd pair is validation;
+the evaluation sets together are the test set. The script is for De-En. The paper does
+not describe the other language pairs; they get the same processing without
+lower-casing. WMT14: 1 to 250 words; validation is newstest2013, test newstest2014.
+"""
+
+import functools
+import itertools
+import multiprocessing
+import os
+import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdrop_jax.errors import InputError
+from rdrop_jax.files.downloads import Downloads
+from rdrop_jax.tasks.seq2seq.prepared_text import Writer
+from rdrop_jax.tasks.translation import moses
+
+Pair = tuple[str, str]
+_CHUNK = 2_000
+_EVERY = 23
+# Counts may differ slightly between versions of the tokenizer.
+_TOLERANCE = 0.01
+_TAG = re.compile(r"</?(title|description)>")
+_MARKUP = re.compile(r"\s*<(url|talkid|keywords|speaker|reviewer|translator|doc|/doc)")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Source and processing of a corpus.
+
+    Attributes:
+      languages: source and target language codes, as in file names.
+      origin: site that publishes the archives.
+      lowercase: lower-case the text, as the paper does for De-En.
+      longest: maximum number of words in a sentence.
+      pairs: expected number of pairs in each split, None if not published.
+      parts: endings of WMT14's raw training files and their numbers of lines.
+    """
+
+    languages: tuple[str, str]
+    origin: str
+    lowercase: bool = False
+    longest: int = 175
+    pairs: tuple[int | None, int | None, int | None] = (None, None, None)
+    parts: tuple[tuple[str, int | None], ...] = ()
+
+
+_WIT3 = "WIT3, https://wit3.fbk.eu"
+_WMT = "https://www.statmt.org/wmt14/translation-task.html"
+RECIPES = {
+    "iwslt14_de_en": Recipe(
+        ("de", "en"), _WIT3, lowercase=True, pairs=(160_239, 7_283, 6_750)
+    ),
+    "iwslt14_es_en": Recipe(("es", "en"), _WIT3),
+    "iwslt17_fr_en": Recipe(("fr", "en"), _WIT3),
+    "iwslt17_zh_en": Recipe(("zh", "en"), _WIT3),
+    "wmt14_en_de": Recipe(
+        ("en", "de"),
+        _WMT,
+        longest=250,
+        pairs=(None, 3_000, 3_003),
+        parts=(
+            (r"europarl-v7\.de-en", 1_920_209),
+            (r"commoncrawl\.de-en", 2_399_123),
+            (r"news-commentary-v9\.de-en", 201_288),
+        ),
+    ),
+    "wmt14_en_fr": Recipe(
+        ("en", "fr"),
+        _WMT,
+        longest=250,
+        pairs=(None, 3_000, 3_003),
+        parts=(
+            (r"europarl-v7\.fr-en", None),
+            (r"commoncrawl\.fr-en", None),
+            (r"undoc\.2000\.fr-en", None),
+            (r"news-commentary-v9\.fr-en", None),
+            (r"giga-fren\.release2\.fixed", None),
+        ),
+    ),
+}
+
+
+def prepare(
+    folder: Path, files: list[Path], say: Callable[[str], None] = print
+) -> Path:
+    """Write a corpus in the format that training reads.
+
+    Args:
+      folder: output folder, named like the recipe.
+      files: archives or folders with the raw files.
+      say: function that receives progress lines.
+
+    Returns:
+      The folder.
+
+    Raises:
+      InputError: a raw file is missing or differs from the published one.
+    """
+    moses.check(folder.name)
+    recipe, downloads = RECIPES[folder.name], Downloads(files)
+    writer = Writer(folder, recipe.languages)
+    # Spawn, not fork: the caller may have threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), context) as pool:
+        tokenize = functools.partial(_tokenized, pool, recipe, say)
+        if recipe.parts:
+            counts = _wmt(recipe, downloads, writer, tokenize)
+        else:
+            counts = _iwslt(recipe, downloads, writer, tokenize)
+    for split, count, wanted in zip(
+        ("train", "validation", "test"), counts, recipe.pairs, strict=True
+    ):
+        say(f"{split}: {count} pairs")
+        if wanted is not None and abs(count - wanted) > _TOLERANCE * wanted:
+            raise InputError(
+                f"--from: expected about {wanted} pairs in {split}, as published, "
+                f"found {count}: another release, or files that are not whole"
+            )
+    return writer.finish({"origin": recipe.origin, "moses": True})
+
+
+Tokenize = Callable[[Iterator[Pair]], Iterator[Pair]]
+
+
+def _iwslt(
+    recipe: Recipe, downloads: Downloads, writer: Writer, tokenize: Tokenize
+) -> list[int]:
+    code = "-".join(recipe.languages)
+    names = [
+        downloads.one(rf"train\.tags\.{code}\.{language}", recipe.origin)
+        for language in recipe.languages
+    ]
+    talks = (_talk_lines(downloads.lines(name)) for name in names)
+    pairs = _zipped(names, talks)
+    cleaned = moses.clean(tokenize(pairs), recipe.languages, longest=recipe.longest)
+    counts = [0, 0]
+    with writer.open("train") as train, writer.open("validation") as validation:
+        for number, pair in enumerate(cleaned, 1):
+            held = number % _EVERY == 0
+            (validation if held else train)(*pair)
+            counts[held] += 1
+    ends = [rf"IWSLT\S*\.{code}\.{language}\.xml" for language in recipe.languages]
+    downloads.one(ends[0], recipe.origin)
+    sets = [downloads.find(end) for end in ends]
+    segments = (
+        itertools.chain.from_iterable(map(downloads.segments, names)) for names in sets
+    )
+    return [*counts, writer.write("test", tokenize(_zipped(sets[0], segments)))]
+
+
+def _talk_lines(lines: Iterator[str]) -> Iterator[str]:
+    """Yield sentences, titles and descriptions, without lines of markup."""
+    for line in lines:
+        if not _MARKUP.match(line):
+            yield _TAG.sub("", line)
+
+
+def _wmt(
+    recipe: Recipe, downloads: Downloads, writer: Writer, tokenize: Tokenize
+) -> list[int]:
+    def raw() -> Iterator[Pair]:
+        for part, lines in recipe.parts:
+            names = [
+                downloads.one(rf"{part}\.{language}(\.gz)?", recipe.origin)
+                for language in recipe.languages
+            ]
+            count = 0
+            for pair in _zipped(names, map(downloads.lines, names)):
+                count += 1
+                yield pair
+            if lines is not None and count != lines:
+                raise InputError(
+                    f"--from: {names[0]}: expected {lines} lines, as published, found "
+                    f"{count}"
+                )
+
+    cleaned = moses.clean(tokenize(raw()), recipe.languages, longest=recipe.longest)
+    counts = [writer.write("train", cleaned)]
+    source, target = recipe.languages
+    other = target if source == "en" else source
+    for split, forms in (
+        (
+            "validation",
+            [rf"newstest2013(-ref|-src)?\.{x}(\.sgm)?" for x in (source, target)],
+        ),
+        (
+            "test",
+            [rf"newstest2014-{other}en-(src|ref)\.{x}\.sgm" for x in (source, target)],
+        ),
+    ):
+        names = [downloads.one(form, recipe.origin) for form in forms]
+        texts = (
+            downloads.segments(n) if n.endswith(".sgm") else downloads.lines(n)
+            for n in names
+        )
+        counts.append(writer.write(split, tokenize(_zipped(names, texts))))
+    return counts
+
+
+def _zipped(names: list[str], sides: Iterator[Iterator[str]]) -> Iterator[Pair]:
+    """Yield pairs of lines; raise an `InputError` if the line counts differ."""
+    for number, (one, other) in enumerate(itertools.zip_longest(*sides), 1):
+        if one is None or other is None:
+            raise InputError(
+                f"--from: {names[0]}: expected as many lines in both languages, found "
+                f"no partner for line {number}"
+            )
+        yield one, other
+
+
+def _tokenized(
+    pool: ProcessPoolExecutor,
+    recipe: Recipe,
+    say: Callable[[str], None],
+    pairs: Iterator[Pair],
+) -> Iterator[Pair]:
+    """Tokenize pairs in several processes, in order, a few chunks ahead."""
+    work = functools.partial(_tokenize_chunk, recipe.languages, recipe.lowercase)
+    done, pending = 0, []
+    ahead = 2 * (os.cpu_count() or 1)
+    while chunk := list(itertools.islice(pairs, _CHUNK)):
+        pending.append(pool.submit(work, chunk))
+        if len(pending) > ahead:
+            yield from pending.pop(0).result()
+        done += len(chunk)
+        if done % (100 * _CHUNK) == 0:
+            say(f"{done} pairs read")
+    for future in pending:
+        yield from future.result()
+
+
+def _tokenize_chunk(
+    languages: tuple[str, str], lowercase: bool, pairs: list[Pair]
+) -> list[Pair]:
+    one, other = (_tokenizer(language, lowercase) for language in languages)
+    return [(one(a), other(b)) for a, b in pairs]
+
+
+@functools.cache
+def _tokenizer(language: str, lowercase: bool) -> Callable[[str], str]:
+    return moses.make_tokenize(language, lowercase=lowercase)

@@ -1,0 +1,226 @@
+"""Translation: an encoder-decoder over BPE subwords, decoded by beam search."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import tokenizers
+from rdrop_jax.data.tokenizers import EOS, PAD, UNK, Vocabularies
+from rdrop_jax.decoding.beam_search import Options
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.seq2seq import encoded, pair_sets, task
+from rdrop_jax.tasks.seq2seq.parallel import Pairs
+from rdrop_jax.tasks.seq2seq.translator import Answer, Translator, Ways, make_predictor
+from rdrop_jax.tasks.translation import moses
+from rdrop_jax.tasks.translation import scores as scoring
+from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.task import Task
+
+Split = Callable[[str], Pairs]
+SCORES = ("bleu", "chrf", "exact_match", "loss", "perplexity")
+
+
+def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+    """Build the task of a config with ``task="translation"``.
+
+    Args:
+      config: config of the run.
+      workdir: folder with the vocabularies; None calls `make_vocabularies`.
+
+    Returns:
+      The task.
+
+    Raises:
+      InputError: a field is out of range, or the vocabularies are not those of the
+        run.
+    """
+    check(config)
+    find = functools.cache(lambda: pair_sets.find(config.data))
+    vocabularies = (
+        make_vocabularies(config, lambda name: find().splits[name]())
+        if workdir is None
+        else tokenizers.load(workdir)
+    )
+    module = make_model(config, len(vocabularies.source), len(vocabularies.target))
+    return task.make_task(
+        config,
+        task.Kind(
+            module=module,
+            vocabularies=vocabularies,
+            translator=Translator(config, module, vocabularies, make_ways(config)),
+            find=find,
+            encode=lambda pairs: encoded.encode(
+                prepared(config, pairs),
+                vocabularies,
+                max_length=config.data.max_length,
+                overlong=config.data.overlong,
+            ),
+            predictor=lambda translator, split: make_predictor(
+                translator,
+                split,
+                pair_sets.form(config.data),
+                config.data.columns.source,
+            ),
+            sample=lambda source, answer, target: f"{source} -> {answer} ({target})",
+            scores=SCORES,
+            signatures=lambda: scoring.signatures(["a"], ["a"], bleu(config)),
+            recorded=workdir_lib.recorded_data(workdir),
+        ),
+    )
+
+
+def make_ways(config: ConfigDict) -> Ways:
+    """Make the generation settings, text hooks and scores of translation."""
+    data, score = config.data, config.eval
+    longest = data.max_length
+
+    def limits(source: int) -> tuple[int, int]:
+        most = int(score.max_length_a * source + score.max_length_b)
+        return 0, min(longest - 1, most)
+
+    shown = moses.make_detokenize(data.target) if data.moses else str
+    used = bleu(config)
+
+    def scores(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
+        hypotheses, references = [a.texts[0] for a in answers], pairs.target
+        if data.lowercase:
+            references = [text.lower() for text in references]
+        if used not in ("none", "compound"):
+            hypotheses, references = (
+                [shown(text) for text in side] for side in (hypotheses, references)
+            )
+        return scoring.scores(hypotheses, references, used)
+
+    return Ways(
+        options=Options(
+            bos=EOS,
+            eos=EOS,
+            pad=PAD,
+            beam=score.beam,
+            n_best=score.n_best,
+            length_penalty=score.length_penalty,
+            forbid=(UNK,),
+        ),
+        limits=limits,
+        longest=longest,
+        score=scores,
+        prepare=str.lower if data.lowercase else str,
+        read=moses.make_tokenize(data.source) if data.moses else str,
+        shown=shown,
+        misfit=lambda pairs: scoring.misfit(pairs.target, score.bleu, data.target),
+    )
+
+
+def bleu(config: ConfigDict) -> str:
+    """Return the BLEU tokenizer of a config, with "auto" resolved."""
+    return scoring.chosen(config.eval.bleu, config.data.target)
+
+
+def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
+    """Write the vocabularies of a run to its workdir, before its first step."""
+    check(config)
+    data = config.data
+    if not begun and config.eval.bleu == scoring.AUTO:
+        pairs = pair_sets.find(data).splits["validation"]()
+        if problem := scoring.misfit(pairs.target, config.eval.bleu, data.target):
+            raise InputError(problem)
+
+    def make() -> Vocabularies:
+        return make_vocabularies(config, lambda n: pair_sets.find(data).splits[n]())
+
+    tokenizers.ensure(workdir, make, begun=begun)
+
+
+def check(config: ConfigDict) -> None:
+    """Check the config fields specific to translation.
+
+    Raises:
+      InputError: a field is invalid; names the field, expected and found values.
+    """
+    task.check(config)
+    data, score = config.data, config.eval
+    choices = {
+        "eval.bleu": (score.bleu, (scoring.AUTO, *scoring.TOKENIZE)),
+        "model.share": (config.model.share, ("all", "decoder", "none")),
+    }
+    check_choices(choices)
+    least = {
+        "eval.max_length_a": (score.max_length_a, 0),
+        "eval.max_length_b": (score.max_length_b, 0),
+    }
+    check_least(least)
+    if config.model.share == "all" and not data.joint_vocabulary:
+        raise InputError(
+            "model.share=all: expected one vocabulary for both languages, found "
+            "data.joint_vocabulary=False; take model.share=decoder"
+        )
+    if data.moses:
+        moses.check("data.moses")
+
+
+def make_model(config: ConfigDict, source_size: int, target_size: int) -> Seq2Seq:
+    """Build the module described by ``config.model`` for these vocabulary sizes."""
+    m = config.model
+    return task.make_model(
+        config,
+        target_size,
+        source_vocab_size=source_size,
+        share=m.share,
+        pre_norm=m.pre_norm,
+        activation=m.activation,
+        positions=m.positions,
+        position_offset=2 if m.positions == "fairseq" else 0,
+        max_length=config.data.max_length,
+    )
+
+
+def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
+    """Load or train the vocabularies of a new run.
+
+    In order of precedence: (1) those of the workdir ``init_from``, which its parameters
+    require, (2) those of the workdir ``data.vocabulary``, (3) newly trained ones.
+
+    Raises:
+      InputError: (1) and (2) differ, or a model with one shared embedding table gets
+        two vocabularies.
+    """
+    data = config.data
+    named = [tokenizers.load(Path(data.vocabulary))] if data.vocabulary else []
+    first, _ = workdir_lib.split_checkpoint(config.init_from)
+    if config.init_from and (first / tokenizers.FOLDER).is_dir():
+        found = tokenizers.load(first)
+        if any(found.provenance() != other.provenance() for other in named):
+            raise InputError(
+                f"data.vocabulary: expected that of init_from={config.init_from}, or "
+                f"none, found another in {data.vocabulary}"
+            )
+        named = [found]
+    if named:
+        if config.model.share == "all" and not named[0].joint:
+            raise InputError(
+                "model.share=all: expected one vocabulary for both languages, found "
+                f"one for each in {config.init_from or data.vocabulary}; take "
+                "model.share=decoder"
+            )
+        return named[0]
+    train = prepared(config, split("train"))
+    if data.joint_vocabulary:
+        texts = [*train.source, *train.target]
+        joint = tokenizers.train("joint", texts, data.vocab_size)
+        return Vocabularies(joint, joint)
+    return Vocabularies(
+        tokenizers.train("source", train.source, data.vocab_size),
+        tokenizers.train("target", train.target, data.vocab_size),
+    )
+
+
+def prepared(config: ConfigDict, pairs: Pairs) -> Pairs:
+    """Preprocess pairs for the model: lower-case them if ``data.lowercase`` is set."""
+    if not config.data.lowercase:
+        return pairs
+    lower = [[text.lower() for text in side] for side in (pairs.source, pairs.target)]
+    return Pairs(lower[0], lower[1], pairs.origin, pairs.notes)

@@ -1,0 +1,119 @@
+"""Interface between tasks and the training loop."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jax.sharding import Mesh
+
+from rdrop_jax.core.accumulate import Loss
+from rdrop_jax.core.passes import Forward, Key, Params
+from rdrop_jax.data.batches import HostBatch
+from rdrop_jax.pretrained.initialize import Family
+from rdrop_jax.training.mesh import Rules
+
+# ``params -> scores`` of one split.
+Evaluator = Callable[[Params], dict[str, float]]
+# ``(params, key | None) -> arrays [examples, ...]`` of one split: every score that the
+# evaluator averages over examples, and "log_probs" [examples, classes] for tasks with
+# classes. A key turns dropout on, which samples one sub-model.
+ExampleScores = Callable[[Params, Key | None], dict[str, np.ndarray]]
+
+
+@runtime_checkable
+class RandomAccess(Protocol):
+    """Training data whose batch t is a pure function of (seed, t).
+
+    Attributes:
+      steps_per_epoch: number of batches that contain every example once.
+      examples_per_step: mean number of examples per batch.
+    """
+
+    steps_per_epoch: float
+    examples_per_step: float
+
+    def __getitem__(self, step: int) -> HostBatch: ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Prediction of a task for unlabelled inputs.
+
+    Attributes:
+      read: ``path -> inputs`` of a file ("-" for standard input).
+      rows: ``split -> inputs`` of the dataset.
+      run: ``(params, inputs) -> answers`` in order, as JSON-ready dicts.
+      text: ``answer -> line`` of plain text; None if answers are only given as JSON.
+    """
+
+    read: Callable[[str], Iterable[Any]]
+    rows: Callable[[str], Iterable[Any]]
+    run: Callable[[Params, Iterable[Any]], Iterator[dict[str, Any]]]
+    text: Callable[[dict[str, Any]], str] | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """Pure functions and data of one task.
+
+    Attributes:
+      init: ``key -> params``.
+      forward: ``(params, batch, key | None) -> outputs``.
+      pass_forwards: one forward per pass of an R-Drop step; empty if all are equal.
+      loss: ``(outputs stacked over passes, batch, **objective) -> (scalar, metrics)``,
+        as expected by `rdrop_jax.make_train_step`.
+      sharded_loss: ``mesh -> loss`` for several devices; None if the compiler can
+        shard ``loss``.
+      out_axes: axes along which `forward_passes` stacks the passes.
+      train_data: training batches; called only for training, and read once.
+      scores: names of the evaluators' scores, from which ``eval.metric`` selects.
+      evaluators: ``split -> mesh -> evaluator``; making one reads the data.
+      predictor: ``mesh -> predictor``.
+      examples: ``split -> mesh -> scores per example``; empty if scores are only
+        defined for a corpus.
+      partition_rules: sharding rules of the parameters over the tensor axis.
+      pretrained: import and export of parameters in formats of other libraries; None
+        if unsupported.
+      provenance: description of the data for result.json, mainly checksums of embedded
+        data.
+      signatures: description of the scores for result.json; a run may resume with
+        different ones, such as after a package update.
+      size: ``split -> number of rows or tokens``, for the log: "1,437 rows".
+      notes: messages to the user about the training data, one line each.
+      samples: ``mesh -> params -> lines`` to print at the end; None prints nothing.
+    """
+
+    init: Callable[[Key], Params]
+    forward: Forward
+    loss: Loss
+    train_data: Callable[[], RandomAccess]
+    scores: tuple[str, ...]
+    evaluators: Mapping[str, Callable[[Mesh], Evaluator]]
+    predictor: Callable[[Mesh], Predictor]
+    examples: Mapping[str, Callable[[Mesh], ExampleScores]] = field(
+        default_factory=dict
+    )
+    pass_forwards: Callable[[], tuple[Forward, ...]] = tuple
+    sharded_loss: Callable[[Mesh], Loss] | None = None
+    out_axes: Any = 0
+    partition_rules: Rules = ()
+    pretrained: Family | None = None
+    provenance: Callable[[], dict[str, str]] = field(default=dict)
+    signatures: Callable[[], dict[str, str]] = field(default=dict)
+    size: Callable[[str], str] | None = None
+    notes: Callable[[], tuple[str, ...]] = field(default=tuple)
+    samples: Callable[[Mesh], Callable[[Params], list[str]]] | None = None
+
+
+LOWER_IS_BETTER = ("loss", "ece", "perplexity", "bits_per_character")
+
+
+def direction(name: str) -> str:
+    """Return the direction in which a score improves: "max" or "min".
+
+    Example:
+      >>> direction("accuracy"), direction("loss")
+      ('max', 'min')
+    """
+    return "min" if name in LOWER_IS_BETTER else "max"

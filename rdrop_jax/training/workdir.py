@@ -1,0 +1,202 @@
+"""Config and data records of a workdir. Needs no jax."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+import rdrop_jax
+from rdrop_jax import config as config_lib
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import checksums, paths
+from rdrop_jax.files.disk import explained, read_json, write_json
+
+# Fields whose "auto" means the stored value if the run has checkpoints.
+_KEPT = ("eval.bleu", "eval.rouge_tokenizer")
+_INIT, _DATA = "init.json", "data.json"
+_RESTORE = "Restore it from a copy, or use another workdir"
+
+
+def claim(config: ConfigDict, workdir: Path) -> None:
+    """Initialize the workdir, or check that its run was started with this config.
+
+    Until the first checkpoint is saved, a different config replaces the stored one.
+
+    Raises:
+      InputError: the configs differ, with a list of fields, or the disk is not usable.
+    """
+    with explained(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+    check(config, workdir)
+    written = {} if is_of_0_1(workdir) else {"version": rdrop_jax.__version__}
+    write_json(workdir / "config.json", config.to_dict() | written)
+
+
+def check(config: ConfigDict, workdir: Path) -> None:
+    """Check that the run in the workdir, if any, was started with this config.
+
+    Raises:
+      InputError: the configs differ; the message lists the fields.
+    """
+    if begun(workdir):
+        lines = config_lib.differences(read(workdir), config)
+        if lines:
+            raise InputError(
+                f"--workdir: {workdir} was begun with another config; take another "
+                "workdir, or the same values:\n  " + "\n  ".join(lines)
+            )
+
+
+def is_of_0_1(workdir: Path) -> bool:
+    """Return True for a run with checkpoints that version 0.1 started."""
+    return begun(workdir) and "version" not in read_json(workdir / "config.json")
+
+
+def resumed(
+    config: ConfigDict, workdir: Path, given: Collection[str] | None = None
+) -> ConfigDict:
+    """Return a config that takes values from the workdir for fields left at default.
+
+    These are fields set to "auto" and, for a run started by version 0.1, fields whose
+    defaults have changed.
+
+    Args:
+      config: config of the program.
+      workdir: folder of the run; it may not contain one yet.
+      given: fields that the command line sets; None if unknown.
+    """
+    if not begun(workdir):
+        return config
+    stored, now = (config_lib.flatten(c) for c in (read(workdir), config))
+    kept = {n: stored[n] for n in _KEPT if now.get(n) == "auto" and n in stored}
+    if given is not None and is_of_0_1(workdir):
+        fields = {*config_lib.NEW_DEFAULTS} - {*given}
+        old = {n: stored[n] for n in fields if n in stored and stored[n] != now.get(n)}
+        for name, value in sorted(old.items()):
+            print(f"{name}={value!r}, as version 0.1 started this run", file=sys.stderr)
+        kept |= old
+    if not kept:
+        return config
+    config = config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(kept)
+    return config.lock()
+
+
+def begun(workdir: Path) -> bool:
+    """Return whether the workdir has a completed checkpoint."""
+    return not checksums.only_unfinished(workdir / "checkpoints")
+
+
+def claim_data(found: Mapping[str, str], workdir: Path) -> None:
+    """Record the data checksums, or check that a resumed run has the same data.
+
+    Args:
+      found: names to checksums, as the task reports them.
+      workdir: folder of the run.
+
+    Raises:
+      InputError: the data differ; the message lists the differences.
+    """
+    stored = recorded_data(workdir)
+    lines = [
+        f"{name}: there {stored.get(name, 'none')}, now {found.get(name, 'none')}"
+        for name in sorted(stored.keys() | found.keys())
+        if stored.get(name) != found.get(name)
+    ]
+    if stored and lines:
+        raise InputError(
+            f"--workdir: {workdir} was begun with other data; put those back, or take "
+            "another workdir:\n  " + "\n  ".join(lines)
+        )
+    write_json(workdir / _DATA, dict(found))
+
+
+def recorded_data(workdir: Path | None) -> dict[str, str]:
+    """Return data checksums by name; empty if the run has no completed checkpoint."""
+    if workdir is None or not (workdir / _DATA).exists() or not begun(workdir):
+        return {}
+    with contextlib.suppress(InputError):  # corrupt: `claim_data` writes it again
+        return {name: str(sum) for name, sum in read_json(workdir / _DATA).items()}
+    return {}
+
+
+def check_unchanged(
+    recorded: Mapping[str, str], found: Mapping[str, str], field: str
+) -> None:
+    """Check that held-out rows are split off from the training data of the run.
+
+    Changed data give a different split, with rows that the model was trained on.
+
+    Args:
+      recorded: names to checksums, as `recorded_data` returns them.
+      found: names to checksums of the present training data. Folders of the names are
+        ignored, because data may move.
+      field: config field, for messages.
+
+    Raises:
+      InputError: data have changed; the message names them.
+    """
+    sums = {Path(name).name: sum for name, sum in recorded.items()}
+    for name, sum in found.items():
+        if sums.get(Path(name).name, sum) != sum:
+            raise InputError(
+                f"{field}: expected the training data of the run to hold rows out of, "
+                f"found that {name} has changed. Restore the data, or score a separate "
+                "file or folder"
+            )
+
+
+def record_init(workdir: Path, name: str, sha256: Mapping[str, str]) -> None:
+    """Record the source of the initial parameters, for result.json of a resumed run."""
+    write_json(workdir / _INIT, {"from": name, "sha256": dict(sha256)})
+
+
+def recorded_init(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
+    """Return the record of `record_init`; None if the run started from scratch."""
+    path = workdir / _INIT
+    if not config.init_from or not path.exists():
+        return None
+    try:
+        return read_json(path)
+    except InputError:  # corrupt; the result still names the source
+        return {"from": config.init_from}
+
+
+def read(workdir: Path) -> ConfigDict:
+    """Return the stored config, locked.
+
+    Raises:
+      InputError: the config file is absent, unreadable or invalid.
+    """
+    paths.workdir(workdir)
+    path = workdir / "config.json"
+    if not os.path.lexists(path) and not begun(workdir):
+        raise InputError(f"--workdir: no run in {workdir}: {path} does not exist")
+    try:
+        stored = read_json(path)
+    except InputError as error:
+        raise InputError(f"--workdir: {error}. {_RESTORE}") from error
+    if problem := config_lib.unlike_base(stored):
+        raise InputError(
+            f"--workdir: {path}: expected the config of a run, found {problem}. "
+            f"{_RESTORE}"
+        )
+    stored.pop("version", None)
+    return ConfigDict(config_lib.upgraded(stored)).lock()
+
+
+def split_checkpoint(name: str) -> tuple[Path, str]:
+    """Split ``WORKDIR[:CHECKPOINT]`` into path and checkpoint, "best" by default."""
+    path, colon, checkpoint = name.rpartition(":")
+    if colon and (is_number(checkpoint) or checkpoint in ("best", "last")):
+        return Path(path), checkpoint
+    return Path(name), "best"
+
+
+def is_number(text: str) -> bool:
+    """Return whether a text is an integer of at most 18 ASCII digits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 18

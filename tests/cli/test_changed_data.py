@@ -1,0 +1,132 @@
+"""Evaluation after the data of a run were deleted or changed."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers import texts, tiny, tiny_nmt, tiny_sum
+from PIL import Image
+
+from rdrop_jax import tasks
+from rdrop_jax.errors import InputError
+from rdrop_jax.tasks.image_classification import image_sets
+from rdrop_jax.tasks.image_classification import task as image_classification
+from rdrop_jax.tasks.seq2seq import pair_sets
+from rdrop_jax.tasks.text_classification import text_sets
+
+
+def started(workdir, provenance):
+    """A workdir that looks like that of a run with a checkpoint."""
+    step = workdir / "checkpoints" / "step_1"
+    step.mkdir(parents=True)
+    (step / "checksums.json").write_text("{}")
+    (workdir / "data.json").write_text(json.dumps(provenance))
+    return workdir
+
+
+def pictures(folder, kind, split, count):
+    if kind == "npz":
+        shape = (count, 8, 8)
+        arrays = {"x": np.zeros(shape, np.uint8), "y": np.arange(count) % 2}
+        np.savez(folder / f"my_{split}.npz", **arrays)
+        return [folder / f"my_{split}.npz"]
+    made, rows = [], []
+    for i in range(count):
+        name = f"{split}/{i % 2}/{i}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(folder / name)
+        made.append(folder / name)
+        rows.append(f"{name}\t{i % 2}\n")
+    if kind == "table":
+        (folder / f"{split}.tsv").write_text("".join(rows))
+        return [folder / f"{split}.tsv"]
+    return made
+
+
+def images(folder, kind):
+    name = "npz" if kind == "npz" else "folder"
+    config = tiny.config(data__name=name, data__dir=folder, data__num_classes=2)
+    if kind != "npz":
+        config.unlock().data.classes = ("0", "1")
+    return config
+
+
+@pytest.mark.parametrize("kind", ["folder", "table", "npz"])
+@pytest.mark.parametrize("lost", ["validation", "test"])
+def test_a_deleted_split_of_images_is_not_cut_from_training(tmp_path, kind, lost):
+    data = tmp_path / "data"
+    data.mkdir()
+    files = {s: pictures(data, kind, s, 20) for s in ("train", "validation", "test")}
+    config = images(data, kind)
+    found = image_sets.find(config.data)
+    recorded = found.provenance()
+    for path in files[lost]:
+        path.unlink()
+    if kind == "folder":
+        for folder in (*(data / lost).iterdir(), data / lost):
+            folder.rmdir()
+    found = image_sets.find(config.data)
+    with pytest.raises(InputError, match=f"^data.dir: expected {lost} images, which"):
+        image_sets.open_split(found, config.data, lost, recorded)
+    # The training images stay those of the run.
+    assert len(image_sets.open_split(found, config.data, "train", recorded)) == 20
+    workdir = started(tmp_path / "run", recorded)
+    rows = image_classification.build(config, workdir).predictor
+    with pytest.raises(InputError, match=f"expected {lost} images"):
+        rows(tiny_mesh()).rows(lost)
+
+
+def tiny_mesh():
+    from rdrop_jax.training.mesh import make_mesh
+
+    return make_mesh()
+
+
+@pytest.mark.parametrize("kind", ["folder", "table", "npz"])
+def test_held_out_images_are_those_of_the_run(tmp_path, kind):
+    pictures(tmp_path, kind, "train", 20)
+    config = images(tmp_path, kind)
+    found = image_sets.find(config.data)
+    recorded = found.provenance()
+    assert len(image_sets.open_split(found, config.data, "test", recorded)) == 2
+    assert image_sets.notes(found, config.data) == (
+        "validation: 2 rows held out of the training images",
+        "test: 2 rows held out of the training images",
+    )
+    pictures(tmp_path, kind, "train", 22)
+    found = image_sets.find(config.data)
+    with pytest.raises(InputError, match=r"^data.dir: .*(train|my_train.npz) has chan"):
+        image_sets.open_split(found, config.data, "test", recorded)
+
+
+def test_held_out_texts_are_those_of_the_run(tmp_path):
+    names = texts.files(tmp_path)
+    del names["data.files.validation"]
+    data = texts.load(names, data__validation=10).data
+    found = text_sets.find(data)
+    recorded = found.provenance()
+    assert len(text_sets.open_split(found, data, "validation", recorded)) == 10
+    texts.write(tmp_path / "train.jsonl", texts.rows(65))
+    found = text_sets.find(data)
+    for split in ("validation", "train"):
+        with pytest.raises(InputError, match=r"train.jsonl has changed"):
+            text_sets.open_split(found, data, split, recorded)
+    assert len(text_sets.open_split(found, data, "test", recorded)) == 24
+
+
+@pytest.mark.parametrize("task", [tiny_nmt, tiny_sum])
+def test_held_out_pairs_are_those_of_the_run(tmp_path, task):
+    task.write(tmp_path, train=60)
+    config = task.config(tmp_path, data__files__validation="", eval__batch_size=8)
+    recorded = pair_sets.files(config.data, ("source", "target")).provenance()
+    workdir = tmp_path / "run"
+    tasks.prepare(config, workdir, begun=False)
+    started(workdir, recorded)
+    mesh = tiny_mesh()
+    rows = tasks.build(config, workdir).predictor(mesh).rows
+    assert len(list(rows("validation"))) == 6
+    task.write(tmp_path, train=61)
+    rows = tasks.build(config, workdir).predictor(mesh).rows
+    assert list(rows("test"))
+    with pytest.raises(InputError, match=r"^data.files.train: .*train.* has changed"):
+        rows("validation")

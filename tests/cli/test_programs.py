@@ -1,0 +1,142 @@
+"""The programs as a user starts them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.programs import ROOT, TINY, run
+
+from rdrop_jax import flags
+from rdrop_jax.data.sources import digits
+from rdrop_jax.errors import InputError
+from rdrop_jax.predict import load, refuse_input
+
+
+def test_a_run_shows_what_it_does(trained):
+    workdir, out, err = trained
+    for words in (
+        "rdrop.alpha = 1.0",
+        "block_*/attention/query/kernel",
+        "parameters",
+        "compiled in",
+        "step 20  validation",
+        "ETA 0:",
+        "test  accuracy",
+        f"result in {workdir}/result.json",
+    ):
+        assert words in out, words
+    assert err == ""
+    assert list((workdir / "events").glob("events.*"))
+
+
+def test_evaluate_repeats_the_result(trained):
+    workdir = trained[0]
+    code, out, _ = run("evaluate", "--workdir", workdir)
+    result = json.loads((workdir / "result.json").read_text())
+    assert code == 0
+    scores = json.loads(out)
+    assert scores.pop("step") == result["checkpoint_step"]
+    assert scores == result["test"]
+
+
+def test_predict_answers_on_every_way_in(trained, tmp_path):
+    workdir = trained[0]
+    images = digits("test", 0).images[:5]
+    code, out, err = run("predict", "--workdir", workdir, "--split", "test")
+    assert code == 0, err
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert len(answers) == 360
+    chances = answers[0]["probabilities"]
+    assert sum(chances.values()) == pytest.approx(1.0, abs=1e-4)
+    assert answers[0]["probability"] == max(chances.values())
+    assert answers[0]["label"] == str(answers[0]["id"]) == answers[0]["name"]
+    assert [a["row"] for a in answers] == list(range(360))
+
+    lines = "".join(json.dumps(image[..., 0].tolist()) + "\n" for image in images)
+    code, out, err = run("predict", "--workdir", workdir, text=lines)
+    assert code == 0, err
+    assert [json.loads(line) for line in out.splitlines()] == answers[:5]
+
+    np.save(tmp_path / "images.npy", images)
+    to = tmp_path / "out.jsonl"
+    argv = ["--workdir", workdir, "--input", tmp_path / "images.npy", "--output", to]
+    assert run("predict", *argv)[0] == 0
+    assert [json.loads(line) for line in to.read_text().splitlines()] == answers[:5]
+
+    model = load(workdir)
+    np.testing.assert_allclose(
+        [list(a["probabilities"].values()) for a in model(images)],
+        [list(a["probabilities"].values()) for a in answers[:5]],
+        atol=2e-6,
+    )
+    assert model([]) == []
+    with pytest.raises(InputError, match=r"found int64 \(3, 3\) in image 1"):
+        model([images[0], np.ones((3, 3), int)])
+
+
+@pytest.mark.parametrize(
+    ("argv", "text", "message"),
+    [
+        (["--split", "tst"], "", "--split: expected one of train, validation, test"),
+        (
+            ["--checkpoint", "7"],
+            "",
+            "--checkpoint: expected best, last, average:N or one of [",
+        ),
+        (["--input", "none.npy"], "", "--input: no file 'none.npy'"),
+        ([], "[[1, 2\n", "--input: expected JSON in line 1"),
+        ([], "[[1, 2], [3]]\n", "--input: expected rows of one length in image 0"),
+        (["--split", "test", "--output", "/"], "", "--output: cannot write '/'"),
+        (["--config.seed=1"], "", "--config.seed: the config of a run is in its"),
+        (["--config.eval.batch_size=0"], "", "eval.batch_size: expected at least 1, f"),
+        (["more"], "", "unexpected argument 'more'"),
+    ],
+)
+def test_predict_names_bad_input(trained, argv, text, message):
+    code, _, err = run("predict", "--workdir", trained[0], *argv, text=text)
+    assert code == 2
+    assert err.startswith(f"error: {message}")
+    assert "Traceback" not in err
+
+
+def test_data_that_have_moved_may_be_named(trained):
+    parser = flags.Parser(prog="x")
+    parser.add_argument("--workdir", type=Path)
+    argv = ["--workdir", str(trained[0]), "--config.data.dir=elsewhere"]
+    assert flags.parse_run(parser, argv)[1].data.dir == "elsewhere"
+
+
+def test_predict_does_not_write_into_what_it_reads(tmp_path):
+    given, other = tmp_path / "in.txt", tmp_path / "out.txt"
+    given.write_text("text")
+    refuse_input(str(other), [str(given), "-"])
+    refuse_input("-", [str(given), "-"])
+    (tmp_path / "link").symlink_to(given)
+    for output in (given, tmp_path / "link"):
+        with pytest.raises(InputError, match="--output: expected another file than"):
+            refuse_input(str(output), ["-", str(given)])
+
+
+def test_no_run_is_said_at_once(tmp_path):
+    for name in ("evaluate", "predict"):
+        code, _, err = run(name, "--workdir", tmp_path / "nowhere")
+        assert code == 2
+        assert err.startswith(f"error: --workdir: no run in {tmp_path}/nowhere")
+
+
+def test_training_loads_no_tensorflow_and_no_torch(tmp_path):
+    program = (
+        "import sys; from pathlib import Path;"
+        "from rdrop_jax import flags, train;"
+        "names = [a.removeprefix('--config.').split('=') for a in sys.argv[2:]];"
+        "config = flags.load('configs/vit.py', dict(names));"
+        "train.train(config, Path(sys.argv[1]));"
+        "assert not {'tensorflow', 'torch', 'sklearn'} & set(sys.modules)"
+    )
+    options = [*TINY, "--config.total_steps=2"]
+    subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path), *options], cwd=ROOT, check=True
+    )

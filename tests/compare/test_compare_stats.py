@@ -1,0 +1,117 @@
+"""Intervals and p values, on simulated experiments and against other formulas."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from rdrop_jax.compare import stats
+from rdrop_jax.compare.report import signed
+
+TEST_SIZE = 360
+
+
+def experiments(count, seeds, difference, rng):
+    """Accuracies of two arms whose seeds share what they start from."""
+    shared = rng.normal(0.95, 0.01, (count, seeds))
+    arms = [shared + rng.normal(d, 0.008, (count, seeds)) for d in (difference, 0.0)]
+    return [np.round(arm * TEST_SIZE) / TEST_SIZE for arm in arms]
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+@pytest.mark.parametrize("difference", [0.0, 0.01])
+def test_intervals_cover_as_often_as_they_say(seeds, difference):
+    a, b = experiments(20_000, seeds, difference, np.random.default_rng(seeds))
+    low, high = stats.t_interval(a - b)
+    assert 0.93 <= np.mean((low <= difference) & (difference <= high)) <= 0.97
+
+
+def words(difference, seeds, count=200):
+    a, b = experiments(count, seeds, difference, np.random.default_rng(7))
+    return [
+        stats.verdict(stats.paired(x, y), higher_is_better=True)
+        for x, y in zip(a, b, strict=True)
+    ]
+
+
+def test_a_planted_difference_is_found():
+    assert words(0.025, 10).count("helps") >= 190
+    assert words(-0.025, 10).count("hurts") >= 190
+
+
+def test_a_planted_zero_is_not():
+    found = words(0.0, 10, count=400)
+    assert found.count("cannot be told") >= 0.93 * 400
+    assert abs(found.count("helps") - found.count("hurts")) < 20
+
+
+def test_few_seeds_give_no_word():
+    a = np.array([0.9, 0.91, 0.92, 0.93, 0.94])
+    assert stats.verdict(stats.paired(a, a - 0.1), higher_is_better=True) == ""
+    more = np.append(a, 0.95)
+    noisy = more - 0.1 - np.arange(6) * 1e-3
+    assert stats.verdict(stats.paired(more, noisy), higher_is_better=True) == "helps"
+    assert stats.verdict(stats.paired(more, noisy), higher_is_better=False) == "hurts"
+    assert stats.verdict(stats.paired(more, more), higher_is_better=True) == (
+        "cannot be told"
+    )
+
+
+def test_an_interval_without_zero_is_not_enough():
+    """One seed that goes the other way: t is sure, sign flips are not."""
+    values = np.array([1.0, 1.0, 1.0, 1.0, 1.0, -0.05])
+    found = stats.paired(values, np.zeros(6))
+    assert found.low > 0
+    assert found.p == pytest.approx(4 / 64)
+    assert stats.verdict(found, higher_is_better=True) == "cannot be told"
+
+
+def test_values_equal_scipy_s():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 8))
+    found = stats.paired(a, b)
+    expected = scipy_stats.ttest_rel(a, b).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-12)
+    assert found.sd == pytest.approx(scipy_stats.tstd(a - b))
+
+    d = rng.normal(0.1, 1.0, 300)
+    theirs = scipy_stats.bootstrap(
+        (d,), np.mean, method="percentile", n_resamples=10_000, rng=rng
+    ).confidence_interval
+    ours = stats.bootstrap_interval(d)
+    assert ours == pytest.approx(tuple(theirs), abs=0.02 * d.std())
+    assert stats.bootstrap_interval(d) == ours
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 6, 9])
+def test_sign_flips_equal_enumeration(seeds):
+    d = np.random.default_rng(seeds).normal(0.4, 1.0, seeds)
+    flips = [np.mean(s * d) for s in itertools.product([-1, 1], repeat=seeds)]
+    expected = np.mean(np.abs(flips) >= abs(d.mean()) - 1e-12)
+    found = stats.paired(d, np.zeros(seeds))
+    assert found.p == pytest.approx(expected)
+    assert found.smallest_p == 2 / 2**seeds
+    same_sign = stats.paired(np.abs(d), np.zeros(seeds))
+    assert same_sign.p == pytest.approx(same_sign.smallest_p)
+
+
+def test_many_seeds_are_flipped_at_random():
+    d = np.random.default_rng(0).normal(0.3, 1.0, 30)
+    t = scipy_stats.ttest_1samp(d, 0.0).pvalue
+    assert stats.paired(d, np.zeros(30)).p == pytest.approx(t, rel=0.2)
+
+
+def test_one_seed_says_nothing():
+    found = stats.paired(np.array([0.9]), np.array([0.8]))
+    assert np.isnan([found.sd, found.low, found.high]).all()
+    assert found.p == found.smallest_p == 1.0
+
+
+def test_signs_are_those_of_numbers_not_of_rounding():
+    assert [signed(x) for x in (0.0, -5.6e-17, 0.25, -1.5)] == [
+        "0",
+        "0",
+        "+0.25",
+        "\N{MINUS SIGN}1.5",
+    ]

@@ -1,0 +1,284 @@
+"""The closed form against autodiff of the same formula, whole and in chunks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from rdrop_jax import rdrop_loss, rdrop_terms
+from rdrop_jax.core.kernels import class_ids
+from rdrop_jax.core.kernels.softmax import rows_objective
+from rdrop_jax.training.mesh import make_mesh, put
+
+ROWS, CLASSES = 56, 7
+
+
+@pytest.fixture(params=["whole", "chunks"])
+def chunks(request, monkeypatch):
+    """Runs a test without the loop, and with chunks of 3 of each device's 7 rows."""
+    own = ROWS // jax.device_count()
+    if request.param == "chunks":
+        monkeypatch.setattr(class_ids, "_WHOLE", 0)
+        monkeypatch.setattr(class_ids, "_CHUNK", {"cpu": 2 * CLASSES})
+        monkeypatch.setattr(class_ids, "_LEAST_ROWS", 1)
+        assert (own, class_ids._chunk_rows(own, CLASSES)) == (7, 3)
+    else:
+        assert class_ids._chunk_rows(own, CLASSES) == own
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def example(passes=2, dtype=jnp.float32, seed=0):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, (passes, ROWS, CLASSES))
+    labels = rng.integers(0, CLASSES, ROWS)
+    dead = rng.random((ROWS, CLASSES)) < 0.2
+    dead[np.arange(ROWS), labels] = False
+    logits[:, dead] = -np.inf
+    weights = {
+        "where": jnp.asarray(rng.random(ROWS) < 0.8),
+        "weight": jnp.asarray(rng.random(ROWS), dtype),
+        "label_weight": jnp.asarray(rng.random(ROWS) * (rng.random(ROWS) < 0.7), dtype),
+    }
+    return jnp.asarray(logits, dtype), jnp.asarray(labels), weights
+
+
+def by_autodiff(logits, labels, *, alpha, **options):
+    ce, s = rdrop_terms(logits, labels, **options)
+    return ce.compute() + alpha * s.compute()
+
+
+def by_closed_form(logits, labels, **options):
+    return rdrop_loss(logits, labels, **options)[0]
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("passes", [1, 2])
+@pytest.mark.parametrize(
+    ("label_smoothing", "smoothing"),
+    [(0.0, "uniform"), (0.1, "uniform"), (0.1, "fairseq")],
+)
+def test_value_and_gradients_equal_autodiff(passes, label_smoothing, smoothing):
+    options = {"label_smoothing": label_smoothing, "smoothing": smoothing, "alpha": 3.0}
+    with jax.enable_x64(True):
+        logits, labels, weights = example(passes, jnp.float64)
+
+        def both(f):
+            def loss(logits, weight, label_weight, alpha):
+                given = {"weight": weight, "label_weight": label_weight}
+                given |= {"where": weights["where"], **options, "alpha": alpha}
+                return f(logits, labels, **given)
+
+            given = (weights["weight"], weights["label_weight"], jnp.float64(3.0))
+            return jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(logits, *given)
+
+        found, wanted = both(by_closed_form), both(by_autodiff)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
+            found,
+            wanted,
+        )
+        assert np.any(found[1][0])
+
+
+@pytest.mark.usefixtures("chunks")
+def test_every_kind_of_derivative_works():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(1)
+        logits = jnp.asarray(rng.normal(size=(2, ROWS, 3)))
+        labels = jnp.asarray(rng.integers(0, 3, ROWS))
+
+        @jax.jit
+        def loss(z):
+            z = jnp.asarray(z)
+            return by_closed_form(z, labels, alpha=2.0, label_smoothing=0.1)
+
+        check_grads(loss, (logits,), order=2, modes=["fwd", "rev"])
+        small = logits[:, :8]
+
+        def hessian(f):
+            return jax.hessian(
+                lambda z: f(z, labels[:8], alpha=2.0, label_smoothing=0.1)
+            )(small)
+
+        np.testing.assert_allclose(
+            hessian(by_closed_form), hessian(by_autodiff), rtol=1e-8, atol=1e-12
+        )
+
+
+@pytest.mark.usefixtures("chunks")
+def test_half_precision_gradients_have_its_type():
+    logits, labels, _ = example(dtype=jnp.bfloat16)
+    grad = jax.grad(by_closed_form)(logits, labels, alpha=1.0)
+    full = jax.grad(by_closed_form)(logits.astype(jnp.float32), labels, alpha=1.0)
+    assert grad.dtype == jnp.bfloat16
+    np.testing.assert_allclose(grad.astype(jnp.float32), full, rtol=8e-3, atol=1e-6)
+
+
+@pytest.mark.usefixtures("chunks")
+def test_vmap_equals_a_loop():
+    logits, labels, _ = example()
+    pairs = jnp.stack([logits, logits[::-1] * 0.5])
+
+    def grad(z):
+        return jax.grad(by_closed_form)(z, labels, alpha=1.0)
+
+    together = jax.vmap(grad)(pairs)
+    for one, z in zip(together, pairs, strict=True):
+        np.testing.assert_allclose(one, grad(z), rtol=1e-5, atol=1e-8)
+
+
+def test_metrics_carry_no_gradient():
+    logits, labels, _ = example()
+    grad = jax.grad(lambda z: rdrop_loss(z, labels, alpha=1.0)[1]["kl"].compute())(
+        logits
+    )
+    assert not np.any(grad)
+
+
+@pytest.mark.usefixtures("chunks")
+def test_parts_with_the_denominators_of_the_whole_add_up():
+    logits, labels, weights = example()
+    whole, metrics = rdrop_loss(logits, labels, alpha=2.0, **weights)
+    both = (metrics["ce"].weight, metrics["kl"].weight)
+    parts = [
+        rdrop_loss(
+            logits[:, rows],
+            labels[rows],
+            alpha=2.0,
+            denominators=both,
+            **{name: x[rows] for name, x in weights.items()},
+        )[0]
+        for rows in (slice(0, 24), slice(24, 56))
+    ]
+    np.testing.assert_allclose(sum(parts), whole, rtol=1e-6)
+
+
+@pytest.mark.usefixtures("chunks")
+def test_on_eight_devices_no_row_moves():
+    logits, labels, _ = example()
+    mesh = make_mesh()
+    rows_first = {"z": np.asarray(logits).swapaxes(0, 1), "y": np.asarray(labels)}
+    batch = put(mesh, rows_first)
+
+    def loss(z, y):
+        return by_closed_form(jnp.swapaxes(z, 0, 1), y, alpha=2.0, label_smoothing=0.1)
+
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(batch["z"], batch["y"]).compile()
+    text = compiled.as_text()
+    for moves in ("all-gather", "all-to-all", "collective-permute"):
+        assert f"{moves}(" not in text
+    found = compiled(batch["z"], batch["y"])
+    wanted = jax.value_and_grad(loss)(*(jnp.asarray(x) for x in rows_first.values()))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8),
+        found,
+        wanted,
+    )
+
+
+@pytest.mark.usefixtures("chunks")
+@pytest.mark.parametrize("explicit", [False, True])
+def test_in_the_shard_map_and_on_the_mesh_of_others(explicit):
+    """With jax's own defaults: check_vma=True, and meshes of explicit axes."""
+    logits, labels, _ = example()
+    kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
+    mesh = jax.make_mesh((8,), ("mine",), axis_types=(kind,))
+
+    def whole(z, y):
+        return by_closed_form(z, y, alpha=2.0, label_smoothing=0.1)
+
+    def part(z, y):
+        rows = jnp.float32(ROWS)
+        loss = by_closed_form(
+            z, y, alpha=2.0, label_smoothing=0.1, denominators=(rows, rows)
+        )
+        return jax.lax.psum(loss, "mine")
+
+    specs = (jax.P(None, "mine"), jax.P("mine"))
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=jax.P())
+    with jax.set_mesh(mesh):
+        placed = [
+            jax.device_put(x, jax.NamedSharding(mesh, spec))
+            for x, spec in zip((logits, labels), specs, strict=True)
+        ]
+        found = jax.jit(jax.value_and_grad(whole if explicit else mapped))(*placed)
+    for a, b in zip(found, jax.value_and_grad(whole)(logits, labels), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("chunks", ["chunks"], indirect=True)
+def test_in_a_shard_map_chunks_are_of_the_devices_own_rows(chunks, monkeypatch):
+    rows = []
+
+    def spy(x, *args):
+        rows.append(x.logits[0].shape[0])
+        return rows_objective(x, *args)
+
+    monkeypatch.setattr(class_ids, "rows_objective", spy)
+    logits, labels, _ = example()
+    mesh = make_mesh()
+    axes = mesh.axis_names
+    mapped = jax.shard_map(
+        lambda z, y: jax.lax.psum(by_closed_form(z, y, alpha=1.0), axes),
+        mesh=mesh,
+        in_specs=(jax.P(None, axes), jax.P(axes)),
+        out_specs=jax.P(),
+    )
+    jax.eval_shape(mapped, logits, labels)
+    assert set(rows) == {3}
+
+
+def test_float64_scales_beside_float32_logits():
+    with jax.enable_x64(True):
+        logits, labels, _ = example()
+        alpha, one = jnp.float64(2.0), jnp.float64(ROWS)
+        gradient = jax.grad(by_closed_form)(
+            logits, labels, alpha=alpha, denominators=(one, one)
+        )
+    assert gradient.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("positions", [4096, 8 * 509])
+def test_chunks_keep_scratch_small(monkeypatch, positions):
+    """Against autodiff of the leanest plain formula, 64 times as much."""
+    monkeypatch.setattr(class_ids, "_CHUNK", {"cpu": 40_000})
+    monkeypatch.setattr(class_ids, "_LEAST_ROWS", 4)
+    logits = jax.ShapeDtypeStruct((2, positions, 10_000), jnp.float32)
+    labels = jax.ShapeDtypeStruct((positions,), jnp.int32)
+
+    def scratch(f):
+        def loss(z, y):
+            return f(z, y, alpha=1.0)
+
+        compiled = jax.jit(jax.value_and_grad(loss)).lower(logits, labels).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    def plain(z, y, alpha):
+        log_p = jax.nn.log_softmax(z)
+        p = jnp.exp(log_p)
+        ce = -jnp.take_along_axis(log_p, y[None, :, None], -1)
+        s = 0.5 * jnp.sum((p[0] - p[1]) * (log_p[0] - log_p[1]), -1)
+        return 2 * jnp.mean(ce) + alpha * jnp.mean(s)
+
+    assert scratch(by_closed_form) * 50 <= scratch(plain)
+
+
+def test_nothing_is_nan_where_one_pass_excludes_a_class():
+    logits = jnp.array([[[0.0, 1.0, 2.0]], [[0.0, -jnp.inf, 2.0]]])
+    labels = jnp.array([0])
+
+    def loss(z, alpha, **options):
+        return rdrop_loss(z, labels, alpha=alpha, **options)[0]
+
+    for divergence in ("symmetric_kl", "reverse_kl"):
+        at_zero = jax.jit(lambda a, d=divergence: loss(logits, a, divergence=d))(0.0)
+        assert np.isfinite(at_zero)
+    for alpha in (0.0, 1.0):
+        zero = jnp.zeros_like(logits)
+        value, slope = jax.jvp(lambda z, a=alpha: loss(z, a), (logits,), (zero,))
+        assert np.isfinite(value) if alpha == 0.0 else np.isposinf(value)
+        assert float(slope) == 0.0
+        assert np.all(np.isfinite(jax.grad(loss)(logits, alpha)))

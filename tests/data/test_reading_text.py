@@ -1,0 +1,293 @@
+"""Text and labels as they come from users: encodings, formats, classes."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+from helpers import tiny_nmt
+
+from rdrop_jax.data import labels, pieces, tables, tokenizers
+from rdrop_jax.data.tables import Row
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import lines
+from rdrop_jax.tasks.answers import check_list, class_answer
+from rdrop_jax.tasks.seq2seq import pair_sets, parallel
+from rdrop_jax.tasks.seq2seq.translator import (
+    Answer,
+    Translator,
+    make_predictor,
+    read_lines,
+    read_texts,
+)
+from rdrop_jax.tasks.text_classification import texts
+from rdrop_jax.tasks.text_classification.texts import (
+    Columns,
+    collect,
+    encode_labels,
+    find_classes,
+)
+
+HALF = "\ud83d"
+
+
+def test_lone_surrogates_become_the_replacement_character():
+    assert lines.clean(f"a{HALF}b") == "a\ufffdb"
+    assert lines.clean(f"cut {HALF}") == "cut \ufffd"
+    assert lines.clean("\ud83d\ude00") == "\U0001f600"
+    assert lines.clean("é\u2028") == "é\u2028"
+    assert lines.clean_value({"a": [HALF, 1, {"b": HALF}]}) == {
+        "a": ["\ufffd", 1, {"b": "\ufffd"}]
+    }
+
+
+def test_tokenizers_take_lone_surrogates():
+    found = tokenizers.train("joint", ["ein haus " + HALF, "a"], 60)
+    assert found.encode([f"ein {HALF}"]) == found.encode(["ein \ufffd"])
+    for learn in (pieces.train_wordpiece, pieces.train_bytes):
+        learned = learn([f"fine {HALF}", "poor"], 300)
+        encoded = pieces.encode(learned, [f"fine {HALF}"], [HALF], 16)
+        wanted = pieces.encode(learned, ["fine \ufffd"], ["\ufffd"], 16)
+        np.testing.assert_array_equal(encoded.ids, wanted.ids)
+
+
+def test_tables_take_lone_surrogates(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"article": "cut \\ud83d", "b": ["\\ud83d"]}\n')
+    assert [r.fields for r in tables.read(path)] == [
+        {"article": "cut \ufffd", "b": ["\ufffd"]}
+    ]
+    assert list(parallel.texts(path, ["article"])) == [[["cut \ufffd"]]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a\n".encode("utf-16"), "found UTF-16"),
+        ("abc\n".encode("utf-16-le"), "found UTF-16"),
+        (b"a\rb\rc\r", "CR alone"),
+        (b"\xff\n", "expected UTF-8, found byte 0xff"),
+    ],
+)
+def test_other_encodings_are_refused(tmp_path, content, message):
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"a.txt, line 1: .*{message}"):
+        list(lines.read(path))
+
+
+def test_only_newlines_separate_lines(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("\ufeffa\u0085b\u2028c\x0cd\x00\r\ne\rf\n".encode())
+    assert list(lines.read(path)) == ["a\u0085b\u2028c\x0cd\x00", "e\rf"]
+
+
+@pytest.mark.parametrize("unit", [b"x", b"x\n"])
+def test_a_gzip_bomb_is_refused_early(tmp_path, monkeypatch, unit):
+    monkeypatch.setattr(lines, "LONGEST", 2**16)
+    monkeypatch.setattr(lines, "_UNPACKED", 2**18)
+    path = tmp_path / "a.jsonl.GZ"
+    path.write_bytes(gzip.compress(unit * 2**22))
+    with pytest.raises(InputError, match=r"a.jsonl.GZ, line \d+: expected .*at most"):
+        sum(1 for _ in lines.read(path))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("[" * 100_000, "nested less deeply"),
+        ('{"a":' * 100_000, "nested less deeply"),
+        ('{"a": ' + "9" * 5000 + "}", "at most 4300 digits"),
+        ('{"a": 1, "a": 2}', "expected every column once, found 'a' 2 times"),
+        ('{"a"', "expected JSON"),
+    ],
+)
+def test_json_that_is_refused_by_its_line(tmp_path, line, message):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n' + line + "\n")
+    with pytest.raises(InputError, match=rf"a.jsonl, line 2: .*{message}"):
+        list(tables.read(path))
+
+
+def test_columns_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text("text\tlabel\tlabel\nfine\ta\tb\n")
+    with pytest.raises(InputError, match=r"line 1: .*once, found 'label' 2 times"):
+        list(tables.read(path))
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    from pyarrow import parquet
+
+    table = pyarrow.Table.from_arrays(
+        [pyarrow.array(["x"]), pyarrow.array(["y"])], names=["text", "text"]
+    )
+    path = tmp_path / "a.parquet"
+    parquet.write_table(table, path)
+    with pytest.raises(InputError, match=r"a.parquet: .*once, found 'text'"):
+        list(tables.read(path))
+
+
+def test_parquet_with_other_bytes_in_a_text(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+    from pyarrow import parquet
+
+    raw = pyarrow.array([b"fine", b"\xff\xfe"], pyarrow.binary())
+    path = tmp_path / "a.parquet"
+    column = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
+    parquet.write_table(pyarrow.table({"text": column}), path)
+    with pytest.raises(InputError, match=r"a.parquet, row 0 .*expected UTF-8"):
+        list(tables.read(path))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.XLSX", "a.csv.gz", "a.ndjson"])
+def test_prediction_refuses_other_formats(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"text,label\nfine,good\n")
+    readers = (tables.inputs, lambda p: read_texts(p, "source"))
+    for read in readers:
+        with pytest.raises(InputError, match=r"--input: expected .tsv, .jsonl, .parq"):
+            list(read(str(path)))
+    with pytest.raises(InputError, match=r"--input: expected .txt"):
+        list(read_lines(str(path), with_tables=False))
+
+
+def test_prediction_knows_tables_by_capital_letters_too(tmp_path):
+    (tmp_path / "a.TSV").write_text("text\nfine film\n")
+    (tmp_path / "a.JSONL").write_text('{"text": "fine film"}\n')
+    (tmp_path / "a.Tsv.GZ").write_bytes(gzip.compress(b"text\nfine film\n"))
+    for name in ("a.TSV", "a.JSONL", "a.Tsv.GZ"):
+        path = str(tmp_path / name)
+        assert [r.fields for r in tables.inputs(path)] == [{"text": "fine film"}]
+        assert list(read_texts(path, "text")) == ["fine film"]
+        with pytest.raises(InputError, match=r"--input: expected .txt"):
+            list(read_lines(path, with_tables=False))
+
+
+def test_a_text_may_begin_with_a_brace(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text('{name} is poor\n{"text": "x"}\n{"text": "x"} and more\n')
+    assert list(tables.inputs(str(path))) == [
+        "{name} is poor",
+        Row(f"{path}, line 2", {"text": "x"}),
+        '{"text": "x"} and more',
+    ]
+
+
+def test_class_names_have_one_form():
+    given = ["pos", "pos ", " ", "", None, float("nan"), "caf\u00e9", "cafe\u0301"]
+    rows = [Row(f"row {i}", {"text": "a", "label": x}) for i, x in enumerate(given)]
+    found = collect(rows, Columns())
+    assert find_classes(found, "classes") == ("café", "pos")
+    ids, there = encode_labels(found, "classes", ("café", "pos"))
+    assert there.tolist() == [1, 1, 0, 0, 0, 0, 1, 1]
+    assert ids.tolist() == [1, 1, 0, 0, 0, 0, 0, 0]
+    # Classes of a run that kept white space.
+    assert encode_labels(found, "classes", ("café", "pos "))[0].tolist() == ids.tolist()
+    with pytest.raises(InputError, match=r"data.classes: expected distinct names"):
+        labels.class_ids(("pos", "pos "))
+
+
+def test_integers_that_pandas_wrote_as_floats():
+    rows = [
+        Row(f"row {i}", {"text": "a", "label": x})
+        for i, x in enumerate([1.0, 0.0, 1, None])
+    ]
+    found = collect(rows, Columns())
+    assert find_classes(found, "classes") == ("0", "1")
+    with pytest.raises(InputError, match=r"row 3: .* 1.5, a number with a fraction"):
+        labels.class_name(1.5, "row 3")
+    with pytest.raises(InputError, match=r"expected a number as label"):
+        texts._number(10**400, "row 1")
+
+
+def test_label_sets_have_the_same_form():
+    rows = [
+        Row(f"row {i}", {"text": "a", "label": x})
+        for i, x in enumerate(["a, b ,", ["a ", "b"], [1.0], " ", []])
+    ]
+    found = collect(rows, Columns())
+    assert find_classes(found, "multilabel") == ("1", "a", "b")
+    values, there = encode_labels(found, "multilabel", ("1", "a", "b"))
+    assert values.tolist()[:3] == [[0, 1, 1], [0, 1, 1], [1, 0, 0]]
+    assert there.tolist() == [1, 1, 1, 0, 1]
+
+
+def test_white_space_is_that_of_the_training_format(tmp_path):
+    document = " two \u00a0 words\u2028here "
+    for ending in ("source", "target"):
+        (tmp_path / f"a.{ending}").write_text(document + "\n")
+    (tmp_path / "a.tsv").write_text(f"source\ttarget\n{document}\t{document}\n")
+    line = json.dumps({"source": document, "target": document})
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    for train in ("a", "a.tsv", "a.jsonl"):
+        form = parallel.form_of(tmp_path / train)
+        single = train == "a.jsonl"
+        wanted = ["two words here" if single else "two \u00a0 words\u2028here"]
+        for name in ("a", "a.tsv", "a.jsonl"):
+            files = parallel.find(tmp_path / name, "source", "target")
+            found = parallel.read(files, form=form)
+            assert (found.source, found.target) == (wanted, wanted)
+            if name == train:  # the texts of version 0.1
+                assert parallel.read(files).source == wanted
+            if len(files) == 1:
+                assert list(read_texts(str(files[0]), "source", form)) == wanted
+        assert form(f"{document}\n") == wanted[0]
+    assert parallel.stripped("a \r\n b\n\n  c") == "a b c"
+
+
+@pytest.mark.parametrize("train", ["train", "train.tsv", "train.jsonl"])
+@pytest.mark.parametrize("test", ["test", "test.tsv", "test.jsonl"])
+def test_a_predictor_reads_texts_as_training_does(tmp_path, train, test):
+    wanted = ["two  words", "one"]
+    columns = {"source": "source", "target": "target"}
+    for name in (train, test):
+        if name.endswith(".jsonl"):
+            rows = [json.dumps({"source": x, "target": x}) for x in wanted]
+            (tmp_path / name).write_text("\n".join(rows))
+        elif name.endswith(".tsv"):
+            rows = ["source\ttarget", *(f"{x}\t{x}" for x in wanted)]
+            (tmp_path / name).write_text("\n".join(rows))
+        else:
+            for ending in ("en", "de"):
+                (tmp_path / f"{name}.{ending}").write_text("\n".join(wanted))
+    data = tiny_nmt.config(
+        tmp_path,
+        data__files__train=train,
+        data__files__validation="",
+        data__files__test=test,
+        **{f"data__columns__{k}": v for k, v in columns.items()},
+    ).data
+    pairs = pair_sets.find(data).splits
+
+    class Shown(Translator):
+        chunk, shown, read = 8, staticmethod(str), staticmethod(str)
+
+        def __init__(self):
+            pass
+
+        def translate(self, params, found):
+            return [Answer([text], [0.0]) for text in found]
+
+    predictor = make_predictor(
+        Shown(), lambda name: pairs[name](), pair_sets.form(data), "source"
+    )
+    single = train == "train.jsonl"
+    path = str(tmp_path / (test if "." in test else f"{test}.en"))
+    for inputs in (predictor.rows("test"), predictor.read(path), wanted):
+        answers = [answer["text"] for answer in predictor.run(None, inputs)]
+        assert answers == ["two words" if single else "two  words", "one"]
+
+
+@pytest.mark.parametrize("inputs", ["one text", b"bytes", {"text": "a"}, 3, None])
+def test_one_input_in_place_of_a_list_is_refused(inputs):
+    with pytest.raises(InputError, match=r"inputs: expected a list, found"):
+        check_list(inputs)
+    assert check_list(["a"]) == ["a"]
+
+
+def test_classes_without_names_answer_with_their_ids():
+    assert class_answer(np.array([0.25, 0.75]), ()) == {
+        "label": "1",
+        "id": 1,
+        "probability": 0.75,
+        "probabilities": {"0": 0.25, "1": 0.75},
+    }

@@ -1,0 +1,1 @@
+"""Small models, data and programs that tests share."""

@@ -1,0 +1,246 @@
+"""BERT and RoBERTa: equal to transformers, dropout sites, names of weights."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.trees import nested
+from safetensors.numpy import load_file
+
+from rdrop_jax import dropout
+from rdrop_jax.models import layers
+from rdrop_jax.models.encoder import NORM_EPS, SIZES, Classifier, Encoder
+from rdrop_jax.models.vit import Size
+from rdrop_jax.tasks.text_classification.weight_names import to_ours, to_theirs
+
+STORED = Path(__file__).parents[1] / "parity" / "encoder"
+TINY = Size(layers=2, width=16, heads=4, mlp_width=24)
+HEADS = ("SequenceClassification", "TokenClassification")
+
+
+def classifier(kind, per_token=False, **options):
+    encoder = Encoder(
+        kind=kind,
+        size=TINY,
+        vocab_size=50,
+        max_positions=16,
+        num_types=2 if kind == "bert" else 1,
+        pad_id=0 if kind == "bert" else 1,
+        norm_eps=NORM_EPS[kind],
+        **options,
+    )
+    return Classifier(encoder, outputs=3, per_token=per_token)
+
+
+def inputs(kind="bert"):
+    with np.load(STORED / f"{kind}.npz") as stored:
+        tokens, types = (jnp.asarray(stored[k], jnp.int32) for k in ("tokens", "types"))
+        return tokens, types, jnp.asarray(stored["where"])
+
+
+def stored_params(kind, head):
+    arrays = load_file(STORED / f"{kind}-{head}" / "model.safetensors")
+    found, beside = to_ours(arrays, kind, per_token=head == HEADS[1])
+    assert beside == []
+    return nested(found)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("head", HEADS)
+def test_equal_to_transformers(kind, head):
+    module = classifier(kind, head == HEADS[1])
+    params = stored_params(kind, head)
+    tokens, types, where = inputs(kind)
+    logits, state = module.apply(
+        {"params": params},
+        tokens,
+        types,
+        where,
+        train=False,
+        capture_intermediates=True,
+    )
+    kept = np.asarray(where)
+    found = state["intermediates"]["encoder"]
+    with np.load(STORED / f"{kind}.npz") as wanted:
+        states = [found["embedding_norm"], *(found[f"block_{i}"] for i in range(2))]
+        for i, hidden in enumerate(states):
+            np.testing.assert_allclose(
+                hidden["__call__"][0][kept],
+                wanted[f"{head}/hidden_{i}"][kept],
+                atol=1e-4,
+            )
+        theirs = wanted[f"{head}/logits"]
+        if head == HEADS[1]:
+            logits, theirs = logits[kept], theirs[kept]
+        np.testing.assert_allclose(logits, theirs, atol=1e-4)
+        assert np.abs(theirs).max() > 0.5
+
+
+def apply(module, params, key=None, batch=None):
+    rngs = None if key is None else {"dropout": key}
+    return module.apply(
+        {"params": params},
+        *(batch or inputs(module.encoder.kind)),
+        train=key is not None,
+        rngs=rngs,
+    )
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_padding_changes_nothing(kind):
+    module, params = classifier(kind), stored_params(kind, HEADS[0])
+    tokens, types, where = inputs(kind)
+    others = jnp.where(where, tokens, 17)
+    longer = [jnp.pad(x, ((0, 0), (0, 4))) for x in (others, types, where)]
+    np.testing.assert_allclose(
+        apply(module, params), apply(module, params, batch=longer), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("site", ["dropout", "attention_dropout"])
+def test_each_rate_alone_makes_passes_differ(kind, site):
+    module = classifier(
+        kind, **{"dropout": 0.0, "attention_dropout": 0.0} | {site: 0.3}
+    )
+    params = stored_params(kind, HEADS[0])
+    a, b = (apply(module, params, jax.random.key(i)) for i in (0, 1))
+    assert np.abs(a - b).max() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("bert", 1), ("roberta", 2)])
+def test_dropout_sites_are_the_published_ones(monkeypatch, kind, heads):
+    """After the embedding; three per block; one before each layer of the head."""
+    drawn = []
+
+    def counted(key, x, rate, *, masks):
+        drawn.append(x.shape)
+        return dropout(key, x, rate, masks=masks)
+
+    monkeypatch.setattr(layers, "dropout", counted)
+    params = stored_params(kind, HEADS[0])
+    apply(classifier(kind), params, jax.random.key(0))
+    assert len(drawn) == 1 + 3 * TINY.layers + heads
+    assert all(shape[0] == 4 for shape in drawn)
+
+
+def test_kernels_start_as_those_of_bert():
+    params = classifier("bert").init(jax.random.key(0), *inputs(), train=False)
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    kernels = {
+        jax.tree_util.keystr(path): np.std(x)
+        for path, x in paths
+        if path[-1].key == "kernel"
+    }
+    assert len(kernels) == 2 * 6 + 2
+    assert kernels == pytest.approx(dict.fromkeys(kernels, 0.02), rel=0.25)
+
+
+def test_remat_and_half_precision_compute_the_same():
+    params, key = stored_params("bert", HEADS[0]), jax.random.key(0)
+
+    def loss(params, **options):
+        module = classifier("bert", **options)
+        return jnp.sum(apply(module, params, key).astype(jnp.float32) ** 2)
+
+    plain, remat = (
+        jax.value_and_grad(lambda p, r=r: loss(p, remat=r))(params)
+        for r in (False, True)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4),
+        plain,
+        remat,
+    )
+    half = loss(params, dtype=jnp.bfloat16)
+    np.testing.assert_allclose(half, plain[0], rtol=0.1)
+
+
+# Of bert-base-cased, roberta-base, bert-large-cased and roberta-large, poolers without
+# heads, as their cards and config files give them.
+@pytest.mark.parametrize(
+    ("kind", "size", "vocab", "millions"),
+    [
+        ("bert", "base", 28996, 108.3),
+        ("roberta", "base", 50265, 124.6),
+        ("bert", "large", 28996, 333.6),
+        ("roberta", "large", 50265, 355.4),
+    ],
+)
+def test_sizes_are_the_published_ones(kind, size, vocab, millions):
+    encoder = Encoder(
+        kind=kind,
+        size=SIZES[size],
+        vocab_size=vocab,
+        num_types=2 if kind == "bert" else 1,
+        pad_id=0 if kind == "bert" else 1,
+    )
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    where = jax.ShapeDtypeStruct((1, 8), jnp.bool_)
+    shapes = jax.eval_shape(
+        lambda k, *x: Classifier(encoder, 2).init(k, *x, train=False)["params"],
+        jax.random.key(0),
+        ids,
+        ids,
+        where,
+    )
+    head = sum(x.size for x in jax.tree.leaves(shapes.pop("head")))
+    assert head == 2 * SIZES[size].width + 2
+    count = sum(x.size for x in jax.tree.leaves(shapes))
+    assert round(count / 1e6, 1) == millions
+
+
+def test_too_long_an_input_is_refused():
+    module = classifier("bert")
+    blank = jnp.zeros((1, 17), jnp.int32)
+    with pytest.raises(ValueError, match="at most 16 positions, found 17"):
+        module.init(jax.random.key(0), blank, blank, blank == 0, train=False)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("head", HEADS)
+def test_names_there_and_back(kind, head):
+    arrays = load_file(STORED / f"{kind}-{head}" / "model.safetensors")
+    per_token = head == HEADS[1]
+    ours, _ = to_ours(arrays, kind, per_token=per_token)
+    back = to_theirs(ours, kind, per_token=per_token)
+    assert back.keys() == arrays.keys()
+    for name, x in arrays.items():
+        np.testing.assert_array_equal(back[name], x)
+
+
+def test_old_spellings_bare_names_and_pretraining_heads():
+    arrays = load_file(STORED / f"bert-{HEADS[0]}" / "model.safetensors")
+    wanted, _ = to_ours(arrays, "bert")
+    old = {
+        name.removeprefix("bert.")
+        .replace("LayerNorm.weight", "LayerNorm.gamma")
+        .replace("LayerNorm.bias", "LayerNorm.beta"): x
+        for name, x in arrays.items()
+    }
+    beside = {
+        "cls.predictions.bias": np.zeros(50),
+        "cls.predictions.decoder.weight": old["embeddings.word_embeddings.weight"],
+        "embeddings.position_ids": np.arange(16)[None],
+    }
+    found, left_out = to_ours(old | beside, "bert")
+    assert found.keys() == wanted.keys()
+    assert sorted(left_out) == sorted(beside)
+    found, _ = to_ours({"bert.strange": np.zeros(1)}, "bert")
+    assert list(found) == ["bert.strange"]
+
+
+def test_a_pooler_of_roberta_is_not_its_classifier():
+    found, beside = to_ours({"roberta.pooler.dense.bias": np.zeros(4)}, "roberta")
+    assert not found
+    assert beside == ["roberta.pooler.dense.bias"]
+
+
+def test_stored_configs_are_those_of_the_test():
+    for kind in ("bert", "roberta"):
+        config = json.loads((STORED / f"{kind}-{HEADS[0]}/config.json").read_text())
+        assert config["layer_norm_eps"] == NORM_EPS[kind]
+        assert config["hidden_act"] == "gelu"

@@ -1,0 +1,184 @@
+"""Import costs, import directions, and the public face."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rdrop_jax
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "rdrop_jax"
+
+# A module may import from its own level and those below; programs are on top.
+LEVELS = [
+    {"errors"},
+    {"core"},
+    {"config", "files", "versions"},
+    {"models", "decoding"},
+    {"data"},
+    {"pretrained", "training"},
+    {"tasks"},
+    {"cli", "flags", "train", "evaluate", "predict", "prepare", "export"},
+    {"compare"},
+]
+CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}
+HEAVY = ("jax", "flax", "tensorflow", "torch", "optax", "orbax", "grain", "numpy")
+
+
+def timed(code):
+    """Loaded heavy modules and seconds of the last statement, in a new process."""
+    program = (
+        "import sys, time\n"
+        f"*before, last = {code!r}.split(';')\n"
+        "for line in before: exec(line)\n"
+        "start = time.perf_counter(); exec(last)\n"
+        "print(time.perf_counter() - start)\n"
+        f"print(*[m for m in {HEAVY!r} if m in sys.modules])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    seconds, loaded = done.stdout.splitlines()
+    return float(seconds), set(loaded.split())
+
+
+def fastest(code):
+    return min((timed(code) for _ in range(3)), key=lambda found: found[0])
+
+
+def test_importing_the_package_loads_nothing():
+    seconds, loaded = fastest("import rdrop_jax")
+    assert not loaded
+    assert seconds < 0.2
+
+
+def test_importing_the_config_loads_no_jax():
+    _, loaded = fastest("import rdrop_jax.config, rdrop_jax.flags, rdrop_jax.train")
+    assert not loaded & {"jax", "flax", "tensorflow", "torch", "orbax", "grain"}
+
+
+def test_the_loss_adds_little_to_jax():
+    code = "import jax, jax.numpy;from rdrop_jax import rdrop_loss"
+    seconds, loaded = fastest(code)
+    assert not loaded & {"flax", "tensorflow", "torch", "orbax", "grain"}
+    assert seconds < 0.2
+
+
+def test_public_names():
+    for name in rdrop_jax.__all__:
+        assert getattr(rdrop_jax, name).__doc__, name
+    assert set(rdrop_jax.__all__) <= set(dir(rdrop_jax))
+    with pytest.raises(AttributeError, match="no attribute 'rdrop'"):
+        _ = rdrop_jax.rdrop
+
+
+def test_the_stub_names_what_the_package_resolves():
+    stub = ast.parse((PACKAGE / "__init__.pyi").read_text())
+    named = {
+        alias.name: node.module
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert set(named) == set(rdrop_jax.__all__)
+    for name, module in named.items():
+        assert getattr(rdrop_jax, name).__module__ == module
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def level(module):
+    return next(i for i, names in enumerate(LEVELS) if module in names)
+
+
+def ours(names):
+    return {
+        name.split(".")[1]
+        for name in names
+        if (name.startswith("rdrop_jax.") and (PACKAGE / name.split(".")[1]).exists())
+        or (
+            name.startswith("rdrop_jax.")
+            and (PACKAGE / f"{name.split('.')[1]}.py").exists()
+        )
+    }
+
+
+def test_imports_go_one_way():
+    for path in PACKAGE.rglob("*.py"):
+        own = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if own == "__init__":
+            continue
+        for other in ours(imports(path)):
+            assert level(other) <= level(own), f"{path} imports {other}"
+
+
+def test_no_import_cycle_between_modules():
+    graph = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = ("rdrop_jax", *path.relative_to(PACKAGE).with_suffix("").parts)
+        graph[".".join(parts)] = set(imports(path))
+    state = {}
+
+    def visit(module, trail):
+        assert state.get(module) != "open", f"cycle: {[*trail, module]}"
+        if state.get(module) == "done":
+            return
+        state[module] = "open"
+        for name in graph[module]:
+            for found in (name, name.rsplit(".", 1)[0]):
+                if found in graph and found != module:
+                    visit(found, [*trail, module])
+        state[module] = "done"
+
+    for module in graph:
+        visit(module, [])
+
+
+def test_core_needs_nothing_but_jax():
+    for path in (PACKAGE / "core").glob("*.py"):
+        tops = {name.split(".")[0] for name in imports(path)}
+        foreign = tops - CORE_MAY_IMPORT - set(sys.stdlib_module_names)
+        assert not foreign, f"{path}: {foreign}"
+        at_top = {
+            name.split(".")[0]
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for name in imports_of(node)
+        }
+        assert "flax" not in at_top
+
+
+def imports_of(node):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module]
+
+
+def test_configs_import_the_config_alone():
+    for path in (ROOT / "configs").glob("*.py"):
+        tops = {name for name in imports(path) if name.startswith("rdrop_jax")}
+        assert all(name.startswith("rdrop_jax.config") for name in tops)
+        assert {n.split(".")[0] for n in imports(path)} <= {
+            "rdrop_jax",
+            "ml_collections",
+        }
+
+
+def test_sizes():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert text.count("\n") <= 500, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                limit = 110 if node.name == "make_train_step" else 100
+                assert node.end_lineno - node.lineno <= limit, f"{path}: {node.name}"

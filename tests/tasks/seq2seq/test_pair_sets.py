@@ -1,0 +1,119 @@
+"""Parallel corpora by name: found, split, and what is missing said at once."""
+
+import json
+
+import pytest
+from helpers import tiny_nmt
+
+from rdrop_jax.data import ready
+from rdrop_jax.errors import InputError
+from rdrop_jax.flags import load
+from rdrop_jax.tasks.seq2seq import pair_sets
+
+FILES = {
+    "data.name": "files",
+    "data.files.train": "train.tsv",
+    "data.columns.source": "0",
+    "data.columns.target": "1",
+}
+
+
+def data(**overrides):
+    changed = {k.replace("__", "."): str(v) for k, v in overrides.items()}
+    return load(tiny_nmt.NMT, changed).data
+
+
+def test_splits_that_are_not_there_are_held_out(tmp_path):
+    rows = [f"satz {i}\tsentence {i}" for i in range(100)]
+    (tmp_path / "train.tsv").write_text("\n".join([*rows, "leer\t"]))
+    found = pair_sets.find(load(tiny_nmt.NMT, FILES | {"data.dir": str(tmp_path)}).data)
+    splits = {split: read() for split, read in found.splits.items()}
+    sizes = {split: len(pairs) for split, pairs in splits.items()}
+    assert sizes == {"train": 80, "validation": 10, "test": 10}
+    everything = [s for pairs in splits.values() for s in pairs.source]
+    assert sorted(everything) == sorted(f"satz {i}" for i in range(100))
+    assert "1 pairs with an empty side dropped" in splits["train"].notes[0]
+    assert list(found.provenance()) == [str(tmp_path / "train.tsv")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["a\t", "b\t"], "found 2 of which 2 have an empty side"),
+        (["a\tx"] * 30, "found 30 of which 0 have an empty side, and none of the oth"),
+    ],
+)
+def test_nothing_left_to_train_on_is_said(tmp_path, rows, message):
+    (tmp_path / "train.tsv").write_text("\n".join(rows))
+    found = pair_sets.find(load(tiny_nmt.NMT, FILES | {"data.dir": str(tmp_path)}).data)
+    with pytest.raises(InputError, match=message):
+        found.splits["train"]()
+
+
+def test_a_held_out_pair_with_an_empty_side_stays(tmp_path):
+    tiny_nmt.write(tmp_path)
+    with (tmp_path / "test.tsv").open("a") as file:
+        file.write("\tNOTHING\n")
+    splits = pair_sets.find(tiny_nmt.config(tmp_path).data).splits
+    assert splits["test"]().target[-1] == "NOTHING"
+
+
+def test_what_is_missing_is_said_before_jax(tmp_path):
+    for overrides, message in (
+        (
+            {"data__name": "wmt"},
+            r"data\.name: expected one of cldr_names, files, iwslt",
+        ),
+        ({"data__name": "files"}, r"data\.files\.train: expected a \.tsv"),
+        (
+            {"data__name": "files", "data__dir": tmp_path, "data__files__train": "a"},
+            r"data.files.train: expected .*/a\.en or a\.en\.gz, found neither",
+        ),
+        (
+            {"data__name": "tfds:wmt14_translate/de-en", "data__dir": tmp_path},
+            r"rdrop_jax\.prepare tfds:wmt14_translate/de-en --data_dir",
+        ),
+    ):
+        changed = {k.replace("__", "."): str(v) for k, v in overrides.items()}
+        with pytest.raises(InputError, match=message):
+            ready.completed(load(tiny_nmt.NMT, changed))
+
+
+def test_a_corpus_of_the_catalogue(tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class Pairs(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.Translation(("de", "en"))
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, _):
+            return {split: self._generate_examples() for split in pair_sets.SPLITS}
+
+        def _generate_examples(self):
+            for row in range(4):
+                yield row, {"de": f"Zeile  {row}\n", "en": f"line {row} \u00fc"}
+            yield 4, {"de": "\n", "en": "of nothing"}
+
+    Pairs(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    found = pair_sets.find(data(data__name="tfds:pairs", data__dir=tmp_path))
+    pairs = found.splits["test"]()
+    assert sorted(zip(pairs.target, pairs.source, strict=True)) == [
+        ("", "of nothing"),
+        *((f"Zeile {row}", f"line {row} \u00fc") for row in range(4)),
+    ]
+    train = found.splits["train"]()
+    assert len(train) == 4
+    assert train.notes[0].endswith("1 pairs with an empty side dropped")
+    other = data(data__name="tfds:pairs", data__dir=tmp_path, data__target="fr")
+    read = pair_sets.find(other).splits["test"]
+    with pytest.raises(InputError, match="expected features en and fr, found"):
+        read()
+    (info,) = tmp_path.rglob("dataset_info.json")
+    stored = json.loads(info.read_text())
+    stored["splits"] = stored["splits"][:1]
+    info.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="expected splits train, validation, test"):
+        pair_sets.find(data(data__name="tfds:pairs", data__dir=tmp_path))
