@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from rdrop_jax import config as config_lib
-from rdrop_jax import flags
-from rdrop_jax.cli import checks
+from rdrop_jax.cli import checks, flags
 from rdrop_jax.errors import InputError
 
 ROOT = Path(__file__).parents[2]

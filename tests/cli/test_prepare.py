@@ -12,7 +12,7 @@ from helpers.pictures import cifar_archive, imagenet_archives, write_tar
 from helpers.programs import run
 from PIL import Image
 
-from rdrop_jax import prepare
+from rdrop_jax.cli import prepare
 from rdrop_jax.data import catalogue, prepared
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import archives

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from helpers.programs import ROOT, TINY, run
 
-from rdrop_jax import flags
+from rdrop_jax.cli import flags
+from rdrop_jax.cli.predict import load, refuse_input
 from rdrop_jax.data.sources import digits
 from rdrop_jax.errors import InputError
-from rdrop_jax.predict import load, refuse_input
 
 
 def test_a_run_shows_what_it_does(trained):
@@ -130,7 +130,7 @@ def test_no_run_is_said_at_once(tmp_path):
 def test_training_loads_no_tensorflow_and_no_torch(tmp_path):
     program = (
         "import sys; from pathlib import Path;"
-        "from rdrop_jax import flags, train;"
+        "from rdrop_jax.cli import flags, train;"
         "names = [a.removeprefix('--config.').split('=') for a in sys.argv[2:]];"
         "config = flags.load('configs/vit.py', dict(names));"
         "train.train(config, Path(sys.argv[1]));"

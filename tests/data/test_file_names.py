@@ -11,8 +11,8 @@ from helpers import tiny
 from helpers.pictures import encoded, noise
 from tokenizers import Tokenizer, models
 
-from rdrop_jax import flags, predict, train
-from rdrop_jax.cli import process, run
+from rdrop_jax import train
+from rdrop_jax.cli import flags, predict, process, run
 from rdrop_jax.data import tokenizer_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths

@@ -10,8 +10,9 @@ from PIL import Image
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import evaluate as evaluate_program
-from rdrop_jax import export, flags, predict
+from rdrop_jax import flags, predict
 from rdrop_jax import train as train_program
+from rdrop_jax.cli import export
 from rdrop_jax.data import ready
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq import pair_sets

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from helpers.tiny import VIT, config
 
-from rdrop_jax import evaluate, export, flags, predict, prepare, train
+from rdrop_jax import evaluate, export, flags, predict, train
+from rdrop_jax.cli import prepare
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths, roots
 from rdrop_jax.training import workdir

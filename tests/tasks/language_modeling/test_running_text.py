@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from rdrop_jax import flags
+from rdrop_jax.cli.prepare import prepare
 from rdrop_jax.data import docstrings
 from rdrop_jax.errors import InputError
-from rdrop_jax.prepare import prepare
 from rdrop_jax.tasks.language_modeling import running_text, token_files, vocabularies
 
 LM = "configs/lm.py"

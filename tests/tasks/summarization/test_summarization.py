@@ -16,6 +16,7 @@ from helpers.programs import run
 from benchmarks.memory import blank_vocabulary, compile_step
 from rdrop_jax import predict, tasks
 from rdrop_jax.cli.checks import check
+from rdrop_jax.cli.prepare import prepare
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.config import resolve
 from rdrop_jax.data import pieces, tokenizers
@@ -23,7 +24,6 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.export import export
 from rdrop_jax.flags import load as load_config
-from rdrop_jax.prepare import prepare
 from rdrop_jax.pretrained.initialize import merge
 from rdrop_jax.tasks.seq2seq import prepared_text, translator
 from rdrop_jax.tasks.summarization import cnn_dailymail, summary_sets

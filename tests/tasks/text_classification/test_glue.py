@@ -13,8 +13,8 @@ from helpers.texts import GLUE
 from configs import glue as presets
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags, tasks
+from rdrop_jax.cli.prepare import prepare
 from rdrop_jax.errors import InputError
-from rdrop_jax.prepare import prepare
 from rdrop_jax.tasks.text_classification import glue, text_sets
 from rdrop_jax.tasks.text_classification import task as text_classification
 from rdrop_jax.training import state
@@ -218,7 +218,8 @@ def test_the_catalogue_is_read_without_tensorflow(tmp_path):
         assert sorted(texts.labels) == sorted(glue.TASKS["mnli"].classes)
 
 
-# bert-base-cased and roberta-large with their poolers, as in tests/pretrained/test_encoder.py.
+# bert-base-cased and roberta-large with their poolers, as in
+# tests/pretrained/test_encoder.py.
 MILLIONS = {"bert": 108.3, "roberta": 355.4}
 
 

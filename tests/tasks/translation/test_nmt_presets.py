@@ -9,9 +9,9 @@ from helpers import tiny_nmt
 
 from rdrop_jax import tasks
 from rdrop_jax.cli.checks import check
+from rdrop_jax.cli.flags import load, override
 from rdrop_jax.config import flatten, resolve
 from rdrop_jax.errors import InputError
-from rdrop_jax.flags import load, override
 from rdrop_jax.models.seq2seq import SIZES
 from rdrop_jax.tasks.seq2seq import prepared_text
 from rdrop_jax.tasks.seq2seq import task as seq2seq
