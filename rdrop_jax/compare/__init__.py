@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str]) -> None:
     """Run the comparison program with the given command-line arguments."""
     from rdrop_jax.compare import program
 
