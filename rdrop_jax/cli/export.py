@@ -8,13 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from rdrop_jax import tasks
 from rdrop_jax.cli import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.training import workdir as workdir_lib
-
-# Tasks whose parameters can be exported.
-TASKS = ("image_classification", "text_classification", "summarization")
 
 
 def export(
@@ -61,9 +59,9 @@ def check(workdir: Path, output: Path) -> None:
     """
     paths.local("--output", output)
     config = workdir_lib.read(workdir)
-    if config.task not in TASKS:
+    if config.task not in (exported := tasks.families()):
         raise InputError(
-            f"--workdir: expected a run of {', '.join(TASKS)}, found one of "
+            f"--workdir: expected a run of {', '.join(exported)}, found one of "
             f"{config.task}, for which no other library's form is known"
         )
     try:

@@ -9,7 +9,6 @@ cnn_dailymail; tfds:NAME for any dataset of TensorFlow Datasets.
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import flags
@@ -34,28 +33,10 @@ def prepare(
     Raises:
       InputError: an unknown name, or missing, corrupt or unexpected files.
     """
-    from rdrop_jax.data import catalogue, prepared
-    from rdrop_jax.tasks.image_classification import cifar, imagenet
-    from rdrop_jax.tasks.language_modeling import token_files, wikitext
-    from rdrop_jax.tasks.seq2seq import prepared_text
-    from rdrop_jax.tasks.summarization import cnn_dailymail
-    from rdrop_jax.tasks.text_classification import glue
-    from rdrop_jax.tasks.translation import corpora
+    from rdrop_jax import tasks
+    from rdrop_jax.data import catalogue
 
-    # Each recipe is paired with the reader of an existing folder's index.
-    recipes: dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]] = {
-        "cifar100": (cifar.prepare, prepared.read_index),
-        "imagenet2012": (imagenet.prepare, prepared.read_index),
-        "cnn_dailymail": (cnn_dailymail.prepare, prepared_text.read_index),
-        "wikitext103": (wikitext.prepare, token_files.read_index),
-        **dict.fromkeys(
-            prepared_text.NAMES, (corpora.prepare, prepared_text.read_index)
-        ),
-        **{
-            glue.PREFIX + task: (glue.preparer(task), glue.read_index)
-            for task in glue.TASKS
-        },
-    }
+    recipes = tasks.recipes()
     paths.local("--data_dir", data_dir)
     for file in files:
         paths.local("--from", file)

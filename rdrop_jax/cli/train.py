@@ -9,8 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
+from rdrop_jax import tasks
 from rdrop_jax.cli import flags
-from rdrop_jax.data import ready
 from rdrop_jax.files import paths
 from rdrop_jax.pretrained import families
 from rdrop_jax.training import agreement, distributed, lock, preemption
@@ -58,7 +58,6 @@ def _claim(config: ConfigDict, workdir: Path, stack: contextlib.ExitStack) -> in
 
 def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str, Any]:
     # Imported here, after all checks that do not require jax.
-    from rdrop_jax import tasks
     from rdrop_jax.cli import run
     from rdrop_jax.training import loop, state
 
@@ -110,10 +109,10 @@ def check(
     """
     paths.workdir(workdir)
     paths.check_config(config)
-    config = workdir_lib.resumed(ready.completed(config), workdir, given)
+    config = workdir_lib.resumed(tasks.check(config), workdir, given)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.begun(workdir):
-        families.check(config)
+        families.check(config, tasks.families())
     return config
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax import config as config_lib
+from rdrop_jax import tasks
 from rdrop_jax.cli import flags
 from rdrop_jax.compare import page, runs, tables
 from rdrop_jax.compare.options import ARMS, Options, check
 from rdrop_jax.compare.phases import Comparison, claim
 from rdrop_jax.compare.report import make_report
-from rdrop_jax.data import ready
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files import paths
 from rdrop_jax.files.disk import explained, write_json, write_text
@@ -50,7 +50,7 @@ def compare(
     """
     paths.workdir(workdir)
     base = check(options)
-    ready.completed(base)
+    tasks.check(base)
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with lock.held(workdir), preemption.stoppable() as stop:

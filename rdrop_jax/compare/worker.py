@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rdrop_jax import versions
+from rdrop_jax import tasks, versions
 from rdrop_jax.cli import flags
 from rdrop_jax.cli import train as train_program
-from rdrop_jax.data import ready
 from rdrop_jax.pretrained import families
 
 
@@ -46,11 +45,10 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
       InputError: unusable data or weights.
     """
     configs = [flags.load(job["config"], each) for each in job["probe"]]
-    configs = [ready.completed(config) for config in configs]
+    configs = [tasks.check(config) for config in configs]
     for config in configs:
         if config.init_from:
-            families.check(config)
-    from rdrop_jax import tasks
+            families.check(config, tasks.families())
 
     built = [tasks.build(config) for config in configs]
     return {

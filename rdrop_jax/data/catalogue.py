@@ -10,7 +10,6 @@ import numpy as np
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.files.disk import read_json
-from rdrop_jax.tasks.seq2seq.parallel import Pairs
 
 PREFIX = "tfds:"
 
@@ -103,8 +102,8 @@ class Examples:
         return f"{self._name}, example {row}"
 
 
-def read_texts(folder: Path, split: str, source: str, target: str) -> Pairs:
-    """Read the sentence pairs of one split from the given features.
+def read_texts(folder: Path, split: str, columns: tuple[str, ...]) -> list[list[str]]:
+    """Read text features of one split, white space joined: one list per feature.
 
     Raises:
       InputError: unexpected features, or fewer examples than in the index.
@@ -113,9 +112,9 @@ def read_texts(folder: Path, split: str, source: str, target: str) -> Pairs:
 
     builder = tfds.builder_from_directory(str(folder))
     features = builder.info.features
-    if features is None or not {source, target} <= set(features):
+    if features is None or not {*columns} <= set(features):
         raise InputError(
-            f"{folder}: expected features {source} and {target}, found {features}"
+            f"{folder}: expected features {' and '.join(columns)}, found {features}"
         )
     rows = builder.as_data_source(split)
     wanted = builder.info.splits[split].num_examples
@@ -123,11 +122,11 @@ def read_texts(folder: Path, split: str, source: str, target: str) -> Pairs:
         raise InputError(
             f"{folder}, {split}: expected {wanted} examples, found {len(rows)}"
         )
-    pairs = Pairs([], [], f"{folder}, {split}")
+    texts: list[list[str]] = [[] for _ in columns]
     for row in rows:
-        pairs.source.append(" ".join(row[source].decode().split()))
-        pairs.target.append(" ".join(row[target].decode().split()))
-    return pairs
+        for column, found in zip(columns, texts, strict=True):
+            found.append(" ".join(row[column].decode().split()))
+    return texts
 
 
 def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:

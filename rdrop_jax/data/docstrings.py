@@ -5,13 +5,17 @@ import hashlib
 import importlib.util
 import re
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from rdrop_jax.errors import InputError
+
+# Keys of more items than this are boilerplate and do not group them.
+_COMMON = 20
 
 
 class Docstring(NamedTuple):
@@ -132,3 +136,32 @@ def sha256(rows: list[Summary]) -> str:
     """Return the checksum of rows, which depend on the package's version."""
     text = "\n".join("\t".join(row) for row in rows)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def grouped(keys: Sequence[set[str]]) -> list[list[int]]:
+    """Group items that share a key, ignoring keys of more than 20 items.
+
+    Args:
+      keys: keys of each item.
+
+    Returns:
+      Groups of item indices, ordered by their first item.
+    """
+    counts = Counter(key for each in keys for key in each)
+    parent = list(range(len(keys)))
+
+    def find(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = i = parent[parent[i]]
+        return i
+
+    first: dict[str, int] = {}
+    for i, each in enumerate(keys):
+        for key in each:
+            if counts[key] <= _COMMON:
+                a, b = sorted((find(i), find(first.setdefault(key, i))))
+                parent[b] = a
+    groups: dict[int, list[int]] = {}
+    for i in range(len(keys)):
+        groups.setdefault(find(i), []).append(i)
+    return list(groups.values())

@@ -9,25 +9,25 @@ from ml_collections import ConfigDict
 from rdrop_jax.errors import InputError
 from rdrop_jax.pretrained import weight_files
 
-# Values of model_type in config.json.
-FAMILIES = {
-    "image_classification": ("vit",),
-    "text_classification": ("bert", "roberta"),
-    "summarization": ("bart",),
-}
+# Values of model_type in config.json that each task reads.
+Families = Mapping[str, tuple[str, ...]]
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, families: Families) -> None:
     """Check ``init_from`` of a config by headers and sizes, before importing jax.
+
+    Args:
+      config: config of the run.
+      families: model families by task.
 
     Raises:
       InputError: the weights are missing, invalid, or of another model family.
     """
     path = Path(config.init_from)
-    if config.task not in FAMILIES and weight_files.is_weights(path):
+    if config.task not in families and weight_files.is_weights(path):
         raise only_workdirs(config.init_from)
     if path.exists() and weight_files.is_weights(path):
-        check_type(weight_files.read_config(path), _wanted(config), path)
+        _check_type(weight_files.read_config(path), config, families)
     weight_files.check(config.init_from)
 
 
@@ -36,32 +36,19 @@ def only_workdirs(name: str) -> InputError:
     return InputError(f"init_from: this task starts from workdirs alone, found {name}")
 
 
-def check_type(config: Mapping[str, Any], wanted: str, path: Path) -> None:
-    """Check the ``model_type`` of a config.json.
-
-    Args:
-      config: content of the file; passes if it has no model_type.
-      wanted: family of the model; empty if unknown.
-      path: path of the weights, for the message.
-
-    Raises:
-      InputError: the family differs.
-    """
-    found = config.get("model_type")
-    if found is None or not wanted or found == wanted:
+def _check_type(
+    found: Mapping[str, Any], config: ConfigDict, families: Families
+) -> None:
+    own, model_type = families[config.task], found.get("model_type")
+    name = config.model.name
+    wanted = own[0] if len(own) == 1 else name if name in own else ""
+    if model_type is None or not wanted or model_type == wanted:
         return
-    known = "; ".join(f"{task}: {', '.join(types)}" for task, types in FAMILIES.items())
+    known = "; ".join(f"{task}: {', '.join(types)}" for task, types in families.items())
     remedy = f"Families that can be read: {known}."
-    if any(found in types and wanted in types for types in FAMILIES.values()):
-        remedy = f"Use a preset with model.name={found}, or weights of {wanted}."
+    if model_type in own:
+        remedy = f"Use a preset with model.name={model_type}, or weights of {wanted}."
     raise InputError(
-        f"init_from: {path}: model_type of config.json: expected {wanted}, got "
-        f"{found!r}. {remedy}"
+        f"init_from: {config.init_from}: model_type of config.json: expected {wanted}, "
+        f"got {model_type!r}. {remedy}"
     )
-
-
-def _wanted(config: ConfigDict) -> str:
-    families = FAMILIES[config.task]
-    if len(families) == 1:
-        return families[0]
-    return config.model.name if config.model.name in families else ""

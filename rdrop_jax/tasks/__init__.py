@@ -1,46 +1,78 @@
-"""Registry of tasks: one builder per task."""
+"""Registry of tasks. Importing it needs no jax."""
 
+import importlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.core.objective import resolve_num_passes
-from rdrop_jax.core.passes import Forward
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks.image_classification import task as image_classification
-from rdrop_jax.tasks.language_modeling import task as language_model
-from rdrop_jax.tasks.summarization import task as summarization
-from rdrop_jax.tasks.text_classification import task as text_classification
-from rdrop_jax.tasks.translation import task as translation
-from rdrop_jax.training.task import Task
 
-BUILDERS: dict[str, Callable[[ConfigDict, Path | None], Task]] = {
-    "image_classification": image_classification.build,
-    "language_model": language_model.build,
-    "translation": translation.build,
-    "summarization": summarization.build,
-    "text_classification": text_classification.build,
+if TYPE_CHECKING:  # imports jax
+    from rdrop_jax.training.task import Task
+
+# Packages by name of the task. A package has no import of jax and defines
+#   check(config) -> config   checks the training data and completes the config
+#   FAMILIES                  values of model_type in config.json of readable weights
+#   RECIPES                   datasets that `rdrop_jax.prepare` converts:
+#                             name -> (prepare(folder, files, say), read_index(folder))
+# and its module ``task``
+#   build(config, workdir) -> rdrop_jax.training.task.Task
+#   prepare(config, workdir, begun=...)   writes the run's own files; may be absent
+TASKS = {
+    "image_classification": "rdrop_jax.tasks.image_classification",
+    "text_classification": "rdrop_jax.tasks.text_classification",
+    "translation": "rdrop_jax.tasks.translation",
+    "summarization": "rdrop_jax.tasks.summarization",
+    "language_model": "rdrop_jax.tasks.language_modeling",
 }
 
 
-class Prepare(Protocol):
-    """Function that writes the files a run needs to its workdir before step 1."""
+def package(name: str) -> ModuleType:
+    """Import the package of a task.
 
-    def __call__(self, config: ConfigDict, workdir: Path, *, begun: bool) -> None: ...
-
-
-PREPARE: dict[str, Prepare] = {
-    "language_model": language_model.prepare,
-    "summarization": summarization.prepare,
-    "text_classification": text_classification.prepare,
-    "translation": translation.prepare,
-}
+    Raises:
+      InputError: an unknown task.
+    """
+    if name not in TASKS:
+        raise InputError(f"task: expected one of {', '.join(TASKS)}, found {name!r}")
+    return importlib.import_module(TASKS[name])
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def check(config: ConfigDict) -> ConfigDict:
+    """Check the training data of a config and fill in what follows from them.
+
+    Args:
+      config: config returned by `rdrop_jax.flags.load`.
+
+    Returns:
+      A locked copy, or the config itself if nothing is added.
+
+    Raises:
+      InputError: the training data are missing or do not fit the config.
+    """
+    checked: ConfigDict = package(config.task).check(config)
+    return checked
+
+
+def families() -> dict[str, tuple[str, ...]]:
+    """Return the model families that each task reads and exports."""
+    found = {name: package(name).FAMILIES for name in TASKS}
+    return {name: types for name, types in found.items() if types}
+
+
+def recipes() -> dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]]:
+    """Return the recipe of each dataset, and the reader of its prepared folder."""
+    return {
+        dataset: recipe
+        for name in TASKS
+        for dataset, recipe in package(name).RECIPES.items()
+    }
+
+
+def build(config: ConfigDict, workdir: Path | None = None) -> "Task":
     """Build the task that ``config.task`` names.
 
     Args:
@@ -50,24 +82,8 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     Returns:
       The task.
     """
-    if config.task not in BUILDERS:
-        raise InputError(
-            f"task: expected one of {', '.join(BUILDERS)}, found {config.task!r}"
-        )
-    builder = BUILDERS[config.task]
-
-    def forward_at(dropout: float) -> Forward:
-        other = config.copy_and_resolve_references()
-        other.model.dropout = dropout
-        return builder(other, workdir).forward
-
-    def pass_forwards() -> tuple[Forward, ...]:
-        r = config.rdrop
-        if resolve_num_passes(r.alpha, r.num_passes) == 1:
-            return ()
-        return tuple(forward_at(float(rate)) for rate in r.dropouts)
-
-    return replace(builder(config, workdir), pass_forwards=pass_forwards)
+    task: Task = _module(config).build(config, workdir)
+    return task
 
 
 def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
@@ -78,5 +94,10 @@ def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
       workdir: folder of the run.
       begun: True if the run has checkpoints, which need the existing files.
     """
-    if config.task in PREPARE:
-        PREPARE[config.task](config, workdir, begun=begun)
+    module = _module(config)
+    if hasattr(module, "prepare"):
+        module.prepare(config, workdir, begun=begun)
+
+
+def _module(config: ConfigDict) -> Any:
+    return importlib.import_module(f"{package(config.task).__name__}.task")

@@ -22,7 +22,7 @@ MILLIONS = {"B": 85.8, "L": 303.3}  # without the head (Dosovitskiy et al., 2021
 def built(preset):
     config = config_lib.resolve(flags.load(f"{VIT}:{preset}", {}), 100.0).unlock()
     config.data.num_classes = config.data.num_classes or 7
-    images.check(config.data)
+    images.check_transforms(config.data)
     task = tasks.build(config.lock())
     return config, task, jax.eval_shape(task.init, jax.random.key(0))
 

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from rdrop_jax import flags
-from rdrop_jax.data import batches, ready, sources
+from rdrop_jax import flags, tasks
+from rdrop_jax.data import batches, sources
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.image_classification import images
 
@@ -123,7 +123,7 @@ def test_labels_out_of_range_name_the_row():
 def test_missing_data_is_named(monkeypatch):
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"data\.name=digits: expected scikit-learn"):
-        ready.completed(flags.load("configs/vit.py", {}))
+        tasks.check(flags.load("configs/vit.py", {}))
 
 
 class Fixed(np.random.Generator):

@@ -7,7 +7,6 @@ from helpers import texts, tiny_lm, tiny_nmt, tiny_sum
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
-from rdrop_jax.data import ready
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.language_modeling import running_text
 from rdrop_jax.training import workdir as workdir_lib
@@ -62,9 +61,9 @@ MAKE = {
 @pytest.mark.parametrize("task", MAKE)
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_size_next_to_a_file_is_refused(tmp_path, task, split):
-    ready.completed(MAKE[task](tmp_path))  # the preset's size gives way
+    tasks.check(MAKE[task](tmp_path))  # the preset's size gives way
     with pytest.raises(InputError, match=rf"^data.{split}: .* Remove one of them"):
-        ready.completed(MAKE[task](tmp_path, **{f"data__{split}": 0.2}))
+        tasks.check(MAKE[task](tmp_path, **{f"data__{split}": 0.2}))
 
 
 def test_the_earlier_name_of_a_size_is_refused_next_to_a_file(tmp_path, capsys):

@@ -10,10 +10,9 @@ from PIL import Image
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import evaluate as evaluate_program
-from rdrop_jax import flags, predict
+from rdrop_jax import flags, predict, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.cli import export
-from rdrop_jax.data import ready
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq import pair_sets
 from rdrop_jax.tasks.text_classification import text_sets
@@ -114,7 +113,7 @@ def test_a_workdir_answers_and_exports_without_any_data(given, tmp_path):
     lose("train", "validation", "test", "text")
     (answer,) = predict.load(workdir)(INPUTS.get(name, ["a text"]))
     assert answer
-    if name in export.TASKS:
+    if name in tasks.families():
         assert export.export(workdir, tmp_path / "exported") == 1
 
 
@@ -190,7 +189,7 @@ def test_the_presets_hold_out_pairs_if_their_default_files_are_missing(tmp_path)
     for language in ("en", "de"):
         (tmp_path / f"train.{language}").write_text("a b\n" * 20)
     config = flags.load(tiny_nmt.NMT + ":files", {"data.dir": str(tmp_path)})
-    assert ready.completed(config).data.files.to_dict() == {
+    assert tasks.check(config).data.files.to_dict() == {
         "train": "train",
         "validation": "",
         "test": "",
@@ -200,4 +199,4 @@ def test_the_presets_hold_out_pairs_if_their_default_files_are_missing(tmp_path)
         {"data.dir": str(tmp_path), "data.files.validation": "dev"},
     )
     with pytest.raises(InputError, match=r"^data.files.validation: expected .*dev.en"):
-        ready.completed(config)
+        tasks.check(config)

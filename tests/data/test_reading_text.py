@@ -27,6 +27,7 @@ from rdrop_jax.tasks.text_classification.texts import (
     encode_labels,
     find_classes,
 )
+from rdrop_jax.tasks.translation import translation_sets
 
 HALF = "\ud83d"
 
@@ -256,7 +257,7 @@ def test_a_predictor_reads_texts_as_training_does(tmp_path, train, test):
         data__files__test=test,
         **{f"data__columns__{k}": v for k, v in columns.items()},
     ).data
-    pairs = pair_sets.find(data).splits
+    pairs = translation_sets.find(data).splits
 
     class Shown(Translator):
         chunk, shown, read = 8, staticmethod(str), staticmethod(str)

@@ -1,6 +1,8 @@
 """Import costs, import directions, and the public face."""
 
 import ast
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import rdrop_jax
+from rdrop_jax.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "rdrop_jax"
@@ -182,3 +185,74 @@ def test_sizes():
             if isinstance(node, ast.FunctionDef):
                 limit = 110 if node.name == "make_train_step" else 100
                 assert node.end_lineno - node.lineno <= limit, f"{path}: {node.name}"
+
+
+SHARED = "rdrop_jax.tasks.seq2seq"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_module_needs_a_task(task):
+    """Deleting a task's folder and its line in TASKS breaks no import elsewhere."""
+    folder = PACKAGE.parent / TASKS[task].replace(".", "/")
+    for path in PACKAGE.rglob("*.py"):
+        if folder not in path.parents:
+            found = [
+                name
+                for name in imports(path)
+                if f"{name}.".startswith(TASKS[task] + ".")
+            ]
+            assert not found, f"{path} imports {found}"
+
+
+def test_shared_task_code_needs_no_task():
+    for path in (PACKAGE / "tasks/seq2seq").glob("*.py"):
+        for name in imports(path):
+            own = not name.startswith("rdrop_jax.tasks.") or name.startswith(SHARED)
+            assert own or (PACKAGE / f"tasks/{name.split('.')[2]}.py").exists(), path
+
+
+def test_registered_tasks_are_the_folders():
+    folders = {path.parent.name for path in (PACKAGE / "tasks").glob("*/task.py")}
+    assert {name.split(".")[-1] for name in TASKS.values()} | {"seq2seq"} == folders
+
+
+def test_packages_of_tasks_need_no_jax():
+    names = ", ".join(TASKS.values())
+    _, loaded = timed(f"import {names}")
+    assert not loaded & {"jax", "flax", "tensorflow", "torch", "orbax", "grain"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_a_deleted_task_leaves_the_rest(task, tmp_path):
+    shutil.copytree(
+        PACKAGE,
+        tmp_path / "rdrop_jax",
+        ignore=shutil.ignore_patterns("__pycache__", TASKS[task].split(".")[-1]),
+    )
+    registry = tmp_path / "rdrop_jax/tasks/__init__.py"
+    kept = [
+        line
+        for line in registry.read_text().splitlines(keepends=True)
+        if f'"{task}": "{TASKS[task]}"' not in line
+    ]
+    assert len(kept) == len(registry.read_text().splitlines()) - 1
+    registry.write_text("".join(kept))
+    program = (
+        "import importlib, pkgutil, rdrop_jax\n"
+        "for found in pkgutil.walk_packages(rdrop_jax.__path__, 'rdrop_jax.'):\n"
+        "    if not found.name.endswith('__main__'):\n"
+        "        importlib.import_module(found.name)\n"
+        "from rdrop_jax import tasks\n"
+        "print(len(tasks.TASKS), len(tasks.recipes()) > 0, rdrop_jax.__file__)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = f"{len(TASKS) - 1} True {tmp_path / 'rdrop_jax' / '__init__.py'}"
+    assert done.stdout.split("\n")[-2] == found

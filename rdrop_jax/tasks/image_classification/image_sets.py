@@ -13,7 +13,7 @@ from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import root, unprepared
-from rdrop_jax.tasks.image_classification import folder, npz
+from rdrop_jax.tasks.image_classification import folder, images, npz
 from rdrop_jax.training import workdir as workdir_lib
 
 # Datasets of rdrop_jax.prepare and their sources.
@@ -219,3 +219,38 @@ def _listing(rows: folder.Files) -> str:
         f"{len(rows)} files, sha256 of names and labels "
         + hashlib.sha256(b"".join(lines())).hexdigest()
     )
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """Check the training data and fill in the class names and their number.
+
+    The workdir stores them, so that prediction needs no dataset and a change of the
+    classes between starts is detected.
+
+    Returns:
+      A locked copy, or the config itself if nothing is added.
+
+    Raises:
+      InputError: the training data are missing or have other classes.
+    """
+    data = config.data
+    images.check_transforms(data)
+    if data.classes and data.num_classes:
+        return config  # by an earlier call
+    classes = find(data).classes
+    if not classes and not data.num_classes:
+        raise InputError(
+            f"data.num_classes: expected how many classes {data.name} has, which it "
+            "does not say, found 0"
+        )
+    if classes and data.num_classes not in (0, len(classes)):
+        raise InputError(
+            f"data.num_classes: expected {len(classes)}, the classes of {data.name}, "
+            f"found {data.num_classes}"
+        )
+    if not classes:
+        return config
+    filled = config.copy_and_resolve_references().unlock()
+    filled.data.classes = classes
+    filled.data.num_classes = len(classes)
+    return filled.lock()

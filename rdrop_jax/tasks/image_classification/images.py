@@ -34,7 +34,7 @@ def normalize(
     return x
 
 
-def check(data: ConfigDict) -> None:
+def check_transforms(data: ConfigDict) -> None:
     """Check the config fields of the transforms.
 
     Raises:

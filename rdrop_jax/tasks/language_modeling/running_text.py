@@ -1,6 +1,5 @@
 """Running-text datasets: docstrings, the user's files, WikiText-103. Needs no jax."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,17 +18,16 @@ NAMES = ("docstrings", "files", *PREPARED)
 PACKAGES = ("numpy", "scipy")
 # Fraction of the characters to hold out if the config has no size.
 HELD_OUT = 0.05
-# Lines in more docstrings than this are boilerplate and do not group them.
-_COMMON = 20
 _LINE = 20  # shorter lines may be headings
 
 
-def check(data: ConfigDict) -> None:
-    """Check that the files of a text exist.
+def check(config: ConfigDict) -> ConfigDict:
+    """Check that the files of the text exist, and return the config.
 
     Raises:
       InputError: a file is missing; the message explains how to prepare it.
     """
+    data = config.data
     if data.name not in NAMES:
         raise InputError(
             f"data.name: expected one of {', '.join(NAMES)}, found {data.name!r}"
@@ -41,6 +39,7 @@ def check(data: ConfigDict) -> None:
         files(data)
     else:
         token_files.read_index(prepared(data))
+    return config
 
 
 def prepared(data: ConfigDict) -> Path:
@@ -164,7 +163,7 @@ def docstring_lines(split_seed: int) -> dict[str, Sequence[str]]:
       Lines by split.
     """
     texts = sorted({d.text for package in PACKAGES for d in docstrings.read(package)})
-    groups = grouped([_long_lines(text) for text in texts])
+    groups = docstrings.grouped([_long_lines(text) for text in texts])
     order = np.random.default_rng(split_seed).permutation(len(groups))
     held = {"test": round(HELD_OUT * len(texts)), "validation": 0}
     held["validation"] = held["test"]
@@ -182,32 +181,3 @@ def docstring_lines(split_seed: int) -> dict[str, Sequence[str]]:
 def _long_lines(text: str) -> set[str]:
     lines = (line.strip() for line in text.splitlines())
     return {line for line in lines if len(line) > _LINE}
-
-
-def grouped(keys: Sequence[set[str]]) -> list[list[int]]:
-    """Group items that share a key, ignoring keys of more than 20 items.
-
-    Args:
-      keys: keys of each item.
-
-    Returns:
-      Groups of item indices, ordered by their first item.
-    """
-    counts = Counter(key for each in keys for key in each)
-    parent = list(range(len(keys)))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
-    first: dict[str, int] = {}
-    for i, each in enumerate(keys):
-        for key in each:
-            if counts[key] <= _COMMON:
-                a, b = sorted((find(i), find(first.setdefault(key, i))))
-                parent[b] = a
-    groups: dict[int, list[int]] = {}
-    for i in range(len(keys)):
-        groups.setdefault(find(i), []).append(i)
-    return list(groups.values())

@@ -1,5 +1,6 @@
-"""Parallel corpora by name: location and splits. Needs no jax."""
+"""Parallel corpora: files, prepared corpora and the catalogue. Needs no jax."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import check_sizes, root, unprepared
 from rdrop_jax.tasks.seq2seq import parallel, prepared_text
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
-from rdrop_jax.tasks.translation import cldr
 
 SPLITS = ("train", "validation", "test")
 # Default number of pairs to hold out for a split without a file.
@@ -36,48 +36,6 @@ class PairSet:
     check: Callable[[], None] = lambda: None
     held_out: tuple[str, ...] = ()
     train: Callable[[], dict[str, str]] = dict
-
-
-def find(data: ConfigDict) -> PairSet:
-    """Find the corpus that a config names.
-
-    Args:
-      data: the config's ``data``.
-
-    Returns:
-      The corpus, of which only the index is read.
-
-    Raises:
-      InputError: not prepared; the message explains how to prepare it.
-    """
-    if data.name == "cldr_names":
-        return _cldr(data)
-    if data.name == "files":
-        return files(data, (data.source, data.target))
-    if data.name in prepared_text.NAMES:
-        return _of_languages(data)
-    if data.name.startswith(catalogue.PREFIX):
-        return catalogued(data, (data.source, data.target))
-    raise InputError(
-        "data.name: expected one of cldr_names, files, "
-        f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME, found "
-        f"{data.name!r}"
-    )
-
-
-def _cldr(data: ConfigDict) -> PairSet:
-    cldr.check(data.source, data.target)
-
-    def splits() -> dict[str, Pairs]:
-        return cldr.names(data.source, data.target, data.split_seed)
-
-    def split(name: str) -> Callable[[], Pairs]:
-        return lambda: splits()[name]
-
-    return PairSet(
-        {name: split(name) for name in SPLITS},
-        lambda: {"cldr_names": cldr.sha256(splits())},
-    )
 
 
 def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
@@ -136,7 +94,7 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             paths(split)
 
     return PairSet(
-        {split: call(read, split) for split in SPLITS},
+        {split: functools.partial(read, split) for split in SPLITS},
         lambda: {
             str(path): checksums.sha256(path)
             for split in named
@@ -186,7 +144,7 @@ def held_out(pairs: int, sizes: Mapping[str, float | None]) -> dict[str, int]:
     return found
 
 
-def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
+def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:
     """Remove default validation and test files from a config if they are missing.
 
     Their pairs are then held out of the training pairs. The workdir stores the result,
@@ -194,7 +152,7 @@ def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
 
     Args:
       config: config of a translation or summarization run.
-      defaults: file name in the preset, by split.
+      ending: ending of the preset's file names, which are the names of the splits.
 
     Returns:
       A locked copy, or the config itself if nothing changes.
@@ -206,8 +164,9 @@ def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
     place = Path(root(data))
     lost = [
         split
-        for split, name in defaults.items()
-        if data.files[split] == name and not list(place.glob(f"{name}*"))
+        for split in SPLITS[1:]
+        if data.files[split] == split + ending
+        and not list(place.glob(f"{split}{ending}*"))
     ]
     if data.name != "files":
         return config
@@ -218,16 +177,6 @@ def with_files(config: ConfigDict, defaults: Mapping[str, str]) -> ConfigDict:
         config = filled.lock()
     check_sizes(config.data)
     return config
-
-
-def _of_languages(data: ConfigDict) -> PairSet:
-    languages = data.name.split("_")[1:]
-    if sorted(languages) != sorted((data.source, data.target)):
-        raise InputError(
-            f"data.source, data.target: expected {' and '.join(languages)}, the "
-            f"languages of {data.name}, found {data.source!r} and {data.target!r}"
-        )
-    return prepared(data, (data.source, data.target))
 
 
 def prepared(
@@ -252,7 +201,7 @@ def prepared(
         return parallel.read(parallel.find(folder / split, *endings))
 
     return PairSet(
-        {split: call(read, split) for split in SPLITS},
+        {split: functools.partial(read, split) for split in SPLITS},
         lambda: {name: entry["sha256"] for name, entry in index["files"].items()},
     )
 
@@ -280,15 +229,11 @@ def catalogued(
         raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")
 
     def read(split: str) -> Pairs:
-        pairs = catalogue.read_texts(folder, split, *columns)
+        source, target = catalogue.read_texts(folder, split, columns)
+        pairs = Pairs(source, target, f"{folder}, {split}")
         return parallel.without_empty(pairs) if split == "train" else pairs
 
     return PairSet(
-        {split: call(read, split) for split in SPLITS},
+        {split: functools.partial(read, split) for split in SPLITS},
         lambda: {str(folder): checksums.sha256(folder / "dataset_info.json")},
     )
-
-
-def call(read: Callable[[str], Pairs], split: str) -> Callable[[], Pairs]:
-    """Return a function that calls ``read(split)``."""
-    return lambda: read(split)

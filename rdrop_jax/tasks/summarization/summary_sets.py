@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, docstrings
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks.language_modeling import running_text
 from rdrop_jax.tasks.seq2seq import pair_sets
 from rdrop_jax.tasks.seq2seq.pair_sets import SPLITS, PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
@@ -91,7 +90,7 @@ def docstring_pairs(split_seed: int) -> dict[str, Pairs]:
             if fits and len(body) >= _BODY[0]:
                 found.setdefault(body[: _BODY[1]], summary)
     rows = sorted(found.items())
-    groups = running_text.grouped([{body[:60], summary} for body, summary in rows])
+    groups = docstrings.grouped([{body[:60], summary} for body, summary in rows])
     order = np.random.default_rng(split_seed).permutation(len(groups))
     room = {name: round(_HELD_OUT * len(rows)) for name in ("test", "validation")}
     chosen: dict[str, list[int]] = {name: [] for name in SPLITS}
@@ -107,3 +106,17 @@ def docstring_pairs(split_seed: int) -> dict[str, Pairs]:
         )
         for name, kept in chosen.items()
     }
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """Check that the training data exist; hold splits without files out of training.
+
+    Returns:
+      The config, without the preset's files that do not exist.
+
+    Raises:
+      InputError: the training data are missing, or a split has a size and a file.
+    """
+    config = pair_sets.with_files(config, ".jsonl")
+    find(config.data).check()
+    return config

@@ -20,12 +20,11 @@ from rdrop_jax.data import pieces, tables
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import text_files
 from rdrop_jax.files.lines import clean
 from rdrop_jax.models.encoder import PAD_ID
 from rdrop_jax.tasks.answers import class_answer
 from rdrop_jax.tasks.examples import make_example_scores
-from rdrop_jax.tasks.text_classification import buckets, scores
+from rdrop_jax.tasks.text_classification import buckets, scores, text_files
 from rdrop_jax.tasks.text_classification.texts import (
     Columns,
     Texts,

@@ -11,9 +11,9 @@ from rdrop_jax import config as config_lib
 from rdrop_jax.data import catalogue, docstrings, sources, tables
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums, text_files
+from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import root, unprepared
-from rdrop_jax.tasks.text_classification import glue
+from rdrop_jax.tasks.text_classification import glue, text_files
 from rdrop_jax.tasks.text_classification.texts import (
     LABELS,
     Columns,
@@ -55,7 +55,7 @@ def find(data: ConfigDict) -> TextSet:
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    check(data)
+    check_labels(data)
     if data.name == "docstrings":
         rows = functools.cache(_summaries)
         docstrings.root(_PACKAGE)
@@ -74,7 +74,7 @@ def find(data: ConfigDict) -> TextSet:
     return _prepared(data)
 
 
-def check(data: ConfigDict) -> None:
+def check_labels(data: ConfigDict) -> None:
     """Check the dataset name and the type of labels.
 
     Raises:
@@ -175,7 +175,7 @@ def completed(config: ConfigDict) -> ConfigDict:
       InputError: the training data are missing.
     """
     data = config.data
-    check(data)
+    check_labels(data)
     classes = data.classes or _classes(data)
     unused = [s for s in ("validation", "test") if data.files[s] and data[s]]
     if data.name != "files":
@@ -304,3 +304,17 @@ def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
 
 def _table(path: Path, named: Columns) -> Callable[[], Texts]:
     return functools.cache(lambda: collect(tables.read(path), named))
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """Check the training data and fill in the class names.
+
+    Returns:
+      The config with its class names, so that prediction needs no dataset.
+
+    Raises:
+      InputError: the training data are missing, or labels do not fit.
+    """
+    config = completed(config)
+    check_training(config)
+    return config

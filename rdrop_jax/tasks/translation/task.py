@@ -15,7 +15,7 @@ from rdrop_jax.tasks.fields import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import encoded, pair_sets, task
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.translator import Answer, Translator, Ways, make_predictor
-from rdrop_jax.tasks.translation import moses
+from rdrop_jax.tasks.translation import moses, translation_sets
 from rdrop_jax.tasks.translation import scores as scoring
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.task import Task
@@ -39,7 +39,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         run.
     """
     check(config)
-    find = functools.cache(lambda: pair_sets.find(config.data))
+    find = functools.cache(lambda: translation_sets.find(config.data))
     vocabularies = (
         make_vocabularies(config, lambda name: find().splits[name]())
         if workdir is None
@@ -125,12 +125,14 @@ def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
     check(config)
     data = config.data
     if not begun and config.eval.bleu == scoring.AUTO:
-        pairs = pair_sets.find(data).splits["validation"]()
+        pairs = translation_sets.find(data).splits["validation"]()
         if problem := scoring.misfit(pairs.target, config.eval.bleu, data.target):
             raise InputError(problem)
 
     def make() -> Vocabularies:
-        return make_vocabularies(config, lambda n: pair_sets.find(data).splits[n]())
+        return make_vocabularies(
+            config, lambda n: translation_sets.find(data).splits[n]()
+        )
 
     tokenizers.ensure(workdir, make, begun=begun)
 

@@ -316,7 +316,7 @@ def test_labels_of_files_are_checked_with_their_name():
 )
 def test_bad_settings_are_named(field, value, message):
     with pytest.raises(InputError, match=rf"data\.{field}: expected .*{message}"):
-        images.check(settings(**{field: value}))
+        images.check_transforms(settings(**{field: value}))
 
 
 def test_predict_reads_files_folders_and_lists(tmp_path):

@@ -8,8 +8,8 @@ from helpers.pictures import cifar_archive, encoded, noise, write_folder
 from helpers.tiny import VIT, train
 from PIL import Image
 
-from rdrop_jax import flags
-from rdrop_jax.data import ready, sources
+from rdrop_jax import flags, tasks
+from rdrop_jax.data import sources
 from rdrop_jax.errors import InputError
 from rdrop_jax.predict import load
 from rdrop_jax.tasks.image_classification import cifar, image_sets
@@ -24,7 +24,7 @@ def config(name, root, **more):
 
 
 def splits(name, root, **more):
-    data = ready.completed(config(name, root, **more)).data
+    data = tasks.check(config(name, root, **more)).data
     found = image_sets.find(data)
     return data, {s: image_sets.open_split(found, data, s) for s in sources.SPLITS}
 

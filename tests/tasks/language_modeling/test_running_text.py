@@ -15,11 +15,15 @@ LM = "configs/lm.py"
 LINES = ["the cat saw the dog", "", "the dog ran", "a cat ran"]
 
 
-def data_of(tmp_path, lines, **fields):
+def config_of(tmp_path, lines, **fields):
     (tmp_path / "train.txt").write_text("".join(f"{line}\n" for line in lines))
     wanted = {"files.train": "train.txt", "dir": str(tmp_path), "tokens": "words"}
     overrides = {f"data.{k}": str(v) for k, v in (wanted | fields).items()}
-    return flags.load(f"{LM}:files", overrides).data
+    return flags.load(f"{LM}:files", overrides)
+
+
+def data_of(tmp_path, lines, **fields):
+    return config_of(tmp_path, lines, **fields).data
 
 
 def test_words_stand_in_order_of_their_frequency():
@@ -85,10 +89,10 @@ def test_what_has_no_file_is_cut_from_the_end():
 
 def test_groups_share_keys_that_are_not_common(monkeypatch):
     keys = [{"a"}, {"b"}, {"a", "c"}, {"d"}, {"c"}, {"e", "b"}, set()]
-    groups = running_text.grouped(keys)
+    groups = docstrings.grouped(keys)
     assert groups == [[0, 2, 4], [1, 5], [3], [6]]
     monkeypatch.setattr(running_text, "_COMMON", 1)
-    assert running_text.grouped(keys) == [[i] for i in range(len(keys))]
+    assert docstrings.grouped(keys) == [[i] for i in range(len(keys))]
 
 
 def test_docstrings_are_split_so_that_lines_are_not_shared(monkeypatch):
@@ -151,7 +155,7 @@ def test_unknown_words_without_unk(tmp_path):
 )
 def test_what_is_not_there(tmp_path, fields, message):
     with pytest.raises(InputError, match=message):
-        running_text.check(data_of(tmp_path, LINES, **fields))
+        running_text.check(config_of(tmp_path, LINES, **fields))
 
 
 @pytest.mark.parametrize("how", ["folder", "zip"])
@@ -179,8 +183,7 @@ def test_wikitext103_from_its_files(tmp_path, how):
     assert len(found.vocabulary) == 7  # its own <unk>, and ends of lines
     assert found.splits["validation"].words == 3
     assert "test: 3 tokens; published: 245569" in said
-    data = data_of(tmp_path, LINES, name="wikitext103", dir=root)
-    running_text.check(data)
+    running_text.check(config_of(tmp_path, LINES, name="wikitext103", dir=root))
     assert prepare("wikitext103", root, [], said.append) == folder
     assert "is there already" in said[-1]
     with pytest.raises(InputError, match=r"expected wiki.train.tokens in .* none"):

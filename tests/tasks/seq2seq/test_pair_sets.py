@@ -5,10 +5,11 @@ import json
 import pytest
 from helpers import tiny_nmt
 
-from rdrop_jax.data import ready
+from rdrop_jax import tasks
 from rdrop_jax.errors import InputError
 from rdrop_jax.flags import load
 from rdrop_jax.tasks.seq2seq import pair_sets
+from rdrop_jax.tasks.translation import translation_sets
 
 FILES = {
     "data.name": "files",
@@ -26,7 +27,9 @@ def data(**overrides):
 def test_splits_that_are_not_there_are_held_out(tmp_path):
     rows = [f"satz {i}\tsentence {i}" for i in range(100)]
     (tmp_path / "train.tsv").write_text("\n".join([*rows, "leer\t"]))
-    found = pair_sets.find(load(tiny_nmt.NMT, FILES | {"data.dir": str(tmp_path)}).data)
+    found = translation_sets.find(
+        load(tiny_nmt.NMT, FILES | {"data.dir": str(tmp_path)}).data
+    )
     splits = {split: read() for split, read in found.splits.items()}
     sizes = {split: len(pairs) for split, pairs in splits.items()}
     assert sizes == {"train": 80, "validation": 10, "test": 10}
@@ -45,7 +48,9 @@ def test_splits_that_are_not_there_are_held_out(tmp_path):
 )
 def test_nothing_left_to_train_on_is_said(tmp_path, rows, message):
     (tmp_path / "train.tsv").write_text("\n".join(rows))
-    found = pair_sets.find(load(tiny_nmt.NMT, FILES | {"data.dir": str(tmp_path)}).data)
+    found = translation_sets.find(
+        load(tiny_nmt.NMT, FILES | {"data.dir": str(tmp_path)}).data
+    )
     with pytest.raises(InputError, match=message):
         found.splits["train"]()
 
@@ -54,7 +59,7 @@ def test_a_held_out_pair_with_an_empty_side_stays(tmp_path):
     tiny_nmt.write(tmp_path)
     with (tmp_path / "test.tsv").open("a") as file:
         file.write("\tNOTHING\n")
-    splits = pair_sets.find(tiny_nmt.config(tmp_path).data).splits
+    splits = translation_sets.find(tiny_nmt.config(tmp_path).data).splits
     assert splits["test"]().target[-1] == "NOTHING"
 
 
@@ -76,7 +81,7 @@ def test_what_is_missing_is_said_before_jax(tmp_path):
     ):
         changed = {k.replace("__", "."): str(v) for k, v in overrides.items()}
         with pytest.raises(InputError, match=message):
-            ready.completed(load(tiny_nmt.NMT, changed))
+            tasks.check(load(tiny_nmt.NMT, changed))
 
 
 def test_a_corpus_of_the_catalogue(tmp_path):
@@ -98,7 +103,7 @@ def test_a_corpus_of_the_catalogue(tmp_path):
             yield 4, {"de": "\n", "en": "of nothing"}
 
     Pairs(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
-    found = pair_sets.find(data(data__name="tfds:pairs", data__dir=tmp_path))
+    found = translation_sets.find(data(data__name="tfds:pairs", data__dir=tmp_path))
     pairs = found.splits["test"]()
     assert sorted(zip(pairs.target, pairs.source, strict=True)) == [
         ("", "of nothing"),
@@ -108,7 +113,7 @@ def test_a_corpus_of_the_catalogue(tmp_path):
     assert len(train) == 4
     assert train.notes[0].endswith("1 pairs with an empty side dropped")
     other = data(data__name="tfds:pairs", data__dir=tmp_path, data__target="fr")
-    read = pair_sets.find(other).splits["test"]
+    read = translation_sets.find(other).splits["test"]
     with pytest.raises(InputError, match="expected features en and fr, found"):
         read()
     (info,) = tmp_path.rglob("dataset_info.json")
@@ -116,4 +121,4 @@ def test_a_corpus_of_the_catalogue(tmp_path):
     stored["splits"] = stored["splits"][:1]
     info.write_text(json.dumps(stored))
     with pytest.raises(InputError, match="expected splits train, validation, test"):
-        pair_sets.find(data(data__name="tfds:pairs", data__dir=tmp_path))
+        translation_sets.find(data(data__name="tfds:pairs", data__dir=tmp_path))

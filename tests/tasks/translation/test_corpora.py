@@ -11,7 +11,7 @@ import pytest
 from rdrop_jax.errors import InputError
 from rdrop_jax.flags import load
 from rdrop_jax.tasks.seq2seq import pair_sets, parallel, prepared_text
-from rdrop_jax.tasks.translation import corpora, moses
+from rdrop_jax.tasks.translation import corpora, moses, translation_sets
 
 pytest.importorskip("sacremoses", reason="sacremoses is in the extra nmt")
 NMT = "configs/nmt.py"
@@ -73,12 +73,12 @@ def test_iwslt_is_cut_as_published(tmp_path, small):
     assert index["pairs"] == {"train": 58, "validation": 2, "test": 4}
 
     data = load(NMT, {"data.name": "iwslt14_de_en", "data.dir": str(tmp_path)}).data
-    reverse = pair_sets.find(data).splits["test"]()
+    reverse = translation_sets.find(data).splits["test"]()
     assert reverse.target == found["test"].source
-    assert "test.de.gz" in pair_sets.find(data).provenance()
+    assert "test.de.gz" in translation_sets.find(data).provenance()
     (folder / "test.de.gz").write_bytes(b"")
     with pytest.raises(InputError, match="prepare it again"):
-        pair_sets.find(data)
+        translation_sets.find(data)
 
 
 def test_wmt_takes_all_its_parts(tmp_path, small):
@@ -123,10 +123,10 @@ def test_other_files_than_published_are_refused(tmp_path):
 def test_what_is_not_prepared_says_how(tmp_path):
     data = load(NMT, {"data.name": "wmt14_en_de", "data.dir": str(tmp_path)}).data
     with pytest.raises(InputError, match=r"rdrop_jax\.prepare wmt14_en_de --data_dir"):
-        pair_sets.find(data)
+        translation_sets.find(data)
     data = load(NMT, {"data.name": "iwslt14_es_en"}).data
     with pytest.raises(InputError, match="expected es and en"):
-        pair_sets.find(data)
+        translation_sets.find(data)
     assert set(corpora.RECIPES) == set(prepared_text.NAMES)
 
 

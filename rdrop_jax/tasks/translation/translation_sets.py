@@ -1,0 +1,78 @@
+"""Translation datasets by name: location and splits. Needs no jax."""
+
+import functools
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import catalogue
+from rdrop_jax.errors import InputError
+from rdrop_jax.tasks.seq2seq import pair_sets, prepared_text
+from rdrop_jax.tasks.seq2seq.pair_sets import SPLITS, PairSet
+from rdrop_jax.tasks.seq2seq.parallel import Pairs
+from rdrop_jax.tasks.translation import cldr
+
+
+def find(data: ConfigDict) -> PairSet:
+    """Find the corpus that a config names.
+
+    Args:
+      data: the config's ``data``.
+
+    Returns:
+      The corpus, of which only the index is read.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    if data.name == "cldr_names":
+        return _cldr(data)
+    if data.name == "files":
+        return pair_sets.files(data, (data.source, data.target))
+    if data.name in prepared_text.NAMES:
+        return _of_languages(data)
+    if data.name.startswith(catalogue.PREFIX):
+        return pair_sets.catalogued(data, (data.source, data.target))
+    raise InputError(
+        "data.name: expected one of cldr_names, files, "
+        f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME, found "
+        f"{data.name!r}"
+    )
+
+
+def _cldr(data: ConfigDict) -> PairSet:
+    cldr.check(data.source, data.target)
+
+    def splits() -> dict[str, Pairs]:
+        return cldr.names(data.source, data.target, data.split_seed)
+
+    def split(name: str) -> Pairs:
+        return splits()[name]
+
+    return PairSet(
+        {name: functools.partial(split, name) for name in SPLITS},
+        lambda: {"cldr_names": cldr.sha256(splits())},
+    )
+
+
+def _of_languages(data: ConfigDict) -> PairSet:
+    languages = data.name.split("_")[1:]
+    if sorted(languages) != sorted((data.source, data.target)):
+        raise InputError(
+            f"data.source, data.target: expected {' and '.join(languages)}, the "
+            f"languages of {data.name}, found {data.source!r} and {data.target!r}"
+        )
+    return pair_sets.prepared(data, (data.source, data.target))
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """Check that the training data exist; hold splits without files out of training.
+
+    Returns:
+      The config, without the preset's files that do not exist.
+
+    Raises:
+      InputError: the training data are missing, or a split has a size and a file.
+    """
+    config = pair_sets.with_files(config)
+    find(config.data).check()
+    return config
