@@ -27,6 +27,7 @@ from rdrop_jax.tasks.image_classification import image_sets, images, scores, sub
 from rdrop_jax.tasks.image_classification import weights as vit_files
 from rdrop_jax.tasks.image_classification.decode import Decoded
 from rdrop_jax.tasks.image_classification.predict import make_predictor
+from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.mesh import put
 from rdrop_jax.training.task import Evaluator, ExampleScores, Task
@@ -44,9 +45,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     """
     module = make_model(config)
     size, channels = config.data.image_size, config.data.channels
-    forward = linen_forward(
-        module, "image", train={"train": True}, evaluate={"train": False}
-    )
+    forward = make_forward(module)
 
     def init(key: jax.Array) -> Params:
         blank = jnp.zeros((1, size, size, channels), jnp.float32)
@@ -88,6 +87,9 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     return Task(
         init=init,
         forward=forward,
+        pass_forwards=lambda: pass_forwards(
+            config, lambda changed: make_forward(make_model(changed))
+        ),
         loss=loss,
         train_data=functools.cache(lambda: make_train_data(config, split("train"))),
         scores=scores.NAMES,
@@ -105,6 +107,13 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         pretrained=make_family(module, config.data),
         provenance=provenance,
         notes=lambda: (*found().notes, *image_sets.notes(found(), config.data)),
+    )
+
+
+def make_forward(module: ViT) -> Forward:
+    """Make ``(params, batch, key | None) -> logits``."""
+    return linen_forward(
+        module, "image", train={"train": True}, evaluate={"train": False}
     )
 
 

@@ -38,6 +38,7 @@ from rdrop_jax.tasks.language_modeling.generation import (
     split_lines,
 )
 from rdrop_jax.tasks.language_modeling.token_files import Corpus, Split
+from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.training.task import Evaluator, ExampleScores, Task
 
 FOLDER = "text"
@@ -63,9 +64,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     corpus = load(config, workdir)
     vocabulary = corpus.vocabulary
     module = make_model(config, len(vocabulary))
-    forward = linen_forward(
-        module, "inputs", train={"train": True}, evaluate={"train": False}
-    )
+    forward = make_forward(module)
     sums = functools.cache(functools.partial(make_sums, forward))
     generator = TextGenerator(config, module, vocabulary)
 
@@ -75,6 +74,9 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     return Task(
         init=functools.partial(init_params, module),
         forward=forward,
+        pass_forwards=lambda: pass_forwards(
+            config, lambda changed: make_forward(make_model(changed, len(vocabulary)))
+        ),
         loss=make_loss(config, len(vocabulary), None),
         sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
         out_axes=out_axes(config),
@@ -102,6 +104,13 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         provenance=lambda: dict(corpus.provenance),
         notes=lambda: notes(config, corpus),
         samples=lambda mesh: make_samples(generator, corpus),
+    )
+
+
+def make_forward(module: Decoder | AdaptiveDecoder) -> Forward:
+    """Make ``(params, batch, key | None) -> outputs``."""
+    return linen_forward(
+        module, "inputs", train={"train": True}, evaluate={"train": False}
     )
 
 

@@ -19,6 +19,7 @@ from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
 from rdrop_jax.pretrained.initialize import Family
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.pair_sets import SPLITS, PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
@@ -31,11 +32,11 @@ from rdrop_jax.training.task import Predictor, Task
 
 
 @dataclass(frozen=True)
-class Kind:
+class Seq2SeqSpec:
     """Components of a sequence-to-sequence task.
 
     Attributes:
-      module: the model.
+      make_model: makes the model that a config describes.
       vocabularies: source and target vocabularies.
       translator: maps source texts to target texts.
       find: finds the dataset of the config.
@@ -49,7 +50,7 @@ class Kind:
       recorded: data checksums of the run, by name; empty for a new run.
     """
 
-    module: Seq2Seq
+    make_model: Callable[[ConfigDict], Seq2Seq]
     vocabularies: Vocabularies
     translator: Translator
     find: Callable[[], PairSet]
@@ -63,32 +64,36 @@ class Kind:
     recorded: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_task(config: ConfigDict, kind: Kind) -> Task:
+def make_task(config: ConfigDict, spec: Seq2SeqSpec) -> Task:
     """Build a task from its components.
 
     Args:
       config: config of the run.
-      kind: components of the task.
+      spec: components of the task.
 
     Returns:
       The task.
     """
-    found = functools.cache(kind.find)
+    found = functools.cache(spec.find)
 
     @functools.cache
     def split(name: str) -> Pairs:
-        if kind.recorded and found().held_out and name in ("train", *found().held_out):
+        if spec.recorded and found().held_out and name in ("train", *found().held_out):
             sums = found().train()
-            workdir_lib.check_unchanged(kind.recorded, sums, "data.files.train")
+            workdir_lib.check_unchanged(spec.recorded, sums, "data.files.train")
         return found().splits[name]()
 
-    encode = functools.cache(lambda name: kind.encode(split(name)))
-    forward, tied = make_forward(kind.module), kind.module.share != "none"
-    special = kind.vocabularies.target.special
-    vocab_size = len(kind.vocabularies.target)
+    encode = functools.cache(lambda name: spec.encode(split(name)))
+    module = spec.make_model(config)
+    forward, tied = make_forward(module), module.share != "none"
+    special = spec.vocabularies.target.special
+    vocab_size = len(spec.vocabularies.target)
     return Task(
-        init=functools.partial(init_params, kind.module),
+        init=functools.partial(init_params, module),
         forward=forward,
+        pass_forwards=lambda: pass_forwards(
+            config, lambda changed: make_forward(spec.make_model(changed))
+        ),
         loss=make_loss(config, vocab_size),
         sharded_loss=(
             functools.partial(make_loss, config, vocab_size) if tied else None
@@ -97,27 +102,27 @@ def make_task(config: ConfigDict, kind: Kind) -> Task:
         train_data=functools.cache(
             lambda: make_train_data(config, encode("train"), special)
         ),
-        scores=kind.scores,
+        scores=spec.scores,
         evaluators={
             name: functools.partial(
-                make_evaluator, config, forward, kind.translator, split, encode, name
+                make_evaluator, config, forward, spec.translator, split, encode, name
             )
             for name in SPLITS
         },
         examples={
             name: functools.partial(
-                make_examples, kind.translator, split, kind.per_example, name
+                make_examples, spec.translator, split, spec.per_example, name
             )
-            for name in (SPLITS if kind.per_example else ())
+            for name in (SPLITS if spec.per_example else ())
         },
-        predictor=lambda mesh: kind.predictor(kind.translator, split),
+        predictor=lambda mesh: spec.predictor(spec.translator, split),
         size=lambda name: f"{len(split(name)):,} rows",
         partition_rules=PARTITION_RULES,
-        pretrained=kind.pretrained,
-        provenance=lambda: found().provenance() | kind.vocabularies.provenance(),
-        signatures=kind.signatures,
+        pretrained=spec.pretrained,
+        provenance=lambda: found().provenance() | spec.vocabularies.provenance(),
+        signatures=spec.signatures,
         notes=lambda: encode("train").notes,
-        samples=lambda mesh: make_samples(kind.translator, split, kind.sample),
+        samples=lambda mesh: make_samples(spec.translator, split, spec.sample),
     )
 
 

@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     """Target texts for one source, best first.
 
     Attributes:
-      texts: decoded hypotheses, before `Ways.shown`.
+      texts: decoded hypotheses, before `GenerationSettings.shown`.
       scores: log-probability divided by the length penalty, for each hypothesis.
       notes: messages to the user about the source and the best hypothesis.
       cut_short: True if the best hypothesis has the maximum length.
@@ -48,7 +48,7 @@ class FromData(str):
     __slots__ = ()
 
 
-class Ways(NamedTuple):
+class GenerationSettings(NamedTuple):
     """Generation settings and text hooks of a sequence-to-sequence task.
 
     Attributes:
@@ -89,7 +89,7 @@ class Translator:
       config: config of the run.
       module: the model.
       vocabularies: vocabularies of the run.
-      ways: generation settings and text hooks of the task.
+      settings: generation settings and text hooks of the task.
     """
 
     def __init__(
@@ -97,18 +97,18 @@ class Translator:
         config: ConfigDict,
         module: Seq2Seq,
         vocabularies: Vocabularies,
-        ways: Ways,
+        settings: GenerationSettings,
     ) -> None:
-        self._config, self.vocabularies, self._ways = config, vocabularies, ways
-        self._search = make_search(config, module, ways)
-        self.read, self.shown = ways.read, ways.shown
-        self.score, self.misfit = ways.score, ways.misfit
+        self._config, self.vocabularies, self._settings = config, vocabularies, settings
+        self._search = make_search(config, module, settings)
+        self.read, self.shown = settings.read, settings.shown
+        self.score, self.misfit = settings.score, settings.misfit
 
     def score_each(self, answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
         """Compute the scores of each example."""
-        if self._ways.score_each is None:
+        if self._settings.score_each is None:
             raise ValueError("these scores are of a corpus as a whole")
-        return self._ways.score_each(answers, pairs)
+        return self._settings.score_each(answers, pairs)
 
     def translate(self, params: Params, texts: list[str]) -> list[Answer]:
         """Translate texts that have the format of the training data.
@@ -126,21 +126,21 @@ class Translator:
         prepared, notes = self._prepared(texts)
         blank = 1 + (self.vocabularies.source.special.bos is not None)
         kept = [row for row, ids in enumerate(prepared) if len(ids) > blank]
-        limits = [self._ways.limits(len(prepared[row])) for row in kept]
+        limits = [self._settings.limits(len(prepared[row])) for row in kept]
         found = self._search(
             params,
             [prepared[row] for row in kept],
             [most for _, most in limits],
             [fewest for fewest, _ in limits],
         )
-        answers = [Answer([""], [0.0], self._ways.empty) for _ in texts]
+        answers = [Answer([""], [0.0], self._settings.empty) for _ in texts]
         decode = self.vocabularies.target.decode
         for row, hypotheses, (_, most) in zip(kept, found, limits, strict=True):
             full = bool(hypotheses.tokens) and len(hypotheses.tokens[0]) >= most
             answers[row] = Answer(
                 [decode(ids) for ids in hypotheses.tokens] or [""],
                 hypotheses.scores or [0.0],
-                (*notes[row], *(self._ways.cut_short if full else ())),
+                (*notes[row], *(self._settings.cut_short if full else ())),
                 full,
             )
         return answers
@@ -149,7 +149,7 @@ class Translator:
         self, texts: list[str]
     ) -> tuple[list[list[int]], list[tuple[str, ...]]]:
         data, vocabulary = self._config.data, self.vocabularies.source
-        texts = [self._ways.prepare(text) for text in texts]
+        texts = [self._settings.prepare(text) for text in texts]
         prepared, notes = [], []
         encoded = vocabulary.encode(texts)
         for text, ids in zip(texts, encoded, strict=True):
@@ -161,7 +161,7 @@ class Translator:
                 found = f"{len(ids) + 1} tokens, data.max_length={data.max_length}"
                 if data.overlong == "refuse":
                     raise InputError(
-                        f"--input: expected no longer {self._ways.unit} than the "
+                        f"--input: expected no longer {self._settings.unit} than the "
                         f"model's, found {found} in {text[:40]!r}"
                     )
                 said.append(f"cut: {found}")
@@ -176,7 +176,7 @@ class Translator:
 
 
 def make_search(
-    config: ConfigDict, module: Seq2Seq, ways: Ways
+    config: ConfigDict, module: Seq2Seq, settings: GenerationSettings
 ) -> batched_search.Search:
     """Make the beam search of a task."""
     rows, sources = config.eval.batch_size, config.data.max_length
@@ -185,7 +185,7 @@ def make_search(
         # The last few sources of a large batch use a batch of a quarter of its size.
         rows=(rows // 4, rows) if rows >= 16 else (rows,),
         sources=(*(n for n in shapes.sources if n < sources), sources),
-        rooms=(*(n for n in shapes.rooms if n < ways.longest), ways.longest),
+        rooms=(*(n for n in shapes.rooms if n < settings.longest), settings.longest),
     )
 
     def encode(module: Seq2Seq, src: jax.Array, where: jax.Array, length: int) -> Cache:
@@ -197,7 +197,7 @@ def make_search(
     def step(params: Params, ids: jax.Array, cache: Cache) -> Any:
         return module.apply({"params": params}, ids, cache, method="decode_step")
 
-    return batched_search.make_search(start, step, ways.options, shapes)
+    return batched_search.make_search(start, step, settings.options, shapes)
 
 
 def make_predictor(

@@ -1,5 +1,6 @@
 """Summarization: BART over byte-level subwords, with constrained beam search."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.fields import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import encoded, pair_sets, task
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.translator import Answer, Translator, Ways, make_predictor
+from rdrop_jax.tasks.seq2seq.translator import (
+    Answer,
+    GenerationSettings,
+    Translator,
+    make_predictor,
+)
 from rdrop_jax.tasks.summarization import scores as scoring
 from rdrop_jax.tasks.summarization import summary_sets, weights
 from rdrop_jax.training import workdir as workdir_lib
@@ -59,11 +65,13 @@ def with_vocabulary(
     module = make_model(config, len(vocabularies.target))
     return task.make_task(
         config,
-        task.Kind(
-            module=module,
+        task.Seq2SeqSpec(
+            make_model=functools.partial(
+                make_model, vocab_size=len(vocabularies.target)
+            ),
             vocabularies=vocabularies,
             translator=Translator(
-                config, module, vocabularies, make_ways(config, vocabularies)
+                config, module, vocabularies, make_settings(config, vocabularies)
             ),
             find=lambda: summary_sets.find(data),
             encode=lambda pairs: encoded.encode(
@@ -186,7 +194,7 @@ def _joint(tokenizer: Tokenizer) -> Vocabularies:
     return Vocabularies(vocabulary, vocabulary)
 
 
-def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
+def make_settings(config: ConfigDict, vocabularies: Vocabularies) -> GenerationSettings:
     """Make the generation settings, text hooks and scores of summarization."""
     score, special = config.eval, vocabularies.target.special
     # `misfit` has checked "auto" against the validation references.
@@ -211,7 +219,7 @@ def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
         )
         return found | {"at_max_length": float(sum(a.cut_short for a in answers))}
 
-    return Ways(
+    return GenerationSettings(
         options=Options(
             bos=special.start,
             eos=special.eos,

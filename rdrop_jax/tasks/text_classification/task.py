@@ -19,7 +19,7 @@ from rdrop_jax.core.objective import (
     rdrop_multilabel_loss,
     rdrop_regression_loss,
 )
-from rdrop_jax.core.passes import Batch, Params
+from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import pieces
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
@@ -27,6 +27,7 @@ from rdrop_jax.models.encoder import KINDS, NORM_EPS, PAD_ID, SIZES, Classifier,
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import Size
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.text_classification import buckets, evaluation, text_sets
 from rdrop_jax.tasks.text_classification import weights as encoder_files
 from rdrop_jax.tasks.text_classification.scores import NAMES
@@ -45,9 +46,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     config = text_sets.completed(config)
     data = config.data
     module = make_model(config)
-    forward = linen_forward(
-        module, encoder_inputs, train={"train": True}, evaluate={"train": False}
-    )
+    forward = make_forward(module)
     found = functools.cache(lambda: text_sets.find(data))
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
     split = functools.cache(
@@ -79,6 +78,9 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     return Task(
         init=functools.partial(init, module),
         forward=forward,
+        pass_forwards=lambda: pass_forwards(
+            config, lambda changed: make_forward(make_model(changed))
+        ),
         loss=make_loss(config),
         train_data=functools.cache(train_data),
         scores=NAMES[data.labels],
@@ -101,6 +103,13 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         ),
         provenance=provenance,
         notes=lambda: text_sets.notes(found(), data),
+    )
+
+
+def make_forward(module: Classifier) -> Forward:
+    """Make ``(params, batch, key | None) -> outputs``."""
+    return linen_forward(
+        module, encoder_inputs, train={"train": True}, evaluate={"train": False}
     )
 
 

@@ -14,7 +14,12 @@ from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.fields import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import encoded, pair_sets, task
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.translator import Answer, Translator, Ways, make_predictor
+from rdrop_jax.tasks.seq2seq.translator import (
+    Answer,
+    GenerationSettings,
+    Translator,
+    make_predictor,
+)
 from rdrop_jax.tasks.translation import moses, translation_sets
 from rdrop_jax.tasks.translation import scores as scoring
 from rdrop_jax.training import workdir as workdir_lib
@@ -45,13 +50,19 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         if workdir is None
         else tokenizers.load(workdir)
     )
-    module = make_model(config, len(vocabularies.source), len(vocabularies.target))
+    model = functools.partial(
+        make_model,
+        source_size=len(vocabularies.source),
+        target_size=len(vocabularies.target),
+    )
     return task.make_task(
         config,
-        task.Kind(
-            module=module,
+        task.Seq2SeqSpec(
+            make_model=model,
             vocabularies=vocabularies,
-            translator=Translator(config, module, vocabularies, make_ways(config)),
+            translator=Translator(
+                config, model(config), vocabularies, make_settings(config)
+            ),
             find=find,
             encode=lambda pairs: encoded.encode(
                 prepared(config, pairs),
@@ -73,7 +84,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     )
 
 
-def make_ways(config: ConfigDict) -> Ways:
+def make_settings(config: ConfigDict) -> GenerationSettings:
     """Make the generation settings, text hooks and scores of translation."""
     data, score = config.data, config.eval
     longest = data.max_length
@@ -95,7 +106,7 @@ def make_ways(config: ConfigDict) -> Ways:
             )
         return scoring.scores(hypotheses, references, used)
 
-    return Ways(
+    return GenerationSettings(
         options=Options(
             bos=EOS,
             eos=EOS,

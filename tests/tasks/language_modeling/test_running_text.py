@@ -91,7 +91,7 @@ def test_groups_share_keys_that_are_not_common(monkeypatch):
     keys = [{"a"}, {"b"}, {"a", "c"}, {"d"}, {"c"}, {"e", "b"}, set()]
     groups = docstrings.grouped(keys)
     assert groups == [[0, 2, 4], [1, 5], [3], [6]]
-    monkeypatch.setattr(running_text, "_COMMON", 1)
+    monkeypatch.setattr(docstrings, "_COMMON", 1)
     assert docstrings.grouped(keys) == [[i] for i in range(len(keys))]
 
 
