@@ -77,8 +77,9 @@ class Task:
         if unsupported.
       provenance: description of the data for result.json, mainly checksums of embedded
         data.
-      signatures: description of the scores for result.json; a run may resume with
-        different ones, such as after a package update.
+      signatures: description of the scores and of the batches for result.json, called
+        at the end of a run; a run may resume with different ones, such as after a
+        package update.
       size: ``split -> number of rows or tokens``, for the log: "1,437 rows".
       notes: messages to the user about the training data, one line each.
       samples: ``mesh -> params -> lines`` to print at the end; None prints nothing.

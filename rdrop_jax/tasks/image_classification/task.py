@@ -76,13 +76,12 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
 
     sums_on = functools.cache(functools.partial(make_sums, forward))
 
-    def provenance() -> dict[str, str]:
-        left_out = {
+    def left_out() -> dict[str, str]:
+        return {
             f"{name}: images left out": str(len(rows.skipped))
             for name, rows in opened.items()
             if rows.skipped
         }
-        return found().provenance() | left_out
 
     return Task(
         init=init,
@@ -105,7 +104,8 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         size=lambda name: f"{len(split(name)):,} rows",
         partition_rules=PARTITION_RULES,
         pretrained=make_family(module, config.data),
-        provenance=provenance,
+        provenance=lambda: found().provenance(),
+        signatures=left_out,
         notes=lambda: (*found().notes, *image_sets.notes(found(), config.data)),
     )
 

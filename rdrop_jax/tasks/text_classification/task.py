@@ -53,7 +53,6 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         lambda name: text_sets.open_split(found(), data, name, recorded())
     )
     kept = None if workdir is None else workdir / pieces.NAME
-    made: dict[str, Any] = {}
 
     @functools.cache
     def tokenizer() -> Tokenizer:
@@ -61,17 +60,15 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             return checked(config, pieces.load(kept))
         return checked(config, make_tokenizer(config, split))
 
+    @functools.cache
     def train_data() -> buckets.BucketBatches:
-        made["batches"] = make_train_data(config, tokenizer(), split("train"))
-        return made["batches"]
+        return make_train_data(config, tokenizer(), split("train"))
 
     def provenance() -> dict[str, str]:
-        batches = made.get("batches")
-        share = {} if batches is None else {"padding": f"{batches.padding(256):.3f}"}
         own = {}
         if kept is not None and kept.is_file():
             own = {pieces.NAME: checksums.sha256(kept)}
-        return found().provenance() | own | share
+        return found().provenance() | own
 
     scorer = evaluation.make_scorer(config, forward, tokenizer)
     names = text_sets.split_names(data)
@@ -82,7 +79,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             config, lambda changed: make_forward(make_model(changed))
         ),
         loss=make_loss(config),
-        train_data=functools.cache(train_data),
+        train_data=train_data,
         scores=NAMES[data.labels],
         evaluators={
             name: functools.partial(evaluation.make_evaluator, scorer, split, name)
@@ -102,6 +99,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             tokenizer=tokenizer,
         ),
         provenance=provenance,
+        signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
         notes=lambda: text_sets.notes(found(), data),
     )
 
