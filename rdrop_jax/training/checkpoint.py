@@ -8,7 +8,6 @@ checksum file is written (`rdrop_jax.files.checksums`). Checksums are verified o
 import contextlib
 import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,11 +22,11 @@ from rdrop_jax.files import checksums
 from rdrop_jax.files.disk import GONE, explained, identity, read_json
 from rdrop_jax.training.agreement import check_visible
 from rdrop_jax.training.distributed import agreed
-from rdrop_jax.training.retention import Kept
 from rdrop_jax.training.workdir import is_number
 
 T = TypeVar("T")
 _NONE = -1
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,30 @@ class Progress:
     seconds: float = 0.0
 
 
+class Retention:
+    """Preservation policy for orbax: keep the newest checkpoints and the best.
+
+    The best of the previous save is kept too, while the newest is not yet complete.
+
+    Args:
+      newest: number of newest checkpoints to keep.
+    """
+
+    def __init__(self, newest: int) -> None:
+        self._newest = newest
+        self._bests = (-1, -1)
+
+    def follow(self, best_step: int) -> None:
+        """Set the best step for the next save."""
+        self._bests = (self._bests[1], best_step)
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        """Return which checkpoints to keep; called by orbax with steps in order."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self._newest :], *self._bests}
+        return [step in kept for step in steps]
+
+
 class Checkpoints:
     """Save and restore checkpoints under ``workdir/checkpoints``.
 
@@ -54,22 +77,15 @@ class Checkpoints:
       workdir: folder of the run.
       keep: number of newest checkpoints to keep, in addition to the best.
       read_only: True for programs that read a run, which may still be training.
-      say: function that logs a line; by default it prints to standard error.
     """
 
     def __init__(
-        self,
-        workdir: Path,
-        *,
-        keep: int = 2,
-        read_only: bool = False,
-        say: Callable[[str], None] | None = None,
+        self, workdir: Path, keep: int = 2, *, read_only: bool = False
     ) -> None:
         self._folder = (workdir / "checkpoints").resolve()
         if read_only and not self._folder.is_dir():
             raise InputError(f"--workdir: no checkpoints in {workdir}")
-        self._say = say or (lambda line: print(line, file=sys.stderr))
-        self._kept = Kept(keep)
+        self._kept = Retention(keep)
         self._manager = self._opened(read_only)
         self._place = identity(self._folder)
         self._home = identity(self._folder.parent)
@@ -108,7 +124,7 @@ class Checkpoints:
         self.wait()
         moved = agreed(self._moved)
         if not moved and self._last and not checksums.sealed(self._path(self._last)):
-            self._say(f"checkpoint step {self._last}: removed during the run")
+            _logger.warning("checkpoint step %d: removed during the run", self._last)
         self._last = step
         if moved:  # the storage layer would silently recreate the folder
             self._manager = self._opened(read_only=False)
@@ -281,7 +297,7 @@ class Checkpoints:
             with explained(self._folder):
                 shutil.rmtree(aside, ignore_errors=True)
                 self._path(newer).rename(aside)
-            self._say(f"checkpoint step {newer}: moved to {aside.name}")
+            _logger.warning("checkpoint step %d: moved to %s", newer, aside.name)
         return step
 
     def _first_whole(self, steps: Iterable[int], under: str = "") -> int:
@@ -292,8 +308,11 @@ class Checkpoints:
             if flaws[step]:
                 continue
             for damaged in (s for s in flaws if flaws[s]):
-                self._say(
-                    f"checkpoint step {damaged}: {flaws[damaged]}; taking step {step}"
+                _logger.warning(
+                    "checkpoint step %d: %s; taking step %d",
+                    damaged,
+                    flaws[damaged],
+                    step,
                 )
             return step
         lines = [f"  step {step}: {flaw}" for step, flaw in flaws.items()]

@@ -196,7 +196,7 @@ def agreed(decide: Callable[[], int]) -> int:
     if failure is not None:
         raise failure
     if found == _FAILED:
-        raise InputError("process 0 cannot go on; see its own message")
+        raise InputError("process 0 cannot continue; see its message")
     return found
 
 

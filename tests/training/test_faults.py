@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import toy
+from helpers import messages, toy
 from helpers.limits import FULL, after_a_full_disk, file_size_limit
 from helpers.tiny import train
 
@@ -102,10 +102,10 @@ def abstract(state):
 
 @contextlib.contextmanager
 def opened(workdir, **options):
-    said = []
-    with contextlib.closing(
-        Checkpoints(workdir, say=said.append, **options)
-    ) as checkpoints:
+    with (
+        messages.collected() as said,
+        contextlib.closing(Checkpoints(workdir, **options)) as checkpoints,
+    ):
         yield checkpoints, said
 
 
@@ -255,10 +255,10 @@ def test_training_goes_on_from_the_one_before(finished, workdir, capsys, damage)
     (workdir / "result.json").unlink()
     damage(folder(workdir, 6))
     assert train(workdir)["test"] == result["test"]
-    out = capsys.readouterr().out
-    assert "checkpoint step 6: " in out
-    assert "; taking step 4" in out
-    assert "going on from step 4" in out
+    captured = capsys.readouterr()
+    assert "checkpoint step 6: " in captured.err
+    assert "; taking step 4" in captured.err
+    assert "resuming from step 4" in captured.out
     ours, theirs = (open_run(w, "last") for w in (workdir, reference))
     assert ours.step == theirs.step == 6
     jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
@@ -290,7 +290,7 @@ def test_a_best_that_is_lost_at_the_end_is_said(tmp_path, capsys, monkeypatch):
     assert result["checkpoint_step"] == 6
     scores = evaluate.evaluate(tmp_path, "test", "6")
     assert scores == {"step": 6, **result["test"]}
-    assert "checkpoint step 3: " in capsys.readouterr().out
+    assert "checkpoint step 3: " in capsys.readouterr().err
 
 
 @after_a_full_disk
