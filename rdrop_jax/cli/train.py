@@ -75,7 +75,7 @@ def _train_locked(
 
         if distributed.joined():
             agreement.check_equal("--config", config_lib.shared(config))
-            distributed.agreed(initialize_workdir)
+            distributed.from_process_0(initialize_workdir)
             agreement.check_shared(workdir)
         else:
             initialize_workdir()  # before jax starts
@@ -104,12 +104,14 @@ def _build_and_fit(
         return 0
 
     agreement.check_equal("data", provenance)
-    distributed.agreed(record_data)
+    distributed.from_process_0(record_data)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     if (seconds := time.perf_counter() - clock) > 5:
         _logger.info("read the data in %.0f s", seconds)
     initialize = None
-    if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
+    if config.init_from and not distributed.from_process_0(
+        lambda: workdir_lib.has_checkpoint(workdir)
+    ):
         weights = run.open_weights(config.init_from, task)
         initialize = run.initializer(weights, task, config.reinit)
         if distributed.is_first():
@@ -124,10 +126,10 @@ def _build(config: ConfigDict, workdir: Path) -> "Task":
     from rdrop_jax import tasks
 
     def prepare() -> int:
-        tasks.prepare(config, workdir, begun=workdir_lib.begun(workdir))
+        tasks.prepare(config, workdir, begun=workdir_lib.has_checkpoint(workdir))
         return 0
 
-    distributed.agreed(prepare)
+    distributed.from_process_0(prepare)
     return tasks.build(config, workdir)
 
 
@@ -151,7 +153,7 @@ def check(
     paths.check_config(config)
     config = workdir_lib.resumed(ready.completed(config), workdir, given)
     workdir_lib.check(config, workdir)
-    if config.init_from and not workdir_lib.begun(workdir):
+    if config.init_from and not workdir_lib.has_checkpoint(workdir):
         families.check(config)
     return config
 

@@ -25,22 +25,22 @@ def step_folders(checkpoints: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def sealed(folder: Path) -> bool:
-    """Return whether a folder has a checksum file; `flaw` verifies the content."""
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder has a checksum file; `problem` verifies the content."""
     return (folder / NAME).is_file()
 
 
-def only_unfinished(checkpoints: Path) -> bool:
+def none_complete(checkpoints: Path) -> bool:
     """Return whether no save was ever completed, as after a crash in the first one.
 
     A save starts only after the previous one has its checksum file, so that a crash
     leaves at most one incomplete folder.
     """
     folders = step_folders(checkpoints)
-    return len(folders) <= 1 and not any(map(sealed, folders.values()))
+    return len(folders) <= 1 and not any(map(is_complete, folders.values()))
 
 
-def seal(folder: Path) -> None:
+def write(folder: Path) -> None:
     """Write the checksum file of all files in a folder.
 
     Raises:
@@ -58,7 +58,7 @@ def seal(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
-def flaw(folder: Path, under: str = "") -> str:
+def problem(folder: Path, under: str = "") -> str:
     """Return the problem of a checkpoint folder; "" if it is valid.
 
     Args:

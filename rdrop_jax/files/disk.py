@@ -42,8 +42,8 @@ def no_space(folder: Path, error: Exception) -> InputError:
     free = shutil.disk_usage(there).free
     return InputError(
         f"--workdir: no space left to write in {folder} ({free / 2**20:.1f} MiB free, "
-        f"{_cause(error)}); finished checkpoints are whole: free some space and start "
-        "again to go on"
+        f"{_cause(error)}); finished checkpoints are valid. Free some space and start "
+        "again to resume"
     )
 
 

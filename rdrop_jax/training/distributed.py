@@ -171,7 +171,7 @@ def is_first() -> bool:
     return not joined() or sys.modules["jax"].process_index() == 0
 
 
-def agreed(decide: Callable[[], int]) -> int:
+def from_process_0(decide: Callable[[], int]) -> int:
     """Broadcast an integer decided on process 0 to all processes.
 
     Args:

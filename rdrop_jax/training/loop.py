@@ -22,7 +22,7 @@ from rdrop_jax.files.disk import check_space, read_json, write_json
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.callbacks import Callback, notify
 from rdrop_jax.training.checkpoint import Checkpoints, Progress
-from rdrop_jax.training.distributed import agreed
+from rdrop_jax.training.distributed import from_process_0
 from rdrop_jax.training.log_lines import (
     data_line,
     parameter_table,
@@ -33,7 +33,7 @@ from rdrop_jax.training.log_lines import (
     train_line,
     utc_now,
 )
-from rdrop_jax.training.mesh import make_mesh, put
+from rdrop_jax.training.mesh import make_mesh, shard_batch
 from rdrop_jax.training.optim import Schedule, make_optimizer, make_schedule
 from rdrop_jax.training.preemption import Stop
 from rdrop_jax.training.state import (
@@ -168,10 +168,12 @@ class Trainer:
         data = self.task.train_data()
         validate = self.task.evaluators["validation"](self.mesh)
         self._log_setup(data)
-        check_passes(self.task, config, self.state, put(self.mesh, data[start]))
+        check_passes(self.task, config, self.state, shard_batch(self.mesh, data[start]))
         window = Window(start, self.progress.seconds)
         seconds = config_lib.log_seconds(config.log.every)
-        log_steps = LogSteps(start, 0 if seconds else config.log.every, seconds, agreed)
+        log_steps = LogSteps(
+            start, 0 if seconds else config.log.every, seconds, from_process_0
+        )
         for step, metrics in self._updates(data, window, log_steps):
             window.add(metrics)
             last, stopping = step == config.total_steps, self.stop.reached(step)
@@ -200,7 +202,7 @@ class Trainer:
         start = int(self.state.step)
         update = jax.jit(self.train_step, donate_argnums=0)
         batches = prefetch(
-            lambda t: put(self.mesh, data[t]),
+            lambda t: shard_batch(self.mesh, data[t]),
             start,
             self.config.total_steps,
             ahead=self.config.data.prefetch,
@@ -270,7 +272,7 @@ class Trainer:
         config, task = self.config, self.task
         path, step = self.workdir / "result.json", int(self.state.step)
         result = stored_result(path) or {}
-        if agreed(lambda: int(result.get("step") == step)):
+        if from_process_0(lambda: int(result.get("step") == step)):
             _logger.info("complete: %s contains the result of step %d", path, step)
             return result
         best, params = self._best_params()

@@ -82,7 +82,7 @@ def check(config: ConfigDict, workdir: Path) -> None:
     Raises:
       InputError: the configs differ; the message lists the fields.
     """
-    if begun(workdir):
+    if has_checkpoint(workdir):
         lines = config_lib.differences(read(workdir), config)
         if lines:
             raise InputError(
@@ -93,7 +93,9 @@ def check(config: ConfigDict, workdir: Path) -> None:
 
 def is_of_0_1(workdir: Path) -> bool:
     """Return True for a run with checkpoints that version 0.1 started."""
-    return begun(workdir) and "version" not in read_json(workdir / "config.json")
+    return has_checkpoint(workdir) and "version" not in read_json(
+        workdir / "config.json"
+    )
 
 
 def resumed(
@@ -109,7 +111,7 @@ def resumed(
       workdir: folder of the run; it may not contain one yet.
       given: fields that the command line sets; None if unknown.
     """
-    if not begun(workdir):
+    if not has_checkpoint(workdir):
         return config
     stored, now = (config_lib.flatten(c) for c in (read(workdir), config))
     kept = {n: stored[n] for n in _KEPT if now.get(n) == "auto" and n in stored}
@@ -126,9 +128,9 @@ def resumed(
     return config.lock()
 
 
-def begun(workdir: Path) -> bool:
+def has_checkpoint(workdir: Path) -> bool:
     """Return whether the workdir has a completed checkpoint."""
-    return not checksums.only_unfinished(workdir / "checkpoints")
+    return not checksums.none_complete(workdir / "checkpoints")
 
 
 def record_data(found: Mapping[str, str], workdir: Path) -> None:
@@ -157,7 +159,7 @@ def record_data(found: Mapping[str, str], workdir: Path) -> None:
 
 def recorded_data(workdir: Path | None) -> dict[str, str]:
     """Return data checksums by name; empty if the run has no completed checkpoint."""
-    if workdir is None or not (workdir / _DATA).exists() or not begun(workdir):
+    if workdir is None or not (workdir / _DATA).exists() or not has_checkpoint(workdir):
         return {}
     with contextlib.suppress(InputError):  # corrupt: `record_data` writes it again
         return {name: str(sum) for name, sum in read_json(workdir / _DATA).items()}
@@ -214,7 +216,7 @@ def read(workdir: Path) -> ConfigDict:
     """
     paths.workdir(workdir)
     path = workdir / "config.json"
-    if not os.path.lexists(path) and not begun(workdir):
+    if not os.path.lexists(path) and not has_checkpoint(workdir):
         raise InputError(f"--workdir: no run in {workdir}: {path} does not exist")
     try:
         stored = read_json(path)

@@ -127,7 +127,7 @@ def test_a_broken_result_is_made_again(finished, workdir, kind):
 def test_a_broken_checksum_file_is_a_damaged_checkpoint(workdir, kind):
     folder = workdir / "checkpoints" / "step_6"
     break_file(folder / checksums.NAME, kind)
-    assert "expected a JSON object" in checksums.flaw(folder)
+    assert "expected a JSON object" in checksums.problem(folder)
 
 
 @KINDS
@@ -188,7 +188,7 @@ def test_checkpoints_that_vanish_are_noticed_at_the_next_save(one_save, lose):
     with pytest.raises(InputError, match=r"Step 2 is saved in a new folder there"):
         checkpoints.save(2, STATE, Progress())
     assert list(checksums.step_folders(run / "checkpoints")) == [2]
-    assert not checksums.flaw(run / "checkpoints" / "step_2")
+    assert not checksums.problem(run / "checkpoints" / "step_2")
 
 
 @pytest.mark.parametrize("lose", [shutil.rmtree, lambda f: f.rename(f"{f}_moved")])

@@ -39,11 +39,11 @@ def test_mesh_that_does_not_fit_is_named(shape):
 
 def test_rows_are_split_over_data_and_fsdp():
     grid = mesh.make_mesh(2, 2, 2)
-    x = mesh.put(grid, {"x": np.arange(8)})["x"]
+    x = mesh.shard_batch(grid, {"x": np.arange(8)})["x"]
     assert {shard.data.shape for shard in x.addressable_shards} == {(2,)}
     np.testing.assert_array_equal(x, np.arange(8))
     with pytest.raises(InputError, match="expected a multiple of the 4 devices"):
-        mesh.put(grid, {"x": np.arange(6)})
+        mesh.shard_batch(grid, {"x": np.arange(6)})
 
 
 def test_parameters_are_cut_by_rule_and_by_size():
@@ -133,7 +133,7 @@ def test_no_checkpoints_is_said(tmp_path):
     with pytest.raises(InputError, match="no checkpoints in"):
         Checkpoints(tmp_path, read_only=True)
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(InputError, match="holds no checkpoint yet"):
+    with pytest.raises(InputError, match="contains no checkpoint yet"):
         checkpoints.pick("last")
     checkpoints.close()
 
@@ -219,7 +219,7 @@ def test_storage_errors_of_every_kind_are_explained(tmp_path):
     ]
     for error in errors:
         with (
-            pytest.raises(InputError, match="free some space and start again"),
+            pytest.raises(InputError, match="Free some space and start again"),
             disk.explained(tmp_path),
         ):
             raise error

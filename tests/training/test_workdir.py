@@ -94,7 +94,7 @@ def test_every_file_that_does_not_fit_is_explained(finished, tmp_path):
         with pytest.raises(InputError, match=FULL):
             disk.write_json(tmp_path / "config.json", {"long": "x" * 100})
         with pytest.raises(InputError, match=FULL):
-            checksums.seal(checkpoint)
+            checksums.write(checkpoint)
         out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
         with pytest.raises(InputError, match=FULL):
             out.record(1, "train", {"x" * 100: 1.0})
@@ -103,7 +103,7 @@ def test_every_file_that_does_not_fit_is_explained(finished, tmp_path):
                 1, "train", {"x" * 100: 1.0}
             )
     assert not (tmp_path / "config.json").exists()
-    assert not checksums.flaw(checkpoint)  # the old checksums are still there
+    assert not checksums.problem(checkpoint)  # the old checksums are still there
 
 
 def test_a_second_training_is_refused(tmp_path):

@@ -28,7 +28,7 @@ from rdrop_jax.tasks.image_classification.decode import (
     converted,
     decode,
 )
-from rdrop_jax.training.mesh import put
+from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Predictor
 
 
@@ -69,7 +69,9 @@ def make_predictor(
             numbers, chunk = zip(*pairs, strict=True)
             batch = stack(list(mapped(prepare, numbers, chunk)))
             padded = pad(batch, size)
-            found = jax.device_get(probabilities(params, put(mesh, padded, whole=True)))
+            found = jax.device_get(
+                probabilities(params, shard_batch(mesh, padded, full=True))
+            )
             yield from map(answer, numbers, chunk, found)
 
     def rows(name: str) -> Iterator[Any]:

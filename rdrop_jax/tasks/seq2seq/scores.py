@@ -17,7 +17,7 @@ from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.sides import Side
 from rdrop_jax.tasks.seq2seq.translator import Translator
-from rdrop_jax.training.mesh import put
+from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores
 
 Split = Callable[[str], Pairs]
@@ -52,7 +52,7 @@ def make_evaluator(
         for batch in batches:
             each = range(batch.shape.rows)
             rows = token_batches.collate(source, target, batch, each, special)
-            nll += float(score(params, put(mesh, rows, whole=True)))
+            nll += float(score(params, shard_batch(mesh, rows, full=True)))
         answers = translator.translate(params, texts.source)
         loss = nll / tokens
         return {
