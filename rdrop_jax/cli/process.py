@@ -120,14 +120,16 @@ class ConsoleHandler(logging.Handler):
 def console_messages() -> Iterator[None]:
     """Attach a `ConsoleHandler` to the logger ``rdrop_jax``."""
     logger, handler = logging.getLogger("rdrop_jax"), ConsoleHandler()
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
     logger.addHandler(handler)
+    logger.propagate = False  # other packages attach handlers to the root logger
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate
         handler.end_line()
 
 

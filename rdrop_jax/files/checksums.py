@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.files.disk import explained, read_json, sync_folder, write_json
+from rdrop_jax.files.disk import explained, read_json, sync, write_json
 
 NAME = "checksums.json"
 _STEP = re.compile(r"step_(0|[1-9][0-9]{0,17})")
@@ -55,7 +55,7 @@ def write(folder: Path) -> None:
             for path in sorted(_files(folder))
         }
     write_json(folder / NAME, files)
-    sync_folder(folder.parent)
+    sync(folder.parent)
 
 
 def problem(folder: Path, under: str = "") -> str:

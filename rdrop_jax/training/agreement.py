@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.files.disk import explained, sync_folder
+from rdrop_jax.files.disk import explained, sync
 from rdrop_jax.training.distributed import from_process_0
 
 _ABSENT = object()
@@ -123,5 +123,5 @@ def _write_token(workdir: Path) -> int:
     token = secrets.randbits(30)
     with explained(workdir):
         (workdir / f".shared-{token}").touch()
-        sync_folder(workdir)
+        sync(workdir)
     return token

@@ -156,7 +156,7 @@ class Checkpoints:
             return 1
         raise InputError(
             f"--workdir: expected {self._folder} to stay in place, found it "
-            "removed, renamed or unmounted during the run. Nothing was saved since then. "
+            "removed, renamed or unmounted during the run. Nothing was saved since. "
             "Restore it, and start again to resume from its newest checkpoint"
         )
 

@@ -82,11 +82,12 @@ def shard_batch(mesh: Mesh, batch: Any, *, full: bool = False) -> Any:
                 f"devices that rows are split over, found {rows}"
             )
         shape = (rows, *x.shape[1:])
-        if not full and _local_rows(sharding, shape) != len(x):
+        local = _local_rows(sharding, shape)
+        if not full and local != len(x):
             raise InputError(
                 "mesh: expected every process to have a separate part of a batch, "
-                f"{len(x)} rows, found {_local_rows(sharding, shape)}; data x fsdp "
-                f"must be a multiple of the {jax.process_count()} processes, found {shards}"
+                f"{len(x)} rows, found {local}; data x fsdp must be a multiple of the "
+                f"{jax.process_count()} processes, found {shards}"
             )
         return jax.make_array_from_process_local_data(sharding, x, shape)
 
