@@ -9,6 +9,8 @@ import pytest
 from helpers.programs import run, train_argv
 from helpers.tiny import train
 
+from rdrop_jax.cli import process
+
 ROOT = Path(__file__).parent.parent
 
 # Tests train the same tiny models over and over: compile each of them once, also in
@@ -28,6 +30,13 @@ os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {given}".strip()
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def console_messages():
+    """Prints messages as the programs do."""
+    with process.console_messages():
+        yield
 
 
 @pytest.fixture

@@ -59,7 +59,8 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     try:
         process.check_streams()
         process.check_address_space()
-        main(sys.argv[1:])
+        with process.console_messages():
+            main(sys.argv[1:])
         if not sys.stdout.closed:
             sys.stdout.flush()
     except Stopped as stopped:
@@ -71,7 +72,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     except MemoryError as error:
         code = _fail(f"error: not enough memory. {_SMALLER} {error}".rstrip(), 1)
     except KeyboardInterrupt:
-        code = _fail("\ninterrupted; start again to go on", 130)
+        code = _fail("\ninterrupted. Start again to resume", 130)
     except BrokenPipeError:  # the reader of standard output has exited
         process.drop_output()
         code = 1

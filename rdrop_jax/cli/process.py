@@ -1,14 +1,19 @@
 """Process settings that programs apply before jax starts; never applied on import."""
 
+import contextlib
 import ctypes
 import io
+import logging
 import os
 import platform
 import resource
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.training import distributed
 
 # Threads, the heap and jaxlib itself reserve more than they use.
 _ADDRESS_SPACE = 1_500_000 * 1024
@@ -78,6 +83,54 @@ def _is_open(number: int) -> bool:
     except OSError:
         return False
     return True
+
+
+class ConsoleHandler(logging.Handler):
+    """Print messages of process 0 to standard output, and warnings to standard error.
+
+    On a terminal, the next line overwrites a message with the attribute ``live``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._open_line = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            print(line, file=sys.stderr, flush=True)
+        elif distributed.is_first():
+            if not sys.stdout.isatty():
+                print(line, flush=True)
+                return
+            live = getattr(record, "live", False)
+            if live:  # truncate, because a wrapped line could not be overwritten
+                line = line[: shutil.get_terminal_size().columns - 1]
+            print(f"\r\033[K{line}", end="" if live else "\n", flush=True)
+            self._open_line = live
+
+    def end_line(self) -> None:
+        """End a line that the next message would overwrite."""
+        if self._open_line:
+            print(flush=True)
+        self._open_line = False
+
+
+@contextlib.contextmanager
+def console_messages() -> Iterator[None]:
+    """Attach a `ConsoleHandler` to the logger ``rdrop_jax``."""
+    logger, handler = logging.getLogger("rdrop_jax"), ConsoleHandler()
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False  # other packages attach handlers to the root logger
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+        handler.end_line()
 
 
 def drop_output() -> None:

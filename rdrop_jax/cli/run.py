@@ -1,6 +1,7 @@
 """Read access to a finished or running run."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from rdrop_jax.training.state import abstract_params
 from rdrop_jax.training.task import Task
 
 _AVERAGE = "average:"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def open_run(
     workdir: Path,
     checkpoint: str = "best",
     config: ConfigDict | None = None,
+    task: Task | None = None,
 ) -> Run:
     """Open a workdir read-only, also while it is being trained.
 
@@ -56,6 +59,7 @@ def open_run(
         parameters of the N newest.
       config: config of the run, whose ``eval`` fields may differ; None reads the stored
         one.
+      task: task of the run, if ``config.task`` is not one of the package.
 
     Returns:
       The run with its parameters.
@@ -64,7 +68,7 @@ def open_run(
       InputError: no run there, or no such checkpoint.
     """
     config = config or workdir_lib.read(workdir)
-    task = tasks.build(config, workdir)
+    task = task or tasks.build(config, workdir)
     mesh = make_mesh(**config.mesh)
     abstract = abstract_params(task, mesh)
     ema = config.optimizer.ema > 0
@@ -118,7 +122,7 @@ def open_weights(name: str, task: Task) -> Weights:
 
 
 def initializer(
-    weights: Weights, task: Task, reinit: str, say: Callable[[str], None]
+    weights: Weights, task: Task, reinit: str
 ) -> Callable[[Params], Params]:
     """Return a function that replaces new parameters by pretrained weights.
 
@@ -126,7 +130,6 @@ def initializer(
       weights: weights from `open_weights`.
       task: task that will use the weights.
       reinit: parts to re-initialize, separated by commas.
-      say: function that logs a line for each part that is converted or re-initialized.
 
     Returns:
       A function from new parameters to the initial parameters of the run.
@@ -144,7 +147,7 @@ def initializer(
             classes=family.classes if family else None,
         )
         for note in notes:
-            say(f"init_from: {note}")
+            _logger.info("init_from: %s", note)
         return params
 
     return initialize

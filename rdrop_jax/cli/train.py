@@ -1,30 +1,46 @@
 """python -m rdrop_jax.train --config configs/vit.py [--config.rdrop.alpha=0]"""
 
 import contextlib
+import logging
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
 from rdrop_jax.cli import flags
+from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.pretrained import families
-from rdrop_jax.training import agreement, distributed, lock, preemption
+from rdrop_jax.training import agreement, distributed, preemption
 from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.callbacks import Callback
+
+if TYPE_CHECKING:  # imports jax
+    from rdrop_jax.training.task import Task
+
+_logger = logging.getLogger(__name__)
 
 
-def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def train(
+    config: ConfigDict,
+    workdir: Path,
+    task: "Task | None" = None,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
     """Start or resume the training of a config in a workdir.
 
     With several processes, each calls this after `jax.distributed` is initialized.
 
     Args:
-      config: config from `rdrop_jax.flags.load`.
+      config: config from `rdrop_jax.flags.load`; with ``task``, any config that has the
+        fields of `rdrop_jax.config.base_config`.
       workdir: folder of the run; created if absent.
+      task: task to train; None builds the task that ``config.task`` names.
+      callbacks: functions to call at logs, validations and saves.
 
     Returns:
       The content of result.json.
@@ -35,60 +51,86 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, Any]:
       Stopped: SIGTERM or SIGINT requested it; progress is saved.
       TrainingError: the loss, gradient or update is not finite.
     """
-    return _start(check(config, workdir), workdir)
+    if task is None:
+        config = check(config, workdir)
+    elif not config.task:
+        raise InputError("task: expected a name for the task, got ''")
+    return _train_locked(config, workdir, task, callbacks)
 
 
-def _start(config: ConfigDict, workdir: Path) -> dict[str, Any]:
+def _train_locked(
+    config: ConfigDict,
+    workdir: Path,
+    task: "Task | None" = None,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
+    """Lock the workdir and train in it; stop at the first SIGTERM or SIGINT."""
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(distributed.stoppable())
-        if not distributed.joined():
-            _claim(config, workdir, stack)
-            return _train(config, workdir, stop)
-        agreement.check_equal("--config", config_lib.shared(config))
-        distributed.agreed(lambda: _claim(config, workdir, stack))
-        agreement.check_shared(workdir)
-        return _train(config, workdir, stop)
+
+        def initialize_workdir() -> int:
+            stack.enter_context(workdir_lib.locked(workdir))
+            workdir_lib.initialize(config, workdir)
+            return 0
+
+        if distributed.joined():
+            agreement.check_equal("--config", config_lib.shared(config))
+            distributed.from_process_0(initialize_workdir)
+            agreement.check_shared(workdir)
+        else:
+            initialize_workdir()  # before jax starts
+        return _build_and_fit(config, workdir, task, callbacks, stop)
 
 
-def _claim(config: ConfigDict, workdir: Path, stack: contextlib.ExitStack) -> int:
-    stack.enter_context(lock.held(workdir))
-    workdir_lib.claim(config, workdir)
-    return 0
-
-
-def _train(config: ConfigDict, workdir: Path, stop: preemption.Stop) -> dict[str, Any]:
+def _build_and_fit(
+    config: ConfigDict,
+    workdir: Path,
+    task: "Task | None",
+    callbacks: Sequence[Callback],
+    stop: preemption.Stop,
+) -> dict[str, Any]:
+    """Build the task, check its data and run the training loop."""
     # Imported here, after all checks that do not require jax.
     from rdrop_jax.cli import run
-    from rdrop_jax.training import loop, state
+    from rdrop_jax.training import loop
 
-    def prepare() -> int:
-        tasks.prepare(config, workdir, begun=workdir_lib.begun(workdir))
-        return 0
-
-    say = print if distributed.is_first() else lambda line: None
-    say("reading the data")
+    _logger.info("reading the data")
     clock = time.perf_counter()
-    distributed.agreed(prepare)  # on process 0, before any process reads the data
-    task = tasks.build(config, workdir)
+    task = task or _build(config, workdir)
     provenance = task.provenance()
 
-    def claim_data() -> int:
-        workdir_lib.claim_data(provenance, workdir)
+    def record_data() -> int:
+        workdir_lib.record_data(provenance, workdir)
         return 0
 
     agreement.check_equal("data", provenance)
-    distributed.agreed(claim_data)
+    distributed.from_process_0(record_data)
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     if (seconds := time.perf_counter() - clock) > 5:
-        say(f"read the data in {seconds:.0f} s")
+        _logger.info("read the data in %.0f s", seconds)
     initialize = None
-    if config.init_from and not distributed.agreed(lambda: workdir_lib.begun(workdir)):
+    if config.init_from and not distributed.from_process_0(
+        lambda: workdir_lib.has_checkpoint(workdir)
+    ):
         weights = run.open_weights(config.init_from, task)
-        initialize = run.initializer(weights, task, config.reinit, say)
+        initialize = run.initializer(weights, task, config.reinit)
         if distributed.is_first():
             workdir_lib.record_init(workdir, config.init_from, weights.sha256)
-    tx = state.make_tx(resolved)
-    return loop.fit(task, tx, resolved, workdir, initialize=initialize, stop=stop)
+    return loop.fit(
+        task, resolved, workdir, initialize=initialize, stop=stop, callbacks=callbacks
+    )
+
+
+def _build(config: ConfigDict, workdir: Path) -> "Task":
+    """Build the task of a config, after process 0 has written the files it needs."""
+    from rdrop_jax import tasks
+
+    def prepare() -> int:
+        tasks.prepare(config, workdir, begun=workdir_lib.has_checkpoint(workdir))
+        return 0
+
+    distributed.from_process_0(prepare)
+    return tasks.build(config, workdir)
 
 
 def check(
@@ -111,7 +153,7 @@ def check(
     paths.check_config(config)
     config = workdir_lib.resumed(tasks.check(config), workdir, given)
     workdir_lib.check(config, workdir)
-    if config.init_from and not workdir_lib.begun(workdir):
+    if config.init_from and not workdir_lib.has_checkpoint(workdir):
         families.check(config, tasks.families())
     return config
 
@@ -138,4 +180,4 @@ def main(argv: Sequence[str]) -> None:
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)
-    _start(config, workdir)
+    _train_locked(config, workdir)

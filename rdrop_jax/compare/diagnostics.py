@@ -1,7 +1,6 @@
 """Diagnostics of a finished run, in addition to its scores."""
 
 import itertools
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rdrop_jax.cli.run import Run, open_run
-from rdrop_jax.files.disk import explained, write_json
+from rdrop_jax.files.disk import explained, replaced, write_json
 
 SUB_MODELS = 8
 _JSON, _EXAMPLES = "diagnostics.json", "test_examples.npz"
@@ -43,11 +42,8 @@ def _of_examples(run: Run, workdir: Path) -> dict[str, float]:
     scores = run.task.examples["test"](run.mesh)
     whole = scores(run.params, None)
     classes = whole.pop("log_probs", None) is not None
-    aside = workdir / f"{_EXAMPLES}.tmp"
-    with explained(workdir):
-        with aside.open("wb") as file:
-            np.savez(file, allow_pickle=False, **whole)
-        os.replace(aside, workdir / _EXAMPLES)
+    with explained(workdir), replaced(workdir / _EXAMPLES) as file:
+        np.savez(file, allow_pickle=False, **whole)
     if not classes:
         return {}
     keys = jax.random.split(jax.random.key(0), SUB_MODELS)

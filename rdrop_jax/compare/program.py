@@ -18,7 +18,8 @@ from rdrop_jax.compare.report import make_report
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files import paths
 from rdrop_jax.files.disk import explained, write_json, write_text
-from rdrop_jax.training import lock, preemption
+from rdrop_jax.training import preemption
+from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.task import direction
 
 
@@ -53,7 +54,7 @@ def compare(
     tasks.check(base)
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    with lock.held(workdir), preemption.stoppable() as stop:
+    with workdir_lib.locked(workdir), preemption.stoppable() as stop:
         began = claim(options, config_lib.flatten(base), workdir, command)
         found = Comparison(options, began, workdir, jobs=jobs, start=start, stop=stop)
         found.make_runs()

@@ -4,7 +4,6 @@ The library `tokenizers` provides WordPiece (BERT) and byte-level BPE (RoBERTa).
 that is too long is truncated in its longer text.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from rdrop_jax.data.tokenizer_files import NAME as NAME
 from rdrop_jax.data.tokenizer_files import find as find
 from rdrop_jax.data.tokenizer_files import load as load
 from rdrop_jax.errors import InputError, rust_explained
+from rdrop_jax.files.disk import write_text
 from rdrop_jax.files.lines import clean
 
 
@@ -83,9 +83,7 @@ def train_bytes(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Write tokenizer.json atomically."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, tokenizer.to_str(pretty=True))
 
 
 def check_fits(

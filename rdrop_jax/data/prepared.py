@@ -10,7 +10,6 @@ each split with their number of records, and sizes and checksums of the sources.
 
 import contextlib
 import json
-import os
 import shutil
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 
 from rdrop_jax.data import index as index_lib
 from rdrop_jax.errors import InputError
-from rdrop_jax.files.disk import sync_folder
+from rdrop_jax.files.disk import publish
 
 _LABEL = struct.Struct("<I")
 IMAGE_FEATURES = {"label": "uint32, little-endian", "image": "an encoded image"}
@@ -164,14 +163,10 @@ class Writer:
             "classes": list(classes),
         }
         with _explained(self._folder.parent):
-            with (self._partial / "index.json").open("w") as file:
-                file.write(json.dumps(index, indent=1) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            text = json.dumps(index, indent=1) + "\n"
+            (self._partial / "index.json").write_text(text)
             (self._partial / "sources.json").unlink()
-            sync_folder(self._partial)
-            os.replace(self._partial, self._folder)
-            sync_folder(self._folder.parent)
+            publish(self._partial, self._folder)
         return self._folder
 
 
@@ -186,8 +181,8 @@ def _explained(folder: Path) -> Iterator[None]:
 def _write_shard(path: Path, source: Iterator[bytes], count: int, wanted: str) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    aside = path.with_name(path.name + ".tmp")
-    writer = ArrayRecordWriter(str(aside), "group_size:1")
+    temporary = path.with_name(path.name + ".tmp")
+    writer = ArrayRecordWriter(str(temporary), "group_size:1")
     try:
         for done in range(count):
             found = next(source, None)
@@ -196,10 +191,7 @@ def _write_shard(path: Path, source: Iterator[bytes], count: int, wanted: str) -
             writer.write(found)
     finally:
         writer.close()
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(aside, path)
-    sync_folder(path.parent)
+    publish(temporary, path)
 
 
 def check_images(index: dict[str, Any], folder: Path) -> None:

@@ -11,7 +11,6 @@ vocabularies are written once, atomically, before its first step:
 
 import hashlib
 import json
-import os
 import shutil
 import unicodedata
 from collections import Counter
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rdrop_jax.errors import InputError, rust_explained
-from rdrop_jax.files.disk import read_json
+from rdrop_jax.files.disk import publish, read_json
 from rdrop_jax.files.lines import clean
 
 FOLDER = "vocabulary"
@@ -204,23 +203,16 @@ def save(vocabularies: Vocabularies, workdir: Path) -> None:
     partial.mkdir(parents=True)
     files = vocabularies.files()
     for name, vocabulary in files.items():
-        _write(partial / name, vocabulary.text)
+        (partial / name).write_text(vocabulary.text, encoding="utf-8")
     index = {
         "format": FORMAT,
         "files": {
             name: {"size": len(v), "sha256": v.sha256} for name, v in files.items()
         },
     }
-    _write(partial / "index.json", json.dumps(index, indent=1))
+    (partial / "index.json").write_text(json.dumps(index, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    publish(partial, folder)
 
 
 def load(workdir: Path) -> Vocabularies:

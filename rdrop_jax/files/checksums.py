@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.files.disk import explained, read_json, sync_folder, write_json
+from rdrop_jax.files.disk import explained, read_json, sync, write_json
 
 NAME = "checksums.json"
 _STEP = re.compile(r"step_(0|[1-9][0-9]{0,17})")
@@ -25,22 +25,22 @@ def step_folders(checkpoints: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def sealed(folder: Path) -> bool:
-    """Return whether a folder has a checksum file; `flaw` verifies the content."""
+def is_complete(folder: Path) -> bool:
+    """Return whether a folder has a checksum file; `problem` verifies the content."""
     return (folder / NAME).is_file()
 
 
-def only_unfinished(checkpoints: Path) -> bool:
+def none_complete(checkpoints: Path) -> bool:
     """Return whether no save was ever completed, as after a crash in the first one.
 
     A save starts only after the previous one has its checksum file, so that a crash
     leaves at most one incomplete folder.
     """
     folders = step_folders(checkpoints)
-    return len(folders) <= 1 and not any(map(sealed, folders.values()))
+    return len(folders) <= 1 and not any(map(is_complete, folders.values()))
 
 
-def seal(folder: Path) -> None:
+def write(folder: Path) -> None:
     """Write the checksum file of all files in a folder.
 
     Raises:
@@ -55,10 +55,10 @@ def seal(folder: Path) -> None:
             for path in sorted(_files(folder))
         }
     write_json(folder / NAME, files)
-    sync_folder(folder.parent)
+    sync(folder.parent)
 
 
-def flaw(folder: Path, under: str = "") -> str:
+def problem(folder: Path, under: str = "") -> str:
     """Return the problem of a checkpoint folder; "" if it is valid.
 
     Args:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import lfs
 
 # Error texts of orbax's storage layer, which sets no errno.
 _FULL = ("RESOURCE_EXHAUSTED", "No space left", "File too large", "quota exceeded")
@@ -42,8 +43,8 @@ def no_space(folder: Path, error: Exception) -> InputError:
     free = shutil.disk_usage(there).free
     return InputError(
         f"--workdir: no space left to write in {folder} ({free / 2**20:.1f} MiB free, "
-        f"{_cause(error)}); finished checkpoints are whole: free some space and start "
-        "again to go on"
+        f"{_cause(error)}); finished checkpoints are valid. Free some space and start "
+        "again to resume"
     )
 
 
@@ -81,8 +82,12 @@ def identity(folder: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a run wrote.
+def read_json(path: Path, field: str = "") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+      path: path of the file.
+      field: config field that names the file, for messages.
 
     Raises:
       InputError: not a regular file, an unreadable file, or not a JSON object.
@@ -95,12 +100,14 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError:
         found = "values nested too deeply"
     except ValueError as error:  # also text that is not Unicode
+        lfs.check(path, field)
         found = f"content that is not JSON ({error})"
     else:
         if isinstance(content, dict):
             return content
         found = f"a JSON {type(content).__name__}"
-    raise InputError(f"{path}: expected a JSON object, found {found}")
+    prefix = f"{field}: " if field else ""
+    raise InputError(f"{prefix}{path}: expected a JSON object, found {found}")
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -154,28 +161,49 @@ def open_regular(path: Path, mode: str) -> IO[Any]:
             raise OSError(errno.EINVAL, "expected a regular file", str(path))
         return number
 
-    return open(path, mode, opener=opener)
+    encoding = None if "b" in mode else "utf-8"
+    return open(path, mode, opener=opener, encoding=encoding)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically and durably, by a synced temporary file and a rename."""
-    aside = path.with_name(path.name + ".tmp")
-    with explained(path.parent):
-        with open_regular(aside, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        sync_folder(path.parent)
+@contextlib.contextmanager
+def replaced(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file; at the end, sync it and rename it to ``path``.
+
+    Args:
+      path: path of the file; an existing file is replaced atomically.
+      mode: "wb", or "w" for text in UTF-8.
+
+    Yields:
+      The open file. After an error, ``path`` is unchanged.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    with open_regular(temporary, mode) as file:
+        yield file
+    publish(temporary, path)
 
 
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that renames in it are durable."""
-    handle = os.open(folder, os.O_RDONLY)
+def publish(temporary: Path, path: Path) -> None:
+    """Sync a complete file, or a folder of files, and rename it to ``path``."""
+    files = temporary.iterdir() if temporary.is_dir() else ()
+    for each in (*files, temporary):
+        sync(each)
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a file's content, or the entries of a folder, to disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of a run atomically and durably by `replaced`."""
+    with explained(path.parent), replaced(path, "w") as file:
+        file.write(text)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,7 +1,6 @@
 """Reading and writing of weight files, never with pickle. Does not import jax."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from safetensors.numpy import save_file
 
 from rdrop_jax.errors import InputError, rust_explained
 from rdrop_jax.files import checksums, lfs, memory, npz_headers
+from rdrop_jax.files.disk import publish, read_json, replaced
 from rdrop_jax.training import workdir as workdir_lib
 
 EXPECTED = (
@@ -130,25 +130,26 @@ def write(
     if preprocessor is not None:
         write_json(folder / "preprocessor_config.json", preprocessor)
     write_json(folder / "config.json", config)
-    whole = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+    contiguous = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+    temporary = folder / f"{_WHOLE}.tmp"
     try:
-        save_file(whole, folder / _WHOLE, metadata={"format": "pt"})
+        save_file(contiguous, temporary, metadata={"format": "pt"})
     except SafetensorError as error:
         raise OSError(str(error)) from error
-    shutil.copymode(folder / "config.json", folder / _WHOLE)  # else owner-only
+    shutil.copymode(folder / "config.json", temporary)  # else owner-only
+    publish(temporary, folder / _WHOLE)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping as indented JSON."""
-    text = json.dumps(content, indent=2, ensure_ascii=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    with replaced(path, "w") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_npz(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
     """Write model.npz atomically."""
-    aside = folder / "model.tmp.npz"
-    np.savez(aside, allow_pickle=False, **arrays)
-    os.replace(aside, folder / "model.npz")
+    with replaced(folder / "model.npz") as file:
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 @contextmanager
@@ -188,7 +189,7 @@ def _parts(path: Path) -> dict[Path, set[str] | None]:
 def _named_parts(path: Path) -> dict[Path, set[str] | None]:
     if path.is_file() or (path / _WHOLE).is_file():
         return {path if path.is_file() else path / _WHOLE: None}
-    index = _json(path / _INDEX)
+    index = read_json(path / _INDEX, "init_from")
     names = index.get("weight_map")
     if not isinstance(names, dict) or not names:
         raise InputError(f"init_from: {path / _INDEX}: expected a weight_map")
@@ -215,18 +216,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not file.is_file():
         raise InputError(f"init_from: {path}: expected config.json, found none")
-    return _json(file)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    lfs.check(path, "init_from")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"init_from: {path}: expected JSON, found none") from error
-    if not isinstance(content, dict):
-        raise InputError(f"init_from: {path}: expected a JSON object")
-    return content
+    return read_json(file, "init_from")
 
 
 def _check_all(path: Path) -> list[Path]:

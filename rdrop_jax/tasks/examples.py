@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.batches import HostBatch
-from rdrop_jax.training.mesh import put
+from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import ExampleScores
 
 
@@ -39,7 +39,7 @@ def make_example_scores(
         log_probs, labels = [], []
         for number, batch in enumerate(batches()):
             own: Any = None if key is None else jax.random.fold_in(key, number)
-            placed = put(mesh, batch, whole=True)
+            placed = shard_batch(mesh, batch, full=True)
             found = jax.device_get(log_probabilities(params, placed, own))
             log_probs.append(found[batch["where"]])
             labels.append(batch["label"][batch["where"]])

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.files.disk import explained, sync_folder
-from rdrop_jax.training.distributed import agreed
+from rdrop_jax.files.disk import explained, sync
+from rdrop_jax.training.distributed import from_process_0
 
 _ABSENT = object()
 _SEEN_WITHIN = 10.0  # seconds for a network file system to show a new file
@@ -108,7 +108,7 @@ def check_shared(workdir: Path) -> None:
 
     if jax.process_count() == 1:
         return
-    token = agreed(lambda: _write_token(workdir))
+    token = from_process_0(lambda: _write_token(workdir))
     path = workdir / f".shared-{token}"
     try:
         check_visible(
@@ -123,5 +123,5 @@ def _write_token(workdir: Path) -> int:
     token = secrets.randbits(30)
     with explained(workdir):
         (workdir / f".shared-{token}").touch()
-        sync_folder(workdir)
+        sync(workdir)
     return token

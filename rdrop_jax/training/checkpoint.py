@@ -8,7 +8,6 @@ checksum file is written (`rdrop_jax.files.checksums`). Checksums are verified o
 import contextlib
 import logging
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,12 +21,12 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.files.disk import GONE, explained, identity, read_json
 from rdrop_jax.training.agreement import check_visible
-from rdrop_jax.training.distributed import agreed
-from rdrop_jax.training.retention import Kept
+from rdrop_jax.training.distributed import from_process_0
 from rdrop_jax.training.workdir import is_number
 
 T = TypeVar("T")
 _NONE = -1
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,30 @@ class Progress:
     seconds: float = 0.0
 
 
+class Retention:
+    """Preservation policy for orbax: keep the newest checkpoints and the best.
+
+    The best of the previous save is kept too, while the newest is not yet complete.
+
+    Args:
+      newest: number of newest checkpoints to keep.
+    """
+
+    def __init__(self, newest: int) -> None:
+        self._newest = newest
+        self._bests = (-1, -1)
+
+    def follow(self, best_step: int) -> None:
+        """Set the best step for the next save."""
+        self._bests = (self._bests[1], best_step)
+
+    def should_preserve(self, checkpoints: Any, *, context: Any) -> list[bool]:
+        """Return which checkpoints to keep; called by orbax with steps in order."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*steps[-self._newest :], *self._bests}
+        return [step in kept for step in steps]
+
+
 class Checkpoints:
     """Save and restore checkpoints under ``workdir/checkpoints``.
 
@@ -54,27 +77,20 @@ class Checkpoints:
       workdir: folder of the run.
       keep: number of newest checkpoints to keep, in addition to the best.
       read_only: True for programs that read a run, which may still be training.
-      say: function that logs a line; by default it prints to standard error.
     """
 
     def __init__(
-        self,
-        workdir: Path,
-        *,
-        keep: int = 2,
-        read_only: bool = False,
-        say: Callable[[str], None] | None = None,
+        self, workdir: Path, keep: int = 2, *, read_only: bool = False
     ) -> None:
         self._folder = (workdir / "checkpoints").resolve()
         if read_only and not self._folder.is_dir():
             raise InputError(f"--workdir: no checkpoints in {workdir}")
-        self._say = say or (lambda line: print(line, file=sys.stderr))
-        self._kept = Kept(keep)
+        self._retention = Retention(keep)
         self._manager = self._opened(read_only)
         self._place = identity(self._folder)
         self._home = identity(self._folder.parent)
-        self._sealer = ThreadPoolExecutor(1, thread_name_prefix="seal")
-        self._sealing: Future[None] | None = None
+        self._checksum_thread = ThreadPoolExecutor(1, thread_name_prefix="checksums")
+        self._pending: Future[None] | None = None
         self._last = 0
 
     def _opened(self, read_only: bool) -> ocp.CheckpointManager:
@@ -84,7 +100,7 @@ class Checkpoints:
             return ocp.CheckpointManager(
                 self._folder,
                 options=ocp.CheckpointManagerOptions(
-                    preservation_policy=self._kept,
+                    preservation_policy=self._retention,
                     cleanup_tmp_directories=not read_only,
                     read_only=read_only,
                     step_prefix="step",
@@ -95,7 +111,9 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Return the steps with a complete checkpoint, oldest first."""
         folders = checksums.step_folders(self._folder)
-        return [step for step, folder in folders.items() if checksums.sealed(folder)]
+        return [
+            step for step, folder in folders.items() if checksums.is_complete(folder)
+        ]
 
     def save(self, step: int, state: Any, progress: Progress) -> None:
         """Start to save; return once the arrays are copied off the devices.
@@ -106,9 +124,13 @@ class Checkpoints:
           progress: record to store alongside the state.
         """
         self.wait()
-        moved = agreed(self._moved)
-        if not moved and self._last and not checksums.sealed(self._path(self._last)):
-            self._say(f"checkpoint step {self._last}: removed during the run")
+        moved = from_process_0(self._moved)
+        if (
+            not moved
+            and self._last
+            and not checksums.is_complete(self._path(self._last))
+        ):
+            _logger.warning("checkpoint step %d: removed during the run", self._last)
         self._last = step
         if moved:  # the storage layer would silently recreate the folder
             self._manager = self._opened(read_only=False)
@@ -135,24 +157,24 @@ class Checkpoints:
         raise InputError(
             f"--workdir: expected {self._folder} to stay in place, found it "
             "removed, renamed or unmounted during the run. Nothing was saved since. "
-            "Put it back, and start again to resume from its newest checkpoint"
+            "Restore it, and start again to resume from its newest checkpoint"
         )
 
     def _start_save(self, step: int, state: Any, progress: Progress) -> None:
-        self._kept.follow(progress.best_step)
+        self._retention.follow(progress.best_step)
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(state),
             progress=ocp.args.JsonSave(asdict(progress)),
         )
         with explained(self._folder):
             self._manager.save(step, args=args, force=True)
-        self._sealing = self._sealer.submit(self._seal, step)
+        self._pending = self._checksum_thread.submit(self._write_checksums, step)
 
-    def _seal(self, step: int) -> None:
+    def _write_checksums(self, step: int) -> None:
         with explained(self._folder):
             self._manager.wait_until_finished()
         if jax.process_index() == 0:
-            checksums.seal(self._path(step))
+            checksums.write(self._path(step))
 
     def restore(self, step: int, abstract: Any) -> tuple[Any, Progress]:
         """Return the state and progress at a step, sharded as in ``abstract``."""
@@ -161,7 +183,7 @@ class Checkpoints:
         )
         found = self._manager.restore(step, args=args)
         progress = Progress(**found["progress"])
-        self._kept.follow(progress.best_step)
+        self._retention.follow(progress.best_step)
         return found["state"], progress
 
     def restore_params(self, step: int, abstract: Any, *, ema: bool) -> Any:
@@ -195,7 +217,7 @@ class Checkpoints:
                 return step, load(step)
             except (OSError, ValueError, KeyError):
                 # With several processes, do not retry: `pick` needs all of them.
-                if jax.process_count() > 1 or not checksums.flaw(self._path(step)):
+                if jax.process_count() > 1 or not checksums.problem(self._path(step)):
                     raise
 
     def pick(self, which: str) -> int:
@@ -207,7 +229,7 @@ class Checkpoints:
         Raises:
           InputError: the checkpoint does not exist or is corrupt, or none is valid.
         """
-        step = agreed(lambda: self._pick(which))
+        step = from_process_0(lambda: self._pick(which))
         self._check_visible(step)
         return step
 
@@ -218,20 +240,20 @@ class Checkpoints:
     def _pick(self, which: str) -> int:
         steps = sorted(checksums.step_folders(self._folder), reverse=True)
         if not steps:
-            raise InputError(f"--checkpoint: {self._folder} holds no checkpoint yet")
+            raise InputError(f"--checkpoint: {self._folder} contains no checkpoint yet")
         if which == "last":
-            return self._first_whole(steps)
+            return self._first_valid(steps)
         if which == "best":
-            newest = self._first_whole(steps, under="progress")
+            newest = self._first_valid(steps, under="progress")
             best = self.progress(newest).best_step
-            return self._first_whole([best, *steps] if best >= 0 else steps)
+            return self._first_valid([best, *steps] if best >= 0 else steps)
         if not is_number(which) or int(which) not in steps:
             raise InputError(
                 "--checkpoint: expected best, last, average:N or one of "
                 f"{self.steps()}, found {which!r}"
             )
-        if reason := checksums.flaw(self._path(int(which))):
-            raise InputError(f"--checkpoint: step {which} is damaged: {reason}")
+        if reason := checksums.problem(self._path(int(which))):
+            raise InputError(f"--checkpoint: step {which} is corrupt: {reason}")
         return int(which)
 
     def newest(self, count: str) -> list[int]:
@@ -245,17 +267,19 @@ class Checkpoints:
                 f"--checkpoint: expected average:N with N at least 1, found {count!r}"
             )
         folders = checksums.step_folders(self._folder)
-        whole = [
-            s for s in sorted(folders, reverse=True) if not checksums.flaw(folders[s])
+        valid = [
+            s
+            for s in sorted(folders, reverse=True)
+            if not checksums.problem(folders[s])
         ]
         # All processes average as many checkpoints as process 0 finds.
-        there = agreed(lambda: len(whole))
+        there = from_process_0(lambda: len(valid))
         if int(count) > there:
             raise InputError(
-                f"--checkpoint: expected {count} whole checkpoints to average, found "
-                f"{there}: {sorted(whole)}; checkpoint.keep says how many a run keeps"
+                f"--checkpoint: expected {count} valid checkpoints to average, found "
+                f"{there}: {sorted(valid)}; checkpoint.keep sets how many a run keeps"
             )
-        return whole[: int(count)]
+        return valid[: int(count)]
 
     def latest(self) -> int | None:
         """Return the step to resume from; rename newer, corrupt checkpoints.
@@ -266,7 +290,7 @@ class Checkpoints:
         Raises:
           InputError: there are completed checkpoints, but none is valid.
         """
-        step = agreed(self._cleared)
+        step = from_process_0(self._cleared)
         if step != _NONE:
             self._check_visible(step)
         self._manager.reload()
@@ -274,32 +298,37 @@ class Checkpoints:
 
     def _cleared(self) -> int:
         steps = sorted(checksums.step_folders(self._folder), reverse=True)
-        fresh = checksums.only_unfinished(self._folder)
-        step = _NONE if fresh else self._first_whole(steps)
+        fresh = checksums.none_complete(self._folder)
+        step = _NONE if fresh else self._first_valid(steps)
         for newer in (s for s in steps if s > step):
             aside = self._folder / f"damaged_step_{newer}"
             with explained(self._folder):
                 shutil.rmtree(aside, ignore_errors=True)
                 self._path(newer).rename(aside)
-            self._say(f"checkpoint step {newer}: moved to {aside.name}")
+            _logger.warning("checkpoint step %d: moved to %s", newer, aside.name)
         return step
 
-    def _first_whole(self, steps: Iterable[int], under: str = "") -> int:
+    def _first_valid(self, steps: Iterable[int], under: str = "") -> int:
         """Return the first step with a valid checkpoint; log why others are skipped."""
-        flaws: dict[int, str] = {}
+        problems: dict[int, str] = {}
         for step in steps:
-            flaws[step] = flaws.get(step) or checksums.flaw(self._path(step), under)
-            if flaws[step]:
+            problems[step] = problems.get(step) or checksums.problem(
+                self._path(step), under
+            )
+            if problems[step]:
                 continue
-            for damaged in (s for s in flaws if flaws[s]):
-                self._say(
-                    f"checkpoint step {damaged}: {flaws[damaged]}; taking step {step}"
+            for corrupt in (s for s in problems if problems[s]):
+                _logger.warning(
+                    "checkpoint step %d: %s; using step %d",
+                    corrupt,
+                    problems[corrupt],
+                    step,
                 )
             return step
-        lines = [f"  step {step}: {flaw}" for step, flaw in flaws.items()]
+        lines = [f"  step {step}: {problem}" for step, problem in problems.items()]
         raise InputError(
-            f"--workdir: expected a whole checkpoint in {self._folder}, found damaged "
-            "ones alone; put back a copy, or take another workdir:\n" + "\n".join(lines)
+            f"--workdir: {self._folder}: no valid checkpoint, all are corrupt. "
+            "Restore one from a backup or use another workdir:\n" + "\n".join(lines)
         )
 
     def _path(self, step: int) -> Path:
@@ -307,16 +336,16 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until every save is on disk and its checksum file is written."""
-        sealing, self._sealing = self._sealing, None
-        if sealing is not None:
-            sealing.result()
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
     def close(self) -> None:
         """Wait for pending saves, then release the threads."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(explained(self._folder))
             stack.callback(self._manager.close)
-            stack.callback(self._sealer.shutdown)
+            stack.callback(self._checksum_thread.shutdown)
             self.wait()
 
 

@@ -5,6 +5,7 @@ Imports jax inside functions only, so that a command line is checked without it.
 
 import argparse
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -16,6 +17,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.training import preemption
 from rdrop_jax.training.preemption import Stop
 
+_logger = logging.getLogger(__name__)
 _FAILED = -2
 _MAX_PROCESSES = 10**6
 _MAX_SECONDS = 10**6
@@ -171,7 +173,7 @@ def is_first() -> bool:
     return not joined() or sys.modules["jax"].process_index() == 0
 
 
-def agreed(decide: Callable[[], int]) -> int:
+def from_process_0(decide: Callable[[], int]) -> int:
     """Broadcast an integer decided on process 0 to all processes.
 
     Args:
@@ -196,7 +198,7 @@ def agreed(decide: Callable[[], int]) -> int:
     if failure is not None:
         raise failure
     if found == _FAILED:
-        raise InputError("process 0 cannot go on; see its own message")
+        raise InputError("process 0 cannot continue; see its message")
     return found
 
 
@@ -229,11 +231,11 @@ class _SharedStop(Stop):
 def _give_up(cluster: Cluster) -> None:
     where = cluster.coordinator or "the detected coordinator"
     count = cluster.num_processes or "all"
-    print(
-        f"error: --coordinator: expected {count} processes at {where} within "
-        f"{cluster.start_timeout} s, found fewer; is process 0 up, its port open, and "
-        "the address the same everywhere?",
-        file=sys.stderr,
-        flush=True,
+    _logger.error(
+        "error: --coordinator: expected %s processes at %s within %d s, found fewer. "
+        "Check that process 0 is up, its port open and the address the same everywhere",
+        count,
+        where,
+        cluster.start_timeout,
     )
     os._exit(2)

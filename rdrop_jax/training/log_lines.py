@@ -1,8 +1,9 @@
 """Log lines of a run, and the record of its start for result.json."""
 
+import logging
+import re
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +13,8 @@ from ml_collections import ConfigDict
 from rdrop_jax.core.passes import Params
 from rdrop_jax.training.task import Evaluator, RandomAccess, Task
 from rdrop_jax.versions import devices, versions
+
+_logger = logging.getLogger(__name__)
 
 
 def utc_now() -> str:
@@ -35,15 +38,13 @@ def run_record(started: str) -> dict[str, Any]:
     }
 
 
-def announced(
-    title: str, evaluate: Evaluator, params: Params, say: Callable[[str], None]
-) -> dict[str, float]:
+def timed(title: str, evaluate: Evaluator, params: Params) -> dict[str, float]:
     """Return scores; log the duration if it exceeds five seconds."""
     clock = time.perf_counter()
     scores = evaluate(params)
     seconds = time.perf_counter() - clock
     if seconds > 5:
-        say(f"{title} in {seconds:.0f} s")
+        _logger.info("%s in %.0f s", title, seconds)
     return scores
 
 
@@ -73,3 +74,38 @@ def data_line(task: Task, data: RandomAccess) -> str:
         f"{name} {task.size(name)}, " for name in ("train", "validation") if task.size
     )
     return f"data: {sizes}{data.steps_per_epoch:.6g} steps per epoch"
+
+
+def parameter_table(params: Any) -> str:
+    """Return a table with one line per parameter; repeated blocks share a line."""
+    rows: dict[tuple[str, str], int] = {}
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        row = (re.sub(r"_\d+", "_*", name), f"{shape} {leaf.dtype}")
+        rows[row] = rows.get(row, 0) + 1
+        total += leaf.size
+    lines = [
+        f"  {name:<44} {shape:<20}" + (f" x {n}" if n > 1 else "")
+        for (name, shape), n in rows.items()
+    ]
+    return "\n".join([*(line.rstrip() for line in lines), f"  {total:,} parameters"])
+
+
+def train_line(
+    values: dict[str, float], step: int, total: int, examples: float, eta: str
+) -> str:
+    """Format the training metrics as one line for the terminal."""
+    speed = values.get("steps_per_second", 0.0) * examples
+    wait = values.get("data_wait", 0.0)
+    return (
+        f"step {step}/{total}  ce {values['ce']:.4f}  kl {values['kl']:.4f}  "
+        f"lr {values['lr']:.2e}  {speed:.0f} examples/s  ETA {eta}"
+        + (f"  {wait:.0%} of the time waiting for data" if wait > 0.05 else "")
+    )
+
+
+def scores_line(title: str, scores: dict[str, float]) -> str:
+    """Format scores as one line for the terminal."""
+    return title + "".join(f"  {name} {value:.5g}" for name, value in scores.items())

@@ -1,61 +1,72 @@
 """The training loop, shared by all tasks."""
 
 import contextlib
+import logging
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.core.objective import resolve_num_passes
 from rdrop_jax.core.passes import EqualPassesError, Params, check_stochastic
-from rdrop_jax.core.train_step import TrainState
+from rdrop_jax.core.train_step import Step, TrainState
 from rdrop_jax.data.batches import prefetch
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files.disk import check_space, read_json, write_json
 from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.callbacks import Callback, notify
 from rdrop_jax.training.checkpoint import Checkpoints, Progress
-from rdrop_jax.training.distributed import agreed
+from rdrop_jax.training.distributed import from_process_0
 from rdrop_jax.training.log_lines import (
-    announced,
     data_line,
+    parameter_table,
     run_record,
+    scores_line,
     start_lines,
+    timed,
+    train_line,
     utc_now,
 )
-from rdrop_jax.training.mesh import make_mesh, put
-from rdrop_jax.training.optim import make_schedule
+from rdrop_jax.training.mesh import make_mesh, shard_batch
+from rdrop_jax.training.optim import Schedule, make_optimizer, make_schedule
 from rdrop_jax.training.preemption import Stop
-from rdrop_jax.training.state import abstract_state, begin, evaluated, make_step
-from rdrop_jax.training.task import Task, direction
+from rdrop_jax.training.state import (
+    abstract_state,
+    eval_params,
+    initial_state,
+    make_step,
+)
+from rdrop_jax.training.task import RandomAccess, Task, direction
 from rdrop_jax.training.window import LogSteps, Window
-from rdrop_jax.training.writers import Writers, parameter_table
+from rdrop_jax.training.writers import MetricsWriter
+
+_logger = logging.getLogger(__name__)
 
 
 def fit(
     task: Task,
-    tx: optax.GradientTransformation,
     config: ConfigDict,
     workdir: Path,
     *,
     initialize: Callable[[Params], Params] | None = None,
     stop: Stop | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Train until ``total_steps``, resuming from the newest checkpoint in the workdir.
 
     Args:
       task: task to train.
-      tx: optimizer.
       config: resolved config.
       workdir: folder of the run, for checkpoints and logs.
       initialize: function from random parameters to the initial ones of a new run.
       stop: request to stop, checked between steps; once set, the run saves and ends.
+      callbacks: functions to call at logs, validations and saves.
 
     Returns:
       The content of result.json: scores of the checkpoint with the best validation.
@@ -70,185 +81,261 @@ def fit(
             f"eval.metric: expected one of {', '.join(task.scores)}, found "
             f"{config.eval.metric!r}"
         )
-    started = utc_now()
+    started, stop = utc_now(), stop or Stop()
+    config = with_num_passes(config)
+    schedule = make_schedule(config.optimizer, config.total_steps)
+    tx = make_optimizer(config.optimizer, schedule)
     mesh = make_mesh(**config.mesh)
     abstract = abstract_state(task, tx, config, mesh)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
     workdir.mkdir(parents=True, exist_ok=True)
     # In addition to the newest: the best, and the one being written.
     check_space(workdir, size * (config.checkpoint.keep + 2))
-    stop = stop or Stop()
-    with contextlib.ExitStack() as stack:
-        writers = Writers(
-            workdir, tensorboard=config.log.tensorboard, active=jax.process_index() == 0
+    with (
+        contextlib.closing(MetricsWriter(workdir, config.log.tensorboard)) as metrics,
+        contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints,
+    ):
+        state, progress = initial_state(
+            task, tx, config, abstract, checkpoints, initialize
         )
-        stack.enter_context(contextlib.closing(writers))
-        checkpoints = Checkpoints(workdir, keep=config.checkpoint.keep, say=writers.say)
-        stack.enter_context(contextlib.closing(checkpoints))
-        state, progress = begin(task, tx, config, abstract, checkpoints, initialize)
-        writers.cut(int(state.step))
-        writers.say(parameter_table(state.params))
-        for line in start_lines(config, int(state.step)):
-            writers.say(line)
-        state, progress = train(
-            task, tx, config, mesh, state, progress, checkpoints, writers, stop
+        step = int(state.step)
+        metrics.truncate(step)
+        for line in (parameter_table(state.params), *start_lines(config, step)):
+            _logger.info(line)
+        trainer = Trainer(
+            task=task,
+            config=config,
+            workdir=workdir,
+            mesh=mesh,
+            schedule=schedule,
+            train_step=make_step(task, tx, config, mesh),
+            checkpoints=checkpoints,
+            metrics=metrics,
+            stop=stop,
+            callbacks=callbacks,
+            state=state,
+            progress=progress,
         )
+        trainer.run_steps()
         checkpoints.wait()
-        stop.check(f"at step {int(state.step)}: saved")
-        return finish(
-            task, config, mesh, workdir, state, progress, checkpoints, writers, started
-        )
+        stop.check(f"at step {int(trainer.state.step)}: saved")
+        return trainer.write_result(started)
 
 
-def train(
-    task: Task,
-    tx: optax.GradientTransformation,
-    config: ConfigDict,
-    mesh: Mesh,
-    state: TrainState,
-    progress: Progress,
-    checkpoints: Checkpoints,
-    writers: Writers,
-    stop: Stop,
-) -> tuple[TrainState, Progress]:
-    """Run the steps, each in this order: batch, update; if due, log, validate, save.
+@dataclass
+class Trainer:
+    """Training of one run, with everything that its steps and its result need.
 
-    Saving comes after validation, so that a checkpoint includes the score of its step.
-    Other steps read nothing from the device. Once ``stop`` is set, saves and returns.
+    Attributes:
+      task: task to train.
+      config: resolved config.
+      workdir: folder of the run.
+      mesh: device mesh.
+      schedule: learning rate by step.
+      train_step: function from state and batch to state and metrics, not jitted.
+      checkpoints: checkpoints of the run.
+      metrics: writer of metrics.jsonl and TensorBoard events.
+      stop: request to stop.
+      callbacks: functions to call at logs, validations and saves.
+      state: train state after the last step; donated to the next one.
+      progress: record of the run's progress after the last step.
     """
-    start, total = int(state.step), config.total_steps
-    if start >= total or worn_out(config, progress):
-        return state, progress
-    if start:
-        writers.say(f"going on from step {start}")
-    data = task.train_data()
-    for note in task.notes():
-        writers.say(note)
-    validate = task.evaluators["validation"](mesh)
-    writers.say(data_line(task, data))
-    schedule = make_schedule(config.optimizer, total)
-    update = jax.jit(make_step(task, tx, config, mesh), donate_argnums=0)
-    if config.rdrop.num_passes == 1 and config.rdrop.alpha > 0:
-        writers.say(
-            "rdrop.alpha: expected 0 for rdrop.num_passes=1, got "
-            f"{config.rdrop.alpha}; training without R-Drop. Set rdrop.num_passes=2 to "
-            "train with it"
+
+    task: Task
+    config: ConfigDict
+    workdir: Path
+    mesh: Mesh
+    schedule: Schedule
+    train_step: Step
+    checkpoints: Checkpoints
+    metrics: MetricsWriter
+    stop: Stop
+    callbacks: Sequence[Callback]
+    state: TrainState
+    progress: Progress
+
+    def run_steps(self) -> None:
+        """Run the steps, each in the order: batch, update; if due, log, validate, save.
+
+        Saving comes after validation, so that a checkpoint includes the score of its
+        step. Other steps read nothing from the device. A stop saves and returns.
+        """
+        config, start = self.config, int(self.state.step)
+        if start >= config.total_steps or self.out_of_patience():
+            return
+        if start:
+            _logger.info("resuming from step %d", start)
+        data = self.task.train_data()
+        validate = self.task.evaluators["validation"](self.mesh)
+        self._log_setup(data)
+        check_passes(self.task, config, self.state, shard_batch(self.mesh, data[start]))
+        window = Window(start, self.progress.seconds)
+        seconds = config_lib.log_seconds(config.log.every)
+        log_steps = LogSteps(
+            start, 0 if seconds else config.log.every, seconds, from_process_0
         )
-    writers.say("compiling the train step; a large model takes minutes")
-    check_passes(task, config, state, put(mesh, data[start]))
-    window = Window(start, progress.seconds)
-    seconds = config_lib.log_seconds(config.log.every)
-    logging = LogSteps(start, 0 if seconds else config.log.every, seconds, agreed)
-    batches = prefetch(
-        lambda t: put(mesh, data[t]),
-        start,
-        total,
-        ahead=config.data.prefetch,
-        late=lambda: window.idle(state.step),
-    )
-    stop.check(f"before step {start + 1}")
-    for step, batch in enumerate(batches, start + 1):
-        window.busy()
-        with jax.transfer_guard("disallow"):
-            state, metrics = update(state, batch)
-        window.add(metrics)
-        if step == start + 1:
-            jax.block_until_ready(state)
-            writers.say(f"compiled in {window.compiled(step):.1f} s")
-            logging.compiled(step)
-        last, stopping = step == total, stop.reached(step)
-        logs = logging.due(step) or last
-        validates, saves = (
-            due(step, part.every) or last for part in (config.eval, config.checkpoint)
+        for step, metrics in self._updates(data, window, log_steps):
+            window.add(metrics)
+            last, stopping = step == config.total_steps, self.stop.reached(step)
+            logs = log_steps.due(step) or last
+            validates = last or due(step, config.eval.every)
+            saves = last or stopping or due(step, config.checkpoint.every)
+            if logs or validates or saves:
+                check_finite(self.state, self.checkpoints)
+            if logs:
+                self._log(step, window, data.examples_per_step)
+                log_steps.logged(step)
+            if validates:
+                self._validate(step, validate)
+            ends = last or stopping or self.out_of_patience()
+            self.progress = replace(self.progress, seconds=window.seconds())
+            if saves or ends or self.progress.best_step == step:
+                self.checkpoints.save(step, self.state, self.progress)
+                notify(self.callbacks, "save", step, self.state)
+            if ends:
+                return
+
+    def _updates(
+        self, data: RandomAccess, window: Window, log_steps: LogSteps
+    ) -> Iterator[tuple[int, Any]]:
+        """Update the state with every batch; yield the step and its metrics."""
+        start = int(self.state.step)
+        update = jax.jit(self.train_step, donate_argnums=0)
+        batches = prefetch(
+            lambda t: shard_batch(self.mesh, data[t]),
+            start,
+            self.config.total_steps,
+            ahead=self.config.data.prefetch,
+            late=lambda: window.idle(self.state.step),
         )
-        if logs or validates or saves or stopping:
-            check_finite(state, checkpoints)
-        if logs:
-            values = window.read(step) | {"lr": float(schedule(step - 1))}
-            writers.record(step, "train", values)
-            rows = data.examples_per_step
-            writers.say(train_line(config, values, step, window, rows), live=True)
-            logging.logged(step)
-        if validates:
-            if progress.best_step < 0:
-                writers.say("first validation; compiling takes part of its time")
-            scores = announced("validated", validate, evaluated(state), writers.say)
-            progress = judge(progress, step, higher_is_better(config, scores))
-            writers.record(step, "validation", scores)
-            writers.say(scores_line(f"step {step}  validation", scores))
-        ends = last or stopping or worn_out(config, progress)
-        progress = replace(progress, seconds=window.seconds())
-        if saves or ends or progress.best_step == step:
-            checkpoints.save(step, state, progress)
-        if ends:
-            break
-    return state, progress
+        self.stop.check(f"before step {start + 1}")
+        for step, batch in enumerate(batches, start + 1):
+            window.busy()
+            with jax.transfer_guard("disallow"):
+                self.state, metrics = update(self.state, batch)
+            if step == start + 1:
+                jax.block_until_ready(self.state)
+                _logger.info("compiled in %.1f s", window.compiled(step))
+                log_steps.compiled(step)
+            yield step, metrics
 
-
-def finish(
-    task: Task,
-    config: ConfigDict,
-    mesh: Mesh,
-    workdir: Path,
-    state: TrainState,
-    progress: Progress,
-    checkpoints: Checkpoints,
-    writers: Writers,
-    started: str,
-) -> dict[str, Any]:
-    """Score the best checkpoint and write result.json.
-
-    Test data are read here for the first time, and only if ``eval.test`` is True.
-    """
-    path, step = workdir / "result.json", int(state.step)
-    result = stored_result(path, writers) or {}
-    if agreed(lambda: int(result.get("step") == step)):
-        writers.say(f"complete: {path} holds the result of step {step}")
-        return result
-    best, params = progress.best_step, evaluated(state)
-    if best != step:
-        best = checkpoints.pick("best")
-    if best != step:
-        params = checkpoints.restore_params(best, params, ema=config.optimizer.ema > 0)
-    splits = [name for name in task.evaluators if name != "train"]
-    splits = [n for n in splits if config.eval.test or not n.startswith("test")]
-    result = {
-        "step": step,
-        "checkpoint_step": best,
-        **{
-            split: announced(
-                f"scored {split}", task.evaluators[split](mesh), params, writers.say
+    def _log_setup(self, data: RandomAccess) -> None:
+        """Log notes on the data, and warn of alpha without a second pass."""
+        for line in (*self.task.notes(), data_line(self.task, data)):
+            _logger.info(line)
+        r = self.config.rdrop
+        if r.num_passes == 1 and r.alpha > 0:
+            _logger.info(
+                "rdrop.alpha: expected 0 for rdrop.num_passes=1, got %s; training "
+                "without R-Drop. Set rdrop.num_passes=2 to train with it",
+                r.alpha,
             )
+        _logger.info("compiling the train step; a large model takes minutes")
+
+    def _log(self, step: int, window: Window, examples: float) -> None:
+        """Write the training metrics since the last log line."""
+        values = window.read(step) | {"lr": float(self.schedule(step - 1))}
+        self.metrics.record(step, "train", values)
+        total = self.config.total_steps
+        line = train_line(values, step, total, examples, window.eta(step, total))
+        _logger.info(line, extra={"live": True})
+        notify(self.callbacks, "log", step, values)
+
+    def _validate(
+        self, step: int, validate: Callable[[Params], dict[str, float]]
+    ) -> None:
+        """Score the validation data, and update the best step."""
+        if self.progress.best_step < 0:
+            _logger.info("first validation; compiling takes part of its time")
+        scores = timed("validated", validate, eval_params(self.state))
+        score = signed_score(self.config.eval.metric, scores)
+        self.progress = with_score(self.progress, step, score)
+        self.metrics.record(step, "validation", scores)
+        _logger.info(scores_line(f"step {step}  validation", scores))
+        notify(self.callbacks, "validation", step, scores)
+
+    def out_of_patience(self) -> bool:
+        """Return whether ``eval.patience`` validations in a row did not improve."""
+        return 0 < self.config.eval.patience <= self.progress.stale
+
+    def write_result(self, started: str) -> dict[str, Any]:
+        """Score the best checkpoint and write result.json.
+
+        Test data are read here for the first time, and only if ``eval.test`` is True.
+
+        Args:
+          started: date and time of this start, for the record.
+
+        Returns:
+          The content of result.json.
+        """
+        config, task = self.config, self.task
+        path, step = self.workdir / "result.json", int(self.state.step)
+        result = stored_result(path) or {}
+        if from_process_0(lambda: int(result.get("step") == step)):
+            _logger.info("complete: %s contains the result of step %d", path, step)
+            return result
+        best, params = self._best_params()
+        splits = [
+            name
+            for name in task.evaluators
+            if name != "train" and (config.eval.test or not name.startswith("test"))
+        ]
+        scores = {
+            split: timed(f"scored {split}", task.evaluators[split](self.mesh), params)
             for split in splits
-        },
-        "seconds": round(progress.seconds, 2),
-        "data": task.provenance() | task.signatures(),
-    }
-    if init := workdir_lib.recorded_init(config, workdir):
-        result["init"] = init
-    result["run"] = run_record(started)
-    if jax.process_index() == 0:
-        write_json(path, result)
-    for split in splits:
-        writers.say(scores_line(f"best step {best}  {split}", result[split]))
-    for line in task.samples(mesh)(params) if task.samples else ():
-        writers.say(line)
-    writers.say(f"trained in {result['seconds']} s; result in {path}")
-    return result
+        }
+        result = {
+            "step": step,
+            "checkpoint_step": best,
+            **scores,
+            "seconds": round(self.progress.seconds, 2),
+            "data": task.provenance() | task.signatures(),
+        }
+        if init := workdir_lib.recorded_init(config, self.workdir):
+            result["init"] = init
+        result["run"] = run_record(started)
+        if jax.process_index() == 0:
+            write_json(path, result)
+        for split in splits:
+            _logger.info(scores_line(f"best step {best}  {split}", result[split]))
+        for line in task.samples(self.mesh)(params) if task.samples else ():
+            _logger.info(line)
+        _logger.info("trained in %s s; result in %s", result["seconds"], path)
+        return result
+
+    def _best_params(self) -> tuple[int, Params]:
+        """Return step and parameters of the best checkpoint that is valid."""
+        step, params = int(self.state.step), eval_params(self.state)
+        best = self.progress.best_step
+        if best != step:
+            best = self.checkpoints.pick("best")
+        if best != step:
+            ema = self.config.optimizer.ema > 0
+            params = self.checkpoints.restore_params(best, params, ema=ema)
+        return best, params
 
 
-def stored_result(path: Path, writers: Writers) -> dict[str, Any] | None:
+def with_num_passes(config: ConfigDict) -> ConfigDict:
+    """Return a copy of a config with the number of passes resolved."""
+    resolved = config.copy_and_resolve_references().unlock()
+    r = resolved.rdrop
+    r.num_passes = resolve_num_passes(r.alpha, r.num_passes)
+    return resolved.lock()
+
+
+def stored_result(path: Path) -> dict[str, Any] | None:
     """Return the result of an earlier start; None if absent or invalid."""
     if not path.exists():
         return None
     try:
         result = read_json(path)
     except InputError as error:
-        writers.say(f"{error}. Making it again")
+        _logger.info("%s. Making it again", error)
         return None
     if type(result.get("step")) is not int:
-        found = result.get("step", "none")
-        writers.say(f"{path}: expected a step, found {found!r:.40}. Making it again")
+        found = f"{result.get('step', 'none')!r:.40}"
+        _logger.info("%s: expected a step, found %s. Making it again", path, found)
         return None
     return result
 
@@ -258,20 +345,15 @@ def due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
 
 
-def worn_out(config: ConfigDict, progress: Progress) -> bool:
-    """Return whether ``eval.patience`` validations in a row brought no improvement."""
-    return 0 < config.eval.patience <= progress.stale
-
-
-def higher_is_better(config: ConfigDict, scores: dict[str, float]) -> float:
+def signed_score(metric: str, scores: dict[str, float]) -> float:
     """Return the selection score with a sign so that higher is better; NaN is worst."""
-    score = scores[config.eval.metric]
+    score = scores[metric]
     if math.isnan(score):
         return -math.inf
-    return score if direction(config.eval.metric) == "max" else -score
+    return score if direction(metric) == "max" else -score
 
 
-def judge(progress: Progress, step: int, score: float) -> Progress:
+def with_score(progress: Progress, step: int, score: float) -> Progress:
     """Return the progress after a validation; only a higher score is an improvement."""
     if progress.best_step < 0 or score > progress.best_score:
         return replace(progress, best_step=step, best_score=score, stale=0)
@@ -293,34 +375,10 @@ def check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
 
 def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) -> None:
     """Run `check_stochastic` if the step has more than one pass."""
-    r = config.rdrop
-    if resolve_num_passes(r.alpha, r.num_passes) == 1:
+    if config.rdrop.num_passes == 1:
         return
     try:
         forward = task.pass_forwards() or task.forward
         check_stochastic(forward, state.params, batch, state.key)
     except EqualPassesError as error:
-        raise InputError(f"rdrop.alpha={r.alpha}: {error}") from error
-
-
-def train_line(
-    config: ConfigDict,
-    values: dict[str, float],
-    step: int,
-    window: Window,
-    examples: float,
-) -> str:
-    """Format the training metrics as one line for the terminal."""
-    speed = values.get("steps_per_second", 0.0) * examples
-    wait = values.get("data_wait", 0.0)
-    return (
-        f"step {step}/{config.total_steps}  ce {values['ce']:.4f}  "
-        f"kl {values['kl']:.4f}  lr {values['lr']:.2e}  {speed:.0f} examples/s  "
-        f"ETA {window.eta(step, config.total_steps)}"
-        + (f"  {wait:.0%} of the time waiting for data" if wait > 0.05 else "")
-    )
-
-
-def scores_line(title: str, scores: dict[str, float]) -> str:
-    """Format scores as one line for the terminal."""
-    return title + "".join(f"  {name} {value:.5g}" for name, value in scores.items())
+        raise InputError(f"rdrop.alpha={config.rdrop.alpha}: {error}") from error

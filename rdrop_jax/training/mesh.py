@@ -57,13 +57,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def put(mesh: Mesh, batch: Any, *, whole: bool = False) -> Any:
+def shard_batch(mesh: Mesh, batch: Any, *, full: bool = False) -> Any:
     """Shard the rows of a host batch over the data and fsdp axes.
 
     Args:
       mesh: device mesh.
       batch: pytree of numpy arrays with this process's rows.
-      whole: True if every process passes the full batch, as in evaluation.
+      full: True if every process passes the full batch, as in evaluation.
 
     Returns:
       The global batch.
@@ -72,28 +72,29 @@ def put(mesh: Mesh, batch: Any, *, whole: bool = False) -> Any:
       InputError: the rows do not divide evenly over the devices or the processes.
     """
     sharding = batch_sharding(mesh)
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
 
     def place(x: np.ndarray) -> jax.Array:
-        rows = len(x) if whole else len(x) * jax.process_count()
-        if rows % ways:
+        rows = len(x) if full else len(x) * jax.process_count()
+        if rows % shards:
             raise InputError(
-                f"batch_size, eval.batch_size: expected a multiple of the {ways} "
+                f"batch_size, eval.batch_size: expected a multiple of the {shards} "
                 f"devices that rows are split over, found {rows}"
             )
         shape = (rows, *x.shape[1:])
-        if not whole and _held(sharding, shape) != len(x):
+        local = _local_rows(sharding, shape)
+        if not full and local != len(x):
             raise InputError(
-                "mesh: expected every process to hold its own part of a batch, "
-                f"{len(x)} rows, found {_held(sharding, shape)}; data x fsdp must be a "
-                f"multiple of the {jax.process_count()} processes, found {ways}"
+                "mesh: expected every process to have a separate part of a batch, "
+                f"{len(x)} rows, found {local}; data x fsdp must be a multiple of the "
+                f"{jax.process_count()} processes, found {shards}"
             )
         return jax.make_array_from_process_local_data(sharding, x, shape)
 
     return jax.tree.map(place, batch)
 
 
-def _held(sharding: NamedSharding, shape: tuple[int, ...]) -> int:
+def _local_rows(sharding: NamedSharding, shape: tuple[int, ...]) -> int:
     """Return the number of rows on the devices of this process."""
     indices = sharding.addressable_devices_indices_map(shape).values()
     parts = {index[0].indices(shape[0]) for index in indices if index is not None}
@@ -131,9 +132,9 @@ def state_shardings(mesh: Mesh, abstract: Any, rules: Rules = ()) -> Any:
                 for i in by_size
                 if axes[i] is None and leaf.shape[i] % mesh.shape["fsdp"] == 0
             )
-            cut = next(free, None)
-            if cut is not None:
-                axes[cut] = "fsdp"
+            largest = next(free, None)
+            if largest is not None:
+                axes[largest] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*axes))
 
     return jax.tree_util.tree_map_with_path(place, abstract)
@@ -153,11 +154,11 @@ def gathered(shardings: Any, params: Any) -> Any:
       The parameters, sharded over the tensor axis only.
     """
 
-    def whole(sharding: NamedSharding) -> NamedSharding:
+    def unsharded(sharding: NamedSharding) -> NamedSharding:
         axes = (None if axis == "fsdp" else axis for axis in sharding.spec)
         return NamedSharding(sharding.mesh, PartitionSpec(*axes))
 
-    return jax.lax.with_sharding_constraint(params, jax.tree.map(whole, shardings))
+    return jax.lax.with_sharding_constraint(params, jax.tree.map(unsharded, shardings))
 
 
 def _entry(entry: Any) -> str:

@@ -61,18 +61,18 @@ def _inverse_sqrt(lr: float, warmup: int) -> Schedule:
 
 
 def _cosine_restarts(o: ConfigDict, rest: int) -> Schedule:
-    pieces, boundaries, begun, number = [], [], 0, 0
+    cosines, boundaries, end, number = [], [], 0, 0
     length = float(o.period or rest)
-    while begun < rest:
+    while end < rest:
         scale = o.shrink**number
         steps = max(round(length), 1)
-        pieces.append(
+        cosines.append(
             optax.cosine_decay_schedule(o.lr * scale, steps, _ratio(o.end_lr, o.lr))
         )
-        begun += steps
-        boundaries.append(begun)
+        end += steps
+        boundaries.append(end)
         length, number = length * o.period_mult, number + 1
-    return optax.join_schedules(pieces, boundaries[:-1])
+    return optax.join_schedules(cosines, boundaries[:-1])
 
 
 def make_alpha(alpha: float, warmup: int) -> float | Schedule:

@@ -35,7 +35,7 @@ class Stop:
           Stopped: a signal requested a stop; the message explains how to resume.
         """
         if self.signal:
-            raise Stopped(f"stopped by {self.signal} {where}; start again to go on")
+            raise Stopped(f"stopped by {self.signal} {where}. Start again to resume")
 
 
 @contextlib.contextmanager

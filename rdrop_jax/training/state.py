@@ -97,12 +97,12 @@ def make_step(
     )
 
 
-def evaluated(state: TrainState) -> Params:
+def eval_params(state: TrainState) -> Params:
     """Return the parameters to score: the moving average if the state has one."""
     return state.params if state.ema_params is None else state.ema_params
 
 
-def begin(
+def initial_state(
     task: Task,
     tx: optax.GradientTransformation,
     config: ConfigDict,

@@ -1,9 +1,12 @@
-"""Config and data records of a workdir. Needs no jax."""
+"""Lock, config and data records of a workdir. Needs no jax."""
 
 import contextlib
+import errno
+import fcntl
+import logging
 import os
-import sys
-from collections.abc import Collection, Mapping
+import socket
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,52 @@ import rdrop_jax
 from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, paths
-from rdrop_jax.files.disk import explained, read_json, write_json
+from rdrop_jax.files.disk import explained, open_regular, read_json, write_json
 
 # Fields whose "auto" means the stored value if the run has checkpoints.
 _KEPT = ("eval.bleu", "eval.rouge_tokenizer")
 _INIT, _DATA = "init.json", "data.json"
 _RESTORE = "Restore it from a copy, or use another workdir"
+# Some network file systems have no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+_logger = logging.getLogger(__name__)
 
 
-def claim(config: ConfigDict, workdir: Path) -> None:
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Lock a workdir, created if absent; the kernel releases the lock on exit.
+
+    Raises:
+      InputError: another process has locked it; the message names the process.
+    """
+    with explained(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = open_regular(workdir / "lock", "a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"--workdir: expected {workdir} for this process alone, found "
+                f"{file.read().strip() or 'another process'} training there"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _logger.warning(
+                "%s cannot be locked (%s): start no second training there",
+                workdir,
+                error.strerror,
+            )
+        with explained(workdir):
+            file.truncate(0)
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+        yield
+
+
+def initialize(config: ConfigDict, workdir: Path) -> None:
     """Initialize the workdir, or check that its run was started with this config.
 
     Until the first checkpoint is saved, a different config replaces the stored one.
@@ -42,18 +82,20 @@ def check(config: ConfigDict, workdir: Path) -> None:
     Raises:
       InputError: the configs differ; the message lists the fields.
     """
-    if begun(workdir):
+    if has_checkpoint(workdir):
         lines = config_lib.differences(read(workdir), config)
         if lines:
             raise InputError(
-                f"--workdir: {workdir} was begun with another config; take another "
-                "workdir, or the same values:\n  " + "\n  ".join(lines)
+                f"--workdir: {workdir} was started with a different config. Use "
+                "another workdir, or the same values:\n  " + "\n  ".join(lines)
             )
 
 
 def is_of_0_1(workdir: Path) -> bool:
     """Return True for a run with checkpoints that version 0.1 started."""
-    return begun(workdir) and "version" not in read_json(workdir / "config.json")
+    return has_checkpoint(workdir) and "version" not in read_json(
+        workdir / "config.json"
+    )
 
 
 def resumed(
@@ -69,7 +111,7 @@ def resumed(
       workdir: folder of the run; it may not contain one yet.
       given: fields that the command line sets; None if unknown.
     """
-    if not begun(workdir):
+    if not has_checkpoint(workdir):
         return config
     stored, now = (config_lib.flatten(c) for c in (read(workdir), config))
     kept = {n: stored[n] for n in _KEPT if now.get(n) == "auto" and n in stored}
@@ -77,7 +119,7 @@ def resumed(
         fields = {*config_lib.NEW_DEFAULTS} - {*given}
         old = {n: stored[n] for n in fields if n in stored and stored[n] != now.get(n)}
         for name, value in sorted(old.items()):
-            print(f"{name}={value!r}, as version 0.1 started this run", file=sys.stderr)
+            _logger.warning("%s=%r, as version 0.1 started this run", name, value)
         kept |= old
     if not kept:
         return config
@@ -86,12 +128,12 @@ def resumed(
     return config.lock()
 
 
-def begun(workdir: Path) -> bool:
+def has_checkpoint(workdir: Path) -> bool:
     """Return whether the workdir has a completed checkpoint."""
-    return not checksums.only_unfinished(workdir / "checkpoints")
+    return not checksums.none_complete(workdir / "checkpoints")
 
 
-def claim_data(found: Mapping[str, str], workdir: Path) -> None:
+def record_data(found: Mapping[str, str], workdir: Path) -> None:
     """Record the data checksums, or check that a resumed run has the same data.
 
     Args:
@@ -109,17 +151,17 @@ def claim_data(found: Mapping[str, str], workdir: Path) -> None:
     ]
     if stored and lines:
         raise InputError(
-            f"--workdir: {workdir} was begun with other data; put those back, or take "
-            "another workdir:\n  " + "\n  ".join(lines)
+            f"--workdir: {workdir} was started with different data. Restore the "
+            "data, or use another workdir:\n  " + "\n  ".join(lines)
         )
     write_json(workdir / _DATA, dict(found))
 
 
 def recorded_data(workdir: Path | None) -> dict[str, str]:
     """Return data checksums by name; empty if the run has no completed checkpoint."""
-    if workdir is None or not (workdir / _DATA).exists() or not begun(workdir):
+    if workdir is None or not (workdir / _DATA).exists() or not has_checkpoint(workdir):
         return {}
-    with contextlib.suppress(InputError):  # corrupt: `claim_data` writes it again
+    with contextlib.suppress(InputError):  # corrupt: `record_data` writes it again
         return {name: str(sum) for name, sum in read_json(workdir / _DATA).items()}
     return {}
 
@@ -174,7 +216,7 @@ def read(workdir: Path) -> ConfigDict:
     """
     paths.workdir(workdir)
     path = workdir / "config.json"
-    if not os.path.lexists(path) and not begun(workdir):
+    if not os.path.lexists(path) and not has_checkpoint(workdir):
         raise InputError(f"--workdir: no run in {workdir}: {path} does not exist")
     try:
         stored = read_json(path)

@@ -1,14 +1,11 @@
-"""Writers of metrics: terminal, metrics.jsonl and TensorBoard."""
+"""Writer of metrics to metrics.jsonl and TensorBoard."""
 
 import json
+import logging
 import os
-import re
-import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 from tensorboardX.event_file_writer import EventsWriter
@@ -17,21 +14,23 @@ from tensorboardX.summary import scalar
 
 from rdrop_jax.files.disk import as_record, explained, open_regular, write_text
 
+_logger = logging.getLogger(__name__)
 
-class Writers:
-    """Write logs and metrics on process 0; do nothing on other processes.
+
+class MetricsWriter:
+    """Write metrics on process 0; do nothing on other processes.
 
     Args:
       workdir: folder of the run.
       tensorboard: True to write TensorBoard events.
-      active: True on process 0 only.
+      active: True to write; None on process 0 only.
     """
 
-    def __init__(self, workdir: Path, *, tensorboard: bool, active: bool) -> None:
-        self._active = active
-        self._live = active and sys.stdout.isatty()
-        self._open_line = False
-        if not active:
+    def __init__(
+        self, workdir: Path, tensorboard: bool, *, active: bool | None = None
+    ) -> None:
+        self._active = jax.process_index() == 0 if active is None else active
+        if not self._active:
             return
         self._path = workdir / "metrics.jsonl"
         if self._path.exists():
@@ -39,7 +38,7 @@ class Writers:
                 pass
         self._board = open_events(workdir / "events") if tensorboard else None
 
-    def cut(self, step: int) -> None:
+    def truncate(self, step: int) -> None:
         """Drop records after ``step``, which a resumed run will write again.
 
         A truncated last line is dropped silently, other invalid lines with a message.
@@ -50,9 +49,11 @@ class Writers:
             *lines, _ = file.read().split(b"\n")
         steps = [step_of(line) for line in lines]
         if None in steps:
-            self.say(
-                f"{self._path}: expected a record with a step per line, found "
-                f"{steps.count(None)} other lines; dropped them"
+            _logger.info(
+                "%s: expected a record with a step per line, found %d other lines; "
+                "dropped them",
+                self._path,
+                steps.count(None),
             )
         kept = [
             line.decode()
@@ -60,18 +61,6 @@ class Writers:
             if at is not None and at <= step
         ]
         write_text(self._path, "".join(f"{line}\n" for line in kept))
-
-    def say(self, line: str, *, live: bool = False) -> None:
-        """Print a line; on a terminal, the next line overwrites a live one."""
-        if not self._active:
-            return
-        if not self._live:
-            print(line, flush=True)
-            return
-        if live:  # truncate, because a wrapped line could not be overwritten
-            line = line[: shutil.get_terminal_size().columns - 1]
-        print(f"\r\033[K{line}", end="" if live else "\n", flush=True)
-        self._open_line = live
 
     def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
         """Append a record to metrics.jsonl and its scalars to TensorBoard."""
@@ -91,12 +80,8 @@ class Writers:
                 self._board.flush()
 
     def close(self) -> None:
-        """End an open live line and close TensorBoard's file."""
-        if not self._active:
-            return
-        if self._open_line:
-            print()
-        if self._board is not None:
+        """Close TensorBoard's file."""
+        if self._active and self._board is not None:
             with explained(self._path.parent):
                 self._board.close()
 
@@ -115,20 +100,3 @@ def step_of(line: bytes) -> int | None:
     """Return the step of a line of metrics.jsonl; None if it is not a record."""
     record = as_record(line)
     return None if record is None else int(record["step"])
-
-
-def parameter_table(params: Any) -> str:
-    """Return a table with one line per parameter; repeated blocks share a line."""
-    rows: dict[tuple[str, str], int] = {}
-    total = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        shape = "x".join(map(str, leaf.shape)) or "scalar"
-        row = (re.sub(r"_\d+", "_*", name), f"{shape} {leaf.dtype}")
-        rows[row] = rows.get(row, 0) + 1
-        total += leaf.size
-    lines = [
-        f"  {name:<44} {shape:<20}" + (f" x {n}" if n > 1 else "")
-        for (name, shape), n in rows.items()
-    ]
-    return "\n".join([*(line.rstrip() for line in lines), f"  {total:,} parameters"])

@@ -13,7 +13,7 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import flags, tasks
 from rdrop_jax.tasks.image_classification import images
 from rdrop_jax.training import state
-from rdrop_jax.training.mesh import make_mesh, put
+from rdrop_jax.training.mesh import make_mesh, shard_batch
 
 MILLIONS = {"B": 85.8, "L": 303.3}  # without the head (Dosovitskiy et al., 2021)
 
@@ -84,7 +84,7 @@ def test_full_size_fine_tuning_compiles_for_eight_devices_and_steps():
     for _ in range(2):
         pixels = rng.normal(size=(8, 224, 224, 3)).astype(np.float32)
         labels = rng.integers(0, 100, 8).astype(np.int32)
-        now, metrics = step(now, put(mesh, {"image": pixels, "label": labels}))
+        now, metrics = step(now, shard_batch(mesh, {"image": pixels, "label": labels}))
     assert int(now.step) == 2
     assert int(now.first_bad_step) < 0
     # A head of zeros: every class is as likely, whatever the pixels.

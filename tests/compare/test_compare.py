@@ -18,7 +18,7 @@ from rdrop_jax.cli.run import open_run
 from rdrop_jax.compare import diagnostics, page, plan, results, runs, tables, worker
 from rdrop_jax.compare import program as compare
 from rdrop_jax.errors import InputError, TrainingError
-from rdrop_jax.training import lock
+from rdrop_jax.training import workdir as workdir_lib
 
 ARGV = ["--config", VIT, "--config.total_steps=2", "--config.eval.every=1"]
 ARGV += ["--alphas=0,1,5", "--seeds=2", "--final_seeds=6", "--metric=accuracy:max"]
@@ -462,7 +462,7 @@ def test_killed_and_started_again_it_reports_the_same(tmp_path):
 
 def free(folder):
     try:
-        with lock.held(folder):
+        with workdir_lib.locked(folder):
             return True
     except InputError:
         return False

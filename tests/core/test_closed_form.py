@@ -9,7 +9,7 @@ from jax.test_util import check_grads
 from rdrop_jax import rdrop_loss, rdrop_terms
 from rdrop_jax.core.kernels import class_ids
 from rdrop_jax.core.kernels.softmax import rows_objective
-from rdrop_jax.training.mesh import make_mesh, put
+from rdrop_jax.training.mesh import make_mesh, shard_batch
 
 ROWS, CLASSES = 56, 7
 
@@ -161,7 +161,7 @@ def test_on_eight_devices_no_row_moves():
     logits, labels, _ = example()
     mesh = make_mesh()
     rows_first = {"z": np.asarray(logits).swapaxes(0, 1), "y": np.asarray(labels)}
-    batch = put(mesh, rows_first)
+    batch = shard_batch(mesh, rows_first)
 
     def loss(z, y):
         return by_closed_form(jnp.swapaxes(z, 0, 1), y, alpha=2.0, label_smoothing=0.1)

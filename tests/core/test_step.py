@@ -20,7 +20,7 @@ from rdrop_jax import (
 from rdrop_jax.core.accumulate import make_loss_and_grad
 from rdrop_jax.core.metrics import compute, mean, merge
 from rdrop_jax.core.train_step import _averaged
-from rdrop_jax.training.mesh import make_mesh, put, state_shardings
+from rdrop_jax.training.mesh import make_mesh, shard_batch, state_shardings
 
 TX, KEY = optax.adam(1e-2), jax.random.key(0)
 
@@ -320,7 +320,7 @@ def test_eight_devices_equal_one(accum_steps, every):
         step = jax.jit(make_train_step(toy.forward, TX, toy.loss, alpha=2.0, **parts))
         for t in range(3):
             batch = jax.tree.map(np.asarray, toy.batch(16, seed=t))
-            placed, metrics = step(placed, put(mesh, batch))
+            placed, metrics = step(placed, shard_batch(mesh, batch))
         assert_trees_close(placed.params, single.params, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(
             compute(metrics)["loss"], single_metrics["loss"], rtol=1e-5
@@ -330,7 +330,7 @@ def test_eight_devices_equal_one(accum_steps, every):
 def test_one_all_reduce_without_accumulation():
     mesh = make_mesh()
     state = jax.device_put(start(), state_shardings(mesh, start()))
-    batch = put(mesh, jax.tree.map(np.asarray, toy.batch(16)))
+    batch = shard_batch(mesh, jax.tree.map(np.asarray, toy.batch(16)))
     step = jax.jit(make_train_step(toy.forward, TX, toy.loss, alpha=2.0))
     text = step.lower(state, batch).compile().as_text()
     ops = ("all-reduce", "all-gather", "all-to-all", "collective-permute")

@@ -19,7 +19,7 @@ from rdrop_jax.compare import phases, results
 from rdrop_jax.compare.plan import Setting, Trial
 from rdrop_jax.data import catalogue, pieces, prepared, tables, tokenizers
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums as seal
+from rdrop_jax.files import checksums as checksums_lib
 from rdrop_jax.files import disk
 from rdrop_jax.pretrained import head_classes, weight_files
 from rdrop_jax.tasks.image_classification import folder, npz
@@ -125,7 +125,7 @@ def run_config(path):
 
 
 def checksums(path):
-    seal.flaw(path.parent)
+    checksums_lib.problem(path.parent)
 
 
 def dataset_info(path):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import messages
 from helpers.texts import GLUE, TINY
 from helpers.vit_files import MODEL, PARITY
 
@@ -171,10 +172,10 @@ def started(folder, names, source, **more):
     """Head of a task that starts from a source, and lines of the log."""
     config = text_config(folder, names, **more)
     task = tasks.build(config, folder / "run")
-    lines = []
     weights = run.open_weights(str(source), task)
     new = task.init(jax.random.key(1))
-    params = run.initializer(weights, task, "", lines.append)(new)
+    with messages.collected() as lines:
+        params = run.initializer(weights, task, "")(new)
     return (
         np.asarray(params["head"]["kernel"]),
         lines,

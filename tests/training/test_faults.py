@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from helpers import toy
+from helpers import messages, toy
 from helpers.limits import FULL, after_a_full_disk, file_size_limit
 from helpers.tiny import train
 
@@ -102,10 +102,10 @@ def abstract(state):
 
 @contextlib.contextmanager
 def opened(workdir, **options):
-    said = []
-    with contextlib.closing(
-        Checkpoints(workdir, say=said.append, **options)
-    ) as checkpoints:
+    with (
+        messages.collected() as said,
+        contextlib.closing(Checkpoints(workdir, **options)) as checkpoints,
+    ):
         yield checkpoints, said
 
 
@@ -130,15 +130,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over(three, damage, reason):
     with opened(three, read_only=True) as (checkpoints, said):
         assert checkpoints.pick("last") == 2
         assert checkpoints.pick("best") == 1
-        with pytest.raises(InputError, match=f"step 3 is damaged: .*{reason}"):
+        with pytest.raises(InputError, match=f"step 3 is corrupt: .*{reason}"):
             checkpoints.pick("3")
     assert folder(three, 3).is_dir()  # readers move nothing
-    assert said[0].endswith("; taking step 2")
+    assert said[0].endswith("; using step 2")
     with opened(three) as (checkpoints, said):
         assert checkpoints.latest() == 2
         (line, moved) = said
         assert line.startswith("checkpoint step 3: ")
-        assert line.endswith("; taking step 2")
+        assert line.endswith("; using step 2")
         assert moved == "checkpoint step 3: moved to damaged_step_3"
         # The rerun saves the same step again.
         state, progress = checkpoints.restore(2, abstract(make_state(0)))
@@ -156,7 +156,7 @@ def test_a_damaged_best_falls_back_to_the_newest(three):
         assert checkpoints.pick("best") == 3
     assert len(said) == 1
     assert said[0].startswith("checkpoint step 1: ")
-    assert said[0].endswith("taking step 3")
+    assert said[0].endswith("using step 3")
     shutil.rmtree(folder(three, 1))
     with opened(three, read_only=True) as (checkpoints, _):
         assert checkpoints.pick("best") == 3
@@ -171,7 +171,9 @@ def test_nothing_is_deleted_where_all_are_damaged(three):
             checkpoints.latest,
             lambda: checkpoints.pick("last"),
         ):
-            with pytest.raises(InputError, match="found damaged ones alone") as error:
+            with pytest.raises(
+                InputError, match="no valid checkpoint, all are corrupt"
+            ) as error:
                 look()
             assert "step 1: " in str(error.value)
     assert sorted(three.rglob("*")) == before
@@ -192,14 +194,14 @@ def test_two_that_were_never_finished_are_no_crash(three):
         lose_seal(folder(three, step))
     with (
         opened(three) as (checkpoints, _),
-        pytest.raises(InputError, match="found damaged ones alone"),
+        pytest.raises(InputError, match="no valid checkpoint, all are corrupt"),
     ):
         checkpoints.latest()
 
 
 def test_an_unsealed_save_costs_no_sealed_one(three, monkeypatch):
     """Killed after orbax has committed and pruned, before the checksums are there."""
-    monkeypatch.setattr(checksums, "seal", lambda folder: None)
+    monkeypatch.setattr(checksums, "write", lambda folder: None)
     with opened(three) as (checkpoints, _):
         _, progress = checkpoints.restore(3, abstract(make_state(0)))
         checkpoints.save(4, make_state(4), Progress(best_step=4))
@@ -255,10 +257,10 @@ def test_training_goes_on_from_the_one_before(finished, workdir, capsys, damage)
     (workdir / "result.json").unlink()
     damage(folder(workdir, 6))
     assert train(workdir)["test"] == result["test"]
-    out = capsys.readouterr().out
-    assert "checkpoint step 6: " in out
-    assert "; taking step 4" in out
-    assert "going on from step 4" in out
+    captured = capsys.readouterr()
+    assert "checkpoint step 6: " in captured.err
+    assert "; using step 4" in captured.err
+    assert "resuming from step 4" in captured.out
     ours, theirs = (open_run(w, "last") for w in (workdir, reference))
     assert ours.step == theirs.step == 6
     jax.tree.map(np.testing.assert_array_equal, ours.params, theirs.params)
@@ -275,8 +277,8 @@ def test_evaluation_says_which_checkpoint_it_took(finished, workdir, capsys):
     assert evaluate.evaluate(workdir, "test", "last") == reference
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "; taking step 4" in captured.err
-    with pytest.raises(InputError, match=r"step 6 is damaged: .*expected sha256"):
+    assert "; using step 4" in captured.err
+    with pytest.raises(InputError, match=r"step 6 is corrupt: .*expected sha256"):
         evaluate.evaluate(workdir, "test", "6")
 
 
@@ -290,7 +292,7 @@ def test_a_best_that_is_lost_at_the_end_is_said(tmp_path, capsys, monkeypatch):
     assert result["checkpoint_step"] == 6
     scores = evaluate.evaluate(tmp_path, "test", "6")
     assert scores == {"step": 6, **result["test"]}
-    assert "checkpoint step 3: " in capsys.readouterr().out
+    assert "checkpoint step 3: " in capsys.readouterr().err
 
 
 @after_a_full_disk

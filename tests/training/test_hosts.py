@@ -65,7 +65,7 @@ def test_a_process_without_the_file_is_named(two_processes, tmp_path, monkeypatc
 
 
 def test_the_shared_file_is_removed(two_processes, tmp_path, monkeypatch):
-    monkeypatch.setattr(agreement, "agreed", lambda decide: decide())
+    monkeypatch.setattr(agreement, "from_process_0", lambda decide: decide())
     two_processes += [lambda count: np.int32(0), lambda count: np.int32(1)]
     agreement.check_shared(tmp_path)
     with pytest.raises(InputError, match="on a file system that all 2 processes share"):

@@ -18,7 +18,8 @@ from rdrop_jax import train as train_program
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.errors import Stopped
 from rdrop_jax.files import checksums
-from rdrop_jax.training import lock, loop, window
+from rdrop_jax.training import loop, window
+from rdrop_jax.training import workdir as workdir_lib
 
 
 def assert_same_run(ours, theirs):
@@ -36,7 +37,7 @@ def saving(checkpoints):
 
 def unsealed(checkpoints):
     folders = checksums.step_folders(checkpoints).values()
-    return any(not checksums.sealed(folder) for folder in folders)
+    return any(not checksums.is_complete(folder) for folder in folders)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_killed_at_any_moment_ends_with_the_same_bits(kills, steps, trained, tmp
         enough = random.randrange(kills // 5 + 1) if kill else 6
         lines = -1  # counted from the compilation on: leftovers are cleared by then
         for line in process.stdout:
-            resumed += line.startswith("going on from step")
+            resumed += line.startswith("resuming from step")
             lines += line.startswith(("compiled", "step "))
             if lines >= enough:
                 break
@@ -92,12 +93,12 @@ def test_a_signal_saves_and_ends_well(name, trained, tmp_path):
     assert err == ""
     last = out.splitlines()[-1]
     step = int(last.split("at step ")[1].split(":")[0])
-    assert last == f"stopped by {name} at step {step}: saved; start again to go on"
+    assert last == f"stopped by {name} at step {step}: saved. Start again to resume"
     assert 10 <= step < 60
     assert not (tmp_path / "result.json").exists()
     code, out, err = run("train", *train_argv(tmp_path))
     assert code == 0, err
-    assert f"going on from step {step}" in out
+    assert f"resuming from step {step}" in out
     assert_same_run(tmp_path, trained[0])
 
 
@@ -139,8 +140,8 @@ def signalled(monkeypatch, name, at_call=1, module=loop):
         ("abstract_state", "before step 1", []),
         ("check_passes", "before step 1", []),
         ("make_step", "before step 1", []),
-        ("evaluated", "at step 3: saved", [2, 3]),  # while it validates step 2
-        ("judge", "at step 3: saved", [2, 3]),
+        ("eval_params", "at step 3: saved", [2, 3]),  # while it validates step 2
+        ("with_score", "at step 3: saved", [2, 3]),
     ],
 )
 def test_a_signal_at_any_stage(monkeypatch, tmp_path, function, said, saved):
@@ -148,10 +149,10 @@ def test_a_signal_at_any_stage(monkeypatch, tmp_path, function, said, saved):
     signalled(monkeypatch, function)
     with pytest.raises(Stopped) as stopped:
         train(tmp_path)
-    assert str(stopped.value) == f"stopped by SIGTERM {said}; start again to go on"
+    assert str(stopped.value) == f"stopped by SIGTERM {said}. Start again to resume"
     found = checksums.step_folders(tmp_path / "checkpoints")
     assert list(found) == saved
-    assert not any(map(checksums.flaw, found.values()))
+    assert not any(map(checksums.problem, found.values()))
     assert not (tmp_path / "result.json").exists()
     assert signal.getsignal(signal.SIGTERM) is before
     assert train(tmp_path)["step"] == 4
@@ -214,22 +215,22 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(tmp_path):
         text=True,
     )
     assert done.returncode == 2
-    assert "going on from step 20" in done.stdout
+    assert "resuming from step 20" in done.stdout
     assert done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(
         f"error: --workdir: no space left to write in {tmp_path}/checkpoints"
     )
     code, out, err = run("train", *argv)
     assert code == 0, err
-    assert "going on from step 20" in out
+    assert "resuming from step 20" in out
     assert json.loads((tmp_path / "result.json").read_text())["step"] == 60
 
 
 def test_a_killed_holder_lets_go_of_the_workdir(tmp_path):
     program = (
         "import sys, time; from pathlib import Path;"
-        "from rdrop_jax.training import lock\n"
-        "with lock.held(Path(sys.argv[1])):\n"
+        "from rdrop_jax.training.workdir import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
         "    print('ready', flush=True)\n    time.sleep(60)"
     )
     process = subprocess.Popen(
@@ -245,5 +246,5 @@ def test_a_killed_holder_lets_go_of_the_workdir(tmp_path):
     assert err.count("\n") == 1
     process.kill()
     process.communicate()
-    with lock.held(tmp_path):
+    with workdir_lib.locked(tmp_path):
         pass

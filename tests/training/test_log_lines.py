@@ -5,6 +5,7 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
+from helpers import messages
 from helpers.tiny import config as tiny_config
 from helpers.tiny import train
 
@@ -18,9 +19,7 @@ from rdrop_jax.training import log_lines, window
 def timed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("timed")
     start = datetime.now(UTC).replace(microsecond=0)
-    with pytest.MonkeyPatch.context() as patch:
-        said = []
-        patch.setattr("builtins.print", lambda *words, **_: said.append(words[0]))
+    with messages.collected() as said:
         result = train(workdir, log__every="600 seconds")
     return workdir, result, said, start
 
@@ -108,10 +107,8 @@ def test_log_every_takes_steps_epochs_percent_or_seconds():
 def test_long_scoring_is_reported_with_its_seconds(monkeypatch):
     times = iter([0.0, 7.2, 10.0, 11.0])
     monkeypatch.setattr(log_lines.time, "perf_counter", lambda: next(times))
-    said = []
-    for _ in range(2):
-        scores = log_lines.announced(
-            "validated", lambda p: {"loss": p}, 0.5, said.append
-        )
-        assert scores == {"loss": 0.5}
+    with messages.collected() as said:
+        for _ in range(2):
+            scores = log_lines.timed("validated", lambda p: {"loss": p}, 0.5)
+            assert scores == {"loss": 0.5}
     assert said == ["validated in 7 s"]

@@ -129,7 +129,7 @@ def test_killed_processes_end_all_and_start_again(two, tmp_path):
             assert "another task died" in err
         assert not (tmp_path / "result.json").exists()
     out = train(tmp_path)[0][1]
-    assert "going on from step" in out
+    assert "resuming from step" in out
     jax.tree.map(np.testing.assert_array_equal, params(tmp_path), params(two[0]))
     assert result(tmp_path)["test"] == result(two[0])["test"]
     assert losses(tmp_path) == losses(two[0])
@@ -176,7 +176,7 @@ def test_the_number_of_processes_may_change(one, tmp_path, first, then):
     for total, (count, devices) in ((20, first), (40, then)):
         length = f"--config.total_steps={total}"
         ended = train(tmp_path, length, count=count, devices=devices)
-    assert "going on from step 20" in ended[0][1]
+    assert "resuming from step 20" in ended[0][1]
     assert_close(losses(tmp_path), losses(one), 1e-5)
     assert_close(params(tmp_path), params(one), 1e-5)
 

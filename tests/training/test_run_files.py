@@ -8,14 +8,15 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
+from helpers import messages
 from helpers.tiny import config, train
 
 from rdrop_jax import evaluate
 from rdrop_jax.compare import phases
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, disk
-from rdrop_jax.training import lock, writers
 from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training import writers
 from rdrop_jax.training.checkpoint import Checkpoints, Progress
 
 NESTED = b'{"a":' * 10_000 + b"1" + b"}" * 10_000
@@ -89,9 +90,9 @@ def test_broken_data_checksums_are_written_again_or_named(workdir, kind):
     break_file(path, kind)
     if kind == "folder":
         with pytest.raises(InputError, match="--workdir: cannot write in"):
-            workdir_lib.claim_data(sums, workdir)
+            workdir_lib.record_data(sums, workdir)
         return
-    workdir_lib.claim_data(sums, workdir)
+    workdir_lib.record_data(sums, workdir)
     assert json.loads(path.read_bytes()) == sums
 
 
@@ -108,10 +109,10 @@ def test_broken_metrics_are_dropped_or_named(tmp_path, kind):
     break_file(path, kind)
     if kind in ("folder", "pipe", "device"):
         with pytest.raises(InputError, match=r"cannot write in .*metrics\.jsonl"):
-            writers.Writers(tmp_path, tensorboard=False, active=True)
+            writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
         return
-    out = writers.Writers(tmp_path, tensorboard=False, active=True)
-    out.cut(1)
+    out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
+    out.truncate(1)
     out.record(1, "train", {"ce": 1.0})
     assert [r["step"] for r in disk.read_records(path)] == [1]
 
@@ -126,7 +127,7 @@ def test_a_broken_result_is_made_again(finished, workdir, kind):
 def test_a_broken_checksum_file_is_a_damaged_checkpoint(workdir, kind):
     folder = workdir / "checkpoints" / "step_6"
     break_file(folder / checksums.NAME, kind)
-    assert "expected a JSON object" in checksums.flaw(folder)
+    assert "expected a JSON object" in checksums.problem(folder)
 
 
 @KINDS
@@ -139,14 +140,14 @@ def test_a_broken_comparison_is_an_input_error(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device"])
 def test_a_lock_that_is_no_file_is_named(tmp_path, kind):
     break_file(tmp_path / "lock", kind)
-    held = lock.held(tmp_path)
+    held = workdir_lib.locked(tmp_path)
     with pytest.raises(InputError, match=r"--workdir: cannot write in .*lock"):
         held.__enter__()
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs /proc")
 def test_a_workdir_that_cannot_be_made_is_named():
-    held = lock.held(Path("/proc/rdrop_jax"))
+    held = workdir_lib.locked(Path("/proc/rdrop_jax"))
     with pytest.raises(InputError, match="cannot write in /proc/rdrop_jax"):
         held.__enter__()
 
@@ -187,7 +188,7 @@ def test_checkpoints_that_vanish_are_noticed_at_the_next_save(one_save, lose):
     with pytest.raises(InputError, match=r"Step 2 is saved in a new folder there"):
         checkpoints.save(2, STATE, Progress())
     assert list(checksums.step_folders(run / "checkpoints")) == [2]
-    assert not checksums.flaw(run / "checkpoints" / "step_2")
+    assert not checksums.problem(run / "checkpoints" / "step_2")
 
 
 @pytest.mark.parametrize("lose", [shutil.rmtree, lambda f: f.rename(f"{f}_moved")])
@@ -208,8 +209,10 @@ def test_another_folder_in_place_of_the_checkpoints_is_named(one_save):
 
 
 def test_a_checkpoint_that_vanishes_is_reported_at_the_next_save(tmp_path):
-    said = []
-    with contextlib.closing(Checkpoints(tmp_path, say=said.append)) as checkpoints:
+    with (
+        messages.collected() as said,
+        contextlib.closing(Checkpoints(tmp_path)) as checkpoints,
+    ):
         checkpoints.save(1, STATE, Progress())
         checkpoints.wait()
         shutil.rmtree(tmp_path / "checkpoints" / "step_1")

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import logging
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,10 +17,11 @@ from helpers import toy
 from jax.sharding import PartitionSpec
 
 from rdrop_jax import init_state
+from rdrop_jax.cli import process
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import disk
-from rdrop_jax.training import mesh, workdir, writers
+from rdrop_jax.training import distributed, log_lines, mesh, workdir, writers
 from rdrop_jax.training.checkpoint import Checkpoints, Progress
 from rdrop_jax.training.window import Window
 
@@ -36,11 +39,11 @@ def test_mesh_that_does_not_fit_is_named(shape):
 
 def test_rows_are_split_over_data_and_fsdp():
     grid = mesh.make_mesh(2, 2, 2)
-    x = mesh.put(grid, {"x": np.arange(8)})["x"]
+    x = mesh.shard_batch(grid, {"x": np.arange(8)})["x"]
     assert {shard.data.shape for shard in x.addressable_shards} == {(2,)}
     np.testing.assert_array_equal(x, np.arange(8))
     with pytest.raises(InputError, match="expected a multiple of the 4 devices"):
-        mesh.put(grid, {"x": np.arange(6)})
+        mesh.shard_batch(grid, {"x": np.arange(6)})
 
 
 def test_parameters_are_cut_by_rule_and_by_size():
@@ -130,56 +133,77 @@ def test_no_checkpoints_is_said(tmp_path):
     with pytest.raises(InputError, match="no checkpoints in"):
         Checkpoints(tmp_path, read_only=True)
     checkpoints = Checkpoints(tmp_path)
-    with pytest.raises(InputError, match="holds no checkpoint yet"):
+    with pytest.raises(InputError, match="contains no checkpoint yet"):
         checkpoints.pick("last")
     checkpoints.close()
 
 
 def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
-    out = writers.Writers(tmp_path, tensorboard=False, active=True)
+    out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
     for step in (1, 2, 3):
         out.record(step, "train", {"ce": 1.0 / step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "kin')  # killed while writing
-    out.cut(2)
+    out.truncate(2)
     out.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
 def test_tensorboard_events_are_written(tmp_path):
-    out = writers.Writers(tmp_path, tensorboard=True, active=True)
+    out = writers.MetricsWriter(tmp_path, tensorboard=True, active=True)
     out.record(1, "train", {"ce": 1.0, "kl": float("nan")})
     out.close()
     assert list((tmp_path / "events").glob("events.*"))
 
 
-def test_a_terminal_shows_whole_lines_and_cuts_live_ones(tmp_path, monkeypatch, capsys):
+def test_a_terminal_shows_full_lines_and_truncates_live_ones(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    out = writers.Writers(tmp_path, tensorboard=False, active=True)
-    out.say("a" * 300 + "\n" + "b" * 300)
-    out.say("c" * 300, live=True)
-    out.say("done")
-    out.close()
+    logger = logging.getLogger("rdrop_jax.training.loop")
+    logger.info("a" * 300 + "\n" + "b" * 300)
+    logger.info("c" * 300, extra={"live": True})
+    logger.info("done")
     text = capsys.readouterr().out
     assert "a" * 300 + "\n" + "b" * 300 + "\n" in text
     assert 0 < text.count("c") < 300
     assert text.endswith("\033[Kdone\n")
 
 
-def test_other_processes_write_nothing(tmp_path, capsys):
-    out = writers.Writers(tmp_path, tensorboard=True, active=False)
+def test_a_live_line_is_ended_at_exit(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    logger = logging.getLogger("rdrop_jax")
+    others, logger.handlers = logger.handlers, []
+    with process.console_messages():
+        logger.info("step 1", extra={"live": True})
+    logger.handlers = others
+    assert capsys.readouterr().out.endswith("step 1\n")
+
+
+def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
+    out = writers.MetricsWriter(tmp_path, tensorboard=True, active=False)
     out.record(1, "train", {"ce": 1.0})
-    out.say("hello")
-    out.cut(0)
+    out.truncate(0)
     out.close()
     assert not list(tmp_path.iterdir())
-    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(distributed, "is_first", lambda: False)
+    logging.getLogger("rdrop_jax").info("hello")
+    logging.getLogger("rdrop_jax").warning("a warning")
+    assert capsys.readouterr() == ("", "a warning\n")
+
+
+def test_the_library_prints_nothing_by_itself():
+    """A Python caller attaches a handler, or none."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import logging, rdrop_jax.train\n"
+         "assert not logging.getLogger('rdrop_jax').handlers"],
+        check=True,
+    )  # fmt: skip
+    assert done.returncode == 0
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named(tmp_path):
-    out = writers.Writers(tmp_path, tensorboard=False, active=True)
+    out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(InputError, match="no space left to write in"):
         out.record(1, "train", {"ce": 1.0})
@@ -195,7 +219,7 @@ def test_storage_errors_of_every_kind_are_explained(tmp_path):
     ]
     for error in errors:
         with (
-            pytest.raises(InputError, match="free some space and start again"),
+            pytest.raises(InputError, match="Free some space and start again"),
             disk.explained(tmp_path),
         ):
             raise error
@@ -217,7 +241,7 @@ def test_a_workdir_that_is_a_file_is_named(tmp_path):
     from rdrop_jax.config import base_config
 
     with pytest.raises(InputError, match="cannot write in"):
-        workdir.claim(base_config(), file)
+        workdir.initialize(base_config(), file)
     with pytest.raises(InputError, match="no run in"):
         workdir.read(tmp_path)
     (tmp_path / "config.json").write_text("{")
@@ -227,7 +251,7 @@ def test_a_workdir_that_is_a_file_is_named(tmp_path):
 
 def test_parameter_table_folds_blocks():
     params = {f"block_{i}": {"kernel": jnp.zeros((2, 3))} for i in range(4)}
-    table = writers.parameter_table(params | {"head": jnp.zeros(5)})
+    table = log_lines.parameter_table(params | {"head": jnp.zeros(5)})
     assert "block_*/kernel" in table
     assert "x 4" in table
     assert "29 parameters" in table

@@ -15,7 +15,7 @@ from rdrop_jax import flags, tasks
 from rdrop_jax.config import resolve
 from rdrop_jax.models.layers import Dropout
 from rdrop_jax.training.checkpoint import Checkpoints, Progress
-from rdrop_jax.training.mesh import batch_sharding, make_mesh, put
+from rdrop_jax.training.mesh import batch_sharding, make_mesh, shard_batch
 from rdrop_jax.training.state import abstract_state, make_state, make_step, make_tx
 
 VIT = str(Path(__file__).parents[2] / "configs" / "vit.py")
@@ -60,7 +60,7 @@ class Run:
         return make()
 
     def batch(self, t):
-        return put(self.mesh, self.task.train_data()[t])
+        return shard_batch(self.mesh, self.task.train_data()[t])
 
     def go(self, state, start=0, stop=STEPS):
         """The state after these steps and (loss, gradient norm) of each."""

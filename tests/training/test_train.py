@@ -187,7 +187,7 @@ def test_another_config_is_refused_with_its_differences(reference):
     with pytest.raises(InputError) as error:
         train(reference[0], rdrop__alpha=0.5, optimizer__lr=1e-4)
     message = str(error.value)
-    assert "was begun with another config" in message
+    assert "was started with a different config" in message
     assert "optimizer.lr: workdir 0.003, now 0.0001" in message
     assert "rdrop.alpha: workdir 1.0, now 0.5" in message
     assert "seed" not in message
@@ -290,10 +290,8 @@ def test_checkpoints_are_named_after_a_colon(tmp_path):
 
 def test_a_score_that_is_nan_is_the_worst():
     scores = {"accuracy": float("nan"), "loss": 2.0}
-    by_accuracy = config(eval__metric="accuracy")
-    assert loop.higher_is_better(by_accuracy, scores) == -np.inf
-    by_loss = config(eval__metric="loss")
-    assert loop.higher_is_better(by_loss, scores) == -2.0
+    assert loop.signed_score("accuracy", scores) == -np.inf
+    assert loop.signed_score("loss", scores) == -2.0
 
 
 def test_every_score_knows_which_way_is_better():

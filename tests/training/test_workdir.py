@@ -16,7 +16,8 @@ from rdrop_jax import evaluate
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, disk
-from rdrop_jax.training import lock, writers
+from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training import writers
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_a_broken_config_is_named(workdir, content, found):
 
 
 def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys):
-    out = writers.Writers(tmp_path, tensorboard=False, active=True)
+    out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
     path = tmp_path / "metrics.jsonl"
     good = b'{"step": 1, "kind": "train"}\n'
     for junk, count in [
@@ -60,11 +61,11 @@ def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys
         (b'{"step": 1, "ki', 0),
     ]:
         path.write_bytes(good + junk)
-        out.cut(1)
+        out.truncate(1)
         assert path.read_bytes() == good
         assert (f"found {count} other lines" in capsys.readouterr().out) == (count > 0)
     path.unlink()
-    out.cut(1)
+    out.truncate(1)
     assert not path.exists()
     out.close()
 
@@ -72,7 +73,7 @@ def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys
 def test_events_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "events").write_text("a file")
     with pytest.raises(InputError, match=r"--workdir: cannot write in .*events"):
-        writers.Writers(tmp_path, tensorboard=True, active=True)
+        writers.MetricsWriter(tmp_path, tensorboard=True, active=True)
 
 
 def test_a_half_result_is_made_again(finished, workdir, capsys):
@@ -93,31 +94,31 @@ def test_every_file_that_does_not_fit_is_explained(finished, tmp_path):
         with pytest.raises(InputError, match=FULL):
             disk.write_json(tmp_path / "config.json", {"long": "x" * 100})
         with pytest.raises(InputError, match=FULL):
-            checksums.seal(checkpoint)
-        out = writers.Writers(tmp_path, tensorboard=False, active=True)
+            checksums.write(checkpoint)
+        out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
         with pytest.raises(InputError, match=FULL):
             out.record(1, "train", {"x" * 100: 1.0})
         with pytest.raises(InputError, match=FULL):
-            writers.Writers(tmp_path, tensorboard=True, active=True).record(
+            writers.MetricsWriter(tmp_path, tensorboard=True, active=True).record(
                 1, "train", {"x" * 100: 1.0}
             )
     assert not (tmp_path / "config.json").exists()
-    assert not checksums.flaw(checkpoint)  # the old checksums are still there
+    assert not checksums.problem(checkpoint)  # the old checksums are still there
 
 
 def test_a_second_training_is_refused(tmp_path):
     workdir = tmp_path / "run"
-    with lock.held(workdir):
+    with workdir_lib.locked(workdir):
         found = f"found pid {os.getpid()} on .* training there"
         with pytest.raises(InputError, match=found):
             train(workdir)
         assert [p.name for p in workdir.iterdir()] == ["lock"]
-    with lock.held(workdir):
+    with workdir_lib.locked(workdir):
         pass
 
 
 def test_readers_are_not_refused(finished):
-    with lock.held(finished[0]):
+    with workdir_lib.locked(finished[0]):
         assert open_run(finished[0], "last").step == 6
 
 

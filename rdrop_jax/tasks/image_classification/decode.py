@@ -1,8 +1,8 @@
 """Decoding of image files, which may be untrusted."""
 
 import io
+import logging
 import struct
-import sys
 import threading
 import zlib
 from pathlib import Path
@@ -16,6 +16,8 @@ from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lfs
 from rdrop_jax.tasks.image_classification.image_files import FORMATS
+
+_logger = logging.getLogger(__name__)
 
 _MODES = {1: "L", 3: "RGB"}
 # Exceptions that PIL raises on files that are corrupt or too large.
@@ -163,4 +165,4 @@ class Decoded:
         with self._lock:
             if name not in self.skipped:
                 self.skipped[name] = str(error)
-                print(f"left out: {name}: {error}", file=sys.stderr, flush=True)
+                _logger.warning("left out: %s: %s", name, error)

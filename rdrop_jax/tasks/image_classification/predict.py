@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -28,8 +29,10 @@ from rdrop_jax.tasks.image_classification.decode import (
     converted,
     decode,
 )
-from rdrop_jax.training.mesh import put
+from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Predictor
+
+_logger = logging.getLogger(__name__)
 
 
 def make_predictor(
@@ -69,7 +72,9 @@ def make_predictor(
             numbers, chunk = zip(*pairs, strict=True)
             batch = stack(list(mapped(prepare, numbers, chunk)))
             padded = pad(batch, size)
-            found = jax.device_get(probabilities(params, put(mesh, padded, whole=True)))
+            found = jax.device_get(
+                probabilities(params, shard_batch(mesh, padded, full=True))
+            )
             yield from map(answer, numbers, chunk, found)
 
     def rows(name: str) -> Iterator[Any]:
@@ -173,9 +178,7 @@ def read_images(path: str) -> Iterator[Any]:
         except OSError as error:
             raise InputError(f"--input: {path} cannot be read: {error}") from error
         if left_out:
-            print(
-                f"--input: {image_files.left_out_line(file, left_out)}", file=sys.stderr
-            )
+            _logger.warning("--input: %s", image_files.left_out_line(file, left_out))
         if not found:
             endings = ", ".join(image_files.SUFFIXES)
             raise InputError(

@@ -29,7 +29,7 @@ from rdrop_jax.tasks.image_classification.decode import Decoded
 from rdrop_jax.tasks.image_classification.predict import make_predictor
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.mesh import put
+from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores, Task
 
 Split = Callable[[str], Decoded]
@@ -252,7 +252,7 @@ def make_evaluator(
     def evaluate(params: Params) -> dict[str, float]:
         batches = _eval_batches(config, rows, _process())
         return scores.scores(
-            jax.device_get(sums(params, put(mesh, batch))) for batch in batches
+            jax.device_get(sums(params, shard_batch(mesh, batch))) for batch in batches
         )
 
     return evaluate

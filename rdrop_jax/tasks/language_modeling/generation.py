@@ -25,7 +25,7 @@ from rdrop_jax.tasks.language_modeling.blocks import Windows
 from rdrop_jax.tasks.language_modeling.token_files import Split
 from rdrop_jax.tasks.language_modeling.vocabularies import UNKNOWN, Tokens, Vocabulary
 from rdrop_jax.tasks.seq2seq.translator import read_lines
-from rdrop_jax.training.mesh import put
+from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Predictor
 
 MODES = ("generate", "score")
@@ -138,7 +138,7 @@ def nll_of_windows(
     found = []
     for batch in eval_batches(windows, renamed, batch_size=batch_size):
         batch["where"] = batch["where"][:, None] & batch.pop("new")
-        rows = sums(params, put(mesh, batch, whole=True))
+        rows = sums(params, shard_batch(mesh, batch, full=True))
         found.append(np.asarray(jax.device_get(rows), np.float64))
     return np.concatenate(found)[: len(windows)]
 

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.files.disk import read_json
+from rdrop_jax.files.disk import publish, read_json
 from rdrop_jax.tasks.language_modeling import vocabularies
 from rdrop_jax.tasks.language_modeling.vocabularies import Vocabulary
 
@@ -172,7 +172,7 @@ def save(corpus: Corpus, folder: Path, *, texts: bool = True) -> Path:
                 (partial / f"{name}.txt").write_bytes(content.encode())
     (partial / "index.json").write_text(json.dumps(index, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    publish(partial, folder)
     return folder
 
 

@@ -6,7 +6,6 @@ DATA_DIR/NAME/train.de.gz, train.en.gz, validation.de.gz, ..., test.en.gz
 
 import contextlib
 import gzip
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax.data import index as index_lib
+from rdrop_jax.files import checksums
+from rdrop_jax.files.disk import publish
 
 NAMES = (
     "iwslt14_de_en",
@@ -84,9 +85,10 @@ class Writer:
         """Write the index and rename the temporary folder to the output folder."""
         files = {}
         for path in sorted(self._partial.iterdir()):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
+            files[path.name] = {
+                "bytes": path.stat().st_size,
+                "sha256": checksums.sha256(path),
+            }
         index = {
             "format": index_lib.FORMAT,
             "name": self._folder.name,
@@ -95,5 +97,5 @@ class Writer:
             **notes,
         }
         (self._partial / "index.json").write_text(json.dumps(index, indent=1))
-        self._partial.rename(self._folder)
+        publish(self._partial, self._folder)
         return self._folder

@@ -1,6 +1,6 @@
 """Evaluation of a translator on full splits, and sample outputs for the log."""
 
-import sys
+import logging
 from collections.abc import Callable
 
 import jax
@@ -17,8 +17,10 @@ from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.sides import Side
 from rdrop_jax.tasks.seq2seq.translator import Translator
-from rdrop_jax.training.mesh import put
+from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores
+
+_logger = logging.getLogger(__name__)
 
 Split = Callable[[str], Pairs]
 
@@ -38,7 +40,7 @@ def make_evaluator(
     batches = _eval_batches(config, source, target)
     special = translator.vocabularies.target.special
     if jax.process_index() == 0 and (problem := translator.misfit(texts)):
-        print(f"warning: {texts.origin}: {problem}", file=sys.stderr)
+        _logger.warning("warning: %s: %s", texts.origin, problem)
 
     @jax.jit
     def score(params: Params, batch: Batch) -> jax.Array:
@@ -52,7 +54,7 @@ def make_evaluator(
         for batch in batches:
             each = range(batch.shape.rows)
             rows = token_batches.collate(source, target, batch, each, special)
-            nll += float(score(params, put(mesh, rows, whole=True)))
+            nll += float(score(params, shard_batch(mesh, rows, full=True)))
         answers = translator.translate(params, texts.source)
         loss = nll / tokens
         return {

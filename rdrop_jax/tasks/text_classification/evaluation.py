@@ -31,7 +31,7 @@ from rdrop_jax.tasks.text_classification.texts import (
     collect,
     encode_labels,
 )
-from rdrop_jax.training.mesh import put
+from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores, Predictor
 
 Split = Callable[[str], Texts]
@@ -98,7 +98,7 @@ def make_outputs(
     def outputs(params: Params, encoded: pieces.Encoded) -> np.ndarray:
         parts, order = [], []
         for rows, batch in scorer.batches(encoded):
-            found = jax.device_get(run(params, put(mesh, batch, whole=True)))
+            found = jax.device_get(run(params, shard_batch(mesh, batch, full=True)))
             parts.append(found[: len(rows)])
             order.append(rows)
         whole = np.concatenate(parts)

@@ -21,6 +21,7 @@ from typing import Any, cast
 from rdrop_jax.data import index as index_lib
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, lines
+from rdrop_jax.files.disk import publish
 
 PREFIX = "glue/"
 _LARGEST = 2**30  # bytes of a file of GLUE, unpacked
@@ -153,7 +154,7 @@ def prepare(
     index = {"format": index_lib.FORMAT, "classes": task.classes, "splits": splits}
     text = json.dumps(index | {"sources": sources}, indent=1) + "\n"
     (partial / "index.json").write_text(text)
-    partial.rename(folder)
+    publish(partial, folder)
     return folder
 
 

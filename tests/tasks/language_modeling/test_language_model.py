@@ -26,7 +26,7 @@ from rdrop_jax.tasks.language_modeling import task as language_model
 from rdrop_jax.tasks.language_modeling import vocabularies
 from rdrop_jax.tasks.language_modeling.generation import TextGenerator
 from rdrop_jax.training import state
-from rdrop_jax.training.mesh import make_mesh, put
+from rdrop_jax.training.mesh import make_mesh, shard_batch
 from rdrop_jax.training.optim import make_schedule
 
 
@@ -224,7 +224,7 @@ def grads_and_metrics(config, workdir, mesh=None):
     step = state.make_step(task, tx, config, mesh)
     begun = init_state(params, tx, jax.random.key(1))
     if mesh is not None:
-        batch = put(mesh, batch)
+        batch = shard_batch(mesh, batch)
         placed = jax.tree.map(lambda x: x.sharding, state.abstract_params(task, mesh))
         begun = init_state(jax.device_put(params, placed), tx, jax.random.key(1))
     ended, metrics = jax.jit(step)(begun, batch)

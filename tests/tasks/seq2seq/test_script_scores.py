@@ -148,7 +148,7 @@ def test_signatures_name_the_tokenizer_of_rouge(tmp_path):
 
 
 def test_runs_of_earlier_versions_keep_their_tokenizers(tmp_path, monkeypatch):
-    monkeypatch.setattr(workdir_lib, "begun", lambda workdir: True)
+    monkeypatch.setattr(workdir_lib, "has_checkpoint", lambda workdir: True)
     for config, name, field, stored in (
         (tiny_nmt.config(tmp_path), "nmt", "bleu", "13a"),
         (tiny_sum.config(tmp_path), "sum", "rouge_tokenizer", "english"),

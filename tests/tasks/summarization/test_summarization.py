@@ -29,7 +29,7 @@ from rdrop_jax.tasks.seq2seq import prepared_text, translator
 from rdrop_jax.tasks.summarization import cnn_dailymail, summary_sets
 from rdrop_jax.tasks.summarization import task as summarization
 from rdrop_jax.tasks.summarization.scores import NAMES, interval, rouge, rouge_each
-from rdrop_jax.training.mesh import make_mesh, put
+from rdrop_jax.training.mesh import make_mesh, shard_batch
 from rdrop_jax.training.state import abstract_state, make_state, make_step, make_tx
 
 SPEC = importlib.util.spec_from_file_location("sums", tiny_sum.SUMMARIZATION)
@@ -430,7 +430,7 @@ def test_a_shallow_bart_large_steps_on_eight_devices():
         batch = {"src": ids[:, :128], "src_where": there[:, :128]}
         batch |= {"inputs": ids[:, 128:], "labels": ids[:, :16]}  # not a copy
         batch |= {"where": there[:, 128:]}
-        now, metrics = step(now, put(mesh, batch))
+        now, metrics = step(now, shard_batch(mesh, batch))
     assert int(now.step) == 2
     assert int(now.first_bad_step) < 0
     ce, kl = (float(metrics[name].compute()) for name in ("ce", "kl"))

@@ -185,7 +185,7 @@ def test_averages_of_checkpoints(run_dir):
         *last,
         mean.params,
     )
-    with pytest.raises(InputError, match=r"expected 9 whole checkpoints to average"):
+    with pytest.raises(InputError, match=r"expected 9 valid checkpoints to average"):
         open_run(workdir, "average:9")
     with pytest.raises(InputError, match=r"expected average:N .* found 'x'"):
         open_run(workdir, "average:x")
