@@ -101,7 +101,7 @@ def summaries(package: str, *, shortest: int, rarest: int) -> list[Summary]:
     return sorted(Summary(t, s) for t, s in alone if sizes[s] >= rarest)
 
 
-def cut(
+def split(
     rows: list[Summary], parts: dict[str, float], split_seed: int
 ) -> dict[str, list[Summary]]:
     """Split summaries; those that differ only in digits and symbols stay together.
@@ -121,10 +121,10 @@ def cut(
     names = sorted(groups)
     order = np.random.default_rng(split_seed).permutation(len(names))
     ends = np.round(np.cumsum(list(parts.values())) * len(names)).astype(int)
-    pieces = np.split(order, ends[:-1])
+    parted = np.split(order, ends[:-1])
     return {
-        split: [row for i in piece for row in groups[names[i]]]
-        for split, piece in zip(parts, pieces, strict=True)
+        split: [row for i in part for row in groups[names[i]]]
+        for split, part in zip(parts, parted, strict=True)
     }
 
 

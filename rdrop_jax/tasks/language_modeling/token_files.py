@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.disk import read_json
 from rdrop_jax.tasks.language_modeling import vocabularies
 from rdrop_jax.tasks.language_modeling.vocabularies import Vocabulary
 
 FORMAT = 1
-SPLITS = ("train", "validation", "test")
-HELD_OUT = ("validation", "test")
 _SIZES = ("tokens", "words", "characters")
 _CHUNK = 10_000
 
@@ -120,7 +119,7 @@ def make(vocabulary: Vocabulary, texts: Mapping[str, Iterable[str]]) -> Corpus:
       The corpus.
     """
     splits = {
-        name: encode(vocabulary, text, name, keep=name in HELD_OUT)
+        name: encode(vocabulary, text, name, keep=name in SPLITS[1:])
         for name, text in texts.items()
     }
     return Corpus(vocabulary, splits, _provenance(vocabulary, splits))
