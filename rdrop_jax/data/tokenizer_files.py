@@ -5,7 +5,6 @@ and vocab.json with merges.txt (byte-level BPE, RoBERTa and BART). Settings of
 tokenizer_config.json and added_tokens.json in the same folder are applied.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from tokenizers import (
 
 from rdrop_jax.errors import InputError, rust_explained
 from rdrop_jax.files import lfs, lines
+from rdrop_jax.files.disk import read_json
 
 NAME, SETTINGS, ADDED = "tokenizer.json", "tokenizer_config.json", "added_tokens.json"
 WORDPIECE = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -264,13 +264,7 @@ def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     lfs.check(path, "data.tokenizer")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"data.tokenizer: {path}: expected JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise InputError(f"data.tokenizer: {path}: expected a JSON object")
-    return content
+    return read_json(path, "data.tokenizer")
 
 
 def _ids(tokenizer: Tokenizer, *names: str) -> list[int]:

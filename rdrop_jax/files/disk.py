@@ -81,8 +81,12 @@ def identity(folder: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object that a run wrote.
+def read_json(path: Path, field: str = "") -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+      path: path of the file.
+      field: config field of the path, for the message.
 
     Raises:
       InputError: not a regular file, an unreadable file, or not a JSON object.
@@ -100,7 +104,8 @@ def read_json(path: Path) -> dict[str, Any]:
         if isinstance(content, dict):
             return content
         found = f"a JSON {type(content).__name__}"
-    raise InputError(f"{path}: expected a JSON object, found {found}")
+    start = f"{field}: " if field else ""
+    raise InputError(f"{start}{path}: expected a JSON object, found {found}")
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -154,7 +159,8 @@ def open_regular(path: Path, mode: str) -> IO[Any]:
             raise OSError(errno.EINVAL, "expected a regular file", str(path))
         return number
 
-    return open(path, mode, opener=opener)
+    encoding = None if "b" in mode else "utf-8"
+    return open(path, mode, encoding=encoding, opener=opener)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -181,3 +187,23 @@ def sync_folder(folder: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a value as indented JSON by `write_text`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, then sync its files and rename it to ``folder``.
+
+    Args:
+      folder: the result; replaced if it exists.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    for path in partial.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    sync_folder(partial)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    sync_folder(folder.parent)

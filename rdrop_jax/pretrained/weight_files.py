@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from rdrop_jax.errors import InputError, rust_explained
 from rdrop_jax.files import checksums, lfs, memory, npz_headers
+from rdrop_jax.files.disk import read_json
 from rdrop_jax.training import workdir as workdir_lib
 
 EXPECTED = (
@@ -220,13 +221,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     lfs.check(path, "init_from")
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"init_from: {path}: expected JSON, found none") from error
-    if not isinstance(content, dict):
-        raise InputError(f"init_from: {path}: expected a JSON object")
-    return content
+    return read_json(path, "init_from")
 
 
 def _check_all(path: Path) -> list[Path]:

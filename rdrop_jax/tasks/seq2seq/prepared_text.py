@@ -6,7 +6,6 @@ DATA_DIR/NAME/train.de.gz, train.en.gz, validation.de.gz, ..., test.en.gz
 
 import contextlib
 import gzip
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax.data import index as index_lib
+from rdrop_jax.files import checksums
 
 NAMES = (
     "iwslt14_de_en",
@@ -84,9 +84,8 @@ class Writer:
         """Write the index and rename the temporary folder to the output folder."""
         files = {}
         for path in sorted(self._partial.iterdir()):
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            files[path.name] = {"bytes": path.stat().st_size, "sha256": digest}
+            size = path.stat().st_size
+            files[path.name] = {"bytes": size, "sha256": checksums.sha256(path)}
         index = {
             "format": index_lib.FORMAT,
             "name": self._folder.name,

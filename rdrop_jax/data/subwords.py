@@ -4,7 +4,6 @@ The library `tokenizers` provides WordPiece (BERT) and byte-level BPE (RoBERTa).
 that is too long is truncated in its longer text.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,8 @@ from tokenizers import (
 )
 
 from rdrop_jax.data.tokenizer_files import BYTES, WORDPIECE, as_bert, as_roberta
-from rdrop_jax.data.tokenizer_files import NAME as NAME
-from rdrop_jax.data.tokenizer_files import find as find
-from rdrop_jax.data.tokenizer_files import load as load
 from rdrop_jax.errors import InputError, rust_explained
+from rdrop_jax.files.disk import write_text
 from rdrop_jax.files.lines import clean
 
 
@@ -83,9 +80,7 @@ def train_bytes(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Write tokenizer.json atomically."""
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, tokenizer.to_str(pretty=True))
 
 
 def check_fits(
@@ -119,7 +114,7 @@ def check_fits(
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedTexts:
     """Encoded texts, concatenated.
 
     Attributes:
@@ -168,11 +163,11 @@ def encode(
     first: Sequence[str],
     second: Sequence[str] | None,
     max_length: int,
-) -> Encoded:
+) -> EncodedTexts:
     """Encode texts or pairs, with special tokens.
 
     Args:
-      tokenizer: tokenizer returned by `load`.
+      tokenizer: tokenizer returned by `tokenizer_files.load`.
       first: single texts, or first texts of pairs.
       second: second texts of pairs; None for single texts.
       max_length: maximum number of tokens; a pair is truncated in its longer text.
@@ -195,4 +190,4 @@ def encode(
             types.append(np.asarray(item.type_ids, np.uint8))
             lengths.append(len(item.ids))
     starts = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))])
-    return Encoded(np.concatenate(ids), np.concatenate(types), starts)
+    return EncodedTexts(np.concatenate(ids), np.concatenate(types), starts)
