@@ -17,7 +17,7 @@ import optax
 from benchmarks.turns import by_torch, in_turns, ratio, table, updates
 from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
 from rdrop_jax.cli import process
-from rdrop_jax.data import docstrings, pieces
+from rdrop_jax.data import docstrings, subwords
 from rdrop_jax.models.encoder import SIZES, Classifier, Encoder
 from rdrop_jax.tasks.text_classification import buckets
 from rdrop_jax.tasks.text_classification.task import encoder_inputs
@@ -106,8 +106,8 @@ def paddings(batch_size: int, max_length: int) -> dict[str, float]:
     """Shares of padding in batches of docstrings."""
     rows = docstrings.summaries("scipy", shortest=20, rarest=50)
     texts = [row.text for row in rows]
-    tokenizer = pieces.train_wordpiece(texts, 4000)
-    lengths = pieces.encode(tokenizer, texts, None, max_length).lengths
+    tokenizer = subwords.train_wordpiece(texts, 4000)
+    lengths = subwords.encode(tokenizer, texts, None, max_length).lengths
     order = np.random.default_rng(0).permutation(lengths)
     whole = order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
     shapes = buckets.choose_shapes(lengths, 8)

@@ -5,17 +5,13 @@ import hashlib
 import importlib.util
 import re
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from rdrop_jax.errors import InputError
-
-# Keys of more items than this are boilerplate and do not group them.
-_COMMON = 20
 
 
 class Docstring(NamedTuple):
@@ -105,7 +101,7 @@ def summaries(package: str, *, shortest: int, rarest: int) -> list[Summary]:
     return sorted(Summary(t, s) for t, s in alone if sizes[s] >= rarest)
 
 
-def cut(
+def split(
     rows: list[Summary], parts: dict[str, float], split_seed: int
 ) -> dict[str, list[Summary]]:
     """Split summaries; those that differ only in digits and symbols stay together.
@@ -125,10 +121,10 @@ def cut(
     names = sorted(groups)
     order = np.random.default_rng(split_seed).permutation(len(names))
     ends = np.round(np.cumsum(list(parts.values())) * len(names)).astype(int)
-    pieces = np.split(order, ends[:-1])
+    parted = np.split(order, ends[:-1])
     return {
-        split: [row for i in piece for row in groups[names[i]]]
-        for split, piece in zip(parts, pieces, strict=True)
+        split: [row for i in part for row in groups[names[i]]]
+        for split, part in zip(parts, parted, strict=True)
     }
 
 
@@ -136,32 +132,3 @@ def sha256(rows: list[Summary]) -> str:
     """Return the checksum of rows, which depend on the package's version."""
     text = "\n".join("\t".join(row) for row in rows)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def grouped(keys: Sequence[set[str]]) -> list[list[int]]:
-    """Group items that share a key, ignoring keys of more than 20 items.
-
-    Args:
-      keys: keys of each item.
-
-    Returns:
-      Groups of item indices, ordered by their first item.
-    """
-    counts = Counter(key for each in keys for key in each)
-    parent = list(range(len(keys)))
-
-    def find(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
-    first: dict[str, int] = {}
-    for i, each in enumerate(keys):
-        for key in each:
-            if counts[key] <= _COMMON:
-                a, b = sorted((find(i), find(first.setdefault(key, i))))
-                parent[b] = a
-    groups: dict[int, list[int]] = {}
-    for i in range(len(keys)):
-        groups.setdefault(find(i), []).append(i)
-    return list(groups.values())

@@ -1,4 +1,4 @@
-"""Reading index.json of a prepared dataset, and checking the files that it names."""
+"""Reading index.json of stored data, and checking the files that it names."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,14 +11,17 @@ FORMAT = 1
 
 
 def read(
-    folder: Path, sizes: Callable[[dict[str, Any]], Mapping[str, int]]
+    folder: Path,
+    sizes: Callable[[dict[str, Any]], Mapping[str, int]],
+    remedy: str = "prepare it again",
 ) -> dict[str, Any]:
-    """Read the index of a prepared dataset.
+    """Read the index of a folder.
 
     Args:
       folder: folder of the dataset.
       sizes: function from the index to the bytes of each required file. It must look up
         all required fields of the index.
+      remedy: end of the error messages.
 
     Returns:
       The index.
@@ -31,20 +34,20 @@ def read(
     index = read_json(path)
     if index.get("format") != FORMAT:
         raise InputError(
-            f"{path}: expected format {FORMAT}, found another; prepare it again"
+            f"{path}: expected format {FORMAT}, found {index.get('format')!r}; {remedy}"
         )
     try:
         files = sizes(index)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: found a damaged index: {error!r}; prepare it again"
+            f"{path}: found a damaged index: {error!r}; {remedy}"
         ) from error
     for name, expected in files.items():
         size = size_of(folder / name)
         if size != expected:
             raise InputError(
                 f"{folder / name}: expected {expected} bytes, as {path.name} says, "
-                f"found {'no such file' if size is None else size}; prepare it again"
+                f"found {'no such file' if size is None else size}; {remedy}"
             )
     return index
 

@@ -12,8 +12,6 @@ from jaxtyping import Int, UInt8
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 
-SPLITS = ("train", "validation", "test")
-
 
 @runtime_checkable
 class ImageRows(Protocol):
@@ -96,36 +94,6 @@ class Subset:
 
     def name(self, row: int) -> str:
         return self.rows.name(int(self.indices[row]))
-
-
-def cut(
-    rows: int, held_out: dict[str, float], split_seed: int
-) -> dict[str, Int[np.ndarray, " subset"]]:
-    """Split training rows into "train" and the held-out splits.
-
-    Args:
-      rows: number of training rows.
-      held_out: number of rows, or fraction below 1, by split.
-      split_seed: seed of the shuffle before the split.
-
-    Returns:
-      Sorted row numbers for "train" and for every split of ``held_out``.
-
-    Raises:
-      InputError: no training rows are left, or a split is empty.
-    """
-    order = np.random.default_rng(split_seed).permutation(rows)
-    found, start = {}, 0
-    for name, size in held_out.items():
-        count = round(rows * size) if size < 1 else int(size)
-        if not 0 < count < rows - start:
-            raise InputError(
-                f"data.{name}: expected a part of the {rows} training rows, found "
-                f"{size:g}, which is {count} rows of the {rows - start} that are left"
-            )
-        found[name] = np.sort(order[start : start + count])
-        start += count
-    return found | {"train": np.sort(order[start:])}
 
 
 def check_labels(

@@ -143,13 +143,13 @@ def _parquet(path: Path) -> Iterator[Row]:
             f"{path}: parquet needs pyarrow: pip install 'rdrop-jax[parquet]'"
         ) from error
     lfs.check(path)
+    number = size = 0
     try:
         with parquet.ParquetFile(path) as file:
             lines.check_unique(list(file.schema_arrow.names), str(path))
             groups = map(file.metadata.row_group, range(file.num_row_groups))
             stored = sum(group.total_byte_size for group in groups)
             lines.check_unpacked(stored, path, str(path))
-            number = size = 0
             for batch in file.iter_batches(_PARQUET_ROWS):
                 for fields in batch.to_pylist():
                     size += _size(fields)

@@ -11,20 +11,19 @@ vocabularies are written once, atomically, before its first step:
 
 import hashlib
 import json
-import shutil
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from rdrop_jax.data import index as index_lib
 from rdrop_jax.errors import InputError, rust_explained
-from rdrop_jax.files.disk import publish, read_json
+from rdrop_jax.files.disk import new_folder
 from rdrop_jax.files.lines import clean
 
 FOLDER = "vocabulary"
-FORMAT = 1
 PAD, EOS, UNK = 0, 1, 2
 SPECIAL = ("<pad>", "</s>", "<unk>")
 BOS = "<s>"
@@ -87,8 +86,8 @@ class Vocabulary:
         self.special = Special(pad, eos, unk, eos, bos)
         self._before = [] if bos is None else [bos]
         self._tokenizer.encode_special_tokens = True  # "</s>" in a text is text
-        pieces = self._tokenizer.get_vocab().keys() - set(SPECIAL)
-        self._characters = set("".join(pieces))
+        subwords = self._tokenizer.get_vocab().keys() - set(SPECIAL)
+        self._characters = set("".join(subwords))
 
     def __len__(self) -> int:
         return int(self._tokenizer.get_vocab_size())
@@ -198,21 +197,17 @@ def train(name: str, texts: Collection[str], size: int) -> Vocabulary:
 
 def save(vocabularies: Vocabularies, workdir: Path) -> None:
     """Write vocabularies to a temporary folder, then rename it into ``workdir``."""
-    folder, partial = workdir / FOLDER, workdir / f"{FOLDER}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     files = vocabularies.files()
-    for name, vocabulary in files.items():
-        (partial / name).write_text(vocabulary.text, encoding="utf-8")
     index = {
-        "format": FORMAT,
+        "format": index_lib.FORMAT,
         "files": {
             name: {"size": len(v), "sha256": v.sha256} for name, v in files.items()
         },
     }
-    (partial / "index.json").write_text(json.dumps(index, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    publish(partial, folder)
+    with new_folder(workdir / FOLDER) as partial:
+        for name, vocabulary in files.items():
+            (partial / name).write_text(vocabulary.text, "utf-8")
+        (partial / "index.json").write_text(json.dumps(index, indent=1), "utf-8")
 
 
 def load(workdir: Path) -> Vocabularies:
@@ -222,15 +217,24 @@ def load(workdir: Path) -> Vocabularies:
       InputError: missing, or not the vocabularies that the run was started with.
     """
     folder = workdir / FOLDER
+    if not (folder / "index.json").is_file():
+        raise InputError(f"{folder}: expected the vocabulary of a run, found none")
+    sums: dict[str, str] = {}
+
+    def check(index: dict[str, Any]) -> dict[str, int]:
+        sums.update((name, file["sha256"]) for name, file in index["files"].items())
+        return {}
+
+    index_lib.read(folder, check, "restore it from a backup")
     found = {}
-    for name, sha256 in _checksums(folder / "index.json").items():
+    for name, sha256 in sums.items():
         path = folder / Path(name).name
         content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != sha256:
             raise InputError(
-                f"{path}: expected the vocabulary that the run was begun with, sha256 "
-                f"{sha256}, found {'another' if content else 'no such file'}; "
-                "its checkpoints make no sense with any other: put it back"
+                f"{path}: expected the vocabulary of the run's first start, sha256 "
+                f"{sha256}, found {'another' if content else 'no such file'}. Restore "
+                "it: the checkpoints depend on it"
             )
         found[path.stem] = Vocabulary(path.stem, content.decode())
     missing = {"source", "target"} - found.keys()
@@ -238,21 +242,6 @@ def load(workdir: Path) -> Vocabularies:
         raise InputError(f"{folder}: expected joint.json, found {sorted(found)}")
     joint = found.get("joint")
     return Vocabularies(joint or found["source"], joint or found["target"])
-
-
-def _checksums(path: Path) -> dict[str, str]:
-    try:
-        index = read_json(path)
-    except InputError as error:
-        raise InputError(
-            f"{path}: expected the vocabulary of a run, found none: {error}"
-        ) from error
-    if index.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT}, found another")
-    try:
-        return {name: file["sha256"] for name, file in index["files"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: found a damaged index: {error!r}") from error
 
 
 def ensure(workdir: Path, make: Callable[[], Vocabularies], *, begun: bool) -> int:

@@ -209,3 +209,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a value as indented JSON by `write_text`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, then sync its files and rename it to ``folder``.
+
+    Args:
+      folder: the result; replaced if it exists.
+    """
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    shutil.rmtree(folder, ignore_errors=True)
+    publish(partial, folder)

@@ -7,6 +7,7 @@ import pytest
 
 from rdrop_jax import flags, tasks
 from rdrop_jax.data import batches, sources
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.image_classification import images
 
@@ -94,7 +95,7 @@ def test_evaluation_sees_every_row_once_in_one_shape():
 
 
 def test_digits_are_split_without_overlap():
-    splits = {name: sources.digits(name, 0) for name in sources.SPLITS}
+    splits = {name: sources.digits(name, 0) for name in SPLITS}
     assert {name: len(rows) for name, rows in splits.items()} == {
         "train": 1257,
         "validation": 180,

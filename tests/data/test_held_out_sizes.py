@@ -26,20 +26,20 @@ LINES = [f"line {i:03d}" for i in range(100)]
     ],
 )
 def test_running_text_is_held_out_by_share_or_lines(sizes, wanted):
-    found = running_text.cut({"train": LINES}, sizes)
+    found = running_text.hold_out({"train": LINES}, sizes)
     assert [len(found[s]) for s in ("train", "validation", "test")] == wanted
     assert [*found["train"], *found["validation"], *found["test"]] == LINES
 
 
 def test_a_size_of_a_split_with_a_file_changes_nothing():
-    found = running_text.cut({"train": LINES, "test": ["a"]}, {"validation": 3.0})
+    found = running_text.hold_out({"train": LINES, "test": ["a"]}, {"validation": 3.0})
     assert [len(found[s]) for s in ("train", "validation", "test")] == [97, 3, 1]
 
 
 @pytest.mark.parametrize("size", [0.0, -1.0, 100.0, 1e300, 0.999, float("nan")])
 def test_running_text_keeps_lines_for_every_split(size):
     with pytest.raises(InputError, match=r"^data.validation: .* of the 100 lines"):
-        running_text.cut({"train": LINES}, {"validation": size})
+        running_text.hold_out({"train": LINES}, {"validation": size})
 
 
 def language(folder, **overrides):

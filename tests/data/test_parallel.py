@@ -114,14 +114,14 @@ def test_pairs_with_an_empty_side_are_dropped_and_counted():
 def test_nothing_that_is_held_out_stays_in_training():
     names = [str(i % 50) for i in range(200)]
     pairs = parallel.Pairs(names, [f"t{i}" for i in range(200)], "mine")
-    found = parallel.hold_out(pairs, {"validation": 12, "test": 20}, 0)
+    found = parallel.hold_out(pairs, {"validation": 12.0, "test": 20.0}, 0)
     assert (len(found["validation"]), len(found["test"])) == (12, 20)
     held = {*found["validation"].source, *found["test"].source}
     assert found["train"].source
     assert not held & set(found["train"].source)
-    again = parallel.hold_out(pairs, {"validation": 12, "test": 20}, 0)
+    again = parallel.hold_out(pairs, {"validation": 12.0, "test": 20.0}, 0)
     assert again == found
-    other = parallel.hold_out(pairs, {"validation": 12, "test": 20}, 1)
+    other = parallel.hold_out(pairs, {"validation": 12.0, "test": 20.0}, 1)
     assert other["test"] != found["test"]
 
 
@@ -131,7 +131,7 @@ def test_no_reference_that_was_held_out_is_trained_on():
     pairs = parallel.Pairs(
         [f"s{i}" for i in range(40)], firsts, "pairs", references=references
     )
-    found = parallel.hold_out(pairs, {"validation": 4}, 0)
+    found = parallel.hold_out(pairs, {"validation": 4.0}, 0)
     seen, held_out = (
         {text for each in found[name].targets for text in each}
         for name in ("train", "validation")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import tiny_nmt
 
-from rdrop_jax.data import labels, pieces, tables, tokenizers
+from rdrop_jax.data import labels, subwords, tables, tokenizers
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
@@ -45,10 +45,10 @@ def test_lone_surrogates_become_the_replacement_character():
 def test_tokenizers_take_lone_surrogates():
     found = tokenizers.train("joint", ["ein haus " + HALF, "a"], 60)
     assert found.encode([f"ein {HALF}"]) == found.encode(["ein \ufffd"])
-    for learn in (pieces.train_wordpiece, pieces.train_bytes):
+    for learn in (subwords.train_wordpiece, subwords.train_bytes):
         learned = learn([f"fine {HALF}", "poor"], 300)
-        encoded = pieces.encode(learned, [f"fine {HALF}"], [HALF], 16)
-        wanted = pieces.encode(learned, ["fine \ufffd"], ["\ufffd"], 16)
+        encoded = subwords.encode(learned, [f"fine {HALF}"], [HALF], 16)
+        wanted = subwords.encode(learned, ["fine \ufffd"], ["\ufffd"], 16)
         np.testing.assert_array_equal(encoded.ids, wanted.ids)
 
 

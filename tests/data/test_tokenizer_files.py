@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rdrop_jax.data import pieces, tokenizer_files, tokenizers
+from rdrop_jax.data import subwords, tokenizer_files, tokenizers
 from rdrop_jax.errors import InputError
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "schon", "schön", "猫狗", "猫"]
@@ -24,7 +24,7 @@ def folder(tmp_path, settings=None, added=None, text=None):
 
 
 def tokens(tokenizer, text):
-    ids = pieces.encode(tokenizer, [text], None, 32).ids
+    ids = subwords.encode(tokenizer, [text], None, 32).ids
     return [tokenizer.id_to_token(i) for i in ids][1:-1]
 
 
@@ -43,15 +43,18 @@ SETTINGS = [
 def test_tokenizer_config_is_obeyed(tmp_path, settings, wanted):
     upper = settings.get("do_lower_case") is False
     text = "SCHÖN 猫狗" if upper else "Schön 猫狗"
-    tokenizer = pieces.load(folder(tmp_path, settings))
+    tokenizer = tokenizer_files.load(folder(tmp_path, settings))
     assert tokens(tokenizer, text) == wanted
     # The same settings count next to a tokenizer.json, and are those of an export.
-    pieces.save(pieces.load(folder(tmp_path / "plain")), tmp_path / pieces.NAME)
-    again = pieces.load(tmp_path)
+    subwords.save(
+        tokenizer_files.load(folder(tmp_path / "plain")),
+        tmp_path / tokenizer_files.NAME,
+    )
+    again = tokenizer_files.load(tmp_path)
     assert tokens(again, text) == wanted
     said = tokenizer_files.settings_of(again)
     assert said == tokenizer_files.settings_of(tokenizer)
-    assert tokens(pieces.load(folder(tmp_path / "new", said)), text) == wanted
+    assert tokens(tokenizer_files.load(folder(tmp_path / "new", said)), text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -72,19 +75,19 @@ def test_tokenizer_config_is_obeyed(tmp_path, settings, wanted):
 )
 def test_bad_settings_are_refused(tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
-        pieces.load(folder(tmp_path, settings))
+        tokenizer_files.load(folder(tmp_path, settings))
 
 
 def test_added_tokens_keep_their_ids(tmp_path):
     decoder = {"12": {"content": "[USER]", "special": True}, "3": {"content": "[SEP]"}}
     settings = {"added_tokens_decoder": decoder}
-    tokenizer = pieces.load(folder(tmp_path, settings, {"new": 11}))
+    tokenizer = tokenizer_files.load(folder(tmp_path, settings, {"new": 11}))
     assert tokenizer.token_to_id("[USER]") == 12
     assert tokens(tokenizer, "schon [USER] new") == ["schon", "[USER]", "new"]
     with pytest.raises(InputError, match=r"added token 'x': expected id 11, got 20"):
-        pieces.load(folder(tmp_path / "bad", {}, {"x": 20}))
+        tokenizer_files.load(folder(tmp_path / "bad", {}, {"x": 20}))
     with pytest.raises(InputError, match=r"added_tokens.json: 'x': expected an id"):
-        pieces.load(folder(tmp_path / "bad", {}, {"x": "20"}))
+        tokenizer_files.load(folder(tmp_path / "bad", {}, {"x": "20"}))
 
 
 def test_ids_are_line_numbers(tmp_path):
@@ -95,13 +98,15 @@ def test_ids_are_line_numbers(tmp_path):
         "blank lines at the end": "\n".join(lines) + "\n\n \n",
         "bom and crlf": "\ufeff" + "\r\n".join(lines) + "\r\n",
     }.items():
-        tokenizer = pieces.load(folder(tmp_path / name, text=text))
+        tokenizer = tokenizer_files.load(folder(tmp_path / name, text=text))
         found = [tokenizer.token_to_id(t) for t in ("[PAD]", "fine", "film")]
         assert found == [0, 6, 8], name
-        pieces.check_fits(tokenizer, vocab_size=9, pad_id=0, exact=True)
-    twice = pieces.load(folder(tmp_path / "twice", text="\n".join([*TOKENS, "schon"])))
+        subwords.check_fits(tokenizer, vocab_size=9, pad_id=0, exact=True)
+    twice = tokenizer_files.load(
+        folder(tmp_path / "twice", text="\n".join([*TOKENS, "schon"]))
+    )
     assert twice.token_to_id("schon") == len(TOKENS)
-    odd = pieces.load(
+    odd = tokenizer_files.load(
         folder(tmp_path / "odd", text="\n".join([*TOKENS, "a\u2028b", "c"]))
     )
     assert odd.token_to_id("c") == len(TOKENS) + 1
@@ -119,7 +124,7 @@ def test_ids_are_line_numbers(tmp_path):
 )
 def test_bad_vocabularies_are_refused(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
-        pieces.load(folder(tmp_path, text=text))
+        tokenizer_files.load(folder(tmp_path, text=text))
 
 
 def changed(content, change):
@@ -156,20 +161,20 @@ JUNK = {
 
 @pytest.mark.parametrize("change", JUNK.values(), ids=JUNK.keys())
 def test_junk_in_tokenizer_json_is_one_clear_line(tmp_path, change):
-    content = json.loads(pieces.load(folder(tmp_path / "v")).to_str())
-    path = tmp_path / pieces.NAME
+    content = json.loads(tokenizer_files.load(folder(tmp_path / "v")).to_str())
+    path = tmp_path / tokenizer_files.NAME
     path.write_text(changed(content, change))
     if change is JUNK["stride"]:  # truncation of the file is not used
-        assert pieces.load(path)
+        assert tokenizer_files.load(path)
         return
     with pytest.raises(InputError, match=r"tokenizer.json: no tokenizer: ") as error:
-        pieces.load(path)
+        tokenizer_files.load(path)
     assert "\n" not in str(error.value)
 
 
 def test_control_tokens_in_a_text(tmp_path):
     """Control tokens for classification, as in transformers, text for other tasks."""
-    tokenizer = pieces.load(folder(tmp_path))
+    tokenizer = tokenizer_files.load(folder(tmp_path))
     assert tokens(tokenizer, "schon [SEP] schon") == ["schon", "[SEP]", "schon"]
     trained = tokenizers.train("joint", ["a </s> b <s> c"] * 4, 60)
     (ids,) = trained.encode(["a </s> b"])

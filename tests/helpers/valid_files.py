@@ -17,7 +17,14 @@ from helpers import tiny
 from rdrop_jax import config
 from rdrop_jax.compare import phases, results
 from rdrop_jax.compare.plan import Setting, Trial
-from rdrop_jax.data import catalogue, pieces, prepared, tables, tokenizers
+from rdrop_jax.data import (
+    catalogue,
+    prepared,
+    subwords,
+    tables,
+    tokenizer_files,
+    tokenizers,
+)
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums as checksums_lib
 from rdrop_jax.files import disk
@@ -98,7 +105,7 @@ def tokenizer(path):
     """A folder, and a file in it that can be read without the folder."""
     alone = [path] if path.name == "tokenizer.json" else []
     for source in (path.parent, *alone):
-        pieces.load(source).encode("A film of é 猫")
+        tokenizer_files.load(source).encode("A film of é 猫")
 
 
 def vocabulary(path):
@@ -180,7 +187,7 @@ def digest(content):
 def tokenizer_file(root):
     """A WordPiece tokenizer.json made of a vocab.txt."""
     (root / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    return pieces.load(root).to_str().encode()
+    return tokenizer_files.load(root).to_str().encode()
 
 
 def contents(root):
@@ -191,7 +198,7 @@ def contents(root):
     tsv = "text\tlabel\n" + "".join(f"{r['text']}\t{r['label']}\n" for r in ROWS)
     jsonl = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS)
     wordpiece = tokenizer_file(root)
-    bpe = pieces.train_bytes(TEXT.split("\n"), 280).to_str()
+    bpe = subwords.train_bytes(TEXT.split("\n"), 280).to_str()
     byte_pairs = json.loads(bpe)["model"]
     joint = tokenizers.train("joint", TEXT.split("\n"), 60).text.encode()
     floats = {"a": RNG.normal(size=(3, 2)).astype(np.float32), "b": np.ones(4)}

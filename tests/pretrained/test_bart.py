@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.trees import nested
 
-from rdrop_jax.data import pieces
+from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.data.tokenizers import Vocabulary
 from rdrop_jax.decoding.batched_search import Shapes, make_search
 from rdrop_jax.decoding.beam_search import Options
@@ -55,7 +55,7 @@ def params():
 @functools.cache
 def vocabulary():
     """The 256 bytes and BART's special tokens."""
-    return Vocabulary("joint", pieces.train_bytes(["none"], 261).to_str())
+    return Vocabulary("joint", subwords.train_bytes(["none"], 261).to_str())
 
 
 def family(module=MODULE):
@@ -208,7 +208,7 @@ def test_weights_come_back_bit_for_bit(tmp_path):
     )
     assert notes == []
     jax.tree.map(np.testing.assert_array_equal, loaded, made)
-    again = Vocabulary("joint", pieces.load(tmp_path).to_str())
+    again = Vocabulary("joint", tokenizer_files.load(tmp_path).to_str())
     assert again.encode(["Fünf </s>"]) == vocabulary().encode(["Fünf </s>"])
 
 

@@ -8,12 +8,12 @@ from rdrop_jax.tasks.text_classification.text_sets import _summaries as summarie
 def test_splits_share_no_line_and_are_a_function_of_the_seed():
     rows = summaries()
     assert rows == sorted(set(rows))
-    splits = docstrings.cut(rows, PARTS, 0)
+    splits = docstrings.split(rows, PARTS, 0)
     assert sorted(row for rows in splits.values() for row in rows) == rows
     texts = {name: {row.text for row in rows} for name, rows in splits.items()}
     assert not texts["train"] & (texts["test"] | texts["validation"])
-    assert docstrings.cut(rows, PARTS, 0) == splits
-    assert docstrings.cut(rows, PARTS, 1) != splits
+    assert docstrings.split(rows, PARTS, 0) == splits
+    assert docstrings.split(rows, PARTS, 1) != splits
     shares = [len(found) / len(rows) for found in splits.values()]
     for share, wanted in zip(shares, PARTS.values(), strict=True):
         assert abs(share - wanted) < 0.02
@@ -28,7 +28,7 @@ def test_majority_class_is_under_a_third():
 
 def test_equal_words_stay_together():
     rows = [docstrings.Summary(f"Line {i} of {i + 1}.", "a") for i in range(50)]
-    splits = docstrings.cut(rows, PARTS, 0)
+    splits = docstrings.split(rows, PARTS, 0)
     assert sorted(map(len, splits.values())) == [0, 0, 50]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rdrop_jax.data.labels import class_ids, normal
-from rdrop_jax.data.split_names import split_of, unclear
+from rdrop_jax.data.splits import split_of, unclear
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.tasks.image_classification import image_files
@@ -53,7 +53,7 @@ def find(
 ) -> tuple[dict[str, Files], tuple[str, ...]]:
     """Find the splits and class names of a folder of images.
 
-    Supported layouts, where SPLIT is any usual name (`split_names.split_of`):
+    Supported layouts, where SPLIT is any usual name (`splits.split_of`):
       ROOT/SPLIT/CLASS/...image     folders below a class are searched too
       ROOT/CLASS/...image           one set, to be split later
       ROOT/SPLIT.tsv                lines of PATH<TAB>LABEL, relative to ROOT

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, prepared, sources
 from rdrop_jax.data.sources import ImageRows
+from rdrop_jax.data.splits import SPLITS, hold_out
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import root, unprepared
@@ -56,7 +57,7 @@ def find(data: ConfigDict) -> ImageSet:
     if data.name == "digits":
         sources.digits_file()
         return ImageSet(
-            {s: _call(sources.digits, s, data.split_seed) for s in sources.SPLITS},
+            {s: _call(sources.digits, s, data.split_seed) for s in SPLITS},
             (),
             lambda: {"digits.csv.gz": sources.digits_sha256()},
         )
@@ -99,7 +100,7 @@ def own_splits(recorded: Mapping[str, str]) -> frozenset[str]:
       ['train', 'validation']
     """
     files = [Path(name) for name in recorded if name.lower().endswith(".npz")]
-    found = {name for name in recorded if name in sources.SPLITS}
+    found = {name for name in recorded if name in SPLITS}
     if len(files) > 1:  # a single file has all images
         found.update(*(npz.splits_of(file.stem) for file in files))
     return frozenset(found)
@@ -148,7 +149,7 @@ def open_split(
     if recorded:
         workdir_lib.check_unchanged(recorded, found.provenance(), "data.dir")
     rows = found.splits["train"]()
-    return sources.Subset(rows, sources.cut(len(rows), missing, data.split_seed)[name])
+    return sources.Subset(rows, hold_out(len(rows), missing, data.split_seed)[name])
 
 
 def notes(found: ImageSet, data: ConfigDict) -> tuple[str, ...]:

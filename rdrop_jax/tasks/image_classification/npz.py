@@ -7,7 +7,7 @@ import numpy as np
 
 from rdrop_jax.data.labels import class_ids
 from rdrop_jax.data.sources import Images
-from rdrop_jax.data.split_names import SPLITS, split_of, splits_in
+from rdrop_jax.data.splits import SPLITS, split_of, splits_in
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import npz_headers
 

@@ -17,6 +17,7 @@ from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import sources
 from rdrop_jax.data.batches import HostBatch, Row, TrainBatches, eval_batches
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import SIZES, Size, ViT
@@ -94,11 +95,11 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         scores=scores.NAMES,
         evaluators={
             name: functools.partial(make_evaluator, config, sums_on, split, name)
-            for name in sources.SPLITS
+            for name in SPLITS
         },
         examples={
             name: functools.partial(_make_examples, config, forward, split, name)
-            for name in sources.SPLITS
+            for name in SPLITS
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
         size=lambda name: f"{len(split(name)):,} rows",

@@ -7,7 +7,7 @@ ViTForImageClassification and ViTModel.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,62 @@ from jaxtyping import Float
 
 from rdrop_jax.core.passes import Params
 from rdrop_jax.models.vit import ViT
-from rdrop_jax.pretrained import head_classes, weight_files
+from rdrop_jax.pretrained import mapping, weight_files
 from rdrop_jax.pretrained.initialize import Family, Weights, flatten
-from rdrop_jax.tasks.image_classification.weight_names import (
-    PARTS,
-    RENUMBERED,
-    hf_names,
-    layers,
-    npz_names,
-)
 
 FORMATS = ("safetensors", "npz")
+_PARTS = ("query", "key", "value")
+# Published names to ours, for modules with a kernel or a scale, and a bias.
+_NPZ_BLOCK = {
+    "LayerNorm_0": "attention_norm",
+    "LayerNorm_2": "mlp_norm",
+    **{f"MultiHeadDotProductAttention_1/{x}": f"attention/{x}" for x in _PARTS},
+    "MultiHeadDotProductAttention_1/out": "attention/attention_out",
+    "MlpBlock_3/Dense_0": "mlp/mlp_in",
+    "MlpBlock_3/Dense_1": "mlp/mlp_out",
+}
+_NPZ = {
+    "embedding": "embedding",
+    "Transformer/encoder_norm": "norm",
+    "head": "head",
+    **{
+        f"Transformer/encoderblock_{{}}/{theirs}": f"block_{{}}/{ours}"
+        for theirs, ours in _NPZ_BLOCK.items()
+    },
+}
+_NPZ_ARRAYS = {
+    "cls": "class_token",
+    "Transformer/posembed_input/pos_embedding": "positions",
+}
+# Flax Linen numbers modules per type; the published files are older than Linen.
+_RENUMBERED = {
+    "MultiHeadDotProductAttention_0/": "MultiHeadDotProductAttention_1/",
+    "MlpBlock_0/": "MlpBlock_3/",
+    "LayerNorm_1/": "LayerNorm_2/",
+}
+# The prefix "vit.", which all names but the classifier's have, is omitted.
+_HF_BLOCK = {
+    "layernorm_before": "attention_norm",
+    "layernorm_after": "mlp_norm",
+    **{f"attention.attention.{x}": f"attention/{x}" for x in _PARTS},
+    "attention.output.dense": "attention/attention_out",
+    "intermediate.dense": "mlp/mlp_in",
+    "output.dense": "mlp/mlp_out",
+}
+_HF = {
+    "embeddings.patch_embeddings.projection": "embedding",
+    "layernorm": "norm",
+    "classifier": "head",
+    **{
+        f"encoder.layer.{{}}.{theirs}": f"block_{{}}/{ours}"
+        for theirs, ours in _HF_BLOCK.items()
+    },
+}
+_HF_ARRAYS = {
+    "embeddings.cls_token": "class_token",
+    "embeddings.position_embeddings": "positions",
+}
+_HF_EMBEDDING = "embeddings.patch_embeddings.projection.weight"
 
 
 @dataclass(frozen=True)
@@ -102,25 +147,33 @@ def save(
       images: content of config.json and preprocessor_config.json.
     """
     ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
-    blocks = range(module.size.layers)
     if format == "npz":
-        names = {v: k for k, v in npz_names(blocks).items()}
+        names = mapping.inverted(_npz_names(ours))
         arrays = {names[k]: _to_npz(k, x, module, images) for k, x in ours.items()}
         weight_files.write_npz(arrays, folder)
         return
-    names = {v: k for k, v in hf_names(blocks).items()}
-    arrays = {
-        ("" if k.startswith("head/") else "vit.") + names[k]: _to_hf(
-            k, x, module.patch_size, images.channels
-        )
-        for k, x in ours.items()
-    }
+    patch, names = module.patch_size, mapping.inverted(_hf_names(ours))
+    arrays = mapping.renamed(ours, names)
+    kernel = arrays[_HF_EMBEDDING].reshape(-1, patch, patch, images.channels)
+    arrays[_HF_EMBEDDING] = kernel.transpose(0, 3, 1, 2)
     weight_files.write(
-        arrays,
+        {
+            k if k.startswith("classifier.") else f"vit.{k}": x
+            for k, x in arrays.items()
+        },
         folder,
         config=_hf_config(module, images),
         preprocessor=_hf_preprocessor(images),
     )
+
+
+def _npz_names(names: Iterable[str]) -> dict[str, str]:
+    layers = mapping.layer_numbers(names)
+    return mapping.parameter_names(_NPZ, _NPZ_ARRAYS, layers, mapping.FLAX)
+
+
+def _hf_names(names: Iterable[str]) -> dict[str, str]:
+    return mapping.parameter_names(_HF, _HF_ARRAYS, mapping.layer_numbers(names))
 
 
 def resize_positions(
@@ -160,7 +213,7 @@ def _from_npz(stored: weight_files.Stored) -> Weights:
             for name, x in theirs.items()
             if name.startswith(start)
         }
-    for old, new in RENUMBERED.items():
+    for old, new in _RENUMBERED.items():
         theirs = {re.sub(f"/{old}", f"/{new}", k): x for k, x in theirs.items()}
     if any(name.startswith("pre_logits/") for name in theirs):
         # The head is only usable after this layer.
@@ -170,7 +223,7 @@ def _from_npz(stored: weight_files.Stored) -> Weights:
             for k, x in theirs.items()
             if k.split("/")[0] not in ("pre_logits", "head")
         }
-    names = npz_names(layers(r"Transformer/encoderblock_(\d+)/", theirs))
+    names = _npz_names(theirs)
     arrays, facts = {}, {}
     for name, x in theirs.items():
         ours = names.get(name, name)
@@ -197,7 +250,7 @@ def _to_npz(ours: str, x: np.ndarray, module: ViT, images: Images) -> np.ndarray
     heads = (module.size.heads, module.size.width // module.size.heads)
     if ours.endswith("attention_out/kernel"):
         return x.reshape(*heads, -1)
-    if any(f"/{part}/" in ours for part in PARTS):
+    if any(f"/{part}/" in ours for part in _PARTS):
         return x.reshape(*x.shape[:-1], *heads)
     if ours == "embedding/kernel":
         return x.reshape(module.patch_size, module.patch_size, images.channels, -1)
@@ -209,35 +262,12 @@ def _from_hf(stored: weight_files.Stored, norm_eps: float, path: Path) -> Weight
     beside = [k for k in theirs if k.startswith(("pooler.", "embeddings.mask_token"))]
     notes = [f"{name}: not taken; this model has none" for name in beside]
     theirs = {name: x for name, x in theirs.items() if name not in beside}
-    names = hf_names(layers(r"encoder\.layer\.(\d+)\.", theirs))
-    arrays = {}
-    for name, x in theirs.items():
-        ours = names.get(name, name)
-        if ours == "embedding/kernel" and x.ndim == 4:
-            x = x.transpose(2, 3, 1, 0).reshape(-1, x.shape[0])
-        arrays[ours] = x.T if ours.endswith("/kernel") and ours[:3] != "emb" else x
-    known = {
-        "model_type": "model_type",
-        "hidden_act": "hidden_act",
-        "model.heads": "num_attention_heads",
-    }
-    facts = {k: stored.config[v] for k, v in known.items() if v in stored.config}
-    if not stored.config:
-        notes.append("no config.json: model.heads and model.norm_eps are not checked")
-    eps = stored.config.get("layer_norm_eps", norm_eps)
-    if eps != norm_eps:
-        notes.append(
-            f"config.json has layer_norm_eps {eps}, here it is {norm_eps}: outputs "
-            f"differ slightly; --config.model.norm_eps={eps} makes them equal"
-        )
-    named, more = head_classes.of_head(arrays, stored.config, f"{path}, config.json")
-    return Weights(arrays, facts, (*notes, *more), stored.sha256, named)
-
-
-def _to_hf(ours: str, x: np.ndarray, patch: int, channels: int) -> np.ndarray:
-    if ours == "embedding/kernel":
-        return x.reshape(patch, patch, channels, -1).transpose(3, 2, 0, 1)
-    return x.T if ours.endswith("/kernel") else x
+    patches = theirs.get(_HF_EMBEDDING)
+    if patches is not None and patches.ndim == 4:
+        flat = patches.transpose(0, 2, 3, 1).reshape(len(patches), -1)
+        theirs[_HF_EMBEDDING] = flat
+    arrays = mapping.renamed(theirs, _hf_names(theirs))
+    return mapping.encoder_weights(arrays, stored, norm_eps, path, notes)
 
 
 def _hf_config(module: ViT, images: Images) -> dict[str, Any]:
@@ -245,23 +275,11 @@ def _hf_config(module: ViT, images: Images) -> dict[str, Any]:
     return {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
-        "hidden_size": module.size.width,
-        "num_hidden_layers": module.size.layers,
-        "num_attention_heads": module.size.heads,
-        "intermediate_size": module.size.mlp_width,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": module.dropout,
-        "attention_probs_dropout_prob": module.attention_dropout,
-        "layer_norm_eps": module.norm_eps,
         "image_size": images.size,
         "patch_size": module.patch_size,
         "num_channels": images.channels,
         "qkv_bias": True,
-        "num_labels": module.num_classes,
-        "id2label": {str(i): label for i, label in enumerate(labels)},
-        "label2id": {label: i for i, label in enumerate(labels)},
-        "dtype": "float32",
-    }
+    } | mapping.encoder_config(module, module.num_classes, labels)
 
 
 def _hf_preprocessor(images: Images) -> dict[str, Any]:

@@ -7,11 +7,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import docstrings, tables
+from rdrop_jax.data.splits import SPLITS, hold_out_groups
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.lines import read as read_lines
 from rdrop_jax.files.roots import check_sizes, root
 from rdrop_jax.tasks.language_modeling import token_files, vocabularies
-from rdrop_jax.tasks.language_modeling.token_files import SPLITS, Corpus
+from rdrop_jax.tasks.language_modeling.token_files import Corpus
 
 PREPARED = ("wikitext103",)
 NAMES = ("docstrings", "files", *PREPARED)
@@ -89,7 +90,7 @@ def corpus(data: ConfigDict) -> Corpus:
         texts: Mapping[str, Sequence[str]] = docstring_lines(data.split_seed)
     else:
         lines_of = {s: list(read_lines(p)) for s, p in files(data).items()}
-        texts = cut(lines_of, {s: data[s] for s in SPLITS[1:]})
+        texts = hold_out(lines_of, {s: data[s] for s in SPLITS[1:]})
     for split, lines in texts.items():
         if not any(line.strip() for line in lines):
             raise InputError(f"{split}: expected text, found none")
@@ -103,7 +104,7 @@ def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.Vocabular
     return vocabularies.learn(data.tokens, lines, data.vocab_size, data.min_count)
 
 
-def cut(
+def hold_out(
     texts: Mapping[str, Sequence[str]], sizes: Mapping[str, float | None] | None = None
 ) -> dict[str, Sequence[str]]:
     """Hold out missing splits from the end of the training text.
@@ -163,19 +164,16 @@ def docstring_lines(split_seed: int) -> dict[str, Sequence[str]]:
       Lines by split.
     """
     texts = sorted({d.text for package in PACKAGES for d in docstrings.read(package)})
-    groups = docstrings.grouped([_long_lines(text) for text in texts])
-    order = np.random.default_rng(split_seed).permutation(len(groups))
-    held = {"test": round(HELD_OUT * len(texts)), "validation": 0}
-    held["validation"] = held["test"]
-    found: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for group in (groups[i] for i in order):
-        fits = (s for s, room in held.items() if len(group) <= min(room, 100))
-        split = next(fits, "train")
-        if split != "train":
-            held[split] -= len(group)
-        for i in group:
-            found[split] += [*(x.rstrip() for x in texts[i].splitlines()), ""]
-    return dict(found)
+    keys = [_long_lines(text) for text in texts]
+    found = hold_out_groups(keys, HELD_OUT, 100, split_seed)
+    return {
+        split: [
+            line
+            for i in items
+            for line in (*(x.rstrip() for x in texts[i].splitlines()), "")
+        ]
+        for split, items in found.items()
+    }
 
 
 def _long_lines(text: str) -> set[str]:

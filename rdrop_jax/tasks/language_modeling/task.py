@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.batches import TrainBatches
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.roots import root
 from rdrop_jax.models import decoder
@@ -88,7 +89,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             name: functools.partial(
                 make_evaluator, config, sums, corpus, vocabulary.end, name
             )
-            for name in token_files.SPLITS
+            for name in SPLITS
         },
         predictor=lambda mesh: make_predictor(
             generator, sums(mesh), make_each(forward, mesh), mesh, lines
@@ -97,7 +98,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             name: functools.partial(
                 make_examples, config, sums, corpus, vocabulary.end, name
             )
-            for name in token_files.SPLITS
+            for name in SPLITS
         },
         size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
         partition_rules=decoder.PARTITION_RULES,
@@ -121,7 +122,7 @@ def notes(config: ConfigDict, corpus: Corpus) -> tuple[str, ...]:
         return ()
     return tuple(
         f"{s}: {len(split(corpus, s).ids)} tokens held out of {data.files.train}"
-        for s in token_files.SPLITS[1:]
+        for s in SPLITS[1:]
         if not data.files[s]
     )
 

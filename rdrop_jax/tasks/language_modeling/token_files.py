@@ -7,7 +7,6 @@ FOLDER/train.bin, validation.bin, test.bin    int32, little-endian
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from rdrop_jax.data import index as index_lib
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
-from rdrop_jax.files.disk import publish, read_json
+from rdrop_jax.files.disk import new_folder
 from rdrop_jax.tasks.language_modeling import vocabularies
 from rdrop_jax.tasks.language_modeling.vocabularies import Vocabulary
 
-FORMAT = 1
-SPLITS = ("train", "validation", "test")
-HELD_OUT = ("validation", "test")
 _SIZES = ("tokens", "words", "characters")
 _CHUNK = 10_000
 
@@ -120,7 +118,7 @@ def make(vocabulary: Vocabulary, texts: Mapping[str, Iterable[str]]) -> Corpus:
       The corpus.
     """
     splits = {
-        name: encode(vocabulary, text, name, keep=name in HELD_OUT)
+        name: encode(vocabulary, text, name, keep=name in SPLITS[1:])
         for name, text in texts.items()
     }
     return Corpus(vocabulary, splits, _provenance(vocabulary, splits))
@@ -148,12 +146,8 @@ def save(corpus: Corpus, folder: Path, *, texts: bool = True) -> Path:
     Returns:
       The folder.
     """
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    (partial / "vocabulary.json").write_text(corpus.vocabulary.dump(), "utf-8")
     index = {
-        "format": FORMAT,
+        "format": index_lib.FORMAT,
         "sha256": dict(corpus.provenance),
         "splits": {
             name: {
@@ -164,15 +158,14 @@ def save(corpus: Corpus, folder: Path, *, texts: bool = True) -> Path:
             for name, split in corpus.splits.items()
         },
     }
-    if texts:
-        for name, split in corpus.splits.items():
+    with new_folder(folder) as partial:
+        (partial / "vocabulary.json").write_text(corpus.vocabulary.dump(), "utf-8")
+        for name, split in corpus.splits.items() if texts else ():
             (partial / f"{name}.bin").write_bytes(_bytes(split.ids))
             if split.lines is not None:
                 content = "".join(f"{line}\n" for line in split.lines)
                 (partial / f"{name}.txt").write_bytes(content.encode())
-    (partial / "index.json").write_text(json.dumps(index, indent=1))
-    shutil.rmtree(folder, ignore_errors=True)
-    publish(partial, folder)
+        (partial / "index.json").write_text(json.dumps(index, indent=1))
     return folder
 
 
@@ -195,7 +188,7 @@ def load(folder: Path, texts: Path | None = None) -> Corpus:
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != index["sha256"]["vocabulary"]:
         raise InputError(
-            f"{path}: expected the vocabulary that {folder / 'index.json'} tells of, "
+            f"{path}: expected the vocabulary that {folder / 'index.json'} names, "
             f"found {'another' if content else 'no such file'}: put it back"
         )
     splits = {}
@@ -243,27 +236,16 @@ def read_index(folder: Path) -> dict[str, Any]:
     Raises:
       InputError: missing, or not a valid index.
     """
-    path = folder / "index.json"
-    index = read_json(path)
-    if index.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT}; prepare it again")
-    if not _is_whole(index):
-        raise InputError(
-            f"{path}: expected sha256 and splits with sizes, found another index. "
-            "Prepare the text again"
-        )
-    return index
+    return index_lib.read(folder, _check_index)
 
 
-def _is_whole(index: Mapping[str, Any]) -> bool:
-    sums, splits = index.get("sha256"), index.get("splits")
-    if not isinstance(sums, dict) or not isinstance(splits, dict):
-        return False
-    return (
-        isinstance(sums.get("vocabulary"), str)
+def _check_index(index: Mapping[str, Any]) -> dict[str, int]:
+    splits = index["splits"]
+    sizes = [split[name] for split in splits.values() for name in _SIZES]
+    if not (
+        isinstance(index["sha256"]["vocabulary"], str)
         and splits.keys() <= set(SPLITS)
-        and all(
-            isinstance(split, dict) and all(type(split.get(n)) is int for n in _SIZES)
-            for split in splits.values()
-        )
-    )
+        and all(type(size) is int for size in sizes)
+    ):
+        raise TypeError("expected sha256 and splits with sizes")
+    return {}  # a run may have its ids in another folder

@@ -111,7 +111,7 @@ class Tokens:
         return json.dumps(value, ensure_ascii=False)
 
 
-class Pieces:
+class Subwords:
     """Byte-pair vocabulary trained by `rdrop_jax.data.tokenizers`.
 
     Args:
@@ -122,14 +122,14 @@ class Pieces:
     unknown: int | None = tokenizers.UNK
 
     def __init__(self, vocabulary: tokenizers.Vocabulary) -> None:
-        self._pieces = vocabulary
+        self._subwords = vocabulary
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._subwords)
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Encode each line, without its end token."""
-        return self._pieces.encode(list(lines))
+        return self._subwords.encode(list(lines))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to lines of text."""
@@ -139,11 +139,11 @@ class Pieces:
                 lines.append([])
             else:
                 lines[-1].append(i)
-        return "\n".join(self._pieces.decode(line) for line in lines)
+        return "\n".join(self._subwords.decode(line) for line in lines)
 
     def dump(self) -> str:
         """Serialize the vocabulary to JSON."""
-        return json.dumps({"kind": "bpe", "tokenizer": self._pieces.text})
+        return json.dumps({"kind": "bpe", "tokenizer": self._subwords.text})
 
 
 def parse(text: str) -> Vocabulary:
@@ -156,7 +156,7 @@ def parse(text: str) -> Vocabulary:
         value = json.loads(text)
         kind = value["kind"]
         if kind == "bpe":
-            return Pieces(tokenizers.Vocabulary("bpe", value["tokenizer"]))
+            return Subwords(tokenizers.Vocabulary("bpe", value["tokenizer"]))
         return Tokens(kind, value["tokens"])
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"expected a vocabulary, found {text[:40]!r}") from error
@@ -176,7 +176,7 @@ def learn(kind: str, lines: Iterable[str], size: int, min_count: int) -> Vocabul
     """
     lines = map(clean, lines)
     if kind == "bpe":
-        return Pieces(tokenizers.train("bpe", list(lines), size))
+        return Subwords(tokenizers.train("bpe", list(lines), size))
     counts: Counter[str] = Counter()
     end = END if kind == "words" else "\n"
     for line in lines:

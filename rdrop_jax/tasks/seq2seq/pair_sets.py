@@ -8,15 +8,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import check_sizes, root, unprepared
 from rdrop_jax.tasks.seq2seq import parallel, prepared_text
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
-
-SPLITS = ("train", "validation", "test")
-# Default number of pairs to hold out for a split without a file.
-HELD_OUT = 1000
 
 
 @dataclass(frozen=True)
@@ -75,10 +72,9 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
         full = parallel.without_empty(pairs)
         kept = full
         if missing and len(full):
-            parts = held_out(len(full), missing)
-            cut = parallel.hold_out(full, parts, data.split_seed)
+            cut = parallel.hold_out(full, missing, data.split_seed)
             lines = [
-                f"{s}: {len(cut[s])} rows held out of {full.origin}" for s in parts
+                f"{s}: {len(cut[s])} rows held out of {full.origin}" for s in missing
             ]
             kept = replace(cut[split], notes=(*full.notes, *lines))
         if not len(kept):
@@ -116,32 +112,6 @@ def form(data: ConfigDict, prepared: Sequence[str] = prepared_text.NAMES) -> For
     if data.name == "files":
         return parallel.form_of(Path(data.files.train))
     return parallel.stripped if data.name in prepared else parallel.one_line
-
-
-def held_out(pairs: int, sizes: Mapping[str, float | None]) -> dict[str, int]:
-    """Compute the number of training pairs to hold out for each split.
-
-    Args:
-      pairs: number of all training pairs.
-      sizes: fraction below 1 or number by split; None is 1,000, at most a tenth.
-
-    Raises:
-      InputError: a split is empty, or no training pairs are left.
-    """
-    found: dict[str, int] = {}
-    for split, size in sizes.items():
-        if size is None:
-            found[split] = max(1, min(HELD_OUT, pairs // 10))
-            continue
-        count = round(pairs * size) if size < 1 else int(size)
-        left = pairs - sum(found.values())
-        if not 0 < count < left:
-            raise InputError(
-                f"data.{split}: expected a share or number of the {pairs} training "
-                f"pairs, found {size:g}, which is {count} pairs of the {left} left"
-            )
-        found[split] = count
-    return found
 
 
 def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:

@@ -1,14 +1,12 @@
 """Sentence pairs from parallel text, .tsv, .jsonl and .parquet files, also gzipped."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rdrop_jax.data import tables
+from rdrop_jax.data import splits, tables
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 
@@ -222,7 +220,9 @@ def without_empty(pairs: Pairs) -> Pairs:
     return replace(found, notes=(*pairs.notes, note))
 
 
-def hold_out(pairs: Pairs, parts: dict[str, int], split_seed: int) -> dict[str, Pairs]:
+def hold_out(
+    pairs: Pairs, sizes: Mapping[str, float | None], split_seed: int
+) -> dict[str, Pairs]:
     """Hold out splits from training pairs.
 
     Training pairs that share a source or target with a held-out pair are dropped, so
@@ -230,24 +230,24 @@ def hold_out(pairs: Pairs, parts: dict[str, int], split_seed: int) -> dict[str, 
 
     Args:
       pairs: all training pairs.
-      parts: number of pairs by split.
+      sizes: number or fraction of the pairs by split, as in `splits.hold_out`.
       split_seed: seed of the draw.
 
     Returns:
       The held-out splits, and the remaining pairs as "train".
+
+    Raises:
+      InputError: a size leaves no training pairs or an empty split.
     """
-    order = np.random.default_rng(split_seed).permutation(len(pairs))
-    found, start = {}, 0
-    for name, size in parts.items():
-        stop = start + size
-        found[name] = pairs.select(np.sort(order[start:stop]))
-        start = stop
+    rows = splits.hold_out(len(pairs), sizes, split_seed)
+    rest = rows.pop("train")
+    found = {name: pairs.select(kept) for name, kept in rows.items()}
     sources = {s for split in found.values() for s in split.source}
     targets = {t for split in found.values() for ts in split.targets for t in ts}
     references = pairs.targets
-    rest = [
+    kept = [
         i
-        for i in np.sort(order[start:])
+        for i in rest
         if pairs.source[i] not in sources and targets.isdisjoint(references[i])
     ]
-    return found | {"train": pairs.select(rest)}
+    return found | {"train": pairs.select(kept)}

@@ -85,10 +85,8 @@ class Writer:
         """Write the index and rename the temporary folder to the output folder."""
         files = {}
         for path in sorted(self._partial.iterdir()):
-            files[path.name] = {
-                "bytes": path.stat().st_size,
-                "sha256": checksums.sha256(path),
-            }
+            size = path.stat().st_size
+            files[path.name] = {"bytes": size, "sha256": checksums.sha256(path)}
         index = {
             "format": index_lib.FORMAT,
             "name": self._folder.name,

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.data.tokenizers import Special, Vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
@@ -21,7 +22,7 @@ from rdrop_jax.pretrained.initialize import Family
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.seq2seq import encoded, token_batches
-from rdrop_jax.tasks.seq2seq.pair_sets import SPLITS, PairSet
+from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.scores import make_evaluator, make_examples, make_samples
 from rdrop_jax.tasks.seq2seq.token_batches import TokenBatches

@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rdrop_jax.data import tables
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import archives, lines
 from rdrop_jax.tasks.seq2seq import parallel
-from rdrop_jax.tasks.seq2seq.pair_sets import SPLITS
 from rdrop_jax.tasks.seq2seq.prepared_text import Writer
 
 ENDINGS = ("article", "highlights")

@@ -4,13 +4,13 @@ import functools
 import hashlib
 from collections.abc import Callable
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, docstrings
+from rdrop_jax.data.splits import SPLITS, hold_out_groups
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq import pair_sets
-from rdrop_jax.tasks.seq2seq.pair_sets import SPLITS, PairSet
+from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 
 PREPARED = "cnn_dailymail"
@@ -90,14 +90,8 @@ def docstring_pairs(split_seed: int) -> dict[str, Pairs]:
             if fits and len(body) >= _BODY[0]:
                 found.setdefault(body[: _BODY[1]], summary)
     rows = sorted(found.items())
-    groups = docstrings.grouped([{body[:60], summary} for body, summary in rows])
-    order = np.random.default_rng(split_seed).permutation(len(groups))
-    room = {name: round(_HELD_OUT * len(rows)) for name in ("test", "validation")}
-    chosen: dict[str, list[int]] = {name: [] for name in SPLITS}
-    for group in (groups[i] for i in order):
-        fit = (n for n in room if len(chosen[n]) + len(group) <= room[n])
-        name = next(fit, "train") if len(group) <= 10 else "train"
-        chosen[name] += group
+    keys = [{body[:60], summary} for body, summary in rows]
+    chosen = hold_out_groups(keys, _HELD_OUT, 10, split_seed)
     return {
         name: Pairs(
             [rows[i][0] for i in sorted(kept)],

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
-from rdrop_jax.data import pieces, tokenizers
+from rdrop_jax.data import subwords, tokenizer_files, tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
 from rdrop_jax.decoding.beam_search import Options
 from rdrop_jax.errors import InputError
@@ -162,7 +162,7 @@ def make_vocabulary(config: ConfigDict) -> Vocabularies:
     """
     data = config.data
     if data.tokenizer:
-        return _joint(pieces.load(Path(data.tokenizer)))
+        return _joint(tokenizer_files.load(Path(data.tokenizer)))
     if config.init_from:
         beside = Path(config.init_from)
         if not beside.exists():
@@ -176,10 +176,10 @@ def make_vocabulary(config: ConfigDict) -> Vocabularies:
                     f"{tokenizers.BOS}, found another run in {folder}"
                 )
             return found
-        return _joint(pieces.load(folder))
+        return _joint(tokenizer_files.load(folder))
     train = summary_sets.find(data).splits["train"]()
     texts = [*train.source, *train.target]
-    return _joint(pieces.train_bytes(texts, data.vocab_size))
+    return _joint(subwords.train_bytes(texts, data.vocab_size))
 
 
 def _joint(tokenizer: Tokenizer) -> Vocabularies:

@@ -16,7 +16,7 @@ from scipy.special import expit, softmax
 from tokenizers import Tokenizer
 
 from rdrop_jax.core.passes import Batch, Forward, Params
-from rdrop_jax.data import pieces, tables
+from rdrop_jax.data import subwords, tables
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
@@ -53,13 +53,13 @@ class Scorer:
     forward: Forward
     tokenizer: Callable[[], Tokenizer]
 
-    def encode(self, texts: Texts) -> pieces.Encoded:
+    def encode(self, texts: Texts) -> subwords.EncodedTexts:
         """Convert texts to token ids."""
         length = self.config.data.max_length
-        return pieces.encode(self.tokenizer(), texts.first, texts.second, length)
+        return subwords.encode(self.tokenizer(), texts.first, texts.second, length)
 
     def batches(
-        self, encoded: pieces.Encoded, **more: np.ndarray
+        self, encoded: subwords.EncodedTexts, **more: np.ndarray
     ) -> Iterator[tuple[np.ndarray, HostBatch]]:
         """Yield row numbers and batches, with additional arrays per row."""
         c = self.config
@@ -87,7 +87,7 @@ def make_scorer(
 
 def make_outputs(
     scorer: Scorer, mesh: Mesh
-) -> Callable[[Params, pieces.Encoded], Float[np.ndarray, "rows outputs"]]:
+) -> Callable[[Params, subwords.EncodedTexts], Float[np.ndarray, "rows outputs"]]:
     """Make ``(params, encoded texts) -> outputs``, in the order of the texts."""
 
     # Replicated, because every process reads all outputs.
@@ -95,7 +95,7 @@ def make_outputs(
     def run(params: Params, batch: Batch) -> jax.Array:
         return scorer.forward(params, batch, None).astype(jnp.float32)
 
-    def outputs(params: Params, encoded: pieces.Encoded) -> np.ndarray:
+    def outputs(params: Params, encoded: subwords.EncodedTexts) -> np.ndarray:
         parts, order = [], []
         for rows, batch in scorer.batches(encoded):
             found = jax.device_get(run(params, shard_batch(mesh, batch, full=True)))

@@ -20,7 +20,7 @@ from rdrop_jax.core.objective import (
     rdrop_regression_loss,
 )
 from rdrop_jax.core.passes import Batch, Forward, Params
-from rdrop_jax.data import pieces
+from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.models.encoder import KINDS, NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
@@ -52,12 +52,12 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     split = functools.cache(
         lambda name: text_sets.open_split(found(), data, name, recorded())
     )
-    kept = None if workdir is None else workdir / pieces.NAME
+    kept = None if workdir is None else workdir / tokenizer_files.NAME
 
     @functools.cache
     def tokenizer() -> Tokenizer:
         if kept is not None and kept.is_file():
-            return checked(config, pieces.load(kept))
+            return checked(config, tokenizer_files.load(kept))
         return checked(config, make_tokenizer(config, split))
 
     @functools.cache
@@ -67,7 +67,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     def provenance() -> dict[str, str]:
         own = {}
         if kept is not None and kept.is_file():
-            own = {pieces.NAME: checksums.sha256(kept)}
+            own = {tokenizer_files.NAME: checksums.sha256(kept)}
         return found().provenance() | own
 
     scorer = evaluation.make_scorer(config, forward, tokenizer)
@@ -112,7 +112,7 @@ def make_forward(module: Classifier) -> Forward:
 
 
 def encoder_inputs(batch: Batch) -> tuple[Array, Array, Array]:
-    """Return tokens, types and mask of a batch of `rdrop_jax.data.pieces.Encoded`."""
+    """Return tokens, types and mask of a batch of `subwords.EncodedTexts`."""
     positions = jnp.arange(batch["tokens"].shape[1])
     return batch["tokens"], batch["types"], positions[None] < batch["length"][:, None]
 
@@ -209,21 +209,21 @@ def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokeniz
       InputError: the tokenizer is missing.
     """
     if config.data.tokenizer:
-        return pieces.load(Path(config.data.tokenizer))
+        return tokenizer_files.load(Path(config.data.tokenizer))
     if config.init_from:
         beside = Path(config.init_from)
         if not beside.is_dir():
             beside, _ = workdir_lib.split_checkpoint(config.init_from)
-        return pieces.load(beside if beside.is_dir() else beside.parent)
+        return tokenizer_files.load(beside if beside.is_dir() else beside.parent)
     texts = split("train")
-    return pieces.train_wordpiece(
+    return subwords.train_wordpiece(
         [*texts.first, *(texts.second or ())], config.model.vocab_size
     )
 
 
 def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
     """Return the tokenizer after checking that it fits the model."""
-    pieces.check_fits(
+    subwords.check_fits(
         tokenizer,
         vocab_size=config.model.vocab_size,
         pad_id=PAD_ID[config.model.name],
@@ -240,15 +240,15 @@ def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
       workdir: folder of the run.
       begun: True if the run has checkpoints, which need the existing tokenizer.
     """
-    path = workdir / pieces.NAME
+    path = workdir / tokenizer_files.NAME
     if begun:
-        pieces.load(path)
+        tokenizer_files.load(path)
         return
     found = functools.cache(lambda: text_sets.find(config.data))
     made = make_tokenizer(
         config, lambda name: text_sets.open_split(found(), config.data, name)
     )
-    pieces.save(checked(config, made), path)
+    subwords.save(checked(config, made), path)
 
 
 def make_train_data(
@@ -259,7 +259,7 @@ def make_train_data(
     labels, there = encode_labels(texts, data.labels, data.classes)
     if not there.any():
         raise InputError("data.columns.label: expected labelled rows, found none")
-    encoded = pieces.encode(tokenizer, texts.first, texts.second, data.max_length)
+    encoded = subwords.encode(tokenizer, texts.first, texts.second, data.max_length)
     pad_id = PAD_ID[config.model.name]
 
     def make(rows: np.ndarray, time: int) -> dict[str, np.ndarray]:

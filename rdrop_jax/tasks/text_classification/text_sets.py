@@ -8,7 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.data import catalogue, docstrings, sources, tables
+from rdrop_jax.data import catalogue, docstrings, tables
+from rdrop_jax.data.splits import hold_out
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
@@ -129,7 +130,7 @@ def open_split(
             sums = {train.name: checksums.sha256(train)}
             workdir_lib.check_unchanged(recorded, sums, "data.files.train")
         rows = found.splits["train"]()
-        texts = rows.take(sources.cut(len(rows), parts, data.split_seed)[name])
+        texts = rows.take(hold_out(len(rows), parts, data.split_seed)[name])
     elif data.name == "files":
         texts = found.splits[name]()
     else:
@@ -224,7 +225,7 @@ def _summaries() -> list[docstrings.Summary]:
 def _docstrings(
     rows: Callable[[], list[docstrings.Summary]], split: str, split_seed: int
 ) -> Texts:
-    cut = docstrings.cut(rows(), _PARTS, split_seed)[split]
+    cut = docstrings.split(rows(), _PARTS, split_seed)[split]
     named = (
         Row(f"docstring {i}", {"text": row.text, "label": row.subpackage})
         for i, row in enumerate(cut)

@@ -1,6 +1,7 @@
 """Import and export of BERT and RoBERTa weights in Hugging Face's format."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ from tokenizers import Tokenizer
 from rdrop_jax.core.passes import Params
 from rdrop_jax.data import tokenizer_files
 from rdrop_jax.models.encoder import Classifier
-from rdrop_jax.pretrained import head_classes as class_names
-from rdrop_jax.pretrained import weight_files
+from rdrop_jax.pretrained import mapping, weight_files
 from rdrop_jax.pretrained.initialize import Family, Weights, flatten
-from rdrop_jax.tasks.text_classification.weight_names import to_ours, to_theirs
 
 _CLASSES = {"bert": "Bert", "roberta": "Roberta"}
 _PROBLEMS = {
@@ -24,6 +23,39 @@ _PROBLEMS = {
 }
 # Label name of a regression head, which has a single row.
 _NUMBER = ("LABEL_0",)
+# Published names to ours, for modules with a kernel or a scale, and a bias.
+_BLOCK = {
+    **{f"attention.self.{x}": f"attention/{x}" for x in ("query", "key", "value")},
+    "attention.output.dense": "attention/attention_out",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "mlp_in",
+    "output.dense": "mlp_out",
+    "output.LayerNorm": "mlp_norm",
+}
+_ENCODER = {
+    "embeddings.LayerNorm": "encoder/embedding_norm",
+    **{
+        f"encoder.layer.{{}}.{theirs}": f"encoder/block_{{}}/{ours}"
+        for theirs, ours in _BLOCK.items()
+    },
+}
+_TABLES = {
+    "embeddings.word_embeddings.weight": "encoder/tokens",
+    "embeddings.position_embeddings.weight": "encoder/positions",
+    "embeddings.token_type_embeddings.weight": "encoder/types",
+}
+_HEADS = {
+    "bert": {"pooler.dense": "pooler", "classifier": "head"},
+    "roberta": {"classifier.dense": "pooler", "classifier.out_proj": "head"},
+}
+# Pretraining heads, often tied to the token embeddings, and buffers without weights.
+_UNUSED = (
+    "cls.",
+    "lm_head.",
+    "embeddings.position_ids",
+    "embeddings.token_type_ids",
+    "pooler.",
+)
 
 
 def family(
@@ -77,26 +109,9 @@ def read(path: Path, module: Classifier) -> Weights:
     """
     encoder = module.encoder
     stored = weight_files.read(path)
-    arrays, beside = to_ours(stored.arrays, encoder.kind, per_token=module.per_token)
-    notes = [f"not taken, as it has no use here: {name}" for name in sorted(beside)]
-    known = {
-        "model_type": "model_type",
-        "hidden_act": "hidden_act",
-        "model.heads": "num_attention_heads",
-        "pad_token_id": "pad_token_id",
-    }
-    facts = {k: stored.config[v] for k, v in known.items() if v in stored.config}
-    if not stored.config:
-        notes.append("no config.json: model.heads and model.norm_eps are not checked")
-    eps = stored.config.get("layer_norm_eps", encoder.norm_eps)
-    if eps != encoder.norm_eps:
-        notes.append(
-            f"config.json has layer_norm_eps {eps}, here it is {encoder.norm_eps}: "
-            f"outputs differ slightly; --config.model.norm_eps={eps} makes them equal"
-        )
-    where = f"{path}, config.json"
-    named, more = class_names.of_head(arrays, stored.config, where)
-    return Weights(arrays, facts, (*notes, *more), stored.sha256, named)
+    arrays, unused = to_ours(stored.arrays, encoder.kind, per_token=module.per_token)
+    notes = [f"not taken, as it has no use here: {name}" for name in sorted(unused)]
+    return mapping.encoder_weights(arrays, stored, encoder.norm_eps, path, notes)
 
 
 def save(
@@ -145,20 +160,65 @@ def _config(module: Classifier, labels: str, classes: Sequence[str]) -> dict[str
         "architectures": [f"{_CLASSES[e.kind]}For{head}"],
         "model_type": e.kind,
         "vocab_size": e.vocab_size,
-        "hidden_size": e.size.width,
-        "num_hidden_layers": e.size.layers,
-        "num_attention_heads": e.size.heads,
-        "intermediate_size": e.size.mlp_width,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": e.dropout,
-        "attention_probs_dropout_prob": e.attention_dropout,
         "max_position_embeddings": rows,
         "type_vocab_size": e.num_types,
-        "layer_norm_eps": e.norm_eps,
         "pad_token_id": e.pad_id,
-        "num_labels": module.outputs,
         "problem_type": _PROBLEMS[labels],
-        "id2label": {str(i): name for i, name in enumerate(names)},
-        "label2id": {name: i for i, name in enumerate(names)},
-        "dtype": "float32",
+    } | mapping.encoder_config(e, module.outputs, names)
+
+
+def to_ours(
+    arrays: Mapping[str, np.ndarray], kind: str, *, per_token: bool = False
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Rename weights of transformers to our names, and transpose kernels.
+
+    Args:
+      arrays: arrays by their names in transformers.
+      kind: "bert" or "roberta".
+      per_token: True if the model has a head per token, and no pooler.
+
+    Returns:
+      Arrays by our paths, such as ``encoder/block_0/mlp_in/kernel``, with unknown names
+      unchanged; and the names that are ignored on purpose.
+
+    Example:
+      >>> import numpy as np
+      >>> found, unused = to_ours({"classifier.bias": np.zeros(2)}, "bert")
+      >>> list(found), unused
+      (['head/bias'], [])
+    """
+    known = _names(arrays, kind, per_token)
+    plain = {theirs: _plain(theirs, kind) for theirs in arrays}
+    unused = [
+        theirs
+        for theirs, name in plain.items()
+        if name not in known and name.startswith(_UNUSED)
+    ]
+    names = {theirs: known.get(name, theirs) for theirs, name in plain.items()}
+    kept = {theirs: x for theirs, x in arrays.items() if theirs not in unused}
+    return mapping.renamed(kept, names), unused
+
+
+def to_theirs(
+    arrays: Mapping[str, np.ndarray], kind: str, *, per_token: bool = False
+) -> dict[str, np.ndarray]:
+    """Invert `to_ours`, with the name prefix of models with a head."""
+    names = mapping.inverted(_names(arrays, kind, per_token))
+    return {
+        name if name.startswith("classifier") else f"{kind}.{name}": x
+        for name, x in mapping.renamed(arrays, names).items()
     }
+
+
+def _plain(name: str, kind: str) -> str:
+    """Remove the prefix, and replace the old names of a scale and a bias."""
+    name = name.removeprefix(f"{kind}.")
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+
+
+def _names(names: Iterable[str], kind: str, per_token: bool) -> dict[str, str]:
+    """Map all transformers names, without prefix, to ours."""
+    heads = {"classifier": "head"} if per_token else _HEADS[kind]
+    layers = mapping.layer_numbers(names)
+    return mapping.parameter_names(heads | _ENCODER, _TABLES, layers)

@@ -5,9 +5,10 @@ import functools
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq import pair_sets, prepared_text
-from rdrop_jax.tasks.seq2seq.pair_sets import SPLITS, PairSet
+from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.translation import cldr
 

@@ -10,7 +10,7 @@ import scipy.sparse
 from helpers.pictures import encoded, noise, write_folder
 from PIL import Image, features
 
-from rdrop_jax.data import split_names
+from rdrop_jax.data import splits
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.image_classification import decode, folder, image_files, npz
 from rdrop_jax.tasks.image_classification.decode import BadImage
@@ -88,8 +88,8 @@ def test_two_folders_of_one_split_are_refused(tmp_path):
     ],
 )
 def test_names_that_may_be_splits_are_refused(tmp_path, names):
-    unclear = sorted(name for name in names if split_names.splits_in(name))
-    unclear = [name for name in unclear if split_names.split_of(name) is None]
+    unclear = sorted(name for name in names if splits.splits_in(name))
+    unclear = [name for name in unclear if splits.split_of(name) is None]
     write(*(tmp_path / "a" / name for name in names))
     with pytest.raises(InputError, match=rf"found {', '.join(unclear)}, which could"):
         folder.find(tmp_path / "a")

@@ -9,7 +9,7 @@ from helpers.tiny import VIT, train
 from PIL import Image
 
 from rdrop_jax import flags, tasks
-from rdrop_jax.data import sources
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.predict import load
 from rdrop_jax.tasks.image_classification import cifar, image_sets
@@ -26,7 +26,7 @@ def config(name, root, **more):
 def splits(name, root, **more):
     data = tasks.check(config(name, root, **more)).data
     found = image_sets.find(data)
-    return data, {s: image_sets.open_split(found, data, s) for s in sources.SPLITS}
+    return data, {s: image_sets.open_split(found, data, s) for s in SPLITS}
 
 
 def refused(name, root, message, **more):

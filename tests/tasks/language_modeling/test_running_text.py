@@ -7,7 +7,8 @@ import pytest
 
 from rdrop_jax import flags
 from rdrop_jax.cli.prepare import prepare
-from rdrop_jax.data import docstrings
+from rdrop_jax.data import docstrings, splits
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.language_modeling import running_text, token_files, vocabularies
 
@@ -78,21 +79,21 @@ def test_memory_mapped_files(tmp_path):
 
 def test_what_has_no_file_is_cut_from_the_end():
     lines = [f"line {i:03d}" for i in range(100)]
-    found = running_text.cut({"train": lines})
-    assert [len(found[s]) for s in token_files.SPLITS] == [90, 5, 5]
+    found = running_text.hold_out({"train": lines})
+    assert [len(found[s]) for s in SPLITS] == [90, 5, 5]
     assert [*found["train"], *found["validation"], *found["test"]] == lines
-    found = running_text.cut({"train": lines, "test": ["other"]})
-    assert [len(found[s]) for s in token_files.SPLITS] == [95, 5, 1]
+    found = running_text.hold_out({"train": lines, "test": ["other"]})
+    assert [len(found[s]) for s in SPLITS] == [95, 5, 1]
     with pytest.raises(InputError, match=r"data.files.test: .* found 1 lines"):
-        running_text.cut({"train": ["one long line"]})
+        running_text.hold_out({"train": ["one long line"]})
 
 
 def test_groups_share_keys_that_are_not_common(monkeypatch):
     keys = [{"a"}, {"b"}, {"a", "c"}, {"d"}, {"c"}, {"e", "b"}, set()]
-    groups = docstrings.grouped(keys)
+    groups = splits.grouped(keys)
     assert groups == [[0, 2, 4], [1, 5], [3], [6]]
-    monkeypatch.setattr(docstrings, "_COMMON", 1)
-    assert docstrings.grouped(keys) == [[i] for i in range(len(keys))]
+    monkeypatch.setattr(splits, "_COMMON", 1)
+    assert splits.grouped(keys) == [[i] for i in range(len(keys))]
 
 
 def test_docstrings_are_split_so_that_lines_are_not_shared(monkeypatch):

@@ -6,9 +6,9 @@ import pytest
 from helpers import tiny_nmt
 
 from rdrop_jax import tasks
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.flags import load
-from rdrop_jax.tasks.seq2seq import pair_sets
 from rdrop_jax.tasks.translation import translation_sets
 
 FILES = {
@@ -95,7 +95,7 @@ def test_a_corpus_of_the_catalogue(tmp_path):
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, _):
-            return {split: self._generate_examples() for split in pair_sets.SPLITS}
+            return {split: self._generate_examples() for split in SPLITS}
 
         def _generate_examples(self):
             for row in range(4):

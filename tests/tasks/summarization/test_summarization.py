@@ -19,7 +19,7 @@ from rdrop_jax.cli.checks import check
 from rdrop_jax.cli.prepare import prepare
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.config import resolve
-from rdrop_jax.data import pieces, tokenizers
+from rdrop_jax.data import subwords, tokenizer_files, tokenizers
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.export import export
@@ -259,8 +259,8 @@ def test_fields_and_columns_are_checked(folder, overrides, message):
 
 
 def test_vocabularies_that_are_not_barts_are_refused(folder, tmp_path):
-    path = tmp_path / pieces.NAME
-    pieces.train_wordpiece(["a b"], 60).save(str(path))
+    path = tmp_path / tokenizer_files.NAME
+    subwords.train_wordpiece(["a b"], 60).save(str(path))
     with pytest.raises(InputError, match=r"data\.tokenizer: .*as BART's, found one wi"):
         tasks.build(tiny_sum.config(folder, data__tokenizer=path))
     other = tokenizers.train("joint", ["a b"], 20)

@@ -17,7 +17,7 @@ from rdrop_jax import export as export_program
 from rdrop_jax import predict as predict_program
 from rdrop_jax import tasks
 from rdrop_jax.cli import run
-from rdrop_jax.data import pieces, tables
+from rdrop_jax.data import subwords, tables, tokenizer_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.encoder import SIZES, Classifier, Encoder
 from rdrop_jax.pretrained.initialize import merge
@@ -46,11 +46,11 @@ def test_learns_and_writes_what_it_says(trained):
     assert result["test"]["examples"] == 24
     assert 0 <= float(result["data"]["padding"]) < 1
     assert set(result["data"]) > {"train.jsonl", "test.jsonl"}
-    kept = (workdir / pieces.NAME).read_bytes()
-    assert result["data"][pieces.NAME] == hashlib.sha256(kept).hexdigest()
+    kept = (workdir / tokenizer_files.NAME).read_bytes()
+    assert result["data"][tokenizer_files.NAME] == hashlib.sha256(kept).hexdigest()
     config = json.loads((workdir / "config.json").read_text())
     assert config["data"]["classes"] == ["bad", "good"]
-    assert (workdir / pieces.NAME).is_file()
+    assert (workdir / tokenizer_files.NAME).is_file()
 
 
 def test_going_on_ends_with_the_same_bits_and_takes_no_other_tokenizer(tmp_path):
@@ -58,11 +58,13 @@ def test_going_on_ends_with_the_same_bits_and_takes_no_other_tokenizer(tmp_path)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     result = train(whole, names)
     train(parts, names, total_steps=2)
-    kept = (parts / pieces.NAME).read_text()
-    (parts / pieces.NAME).write_text(kept.replace("film", "flim"))
-    with pytest.raises(InputError, match=rf"other data[\s\S]*{pieces.NAME}: there"):
+    kept = (parts / tokenizer_files.NAME).read_text()
+    (parts / tokenizer_files.NAME).write_text(kept.replace("film", "flim"))
+    with pytest.raises(
+        InputError, match=rf"other data[\s\S]*{tokenizer_files.NAME}: there"
+    ):
         train(parts, names)
-    (parts / pieces.NAME).write_text(kept)
+    (parts / tokenizer_files.NAME).write_text(kept)
     assert train(parts, names)["test"] == result["test"]
     one, other = (run.open_run(path, "last").params for path in (whole, parts))
     jax.tree.map(np.testing.assert_array_equal, one, other)
@@ -368,7 +370,7 @@ def test_weights_that_do_not_fit(exported, tmp_path):
         InputError, match=r"300 tokens of model.vocab_size, found a tok"
     ):
         train(tmp_path / "run", names, init_from=folder, model__vocab_size=300)
-    for name in (pieces.NAME, "tokenizer_config.json"):
+    for name in (tokenizer_files.NAME, "tokenizer_config.json"):
         (folder / name).unlink()
     with pytest.raises(InputError, match=r"data.tokenizer: expected tokenizer.json"):
         train(tmp_path / "run", names, init_from=folder)
@@ -393,8 +395,8 @@ def test_real_weights_equal_transformers():
     torch = pytest.importorskip("torch", reason="needs torch")
     folder = Path(MINILM.submodule_search_locations[0], "model")
     texts = [row.text for row in text_sets._summaries()][:1000]
-    tokenizer = pieces.load(folder)
-    encoded = pieces.encode(tokenizer, texts, texts[::-1], 64)
+    tokenizer = tokenizer_files.load(folder)
+    encoded = subwords.encode(tokenizer, texts, texts[::-1], 64)
     theirs = transformers.AutoTokenizer.from_pretrained(folder)
     inputs = theirs(texts, texts[::-1], truncation="longest_first", max_length=64)
     for row, ids in enumerate(inputs["input_ids"]):

@@ -8,9 +8,10 @@ import tarfile
 
 import pytest
 
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.flags import load
-from rdrop_jax.tasks.seq2seq import pair_sets, parallel, prepared_text
+from rdrop_jax.tasks.seq2seq import parallel, prepared_text
 from rdrop_jax.tasks.translation import corpora, moses, translation_sets
 
 pytest.importorskip("sacremoses", reason="sacremoses is in the extra nmt")
@@ -60,12 +61,12 @@ def test_iwslt_is_cut_as_published(tmp_path, small):
     folder = corpora.prepare(tmp_path / "iwslt14_de_en", [source], lambda line: None)
     found = {
         split: parallel.read(parallel.find(folder / split, "de", "en"))
-        for split in pair_sets.SPLITS
+        for split in SPLITS
     }
     assert found["train"].source[:2] == ["ein titel", "das ist , sag ' ich , satz 0 ."]
     assert found["train"].target[:2] == ["a title", "this is , i say , sentence 0 ."]
     # A title and 60 sentences, one of them too long: lines 23 and 46 are held out.
-    assert [len(found[s]) for s in pair_sets.SPLITS] == [58, 2, 4]
+    assert [len(found[s]) for s in SPLITS] == [58, 2, 4]
     assert found["validation"].target[0] == "this is , i say , sentence 22 ."
     assert found["test"].source == ["eins .", "b & c", "zwei .", "b & c"]
     assert not any("nothing" in text for text in found["train"].target)

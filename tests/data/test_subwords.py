@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from rdrop_jax.data import pieces
+from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.errors import InputError
 
 TEXTS = [
@@ -18,7 +18,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def wordpiece():
-    return pieces.train_wordpiece(TEXTS * 3, 120)
+    return subwords.train_wordpiece(TEXTS * 3, 120)
 
 
 @pytest.fixture(scope="module")
@@ -46,14 +46,14 @@ def tokens(tokenizer, row, encoded):
 
 
 def test_learning_is_a_function_of_the_texts(wordpiece):
-    assert pieces.train_wordpiece(TEXTS * 3, 120).to_str() == wordpiece.to_str()
+    assert subwords.train_wordpiece(TEXTS * 3, 120).to_str() == wordpiece.to_str()
     ids = [wordpiece.token_to_id(t) for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")]
     assert ids == [0, 1, 2, 3]
     assert wordpiece.get_vocab_size() <= 120
 
 
 def test_pairs_have_types_and_ends(wordpiece):
-    encoded = pieces.encode(wordpiece, TEXTS[:2], TEXTS[2:], 128)
+    encoded = subwords.encode(wordpiece, TEXTS[:2], TEXTS[2:], 128)
     found = tokens(wordpiece, 0, encoded)
     assert found[0] == "[CLS]"
     assert found[-1] == "[SEP]"
@@ -66,17 +66,17 @@ def test_pairs_have_types_and_ends(wordpiece):
 def test_the_longer_text_is_cut_first(wordpiece):
     short, long = "cat", " ".join(["mat"] * 50)
     for first, second in ((short, long), (long, short)):
-        encoded = pieces.encode(wordpiece, [first], [second], 12)
+        encoded = subwords.encode(wordpiece, [first], [second], 12)
         found = tokens(wordpiece, 0, encoded)
         assert len(found) == 12
         assert found.count("mat") == 12 - 3 - found.count("cat")
         assert "cat" in found
-    encoded = pieces.encode(wordpiece, [long], None, 10)
+    encoded = subwords.encode(wordpiece, [long], None, 10)
     assert tokens(wordpiece, 0, encoded) == ["[CLS]", *["mat"] * 8, "[SEP]"]
 
 
 def test_batches_are_padded_and_masked(wordpiece):
-    encoded = pieces.encode(wordpiece, TEXTS, None, 128)
+    encoded = subwords.encode(wordpiece, TEXTS, None, 128)
     longest = int(encoded.lengths.max())
     batch = encoded.batch(np.array([2, 0]), longest + 3, pad_id=0)
     assert batch["tokens"].shape == batch["types"].shape == (2, longest + 3)
@@ -87,25 +87,25 @@ def test_batches_are_padded_and_masked(wordpiece):
 
 
 def test_tokenizer_json_goes_before_vocabulary_files(wordpiece, tmp_path):
-    pieces.save(wordpiece, tmp_path / pieces.NAME)
+    subwords.save(wordpiece, tmp_path / tokenizer_files.NAME)
     by_id = sorted(wordpiece.get_vocab().items(), key=lambda item: item[1])
     (tmp_path / "vocab.txt").write_text("\n".join(token for token, _ in by_id))
-    from_json = pieces.load(tmp_path)
-    (tmp_path / pieces.NAME).unlink()
-    from_vocab = pieces.load(tmp_path)
+    from_json = tokenizer_files.load(tmp_path)
+    (tmp_path / tokenizer_files.NAME).unlink()
+    from_vocab = tokenizer_files.load(tmp_path)
     for loaded in (from_json, from_vocab):
-        a, b = (pieces.encode(t, TEXTS, TEXTS, 64) for t in (wordpiece, loaded))
+        a, b = (subwords.encode(t, TEXTS, TEXTS, 64) for t in (wordpiece, loaded))
         np.testing.assert_array_equal(a.ids, b.ids)
         np.testing.assert_array_equal(a.types, b.types)
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
-    cased = pieces.encode(pieces.load(tmp_path), ["The cat"], None, 64)
-    lower = pieces.encode(from_vocab, ["The cat"], None, 64)
+    cased = subwords.encode(tokenizer_files.load(tmp_path), ["The cat"], None, 64)
+    lower = subwords.encode(from_vocab, ["The cat"], None, 64)
     assert not np.array_equal(cased.ids, lower.ids)
 
 
 def test_byte_level_pairs_as_roberta(byte_level):
-    tokenizer = pieces.load(byte_level)
-    encoded = pieces.encode(tokenizer, ["The cat"], ["sat"], 64)
+    tokenizer = tokenizer_files.load(byte_level)
+    encoded = subwords.encode(tokenizer, ["The cat"], ["sat"], 64)
     found = tokens(tokenizer, 0, encoded)
     assert found[0] == "<s>"
     assert found[-1] == "</s>"
@@ -117,11 +117,11 @@ def test_byte_level_pairs_as_roberta(byte_level):
 
 
 def test_settings_in_the_file_do_not_cut_or_pad(wordpiece, tmp_path):
-    other = pieces.train_wordpiece(TEXTS, 120)
+    other = subwords.train_wordpiece(TEXTS, 120)
     other.enable_truncation(4)
     other.enable_padding(length=16)
-    pieces.save(other, tmp_path / pieces.NAME)
-    encoded = pieces.encode(pieces.load(tmp_path), TEXTS, None, 128)
+    subwords.save(other, tmp_path / tokenizer_files.NAME)
+    encoded = subwords.encode(tokenizer_files.load(tmp_path), TEXTS, None, 128)
     assert encoded.lengths.min() > 4
     assert len(set(encoded.lengths)) > 1
 
@@ -130,31 +130,33 @@ def test_what_is_not_a_tokenizer(tmp_path, byte_level):
     with pytest.raises(
         InputError, match=r"data.tokenizer: expected tokenizer.json, voc"
     ):
-        pieces.load(tmp_path)
+        tokenizer_files.load(tmp_path)
     with pytest.raises(InputError, match=r"found nothing at .*nowhere"):
-        pieces.load(tmp_path / "nowhere")
-    (tmp_path / pieces.NAME).write_text('{"model": {}')
+        tokenizer_files.load(tmp_path / "nowhere")
+    (tmp_path / tokenizer_files.NAME).write_text('{"model": {}')
     with pytest.raises(InputError, match=r"tokenizer.json: no tokenizer: "):
-        pieces.load(tmp_path)
-    (tmp_path / pieces.NAME).unlink()
+        tokenizer_files.load(tmp_path)
+    (tmp_path / tokenizer_files.NAME).unlink()
     (tmp_path / "vocab.txt").write_text("a\nb\n")
     with pytest.raises(InputError, match=r"found one without \[CLS\]"):
-        pieces.load(tmp_path)
+        tokenizer_files.load(tmp_path)
 
 
 def test_a_tokenizer_of_another_model(wordpiece, byte_level):
     size = wordpiece.get_vocab_size()
-    pieces.check_fits(wordpiece, vocab_size=size, pad_id=0, exact=True)
-    pieces.check_fits(wordpiece, vocab_size=size + 100, pad_id=0, exact=True)
-    pieces.check_fits(wordpiece, vocab_size=size + 9999, pad_id=0, exact=False)
+    subwords.check_fits(wordpiece, vocab_size=size, pad_id=0, exact=True)
+    subwords.check_fits(wordpiece, vocab_size=size + 100, pad_id=0, exact=True)
+    subwords.check_fits(wordpiece, vocab_size=size + 9999, pad_id=0, exact=False)
     for vocab_size in (size - 1, size + 128):
         with pytest.raises(
             InputError, match=rf"{vocab_size} tokens of.*of {size}: one"
         ):
-            pieces.check_fits(wordpiece, vocab_size=vocab_size, pad_id=0, exact=True)
+            subwords.check_fits(wordpiece, vocab_size=vocab_size, pad_id=0, exact=True)
     with pytest.raises(InputError, match=r"at id 1, which the model takes for padding"):
-        pieces.check_fits(wordpiece, vocab_size=size, pad_id=1, exact=True)
-    pieces.check_fits(pieces.load(byte_level), vocab_size=330, pad_id=1, exact=True)
+        subwords.check_fits(wordpiece, vocab_size=size, pad_id=1, exact=True)
+    subwords.check_fits(
+        tokenizer_files.load(byte_level), vocab_size=330, pad_id=1, exact=True
+    )
 
 
 def test_equal_to_transformers(byte_level, wordpiece, tmp_path):
@@ -172,7 +174,7 @@ def test_equal_to_transformers(byte_level, wordpiece, tmp_path):
     bert = transformers.BertTokenizer(str(tmp_path / "vocab.txt"))
     pairs = [(byte_level, theirs), (tmp_path, bert)]
     for folder, other in pairs:
-        encoded = pieces.encode(pieces.load(folder), texts, texts[::-1], 40)
+        encoded = subwords.encode(tokenizer_files.load(folder), texts, texts[::-1], 40)
         wanted = other(
             texts,
             texts[::-1],

@@ -20,9 +20,6 @@ from tokenizers import (
 )
 
 from rdrop_jax.data.tokenizer_files import BYTES, WORDPIECE, as_bert, as_roberta
-from rdrop_jax.data.tokenizer_files import NAME as NAME
-from rdrop_jax.data.tokenizer_files import find as find
-from rdrop_jax.data.tokenizer_files import load as load
 from rdrop_jax.errors import InputError, rust_explained
 from rdrop_jax.files.disk import write_text
 from rdrop_jax.files.lines import clean
@@ -117,7 +114,7 @@ def check_fits(
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedTexts:
     """Encoded texts, concatenated.
 
     Attributes:
@@ -166,11 +163,11 @@ def encode(
     first: Sequence[str],
     second: Sequence[str] | None,
     max_length: int,
-) -> Encoded:
+) -> EncodedTexts:
     """Encode texts or pairs, with special tokens.
 
     Args:
-      tokenizer: tokenizer returned by `load`.
+      tokenizer: tokenizer returned by `tokenizer_files.load`.
       first: single texts, or first texts of pairs.
       second: second texts of pairs; None for single texts.
       max_length: maximum number of tokens; a pair is truncated in its longer text.
@@ -193,4 +190,4 @@ def encode(
             types.append(np.asarray(item.type_ids, np.uint8))
             lengths.append(len(item.ids))
     starts = np.concatenate([[0], np.cumsum(np.asarray(lengths, np.int64))])
-    return Encoded(np.concatenate(ids), np.concatenate(types), starts)
+    return EncodedTexts(np.concatenate(ids), np.concatenate(types), starts)

@@ -1,0 +1,208 @@
+"""Splits: their common names, and holding rows out of the training rows."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import scipy.sparse.csgraph
+from jaxtyping import Int
+
+from rdrop_jax.errors import InputError
+
+NAMES = {
+    "train": ("train", "training", "trn", "tr"),
+    "validation": ("validation", "val", "valid", "vali", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tst", "te", "holdout", "heldout"),
+}
+SPLITS = tuple(NAMES)
+_SPLIT_OF = {word: split for split, words in NAMES.items() for word in words}
+# Words that are ignored next to the name of a split.
+_FILLERS = {"set", "data", "dataset", "split", "images", "image", "imgs", "img", "seg"}
+_SHORTEST = 3  # minimum letters of a word that is matched inside other words
+# Keys of more items than this do not group them.
+_COMMON = 20
+# Rows of a held-out split without a size.
+_HELD_OUT = 1000
+
+
+def hold_out(
+    rows: int, sizes: Mapping[str, float | None], split_seed: int
+) -> dict[str, Int[np.ndarray, " subset"]]:
+    """Hold splits out of the training rows at random.
+
+    Args:
+      rows: number of training rows.
+      sizes: number of rows, or fraction below 1, by split. None is 1,000 rows, but at
+        most a tenth.
+      split_seed: seed of the draw.
+
+    Returns:
+      Sorted row numbers for "train" and for every split of ``sizes``.
+
+    Raises:
+      InputError: a size leaves no training rows or an empty split.
+    """
+    order = np.random.default_rng(split_seed).permutation(rows)
+    found, start = {}, 0
+    for name, size in sizes.items():
+        if size is None:
+            count = max(1, min(_HELD_OUT, rows // 10))
+        else:
+            count = round(rows * size) if size < 1 else int(size)
+            if not 0 < count < rows - start:
+                raise InputError(
+                    f"data.{name}: expected a part of the {rows} training rows, found "
+                    f"{size:g}, which is {count} rows of the {rows - start} that are "
+                    "left"
+                )
+        found[name] = np.sort(order[start : start + count])
+        start += count
+    return found | {"train": np.sort(order[start:])}
+
+
+def hold_out_groups(
+    keys: Sequence[set[str]], share: float, largest: int, split_seed: int
+) -> dict[str, list[int]]:
+    """Hold out a test and a validation split so that few keys are in two splits.
+
+    Args:
+      keys: keys of each item.
+      share: fraction of the items in each held-out split.
+      largest: maximum number of items of a group (see `grouped`) that is held out.
+      split_seed: seed of the draw.
+
+    Returns:
+      Item numbers by split, in the order of the draw.
+    """
+    groups = grouped(keys)
+    order = np.random.default_rng(split_seed).permutation(len(groups))
+    found: dict[str, list[int]] = {split: [] for split in SPLITS}
+    size = round(share * len(keys))
+    for group in (groups[i] for i in order):
+        fits = (
+            split
+            for split in ("test", "validation")
+            if len(group) <= min(size - len(found[split]), largest)
+        )
+        found[next(fits, "train")] += group
+    return found
+
+
+def grouped(keys: Sequence[set[str]]) -> list[list[int]]:
+    """Group items that share a key, ignoring keys of more than 20 items.
+
+    Args:
+      keys: keys of each item.
+
+    Returns:
+      Groups of item numbers, ordered by their first item.
+
+    Example:
+      >>> grouped([{"a"}, {"b"}, {"a", "c"}])
+      [[0, 2], [1]]
+    """
+    counts = Counter(key for each in keys for key in each)
+    nodes = {key: i for i, key in enumerate(counts, len(keys))}
+    edges = [
+        (i, nodes[key])
+        for i, each in enumerate(keys)
+        for key in each
+        if counts[key] <= _COMMON
+    ]
+    ends = np.array(edges, np.int64).reshape(-1, 2).T
+    shape = (len(keys) + len(nodes),) * 2
+    graph = scipy.sparse.coo_array((np.ones(len(edges), bool), ends), shape)
+    _, labels = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    groups: dict[int, list[int]] = {}
+    for i, label in enumerate(labels[: len(keys)].tolist()):
+        groups.setdefault(label, []).append(i)
+    return list(groups.values())
+
+
+def split_of(name: str) -> str | None:
+    """Return the split that a folder or file is named after.
+
+    Case, separators, digits and words such as "set" are ignored.
+
+    Args:
+      name: name without a suffix.
+
+    Returns:
+      "train", "validation" or "test"; None for any other name.
+
+    Example:
+      >>> [split_of(name) for name in ("Training", "seg_test", "val2017", "trains")]
+      ['train', 'test', 'validation', None]
+    """
+    words = [word for word in _words(name) if word not in _FILLERS]
+    if words == ["held", "out"]:
+        words = ["heldout"]
+    if len(words) != 1:
+        return None
+    (word,) = words
+    return _SPLIT_OF.get(word) or _SPLIT_OF.get(word.removesuffix("set"))
+
+
+def splits_in(name: str) -> set[str]:
+    """Return the splits that a name contains as a word, plural or singular.
+
+    Example:
+      >>> splits_in("cats_train"), splits_in("Tests"), splits_in("latest")
+      ({'train'}, {'test'}, set())
+    """
+    words = [
+        form
+        for word in _words(name)
+        for form in (word, word.removesuffix("s"), word.removesuffix("set"))
+        if len(form) >= _SHORTEST
+    ]
+    return {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
+
+
+def unclear(names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
+    """Return the names that may be splits but are ambiguous for `split_of`.
+
+    Names that differ only in the word of a split, such as xtrain and xtest, are
+    ambiguous. So are names with such a word (`splits_in`) if they are at least half of
+    all names and name two different splits, or one that is not in ``known``.
+
+    Args:
+      names: names of folders or files, without suffixes, for which `split_of` is None.
+      known: splits of the remaining names.
+
+    Example:
+      >>> unclear(["x_train", "x_test"]), unclear(["bullet train", "cat", "dog"])
+      (['x_train', 'x_test'], [])
+      >>> unclear(["Tests"], ["train"]), unclear(["Tests"], ["train", "test"])
+      (['Tests'], [])
+    """
+    names, known = list(names), set(known)
+    stems: dict[str, dict[str, str]] = {}
+    for name in names:
+        for stem, split in _stems(name):
+            stems.setdefault(stem, {})[split] = name
+    alike = {n for found in stems.values() if len(found) > 1 for n in found.values()}
+    if not known and alike:
+        return [name for name in names if name in alike]
+    worded = {name: splits_in(name) for name in names}
+    found = [name for name in names if worded[name] - known]
+    called = known.union(*worded.values())
+    enough = known or 2 * len(found) >= len(names)
+    return found if len(found) + len(known) > 1 and len(called) > 1 and enough else []
+
+
+def _words(name: str) -> list[str]:
+    """Split a name into lower-case words, also at camel case."""
+    parted = name if name.isupper() else re.sub(r"(?<=[^\W_])(?=[A-Z][a-z])", " ", name)
+    return [w for w in re.split(r"[\W_\d]+", parted.casefold()) if w]
+
+
+def _stems(name: str) -> set[tuple[str, str]]:
+    """Return the name with a split's word replaced by "*", and that split."""
+    name = name.casefold()
+    return {
+        (name.replace(word, "*", 1), split)
+        for word, split in _SPLIT_OF.items()
+        if len(word) >= _SHORTEST and word in name
+    }
