@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from rdrop_jax.compare import stats
 from rdrop_jax.compare.plan import Setting, Trial
+from rdrop_jax.data.bootstrap import mean_interval
 from rdrop_jax.files import npz_headers
 from rdrop_jax.files.disk import read_json, read_records
 
@@ -145,7 +146,7 @@ def difference(
             ours[s].examples[metric].astype(np.float64) - theirs[s].examples[metric]
             for s in seeds
         ]
-        examples = stats.bootstrap_interval(np.mean(per_example, axis=0))
+        examples = mean_interval(np.mean(per_example, axis=0), stats.RESAMPLES)
     return {
         "seeds": seeds,
         **vars(found),
