@@ -10,7 +10,7 @@ from typing import Any
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import flags
-from rdrop_jax.compare import page, runs, tables
+from rdrop_jax.compare import render, runs
 from rdrop_jax.compare.options import ARMS, Options, check
 from rdrop_jax.compare.phases import Comparison, claim
 from rdrop_jax.compare.report import make_report
@@ -59,9 +59,9 @@ def compare(
         found.make_runs()
         report = make_report(found.evidence())
         write_json(workdir / "report.json", report)
-        write_text(workdir / "report.md", tables.make_markdown(report))
-        write_text(workdir / "report.html", page.make_page(report))
-    print(tables.make_markdown(report))
+        write_text(workdir / "report.md", render.make_markdown(report))
+        write_text(workdir / "report.html", render.make_page(report))
+    print(render.make_markdown(report))
     print(f"report in {workdir}/report.html, .json and .md", flush=True)
     rdrop = next(arm for arm in report["arms"] if arm["arm"] == "rdrop")
     if rdrop["difference"] is None:

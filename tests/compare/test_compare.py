@@ -15,7 +15,7 @@ from helpers.tiny import TINY, VIT, train
 
 from rdrop_jax import compare, evaluate
 from rdrop_jax.cli.run import open_run
-from rdrop_jax.compare import diagnostics, page, plan, results, runs, tables, worker
+from rdrop_jax.compare import diagnostics, plan, render, results, runs, worker
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.training import lock
 
@@ -162,7 +162,7 @@ def test_the_report_holds_what_it_promises(compared):
     }
     assert set(report["curves"]["pass_kl"]) == {"rdrop"}
     assert plain["checkpoints"] == [2, 2, 2, 2, 2, 1]
-    assert tables.diagnostics_table(report)[-1] == {
+    assert render.diagnostics_table(report)[-1] == {
         "measure": "when it was saved, % of the updates (least to most)",
         "plain": "92 (50 to 100)",
         "rdrop": "92 (50 to 100)",
@@ -404,7 +404,7 @@ def test_the_page_stands_alone_and_fits_phone_and_paper(compared):
 def test_text_from_outside_is_escaped(compared):
     report = json.loads(json.dumps(compared[1]))
     report["failed"] = {"final/x": "<script>alert(1)</script>"}
-    assert "<script" not in page.make_page(report)
+    assert "<script" not in render.make_page(report)
 
 
 def test_the_table_can_be_pasted(compared):
