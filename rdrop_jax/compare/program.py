@@ -11,8 +11,8 @@ from typing import Any
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import flags
 from rdrop_jax.compare import render, runs
-from rdrop_jax.compare.options import ARMS, Options, check
-from rdrop_jax.compare.phases import Comparison, claim
+from rdrop_jax.compare.comparison import Comparison, open_comparison
+from rdrop_jax.compare.options import ARMS, ComparisonOptions, check
 from rdrop_jax.compare.report import make_report
 from rdrop_jax.data import ready
 from rdrop_jax.errors import InputError, TrainingError
@@ -23,7 +23,7 @@ from rdrop_jax.training.task import direction
 
 
 def compare(
-    options: Options,
+    options: ComparisonOptions,
     workdir: Path,
     *,
     jobs: int = 1,
@@ -54,14 +54,15 @@ def compare(
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with lock.held(workdir), preemption.stoppable() as stop:
-        began = claim(options, config_lib.flatten(base), workdir, command)
-        found = Comparison(options, began, workdir, jobs=jobs, start=start, stop=stop)
-        found.make_runs()
-        report = make_report(found.evidence())
+        stored = open_comparison(options, config_lib.flatten(base), workdir, command)
+        comparison = Comparison(options, stored, workdir, jobs, start, stop)
+        comparison.execute()
+        report = make_report(comparison)
+        markdown = render.make_markdown(report)
         write_json(workdir / "report.json", report)
-        write_text(workdir / "report.md", render.make_markdown(report))
+        write_text(workdir / "report.md", markdown)
         write_text(workdir / "report.html", render.make_page(report))
-    print(render.make_markdown(report))
+    print(markdown)
     print(f"report in {workdir}/report.html, .json and .md", flush=True)
     rdrop = next(arm for arm in report["arms"] if arm["arm"] == "rdrop")
     if rdrop["difference"] is None:
@@ -69,31 +70,19 @@ def compare(
     return report
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(word) for word in text.split(",") if word.strip())
-    except ValueError:
-        raise InputError(f"--alphas: expected numbers, found {text!r}") from None
-
-
-def _field(flag: str, text: str, form: str) -> tuple[str, str]:
+def _assignment(flag: str, text: str, format: str) -> tuple[str, str]:
     """Split the argument of a flag into field name and value."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"{flag}: expected {form}, found {text!r}")
+        raise InputError(f"{flag}: expected {format}, found {text!r}")
     return name, value
 
 
-def _axis(text: str) -> tuple[str, tuple[str, ...]]:
-    name, values = _field("--vary", text, "FIELD=VALUE,VALUE")
-    return name, tuple(value for value in values.split(",") if value)
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word.strip())
 
 
-def _ablation(text: str) -> dict[str, str]:
-    return dict([_field("--ablate", text, "FIELD=VALUE")])
-
-
-def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
+def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
     """Parse the command line.
 
     Returns:
@@ -127,16 +116,23 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
             f"--metric: expected {name} or {name}:{direction(name)}, found "
             f"{args.metric!r}"
         )
-    ablations = {text: _ablation(text) for text in args.ablate}
-    named = [word for word in args.arms.split(",") if word]
-    options = Options(
+    try:
+        alphas = tuple(float(word) for word in _split(args.alphas))
+    except ValueError:
+        raise InputError(f"--alphas: expected numbers, found {args.alphas!r}") from None
+    vary = (_assignment("--vary", text, "FIELD=VALUE,VALUE") for text in args.vary)
+    ablations = {
+        text: dict([_assignment("--ablate", text, "FIELD=VALUE")])
+        for text in args.ablate
+    }
+    options = ComparisonOptions(
         config=args.config,
         overrides=overrides,
-        alphas=_numbers(args.alphas),
+        alphas=alphas,
         seeds=args.seeds,
         final_seeds=args.seeds if args.final_seeds is None else args.final_seeds,
-        arms=tuple(dict.fromkeys(["plain", "rdrop", *named, *ablations])),
-        vary=dict(_axis(text) for text in args.vary),
+        arms=tuple(dict.fromkeys(["plain", "rdrop", *_split(args.arms), *ablations])),
+        vary={name: _split(values) for name, values in vary},
         metric=name,
         mode=direction(name),
         ablations=ablations,

@@ -1,6 +1,8 @@
-"""Paired differences over seeds and over test examples. Needs no jax."""
+"""Paired differences over seeds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -105,13 +107,17 @@ def sign_flip_p(
     return np.asarray(found.pvalue)
 
 
-def verdict(found: Paired, *, higher_is_better: bool) -> str:
-    """Return "helps", "hurts" or "cannot be told" (inconclusive); "" below 6 seeds.
+def verdict(diff: Mapping[str, Any], *, higher_is_better: bool) -> str:
+    """Return "helps", "hurts" or "cannot be told"; "" below 6 seeds.
 
     "helps" and "hurts" require both an interval that excludes 0 and p at most 0.05.
+
+    Args:
+      diff: fields of `Paired`.
+      higher_is_better: True if a higher score is better.
     """
-    if len(found.values) < MIN_SEEDS:
+    if len(diff["values"]) < MIN_SEEDS:
         return ""
-    if found.low <= 0 <= found.high or found.p > 1 - LEVEL + 1e-12:
+    if diff["low"] <= 0 <= diff["high"] or diff["p"] > 1 - LEVEL + 1e-12:
         return "cannot be told"
-    return "helps" if (found.mean > 0) == higher_is_better else "hurts"
+    return "helps" if (diff["mean"] > 0) == higher_is_better else "hurts"

@@ -100,7 +100,7 @@ def run(workdir, argv=ARGV, start=None):
 def probe_here():
     """Probes without a process of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "probe", lambda options, variants: PROBE)
+        patch.setattr(runs, "probe", lambda options: PROBE)
         yield
 
 
@@ -277,18 +277,18 @@ def test_the_worker_asks_the_dataset_and_looks_for_weights(tmp_path):
 
 
 def test_what_a_process_ends_with_is_told_whole():
-    said = ["a warning", "error: not prepared", "  do this", "and that"]
-    assert runs.message(said) == "not prepared\n  do this\nand that"
-    assert runs.message(["Traceback", "KeyError: 'x'"]) == "KeyError: 'x'"
-    assert runs.message([]) == "the task cannot be built"
+    output = "a warning\nerror: not prepared\n  do this\nand that\n"
+    assert runs.last_error(output) == "not prepared\n  do this\nand that"
+    assert runs.last_error("Traceback\nKeyError: 'x'\n") == "KeyError: 'x'"
+    assert runs.last_error("") == ""
 
 
 def test_two_passes_never_cost_less_than_one(compared):
     options, _, _ = compare.read_options([*ARGV, "--workdir", str(compared[0])])
     plain, rdrop = (
-        results.read_run(plan.trials(options, setting, final=True)[0], compared[0])
+        results.read_run(plan.make_trials(options, setting, final=True)[0], compared[0])
         for setting in (
-            plan.settings(options, [10.0], arm)[0] for arm in ("plain", "rdrop")
+            plan.make_settings(options, [10.0], arm)[0] for arm in ("plain", "rdrop")
         )
     )
     assert results.cost_ratio([plain], [rdrop]) == 2.0
@@ -345,7 +345,7 @@ def test_folders_of_others_are_refused(compared, tmp_path):
     with pytest.raises(InputError, match="expected a new folder"):
         run(workdir / "final" / "plain-0" / "seed2")
     (workdir / "comparison.json").write_text("[]")
-    with pytest.raises(InputError, match="take another workdir"):
+    with pytest.raises(InputError, match="use another workdir"):
         run(workdir)
 
 

@@ -16,8 +16,8 @@ def read(*argv):
 
 
 def settings(options, arm, **kwargs):
-    steps = [10.0] * len(options_lib.variants(options))
-    return plan.settings(options, steps, arm, **kwargs)
+    steps = [10.0] * len(options.variants)
+    return plan.make_settings(options, steps, arm, **kwargs)
 
 
 def test_every_arm_has_as_many_trials():
@@ -25,7 +25,7 @@ def test_every_arm_has_as_many_trials():
         "--alphas=0,1,5", "--vary=model.dropout=0.1,0.2,0.3", "--arms=two_passes"
     )
     assert options.arms == ("plain", "rdrop", "two_passes")
-    assert plan.trials_per_arm(options) == 6
+    assert options.settings_per_arm == 6
     for arm in options_lib.ARMS:
         labels = [s.label for s in settings(options, arm)]
         assert len(set(labels)) == 6
@@ -81,7 +81,7 @@ def test_an_ablation_is_rdrop_with_another_field():
         name, _, value = arm.partition("=")
         assert setting.overrides == rdrop.overrides | {name: value}
         assert setting.label == ("alpha=5" if arm == "rdrop.alpha=5" else "alpha=2")
-        assert options.what(arm) == f"rdrop with {arm}"
+        assert options.describe(arm) == f"rdrop with {arm}"
     assert flags.load(VIT, setting.overrides).rdrop.dropouts == (0.1, 0.3)
 
 
@@ -89,7 +89,7 @@ def test_seeds_to_choose_by_are_not_those_of_the_verdict():
     options = read("--seeds=3", "--final_seeds=2", "--config.seed=10")
     (setting,) = settings(options, "plain")
     choose, final = (
-        plan.trials(options, setting, final=final) for final in (False, True)
+        plan.make_trials(options, setting, final=final) for final in (False, True)
     )
     assert [t.seed for t in choose] == [10, 11, 12]
     assert [t.seed for t in final] == [13, 14]
@@ -124,7 +124,7 @@ def test_no_trial_is_made_twice():
         (["--ablate=rdrop.every"], "--ablate: expected FIELD=VALUE, found 'rdrop."),
         (["--ablate=rdrop.evry=2"], r"rdrop.evry: no such field. Did you mean rdrop.e"),
         (["--ablate=rdrop.every=0"], "rdrop.every: expected at least 1, found 0"),
-        (["--ablate=eval.test=1"], "--ablate eval.test: the comparison sets it itself"),
+        (["--ablate=eval.test=1"], "--ablate eval.test: the comparison sets this f"),
         (
             ["--alphas=1,5", "--ablate=rdrop.alpha=2"],
             "--ablate rdrop.alpha: expected one alpha above 0 in --alphas, found 2",
