@@ -223,7 +223,7 @@ class Comparison:
         stored = read_json(path).get("cost_ratio")
         if not isinstance(stored, int | float):
             raise InputError(
-                f"--workdir: {path}: expected a number as cost_ratio, found {stored!r}. "
-                f"{_REMEDY}"
+                f"--workdir: {path}: expected a number as cost_ratio, found "
+                f"{stored!r}. {_REMEDY}"
             )
         return float(stored)

@@ -92,20 +92,34 @@ def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
     add = parser.add_argument
     add("--config", metavar="FILE[:PRESET]", required=True)
     add("--workdir", type=flags.path, required=True)
-    add("--alphas", default="1", help="those above 0 are tried by rdrop; default: 1")
-    add("--seeds", type=int, default=6, help="to choose settings by; default: 6")
-    add("--final_seeds", type=int, help="others, for the verdict; default: --seeds")
-    add("--arms", default="", help=f"besides plain and rdrop: {', '.join(ARMS)}")
+    add("--alphas", default="1", help="alphas; rdrop tries those above 0; default: 1")
+    add("--seeds", type=int, default=6, help="number of selection seeds; default: 6")
+    add(
+        "--final_seeds",
+        type=int,
+        help="number of new seeds for the verdict; default: --seeds",
+    )
+    add(
+        "--arms",
+        default="",
+        help=f"arms in addition to plain and rdrop: {', '.join(ARMS)}",
+    )
     add(
         "--ablate",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="adds an arm that is rdrop with this field",
+        help="add an arm that is rdrop with this field",
     )
-    add("--vary", action="append", default=[], metavar="FIELD=VALUE,VALUE")
-    add("--metric", metavar="NAME", help="of the verdict; default: eval.metric")
-    add("--jobs", type=int, default=1, help="runs at a time; default: 1")
+    add(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,VALUE",
+        help="values that every arm selects among",
+    )
+    add("--metric", metavar="NAME", help="score of the verdict; default: eval.metric")
+    add("--jobs", type=int, default=1, help="number of concurrent runs; default: 1")
     args, overrides = flags.parse(parser, argv)
     if args.jobs < 1:
         raise InputError(f"--jobs: expected at least 1, found {args.jobs}")

@@ -53,23 +53,24 @@ def arms_table(report: Report) -> Table:
         diff = arm["difference"]
         row = {
             "arm": arm["arm"],
-            "setting": arm["setting"] or ("as the config" if arm["seeds"] else "none"),
+            "setting": arm["setting"]
+            or ("as in the config" if arm["seeds"] else "none"),
             "seeds": str(len(arm["seeds"])),
             **{f"test {name}": _mean_sd(arm["test"].get(name)) for name in scores},
-            "minus plain": signed(diff["mean"]) if diff else _NONE,
-            "95 % over seeds": _NONE,
-            "95 % over test examples": _NONE,
-            "p (smallest possible)": _NONE,
+            "difference to plain": signed(diff["mean"]) if diff else _NONE,
+            "95 % interval over seeds": _NONE,
+            "95 % interval over test examples": _NONE,
+            "p (minimum possible)": _NONE,
         }
         if diff:
             if diff["low"] is not None:
-                row["95 % over seeds"] = _span(diff["low"], diff["high"])
-            row["95 % over test examples"] = (
+                row["95 % interval over seeds"] = _span(diff["low"], diff["high"])
+            row["95 % interval over test examples"] = (
                 _span(*diff["examples"])
                 if diff["examples"]
-                else "no scores of single examples"
+                else "no scores per example"
             )
-            row["p (smallest possible)"] = f"{diff['p']:.3g} ({diff['smallest_p']:.2g})"
+            row["p (minimum possible)"] = f"{diff['p']:.3g} ({diff['smallest_p']:.2g})"
         rows.append(row)
     return rows
 
@@ -79,10 +80,10 @@ def settings_table(report: Report) -> Table:
     return [
         {
             "arm": row["arm"],
-            "setting": row["setting"] or "as the config",
+            "setting": row["setting"] or "as in the config",
             "seeds": str(len(row["seeds"])),
             f"validation {report['metric']['chosen_by']}": _mean_sd(row["validation"]),
-            "chosen": "yes" if row["picked"] else "",
+            "selected": "yes" if row["picked"] else "",
         }
         for row in report["exploratory"]
     ]
@@ -100,7 +101,7 @@ def diagnostics_table(report: Report) -> Table:
     for row in rows:
         if row["measure"] == DIAGNOSTICS["gap"]:
             row["measure"] += f", {report['metric']['name']}"
-    measure = "when it was saved, % of the updates (least to most)"
+    measure = "checkpoint saved at, % of the steps (minimum to maximum)"
     return [*rows, {"measure": measure} | {arm["arm"]: _saved(arm) for arm in arms}]
 
 
@@ -109,9 +110,9 @@ def cost_table(report: Report) -> Table:
     return [
         {
             "arm": arm["arm"],
-            "updates": str(arm["updates"]),
-            "ms per update": _number(cost["update_seconds"], 1000),
-            "against plain": _number(cost["update_against_plain"]),
+            "steps": str(arm["updates"]),
+            "ms per step": _number(cost["update_seconds"], 1000),
+            "relative to plain": _number(cost["update_against_plain"]),
             "seconds per run": _number(cost["run_seconds"]),
         }
         for arm in report["arms"]
@@ -136,20 +137,20 @@ def _charts(report: Report) -> Iterator[Markup]:
         better = "right" if mode == "max" else "left"
         yield svg.interval_chart(
             rows,
-            title="Test, minus plain: each seed, mean, 95 % over seeds",
+            title="Test score minus plain: seeds, mean, 95 % interval",
             x=f"difference in test {name} ({better} is better)",
         )
     specs = [
-        ("KL between passes, training", "updates", "nats", curves)
+        ("KL between passes, training", "steps", "nats", curves)
         if score == "pass_kl"
-        else (score.replace("_", " "), "updates", score.split("_", 1)[1], curves)
+        else (score.replace("_", " "), "steps", score.split("_", 1)[1], curves)
         for score, curves in report["curves"].items()
     ]
     over_time = {
         arm: cost["curve"] for arm, cost in report["timings"].items() if cost["curve"]
     }
-    x = "seconds of training, at the median speed"
-    specs.append((f"validation {name} against time", x, name, over_time))
+    x = "seconds of training at the median speed"
+    specs.append((f"validation {name} over time", x, name, over_time))
     styles = {arm["arm"]: number for number, arm in enumerate(report["arms"])}
     for title, x, y, curves in specs:
         found = [_line(arm, styles[arm], curve) for arm, curve in curves.items()]

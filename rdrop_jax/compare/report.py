@@ -26,7 +26,7 @@ DIAGNOSTICS = {
     "pass_kl": "KL between passes at the end of training, nats",
     "gap": "validation minus training score",
     "ece": "calibration error on test (ECE)",
-    "agreement": "sub-models that agree on a test example, share of pairs",
+    "agreement": "agreement of sub-models on a test example, share of pairs",
     "sub_model_kl": "KL between sub-models on test, nats",
 }
 
@@ -128,7 +128,7 @@ def _verdict(
     start = {
         "helps": "R-Drop helps here",
         "hurts": "R-Drop hurts here",
-        "cannot be told": "Whether R-Drop helps here cannot be told",
+        "inconclusive": "The effect of R-Drop here is inconclusive",
         "": f"No verdict from fewer than {stats.MIN_SEEDS} seeds",
     }[word]
     sentence = (
@@ -138,9 +138,7 @@ def _verdict(
     )
     examples = diff["examples"]
     if word in ("helps", "hurts") and examples and examples[0] <= 0 <= examples[1]:
-        sentence += (
-            " This holds for these test examples; they are too few to say so of others."
-        )
+        sentence += " There are too few test examples to generalize to new ones."
     return {"word": word, "sentence": sentence}
 
 

@@ -108,7 +108,7 @@ def sign_flip_p(
 
 
 def verdict(diff: Mapping[str, Any], *, higher_is_better: bool) -> str:
-    """Return "helps", "hurts" or "cannot be told"; "" below 6 seeds.
+    """Return "helps", "hurts" or "inconclusive"; "" below 6 seeds.
 
     "helps" and "hurts" require both an interval that excludes 0 and p at most 0.05.
 
@@ -119,5 +119,5 @@ def verdict(diff: Mapping[str, Any], *, higher_is_better: bool) -> str:
     if len(diff["values"]) < MIN_SEEDS:
         return ""
     if diff["low"] <= 0 <= diff["high"] or diff["p"] > 1 - LEVEL + 1e-12:
-        return "cannot be told"
+        return "inconclusive"
     return "helps" if (diff["mean"] > 0) == higher_is_better else "hurts"

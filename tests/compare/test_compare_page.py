@@ -22,7 +22,7 @@ def charts(text):
     return re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
 
 
-def test_legends_of_fifteen_arms_stay_apart_and_inside(fifteen):
+def test_legends_of_fifteen_arms_do_not_overlap(fifteen):
     drawn = charts(render.make_page(fifteen))
     assert len(drawn) == 5
     for chart in drawn:
@@ -58,11 +58,11 @@ def test_wide_tables_scroll_in_their_box(fifteen):
     assert ".table { overflow-x: auto }" in text
 
 
-def test_with_one_setting_for_each_arm_nothing_was_chosen(fifteen):
+def test_the_page_without_selection_runs(fifteen):
     text = render.make_page(fifteen)
     assert fifteen["protocol"]["selection_seeds"] == 0
-    assert "Settings that were tried" not in text
-    assert "chosen setting" not in text
+    assert "Candidate settings" not in text
+    assert "selected setting" not in text
     assert "Each arm was run on 10 seeds" in text
 
 

@@ -1,4 +1,4 @@
-"""Which runs a comparison consists of, and what it refuses."""
+"""Runs of a comparison, and invalid options."""
 
 import pytest
 from helpers.tiny import VIT
@@ -20,7 +20,7 @@ def settings(options, arm, **kwargs):
     return plan.make_settings(options, steps, arm, **kwargs)
 
 
-def test_every_arm_has_as_many_trials():
+def test_every_arm_has_the_same_number_of_settings():
     options = read(
         "--alphas=0,1,5", "--vary=model.dropout=0.1,0.2,0.3", "--arms=two_passes"
     )
@@ -35,7 +35,7 @@ def test_every_arm_has_as_many_trials():
     assert plain[:2] == ["dropout=0.1, lr=0.003", "dropout=0.1, lr=0.0015"]
 
 
-def test_arms_differ_in_what_their_name_says():
+def test_fields_that_differ_between_arms():
     options = read("--config.total_steps=60 epochs", "--config.data.labelled=320")
     (plain,) = settings(options, "plain")
     loaded = flags.load(VIT, plain.overrides)
@@ -85,28 +85,28 @@ def test_an_ablation_is_rdrop_with_another_field():
     assert flags.load(VIT, setting.overrides).rdrop.dropouts == (0.1, 0.3)
 
 
-def test_seeds_to_choose_by_are_not_those_of_the_verdict():
+def test_selection_and_final_seeds_differ():
     options = read("--seeds=3", "--final_seeds=2", "--config.seed=10")
     (setting,) = settings(options, "plain")
-    choose, final = (
+    selection, final = (
         plan.make_trials(options, setting, final=final) for final in (False, True)
     )
-    assert [t.seed for t in choose] == [10, 11, 12]
+    assert [t.seed for t in selection] == [10, 11, 12]
     assert [t.seed for t in final] == [13, 14]
-    assert {t.overrides["eval.test"] for t in choose} == {"false"}
+    assert {t.overrides["eval.test"] for t in selection} == {"false"}
     assert {t.overrides["eval.test"] for t in final} == {"true"}
 
 
-def test_learning_rates_lie_around_the_config_s():
+def test_learning_rates_are_multiples_of_the_config_s():
     options = read("--alphas=1,2,3,4,5")
     rates = [s.overrides["optimizer.lr"] for s in settings(options, "plain")]
     assert [float(r) / 3e-3 for r in rates] == pytest.approx([1, 0.5, 2, 0.25, 4])
 
 
-def test_no_trial_is_made_twice():
+def test_no_setting_is_tried_twice():
     options = read("--alphas=1,2,5", "--vary=optimizer.lr=4e-3,2e-3,5e-3")
     rates = [float(s.overrides["optimizer.lr"]) for s in settings(options, "plain")]
-    assert rates[:3] == [4e-3, 8e-3, 1e-3]  # 2e-3 is another's
+    assert rates[:3] == [4e-3, 8e-3, 1e-3]  # 2e-3 is a varied value
     assert rates[3:6] == [2e-3, 5e-4, 2.5e-4]
     assert rates[6:] == [5e-3, 2.5e-3, 1e-2]
 
