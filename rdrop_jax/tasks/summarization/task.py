@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from rdrop_jax.data import pieces, tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
-from rdrop_jax.decoding.beam_search import Options
+from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.fields import check_choices, check_least
@@ -212,7 +212,7 @@ def make_ways(config: ConfigDict, vocabularies: Vocabularies) -> Ways:
         return found | {"at_max_length": float(sum(a.cut_short for a in answers))}
 
     return Ways(
-        options=Options(
+        options=SearchOptions(
             bos=special.start,
             eos=special.eos,
             pad=special.pad,
