@@ -70,7 +70,7 @@ def pearson(predicted: Numbers, labels: Numbers) -> float:
 
     Example:
       >>> import numpy as np
-      >>> pearson(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0]))
+      >>> round(pearson(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])), 6)
       1.0
     """
     if _constant(predicted) or _constant(labels):
