@@ -9,12 +9,12 @@ import numpy as np
 from ctranslate2.converters import utils
 from ctranslate2.specs import common_spec, transformer_spec
 
-from rdrop_jax.decoding.options import Options
+from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.models.embeddings import sinusoids
 from rdrop_jax.models.seq2seq import Seq2Seq
 
 
-def tokens_of(size: int, options: Options) -> list[str]:
+def tokens_of(size: int, options: SearchOptions) -> list[str]:
     """Names of all ids."""
     names = [str(i) for i in range(size)]
     names[options.pad], names[options.bos] = "<pad>", "<s>"
@@ -23,7 +23,7 @@ def tokens_of(size: int, options: Options) -> list[str]:
 
 
 def save(
-    model: Seq2Seq, params: Mapping[str, Any], options: Options, folder: Path
+    model: Seq2Seq, params: Mapping[str, Any], options: SearchOptions, folder: Path
 ) -> None:
     """Writes a post-norm model of ReLU, as it is searched with ``options``."""
     size = model.size

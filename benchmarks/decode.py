@@ -26,8 +26,8 @@ from benchmarks.turns import in_turns, ratio, table
 from rdrop_jax.cli import process
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.data import tokenizers
-from rdrop_jax.decoding.batched_search import Found, Shapes, make_search
-from rdrop_jax.decoding.options import Options
+from rdrop_jax.decoding.batched_search import BestHypotheses, Shapes, make_search
+from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.files import lines
 from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.seq2seq import Seq2Seq, Size
@@ -140,8 +140,12 @@ def uncached(model: Seq2Seq) -> tuple[Callable, Callable]:
 
 
 def by_ctranslate2(
-    model: Seq2Seq, params: Any, sources: list[list[int]], options: Options, batch: int
-) -> Callable[[], list[Found]] | None:
+    model: Seq2Seq,
+    params: Any,
+    sources: list[list[int]],
+    options: SearchOptions,
+    batch: int,
+) -> Callable[[], list[BestHypotheses]] | None:
     """CTranslate2 in float32 on the same weights; None where it is missing."""
     if importlib.util.find_spec("ctranslate2") is None:
         print("CTranslate2 is not installed (pip install 'rdrop-jax[bench]'): left out")
@@ -157,7 +161,7 @@ def by_ctranslate2(
     tokens = [[names[i] for i in source] for source in sources]
     order = sorted(range(len(sources)), key=lambda i: (len(sources[i]), i))
 
-    def search() -> list[Found]:
+    def search() -> list[BestHypotheses]:
         found: list[Any] = [None] * len(sources)
         for begin in range(0, len(order), batch):
             rows = order[begin : begin + batch]
@@ -173,7 +177,7 @@ def by_ctranslate2(
             )
             for i, result in zip(rows, results, strict=True):
                 chosen = [[ids[t] for t in best] for best in result.hypotheses]
-                found[i] = Found(chosen, result.scores)
+                found[i] = BestHypotheses(chosen, result.scores)
         return found
 
     return search
@@ -193,7 +197,7 @@ def with_cpu(arms: dict[str, Callable], cpu: dict[str, list[float]]) -> dict:
     return {name: noted(name, arm) for name, arm in arms.items()}
 
 
-def agreement(found: list[Found], wanted: list[Found]) -> str:
+def agreement(found: list[BestHypotheses], wanted: list[BestHypotheses]) -> str:
     """How many hypotheses are the same, and how far their scores are apart."""
     same = [a.tokens[0] == b.tokens[0] for a, b in zip(found, wanted, strict=True)]
     apart = max(
@@ -223,11 +227,11 @@ def main() -> None:
     if args.workdir:
         model, params, sources = trained(args.workdir, args.input)
         end, unknown = tokenizers.EOS, tokenizers.UNK
-        options = Options(end, end, tokenizers.PAD, args.beam, forbid=(unknown,))
+        options = SearchOptions(end, end, tokenizers.PAD, args.beam, forbid=(unknown,))
     else:
         size = Size(args.layers, args.layers, args.width, 4, args.mlp_width)
         model, params = random_model(size, args.vocab, args.length)
-        options = Options(BOS, EOS, PAD, args.beam, forbid=(UNKNOWN,))
+        options = SearchOptions(BOS, EOS, PAD, args.beam, forbid=(UNKNOWN,))
         sources = random_sources(args.sources, args.vocab)
     few = sources[: args.uncached]
     rows = (*(n for n in (8, 16, 24) if n < args.batch), args.batch)
@@ -236,7 +240,7 @@ def main() -> None:
     with_cache = make_search(*cached(model), options, shapes)
     without = make_search(*uncached(model), options, shapes)
 
-    def ours(some: list[list[int]]) -> list[Found]:
+    def ours(some: list[list[int]]) -> list[BestHypotheses]:
         return with_cache(device, some, [LIMIT] * len(some))
 
     arms: dict[str, Callable] = {

@@ -1,10 +1,5 @@
 """Compare R-Drop with plain training: equal budgets, fresh test seeds, intervals."""
 
-from collections.abc import Sequence
+from rdrop_jax.compare.program import compare, main, read_options
 
-
-def main(argv: Sequence[str]) -> None:
-    """Run the comparison program with the given command-line arguments."""
-    from rdrop_jax.compare import program
-
-    program.main(argv)
+__all__ = ["compare", "main", "read_options"]

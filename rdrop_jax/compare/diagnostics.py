@@ -8,11 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from rdrop_jax.cli.run import Run, open_run
-from rdrop_jax.files.disk import explained, replaced, write_json
+from rdrop_jax.cli.run import open_run
+from rdrop_jax.files.disk import explained, write_json
 
 SUB_MODELS = 8
-_JSON, _EXAMPLES = "diagnostics.json", "test_examples.npz"
 
 
 def diagnose(workdir: Path) -> dict[str, Any]:
@@ -33,28 +32,21 @@ def diagnose(workdir: Path) -> dict[str, Any]:
     if "train" in run.task.evaluators:
         found["train"] = run.task.evaluators["train"](run.mesh)(run.params)
     if "test" in run.task.examples:
-        found |= _of_examples(run, workdir)
-    write_json(workdir / _JSON, found)
+        score = run.task.examples["test"](run.mesh)
+        examples = score(run.params, None)
+        if examples.pop("log_probs", None) is not None:
+            keys = jax.random.split(jax.random.key(0), SUB_MODELS)
+            samples = np.stack([score(run.params, key)["log_probs"] for key in keys])
+            agreement, kl = compare_sub_models(samples)
+            found |= {"agreement": agreement, "sub_model_kl": kl}
+        path = workdir / "test_examples.npz"
+        temporary = path.with_name(f"{path.name}.tmp")
+        with explained(workdir):
+            with temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **examples)
+            os.replace(temporary, path)
+    write_json(workdir / "diagnostics.json", found)
     return found
-
-
-def _of_examples(run: Run, workdir: Path) -> dict[str, float]:
-    scores = run.task.examples["test"](run.mesh)
-    whole = scores(run.params, None)
-    classes = whole.pop("log_probs", None) is not None
-    with explained(workdir), replaced(workdir / _EXAMPLES) as file:
-        np.savez(file, allow_pickle=False, **whole)
-    if not classes:
-        return {}
-    keys = jax.random.split(jax.random.key(0), SUB_MODELS)
-    sub_models = np.stack([scores(run.params, key)["log_probs"] for key in keys])
-    agreement, kl = compare_sub_models(sub_models)
-    return {"agreement": agreement, "sub_model_kl": kl}
-
-
-def done(workdir: Path) -> bool:
-    """Return whether `diagnose` has completed in a workdir."""
-    return (workdir / _JSON).is_file()
 
 
 def compare_sub_models(

@@ -1,6 +1,7 @@
-"""Options of a comparison and their validation. Needs no jax."""
+"""Options of a comparison and their validation."""
 
 import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,10 +18,10 @@ ARMS = {
     "rdrop": "two passes, or rdrop.num_passes, and the consistency term",
     "two_passes": "alpha 0, the passes of rdrop",
     "double_batch": "plain with batches twice as large",
-    "equal_compute": "plain with more updates, for the time that rdrop takes",
+    "equal_compute": "plain with more steps, for the time that rdrop takes",
 }
-# RESERVED: fields that the comparison sets. An ablation may set only alpha of these.
 _MAX_SEEDS = 10_000
+# Fields that the comparison sets. An ablation may set only alpha of these.
 RESERVED = (
     "rdrop.alpha",
     "rdrop.objective_scale",
@@ -30,7 +31,7 @@ RESERVED = (
     "checkpoint.every",
 )
 # Fields without effect in arms with a single pass.
-OF_RDROP_ALONE = (
+RDROP_ONLY = (
     "rdrop.alpha_warmup",
     "rdrop.divergence",
     "rdrop.dropouts",
@@ -41,7 +42,7 @@ OF_RDROP_ALONE = (
 
 
 @dataclass(frozen=True)
-class Options:
+class ComparisonOptions:
     """Options of a comparison, which resumes only with the same options.
 
     Attributes:
@@ -68,20 +69,37 @@ class Options:
     mode: str
     ablations: dict[str, dict[str, str]]
 
+    @property
+    def positive_alphas(self) -> list[float]:
+        """The alphas that rdrop selects from."""
+        return [alpha for alpha in self.alphas if alpha > 0]
+
+    @property
+    def variants(self) -> list[dict[str, str]]:
+        """All combinations of ``vary``; one empty dict if no field is varied."""
+        combinations = itertools.product(*self.vary.values())
+        return [dict(zip(self.vary, each, strict=True)) for each in combinations]
+
+    @property
+    def settings_per_arm(self) -> int:
+        """Number of settings that each arm selects from."""
+        return len(self.positive_alphas) * len(self.variants)
+
+    def load(self, overrides: Mapping[str, str] | None = None) -> ConfigDict:
+        """Load the config with the overrides for all runs and with these."""
+        return flags.load(self.config, {**self.overrides, **(overrides or {})})
+
     def to_dict(self) -> dict[str, Any]:
         """Return the options as a JSON-ready dict."""
-        return asdict(self) | {
-            "alphas": list(self.alphas),
-            "arms": list(self.arms),
-            "vary": {name: list(values) for name, values in self.vary.items()},
-        }
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
-    def what(self, arm: str) -> str:
+    def describe(self, arm: str) -> str:
         """Return a short description of an arm."""
         return ARMS.get(arm) or f"rdrop with {arm}"
 
 
-def check(options: Options) -> ConfigDict:
+def check(options: ComparisonOptions) -> ConfigDict:
     """Check the options as far as possible without data.
 
     Returns:
@@ -90,15 +108,14 @@ def check(options: Options) -> ConfigDict:
     Raises:
       InputError: an invalid option; the message names the argument.
     """
-    if not options.alphas or not any(options.alphas):
+    alphas = ",".join(f"{alpha:g}" for alpha in options.alphas) or "none"
+    if not any(options.alphas):
         raise InputError(
-            "--alphas: expected numbers, one of them above 0, found "
-            f"{','.join(f'{a:g}' for a in options.alphas) or 'none'}"
+            f"--alphas: expected numbers, one of them above 0, found {alphas}"
         )
     if min(options.alphas) < 0 or len(set(options.alphas)) < len(options.alphas):
         raise InputError(
-            "--alphas: expected different numbers, none below 0, found "
-            f"{','.join(f'{a:g}' for a in options.alphas)}"
+            f"--alphas: expected different numbers, none below 0, found {alphas}"
         )
     for name, count in (("seeds", options.seeds), ("final_seeds", options.final_seeds)):
         if not 1 <= count <= _MAX_SEEDS:
@@ -116,34 +133,34 @@ def check(options: Options) -> ConfigDict:
         if name in RESERVED or (name == "seed" and name in options.vary):
             raise InputError(f"{name}: the comparison sets this field itself")
     _check_vary(options)
-    for variant in variants(options):  # typos and values out of range
-        config = flags.load(options.config, options.overrides | variant)
+    for variant in options.variants:  # typos and values out of range
+        config = options.load(variant)
         if not config.optimizer.lr:
             raise InputError("optimizer.lr: expected above 0, found 0")
         if config.rdrop.num_passes == 1:
             raise InputError("rdrop.num_passes: expected none or at least 2, found 1")
         for fields in options.ablations.values():
-            flags.load(options.config, options.overrides | variant | fields)
-    return flags.load(options.config, options.overrides)
+            options.load(variant | fields)
+    return options.load()
 
 
-def _check_ablations(options: Options) -> None:
-    for fields in options.ablations.values():
-        for name in fields:
-            if name == "seed" or (name in RESERVED and name != "rdrop.alpha"):
-                raise InputError(f"--ablate {name}: the comparison sets it itself")
-            if name in options.vary:
-                raise InputError(f"--ablate {name}: found --vary {name} as well")
-            if name == "rdrop.alpha" and len(positive(options)) > 1:
-                raise InputError(
-                    "--ablate rdrop.alpha: expected one alpha above 0 in --alphas, "
-                    f"found {len(positive(options))}"
-                )
+def _check_ablations(options: ComparisonOptions) -> None:
+    count = len(options.positive_alphas)
+    for name in itertools.chain(*options.ablations.values()):
+        if name == "seed" or (name in RESERVED and name != "rdrop.alpha"):
+            raise InputError(f"--ablate {name}: the comparison sets this field itself")
+        if name in options.vary:
+            raise InputError(f"--ablate {name}: found --vary {name} as well")
+        if name == "rdrop.alpha" and count > 1:
+            raise InputError(
+                "--ablate rdrop.alpha: expected one alpha above 0 in --alphas, found "
+                f"{count}"
+            )
 
 
-def _check_vary(options: Options) -> None:
+def _check_vary(options: ComparisonOptions) -> None:
     for name, values in options.vary.items():
-        if name in OF_RDROP_ALONE:
+        if name in RDROP_ONLY:
             raise InputError(
                 f"--vary {name}: expected a field that plain training has too; "
                 f"--ablate {name}=VALUE makes an arm of it"
@@ -155,27 +172,3 @@ def _check_vary(options: Options) -> None:
             )
         if name in options.overrides:
             raise InputError(f"--vary {name}: found --config.{name} as well")
-
-
-def variants(options: Options) -> list[dict[str, str]]:
-    """Return all combinations of ``vary``; one empty dict if no field is varied."""
-    return [
-        dict(zip(options.vary, values, strict=True))
-        for values in itertools.product(*options.vary.values())
-    ]
-
-
-def positive(options: Options) -> list[float]:
-    """Return the alphas that rdrop selects from."""
-    return [alpha for alpha in options.alphas if alpha > 0]
-
-
-def unlike(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one line per field in which two comparisons differ."""
-    old, new = config_lib.flatten(stored), config_lib.flatten(now)
-    return [
-        f"{name}: there {old.get(name, '(absent)')!r}, now "
-        f"{new.get(name, '(absent)')!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]

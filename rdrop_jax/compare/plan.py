@@ -1,16 +1,14 @@
-"""Settings and trials of a comparison. Needs no jax.
+"""Settings and trials of a comparison.
 
 Every run is the config with some fields overridden, so that each can be reproduced by
 one ordinary command of `rdrop_jax.train`.
 """
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.cli import flags
-from rdrop_jax.compare.options import Options, positive, variants
+from rdrop_jax.compare.options import ComparisonOptions
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,14 @@ class Setting:
     def label(self) -> str:
         """Short text such as ``alpha=1, lr=0.003``."""
         return ", ".join(f"{k.split('.')[-1]}={v}" for k, v in self.values.items())
+
+    @property
+    def num_passes(self) -> int:
+        """Number of forward passes per step."""
+        passes = self.overrides["rdrop.num_passes"]
+        if passes != "none":
+            return int(passes)
+        return 2 if float(self.overrides["rdrop.alpha"]) > 0 else 1
 
 
 @dataclass(frozen=True)
@@ -62,24 +68,19 @@ class Trial:
         return self.setting.overrides | own
 
 
-def trials_per_arm(options: Options) -> int:
-    """Return the number of settings that each arm selects from."""
-    return len(positive(options)) * len(variants(options))
-
-
-def settings(
-    options: Options,
+def make_settings(
+    options: ComparisonOptions,
     steps_per_epoch: list[float],
     arm: str,
     cost_ratio: float = 1.0,
 ) -> list[Setting]:
     """Return the settings of one arm; every arm has the same number.
 
-    An arm with alpha 0 selects among learning rates instead of alphas (`_rates`).
+    An arm with alpha 0 selects among learning rates instead of alphas.
 
     Args:
       options: options of the comparison.
-      steps_per_epoch: steps per epoch of each of `variants`.
+      steps_per_epoch: steps per epoch of each of ``options.variants``.
       arm: name of the arm.
       cost_ratio: time per step of rdrop divided by that of plain.
 
@@ -87,83 +88,71 @@ def settings(
       The settings.
     """
     found: list[Setting] = []
-    rates = _rates(options)
-    for number, variant in enumerate(variants(options)):
-        for slot, alpha in enumerate(positive(options)):
-            changes = {"rdrop.alpha": "0.0"} | _passes(options, variant, arm)
-            values = dict(variant)
-            if arm == "rdrop" or arm in options.ablations:
+    ablation = options.ablations.get(arm, {})
+    alphas, rates = options.positive_alphas, _learning_rates(options)
+    for number, variant in enumerate(options.variants):
+        passes = options.load(variant).rdrop.num_passes
+        for alpha, rate in zip(alphas, rates[number], strict=True):
+            changes, values = {"rdrop.alpha": "0.0"}, dict(variant)
+            if arm == "rdrop" or ablation:
                 changes["rdrop.alpha"] = repr(alpha)
                 values = {"rdrop.alpha": f"{alpha:g}"} | values
-            elif len(positive(options)) > 1:
-                values["optimizer.lr"] = rates[number][slot]
-                changes["optimizer.lr"] = rates[number][slot]
-            ablation = options.ablations.get(arm, {})
-            values |= {name: text for name, text in ablation.items() if name in values}
+            elif len(alphas) > 1:
+                values["optimizer.lr"] = changes["optimizer.lr"] = rate
+            if arm == "rdrop" or ablation or arm == "two_passes":
+                count = passes or (2 if arm == "two_passes" else None)
+                changes["rdrop.num_passes"] = str(count).lower()
+            else:
+                changes |= {"rdrop.num_passes": "none", "rdrop.dropouts": "()"}
             changes |= ablation
+            values |= {name: text for name, text in ablation.items() if name in values}
             overrides = options.overrides | variant | changes
-            steps = steps_per_epoch[number]
-            overrides |= _in_updates(options, arm, overrides, steps, cost_ratio)
+            overrides |= _durations(
+                options, arm, overrides, steps_per_epoch[number], cost_ratio
+            )
             found.append(Setting(arm, len(found), values, overrides))
     return found
 
 
-def trials(options: Options, setting: Setting, *, final: bool) -> list[Trial]:
+def make_trials(
+    options: ComparisonOptions, setting: Setting, *, final: bool
+) -> list[Trial]:
     """Return the runs of a setting; selection and final runs have different seeds."""
-    first = flags.load(options.config, options.overrides).seed
-    start = first + (options.seeds if final else 0)
+    start = options.load().seed + (options.seeds if final else 0)
     count = options.final_seeds if final else options.seeds
     return [Trial(setting, start + i, final) for i in range(count)]
 
 
-def _passes(options: Options, variant: dict[str, str], arm: str) -> dict[str, str]:
-    """Return the overrides for an arm's forward passes."""
-    if arm not in ("rdrop", "two_passes", *options.ablations):
-        return {"rdrop.num_passes": "none", "rdrop.dropouts": "()"}
-    passes = flags.load(options.config, options.overrides | variant).rdrop.num_passes
-    if arm == "two_passes":
-        passes = passes or 2
-    return {"rdrop.num_passes": "none" if passes is None else str(passes)}
-
-
-def _rates(options: Options) -> list[list[str]]:
-    """Return the learning rates of an arm with alpha 0: per variant, one per trial.
+def _learning_rates(options: ComparisonOptions) -> list[list[str]]:
+    """Return the learning rates of an arm with alpha 0: per variant, one per setting.
 
     The variant's rate times 1, 1/2, 2, 1/4, 4, ..., without duplicates of other trials.
     """
-    count = len(positive(options))
-    own = [
-        flags.load(options.config, options.overrides | variant).optimizer.lr
-        for variant in variants(options)
-    ]
+    count = len(options.positive_alphas)
+    base = [options.load(variant).optimizer.lr for variant in options.variants]
     tried = [
         variant | {"optimizer.lr": f"{lr:.6g}"}
-        for variant, lr in zip(variants(options), own, strict=True)
+        for variant, lr in zip(options.variants, base, strict=True)
     ]
     found = []
-    for first, lr in zip(list(tried), own, strict=True):
+    for first, lr in zip(list(tried), base, strict=True):
         rates = [first["optimizer.lr"]]
-        for slot in itertools.count(1):
+        for slot in itertools.count(2):
             if len(rates) == count:
                 break
-            other = first | {"optimizer.lr": f"{lr * _factor(slot):.6g}"}
-            if other not in tried:
-                tried.append(other)
-                rates.append(other["optimizer.lr"])
+            factor = 2.0 ** (slot // 2 * (1 if slot % 2 else -1))
+            candidate = first | {"optimizer.lr": f"{lr * factor:.6g}"}
+            if candidate not in tried:
+                tried.append(candidate)
+                rates.append(candidate["optimizer.lr"])
         found.append(rates)
     return found
 
 
-def _factor(slot: int) -> float:
-    """Return the factor of a slot: 1, 1/2, 2, 1/4, 4, ..."""
-    power = (slot + 1) // 2
-    return 2.0 ** (-power if slot % 2 else power)
-
-
-def _in_updates(
-    options: Options,
+def _durations(
+    options: ComparisonOptions,
     arm: str,
-    overrides: Mapping[str, str],
+    overrides: dict[str, str],
     steps_per_epoch: float,
     cost_ratio: float,
 ) -> dict[str, str]:
@@ -172,21 +161,20 @@ def _in_updates(
     Logging and checkpoints coincide with validations, so that a resumed run logs the
     same means.
     """
-    config = flags.load(options.config, dict(overrides))
+    config = options.load(overrides)
     total = config_lib.to_steps("total_steps", config.total_steps, steps_per_epoch)
     if arm == "equal_compute":
         total = round(total * cost_ratio)
     with config.ignore_type(), config.unlocked():
         config.total_steps = total
     resolved = config_lib.flatten(config_lib.resolve(config, steps_per_epoch))
-    lengths = {name: str(resolved[name]) for name in config_lib.DURATIONS}
-    every = lengths["eval.every"]
-    fixed = {
-        "log.every": every,
-        "checkpoint.every": every,
+    found = {name: str(resolved[name]) for name in config_lib.DURATIONS}
+    found |= {
+        "log.every": found["eval.every"],
+        "checkpoint.every": found["eval.every"],
         "eval.patience": "0",
         "rdrop.objective_scale": "mean",
     }
     if arm == "double_batch":
-        fixed["batch_size"] = str(2 * config.batch_size)
-    return lengths | fixed
+        found["batch_size"] = str(2 * config.batch_size)
+    return found

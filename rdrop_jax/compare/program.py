@@ -11,9 +11,9 @@ from typing import Any
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
 from rdrop_jax.cli import flags
-from rdrop_jax.compare import page, runs, tables
-from rdrop_jax.compare.options import ARMS, Options, check
-from rdrop_jax.compare.phases import Comparison, claim
+from rdrop_jax.compare import render, runs
+from rdrop_jax.compare.comparison import Comparison, open_comparison
+from rdrop_jax.compare.options import ARMS, ComparisonOptions, check
 from rdrop_jax.compare.report import make_report
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files import paths
@@ -24,7 +24,7 @@ from rdrop_jax.training.task import direction
 
 
 def compare(
-    options: Options,
+    options: ComparisonOptions,
     workdir: Path,
     *,
     jobs: int = 1,
@@ -55,14 +55,15 @@ def compare(
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with workdir_lib.locked(workdir), preemption.stoppable() as stop:
-        began = claim(options, config_lib.flatten(base), workdir, command)
-        found = Comparison(options, began, workdir, jobs=jobs, start=start, stop=stop)
-        found.make_runs()
-        report = make_report(found.evidence())
+        stored = open_comparison(options, config_lib.flatten(base), workdir, command)
+        comparison = Comparison(options, stored, workdir, jobs, start, stop)
+        comparison.execute()
+        report = make_report(comparison)
+        markdown = render.make_markdown(report)
         write_json(workdir / "report.json", report)
-        write_text(workdir / "report.md", tables.make_markdown(report))
-        write_text(workdir / "report.html", page.make_page(report))
-    print(tables.make_markdown(report))
+        write_text(workdir / "report.md", markdown)
+        write_text(workdir / "report.html", render.make_page(report))
+    print(markdown)
     print(f"report in {workdir}/report.html, .json and .md", flush=True)
     rdrop = next(arm for arm in report["arms"] if arm["arm"] == "rdrop")
     if rdrop["difference"] is None:
@@ -70,31 +71,19 @@ def compare(
     return report
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(word) for word in text.split(",") if word.strip())
-    except ValueError:
-        raise InputError(f"--alphas: expected numbers, found {text!r}") from None
-
-
-def _field(flag: str, text: str, form: str) -> tuple[str, str]:
+def _assignment(flag: str, text: str, format: str) -> tuple[str, str]:
     """Split the argument of a flag into field name and value."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise InputError(f"{flag}: expected {form}, found {text!r}")
+        raise InputError(f"{flag}: expected {format}, found {text!r}")
     return name, value
 
 
-def _axis(text: str) -> tuple[str, tuple[str, ...]]:
-    name, values = _field("--vary", text, "FIELD=VALUE,VALUE")
-    return name, tuple(value for value in values.split(",") if value)
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word.strip())
 
 
-def _ablation(text: str) -> dict[str, str]:
-    return dict([_field("--ablate", text, "FIELD=VALUE")])
-
-
-def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
+def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
     """Parse the command line.
 
     Returns:
@@ -104,20 +93,34 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
     add = parser.add_argument
     add("--config", metavar="FILE[:PRESET]", required=True)
     add("--workdir", type=flags.path, required=True)
-    add("--alphas", default="1", help="those above 0 are tried by rdrop; default: 1")
-    add("--seeds", type=int, default=6, help="to choose settings by; default: 6")
-    add("--final_seeds", type=int, help="others, for the verdict; default: --seeds")
-    add("--arms", default="", help=f"besides plain and rdrop: {', '.join(ARMS)}")
+    add("--alphas", default="1", help="alphas; rdrop tries those above 0; default: 1")
+    add("--seeds", type=int, default=6, help="number of selection seeds; default: 6")
+    add(
+        "--final_seeds",
+        type=int,
+        help="number of new seeds for the verdict; default: --seeds",
+    )
+    add(
+        "--arms",
+        default="",
+        help=f"arms in addition to plain and rdrop: {', '.join(ARMS)}",
+    )
     add(
         "--ablate",
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="adds an arm that is rdrop with this field",
+        help="add an arm that is rdrop with this field",
     )
-    add("--vary", action="append", default=[], metavar="FIELD=VALUE,VALUE")
-    add("--metric", metavar="NAME", help="of the verdict; default: eval.metric")
-    add("--jobs", type=int, default=1, help="runs at a time; default: 1")
+    add(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE,VALUE",
+        help="values that every arm selects among",
+    )
+    add("--metric", metavar="NAME", help="score of the verdict; default: eval.metric")
+    add("--jobs", type=int, default=1, help="number of concurrent runs; default: 1")
     args, overrides = flags.parse(parser, argv)
     if args.jobs < 1:
         raise InputError(f"--jobs: expected at least 1, found {args.jobs}")
@@ -128,16 +131,23 @@ def read_options(argv: Sequence[str]) -> tuple[Options, Path, int]:
             f"--metric: expected {name} or {name}:{direction(name)}, found "
             f"{args.metric!r}"
         )
-    ablations = {text: _ablation(text) for text in args.ablate}
-    named = [word for word in args.arms.split(",") if word]
-    options = Options(
+    try:
+        alphas = tuple(float(word) for word in _split(args.alphas))
+    except ValueError:
+        raise InputError(f"--alphas: expected numbers, found {args.alphas!r}") from None
+    vary = (_assignment("--vary", text, "FIELD=VALUE,VALUE") for text in args.vary)
+    ablations = {
+        text: dict([_assignment("--ablate", text, "FIELD=VALUE")])
+        for text in args.ablate
+    }
+    options = ComparisonOptions(
         config=args.config,
         overrides=overrides,
-        alphas=_numbers(args.alphas),
+        alphas=alphas,
         seeds=args.seeds,
         final_seeds=args.seeds if args.final_seeds is None else args.final_seeds,
-        arms=tuple(dict.fromkeys(["plain", "rdrop", *named, *ablations])),
-        vary=dict(_axis(text) for text in args.vary),
+        arms=tuple(dict.fromkeys(["plain", "rdrop", *_split(args.arms), *ablations])),
+        vary={name: _split(values) for name, values in vary},
         metric=name,
         mode=direction(name),
         ablations=ablations,

@@ -1,8 +1,8 @@
-"""Results of finished runs: selection, differences, cost. Needs no jax."""
+"""Results of finished runs: scores, differences, curves, cost."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from rdrop_jax.compare import stats
-from rdrop_jax.compare.plan import Setting, Trial
+from rdrop_jax.compare.plan import Trial
+from rdrop_jax.data.bootstrap import mean_interval
 from rdrop_jax.files import npz_headers
 from rdrop_jax.files.disk import read_json, read_records
 
@@ -18,7 +19,7 @@ Curve = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A finished run.
 
     Attributes:
@@ -36,20 +37,19 @@ class Run:
     examples: dict[str, np.ndarray]
 
     @property
-    def update_seconds(self) -> float:
+    def step_seconds(self) -> float:
         """Median seconds per step over the log windows; NaN if none was timed."""
-        speeds = [r["steps_per_second"] for r in self.records if _has_speed(r)]
+        speeds = [
+            speed
+            for record in self.records
+            if record.get("kind") == "train"
+            and isinstance(speed := record.get("steps_per_second"), int | float)
+            and speed > 0
+        ]
         return 1.0 / float(np.median(speeds)) if speeds else math.nan
 
 
-def _has_speed(record: Mapping[str, Any]) -> bool:
-    speed = record.get("steps_per_second")
-    return (
-        record.get("kind") == "train" and isinstance(speed, int | float) and speed > 0
-    )
-
-
-def read_run(trial: Trial, workdir: Path) -> Run:
+def read_run(trial: Trial, workdir: Path) -> FinishedRun:
     """Read the workdir of a finished run.
 
     Args:
@@ -57,16 +57,13 @@ def read_run(trial: Trial, workdir: Path) -> Run:
       workdir: folder of the comparison.
     """
     folder = workdir / trial.name
-    examples: dict[str, np.ndarray] = {}
-    if (folder / "test_examples.npz").is_file():
-        examples = npz_headers.load(folder / "test_examples.npz")
-    diagnostics = folder / "diagnostics.json"
-    return Run(
+    examples = folder / "test_examples.npz"
+    return FinishedRun(
         trial=trial,
         result=read_json(folder / "result.json"),
-        diagnostics=read_json(diagnostics) if trial.final else {},
+        diagnostics=read_json(folder / "diagnostics.json") if trial.final else {},
         records=read_records(folder / "metrics.jsonl"),
-        examples=examples,
+        examples=npz_headers.load(examples) if examples.is_file() else {},
     )
 
 
@@ -76,45 +73,13 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": float(array.mean()), "sd": stats.sd(array), "values": list(values)}
 
 
-def choose(
-    runs: Mapping[int, Sequence[Run]],
-    settings: Sequence[Setting],
-    seeds: int,
-    metric: str,
-    mode: str,
-) -> Setting | None:
-    """Return the setting with the best mean validation score.
-
-    Args:
-      runs: index of a setting to its finished runs.
-      settings: settings of one arm.
-      seeds: number of runs per setting; settings with fewer finished runs are ignored.
-      metric: name of the score.
-      mode: "max" or "min".
-
-    Returns:
-      The best setting, the first one if several tie; None if no setting qualifies.
-    """
-    sign = 1.0 if mode == "max" else -1.0
-    means = {}
-    for setting in settings:
-        scores = [run.result["validation"][metric] for run in runs[setting.index]]
-        mean = sum(scores) / seeds if len(scores) == seeds else math.nan
-        if math.isfinite(mean):
-            means[setting.index] = sign * mean
-    if not means:
-        return None
-    best = max(means, key=lambda index: means[index])
-    return next(s for s in settings if s.index == best)
-
-
-def cost_ratio(plain: Sequence[Run], rdrop: Sequence[Run]) -> float:
+def cost_ratio(plain: Sequence[FinishedRun], rdrop: Sequence[FinishedRun]) -> float:
     """Return the median time per step of rdrop over that of plain; NaN without runs.
 
     At least 1: two passes cannot cost less than one, so a lower ratio is noise.
     """
     medians = [
-        float(np.median([run.update_seconds for run in runs])) if runs else math.nan
+        float(np.median([run.step_seconds for run in runs])) if runs else math.nan
         for runs in (rdrop, plain)
     ]
     ratio = medians[0] / medians[1]
@@ -122,7 +87,7 @@ def cost_ratio(plain: Sequence[Run], rdrop: Sequence[Run]) -> float:
 
 
 def difference(
-    arm: Sequence[Run], plain: Sequence[Run], metric: str
+    arm: Sequence[FinishedRun], plain: Sequence[FinishedRun], metric: str
 ) -> dict[str, Any] | None:
     """Compare an arm to plain on test data, over the seeds that both finished.
 
@@ -138,24 +103,19 @@ def difference(
         np.array([runs[seed].result["test"][metric] for seed in seeds], np.float64)
         for runs in (ours, theirs)
     )
-    found = stats.paired(a, b)
     examples = None
-    if all(metric in runs[s].examples for runs in (ours, theirs) for s in seeds):
-        per_example = [
-            ours[s].examples[metric].astype(np.float64) - theirs[s].examples[metric]
-            for s in seeds
+    if all(metric in runs[seed].examples for runs in (ours, theirs) for seed in seeds):
+        per_seed = [
+            ours[seed].examples[metric].astype(np.float64)
+            - theirs[seed].examples[metric]
+            for seed in seeds
         ]
-        examples = stats.bootstrap_interval(np.mean(per_example, axis=0))
-    return {
-        "seeds": seeds,
-        **vars(found),
-        "values": list(found.values),
-        "examples": None if examples is None else list(examples),
-    }
+        examples = list(mean_interval(np.mean(per_seed, axis=0), stats.RESAMPLES))
+    return {"seeds": seeds, **asdict(stats.paired(a, b)), "examples": examples}
 
 
 def curve(
-    runs: Sequence[Run], kind: str, name: str, *, scale: float = 1.0
+    runs: Sequence[FinishedRun], kind: str, name: str, *, scale: float = 1.0
 ) -> Curve | None:
     """Return mean and standard deviation over runs, at the steps that all recorded.
 
@@ -186,7 +146,9 @@ def curve(
     }
 
 
-def mean_of(runs: Sequence[Run], get: Callable[[Run], float | None]) -> float | None:
+def mean_of(
+    runs: Sequence[FinishedRun], get: Callable[[FinishedRun], float | None]
+) -> float | None:
     """Return the mean of a value over runs; None unless every run has it."""
     values = [get(run) for run in runs]
     known = [value for value in values if value is not None]

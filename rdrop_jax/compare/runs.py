@@ -1,4 +1,4 @@
-"""Runs of a comparison in separate processes. Needs no jax."""
+"""Runs of a comparison in separate processes."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
-from rdrop_jax.compare.options import Options
+from rdrop_jax.compare.options import ComparisonOptions
 from rdrop_jax.compare.plan import Trial
 from rdrop_jax.errors import InputError
 from rdrop_jax.training.preemption import Stop
@@ -49,11 +49,11 @@ class Child:
         self.poll()
 
 
-Start = Callable[[Options, Trial, Path], Process]
+Start = Callable[[ComparisonOptions, Trial, Path], Process]
 _WORKER = (sys.executable, "-m", "rdrop_jax.compare.worker")
 
 
-def start(options: Options, trial: Trial, workdir: Path) -> Process:
+def start(options: ComparisonOptions, trial: Trial, workdir: Path) -> Process:
     """Start the process of a run, with its output appended to ``output.log``."""
     workdir.mkdir(parents=True, exist_ok=True)
     job = {
@@ -66,41 +66,37 @@ def start(options: Options, trial: Trial, workdir: Path) -> Process:
         return Child([*_WORKER, json.dumps(job)], log)
 
 
-def probe(options: Options, variants: Sequence[dict[str, str]]) -> dict[str, Any]:
+def probe(options: ComparisonOptions) -> dict[str, Any]:
     """Run `worker.probe` in a separate process and return its result.
 
     Raises:
       InputError: unreadable data, or a config from which no model can be built.
     """
-    job = {
-        "config": options.config,
-        "probe": [options.overrides | variant for variant in variants],
-    }
+    variants = [options.overrides | variant for variant in options.variants]
+    job = {"config": options.config, "probe": variants}
     process = subprocess.run(
         [*_WORKER, json.dumps(job)], capture_output=True, text=True, check=False
     )
     if process.returncode:
-        raise InputError(message(process.stderr.strip().splitlines()))
+        raise InputError(last_error(process.stderr) or "the task cannot be built")
     found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return found
 
 
-def message(said: Sequence[str]) -> str:
+def last_error(output: str) -> str:
     """Return all lines of the last error in a process's output, else the last line."""
-    if not said:
-        return "the task cannot be built"
-    starts = [i for i, line in enumerate(said) if line.startswith("error: ")]
-    return "\n".join(said[starts[-1] if starts else -1 :]).removeprefix("error: ")
+    lines = output.strip().splitlines()
+    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    return "\n".join(lines[starts[-1] if starts else -1 :]).removeprefix("error: ")
 
 
 def finished(trial: Trial, workdir: Path) -> bool:
     """Return whether a run has written all files that the report needs."""
-    if trial.final and not (workdir / "diagnostics.json").is_file():
-        return False
-    return (workdir / "result.json").is_file()
+    needed = ["result.json"] + ["diagnostics.json"] * trial.final
+    return all((workdir / trial.name / name).is_file() for name in needed)
 
 
-class Progress:
+class RunProgress:
     """Progress display: counts runs and estimates the remaining time.
 
     Args:
@@ -116,7 +112,7 @@ class Progress:
         """Count runs that are finished already or will not be executed."""
         self._left -= count
 
-    def done(self, trial: Trial, seconds: float, outcome: str) -> None:
+    def add(self, trial: Trial, seconds: float, outcome: str) -> None:
         """Print the line of a run that ended."""
         self._left -= 1
         self._seconds.append(seconds)
@@ -130,12 +126,12 @@ class Progress:
 
 
 def execute(
-    options: Options,
+    options: ComparisonOptions,
     trials: Sequence[Trial],
     workdir: Path,
     *,
     jobs: int,
-    progress: Progress,
+    progress: RunProgress,
     stop: Stop,
     start: Start = start,
 ) -> dict[str, str]:
@@ -156,7 +152,7 @@ def execute(
     Raises:
       Stopped: ``stop`` was set.
     """
-    waiting = [t for t in trials if not finished(t, workdir / t.name)]
+    waiting = [trial for trial in trials if not finished(trial, workdir)]
     progress.skip(len(trials) - len(waiting))
     running: list[tuple[Trial, Process, float]] = []
     failed: dict[str, str] = {}
@@ -168,16 +164,15 @@ def execute(
                 process = start(options, trial, workdir / trial.name)
                 running.append((trial, process, time.monotonic()))
             for item in list(running):
-                trial, process, began = item
+                trial, process, started = item
                 if process.poll() is None:
                     continue
                 running.remove(item)
-                if not finished(trial, workdir / trial.name):
-                    failed[trial.name] = why(workdir / trial.name)
-                outcome = (
-                    f"FAILED: {failed[trial.name]}" if trial.name in failed else ""
-                )
-                progress.done(trial, time.monotonic() - began, outcome or "finished")
+                outcome = "finished"
+                if not finished(trial, workdir):
+                    failed[trial.name] = _failure(workdir / trial.name)
+                    outcome = f"FAILED: {failed[trial.name]}"
+                progress.add(trial, time.monotonic() - started, outcome)
             if running:
                 time.sleep(0.1)
     finally:
@@ -186,9 +181,8 @@ def execute(
     return failed
 
 
-def why(workdir: Path) -> str:
-    """Return the last line of a run's output, as the reason of its failure."""
+def _failure(workdir: Path) -> str:
+    """Return the reason of a run's failure: the last error in its output."""
     log = workdir / "output.log"
-    lines = log.read_text(errors="replace").split("\n") if log.is_file() else []
-    said = [line.strip() for line in lines if line.strip()]
-    return said[-1].removeprefix("error: ") if said else "ended without a word"
+    output = log.read_text(errors="replace") if log.is_file() else ""
+    return last_error(output) or "ended without output"

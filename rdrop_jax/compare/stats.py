@@ -1,6 +1,8 @@
-"""Paired differences over seeds and over test examples. Needs no jax."""
+"""Paired differences over seeds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -9,7 +11,7 @@ from scipy import stats
 LEVEL = 0.95
 MIN_SEEDS = 6  # with 5 seeds the smallest sign-flip p is 2 / 2**5 = 0.0625, above 0.05
 _EXACT = 2**16  # maximum number of sign flips for an exact test
-_RESAMPLES = 10_000
+RESAMPLES = 10_000  # of the test set
 
 
 @dataclass(frozen=True)
@@ -105,42 +107,17 @@ def sign_flip_p(
     return np.asarray(found.pvalue)
 
 
-def bootstrap_interval(
-    differences: Float[np.ndarray, " examples"],
-    level: float = LEVEL,
-    resamples: int = _RESAMPLES,
-) -> tuple[float, float]:
-    """Compute the bootstrap percentile interval of the mean over test examples.
-
-    The models are fixed: the interval reflects only the sampling of the test set.
-
-    Args:
-      differences: difference of each test example, averaged over seeds.
-      level: confidence level.
-      resamples: number of test sets to draw; the draws are the same at every call.
-
-    Returns:
-      Lower and upper end.
-    """
-    rng = np.random.default_rng(0)
-    count = len(differences)
-    at_once = max(1, 2**22 // count)
-    means = []
-    for start in range(0, resamples, at_once):
-        drawn = rng.integers(count, size=(min(at_once, resamples - start), count))
-        means.append(differences[drawn].mean(axis=1))
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def verdict(found: Paired, *, higher_is_better: bool) -> str:
-    """Return "helps", "hurts" or "cannot be told" (inconclusive); "" below 6 seeds.
+def verdict(diff: Mapping[str, Any], *, higher_is_better: bool) -> str:
+    """Return "helps", "hurts" or "inconclusive"; "" below 6 seeds.
 
     "helps" and "hurts" require both an interval that excludes 0 and p at most 0.05.
+
+    Args:
+      diff: fields of `Paired`.
+      higher_is_better: True if a higher score is better.
     """
-    if len(found.values) < MIN_SEEDS:
+    if len(diff["values"]) < MIN_SEEDS:
         return ""
-    if found.low <= 0 <= found.high or found.p > 1 - LEVEL + 1e-12:
-        return "cannot be told"
-    return "helps" if (found.mean > 0) == higher_is_better else "hurts"
+    if diff["low"] <= 0 <= diff["high"] or diff["p"] > 1 - LEVEL + 1e-12:
+        return "inconclusive"
+    return "helps" if (diff["mean"] > 0) == higher_is_better else "hurts"

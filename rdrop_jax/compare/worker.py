@@ -24,11 +24,10 @@ def work(job: Mapping[str, Any]) -> None:
     """
     workdir = Path(job["workdir"])
     train_program.train(flags.load(job["config"], job["overrides"]), workdir)
-    if job["final"]:
+    if job["final"] and not (workdir / "diagnostics.json").is_file():
         from rdrop_jax.compare import diagnostics
 
-        if not diagnostics.done(workdir):
-            diagnostics.diagnose(workdir)
+        diagnostics.diagnose(workdir)
 
 
 def probe(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,8 +43,7 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       InputError: unusable data or weights.
     """
-    configs = [flags.load(job["config"], each) for each in job["probe"]]
-    configs = [tasks.check(config) for config in configs]
+    configs = [tasks.check(flags.load(job["config"], o)) for o in job["probe"]]
     for config in configs:
         if config.init_from:
             families.check(config, tasks.families())

@@ -11,7 +11,7 @@ import numpy as np
 
 from rdrop_jax.decoding import beam_search
 from rdrop_jax.decoding.beam_search import Hypotheses, State
-from rdrop_jax.decoding.options import Options
+from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.cache import Cache, grow, take_rows
 
@@ -26,18 +26,18 @@ class Shapes(NamedTuple):
       rows: batch sizes. A batch starts at the largest size; as examples finish, the
         unfinished ones move to a smaller batch.
       sources: lengths in tokens that sources are padded to.
-      rooms: cache lengths in positions; the cache grows from one to the next.
+      cache_lengths: cache lengths in positions; the cache grows from one to the next.
     """
 
     rows: tuple[int, ...] = (8, 16, 24, 32)
     sources: tuple[int, ...] = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024)
-    rooms: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
+    cache_lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512, 1024)
 
 
 SHAPES = Shapes()
 
 
-class Found(NamedTuple):
+class BestHypotheses(NamedTuple):
     """Best hypotheses of one example, best first.
 
     Attributes:
@@ -49,11 +49,11 @@ class Found(NamedTuple):
     scores: list[float]
 
 
-Search = Callable[..., list[Found]]
+Search = Callable[..., list[BestHypotheses]]
 
 
 def make_search(
-    start: Start, step: Step, options: Options, shapes: Shapes = SHAPES
+    start: Start, step: Step, options: SearchOptions, shapes: Shapes = SHAPES
 ) -> Search:
     """Make a beam search over any number of sources, compiled once per shape.
 
@@ -69,9 +69,9 @@ def make_search(
       shapes: static sizes.
 
     Returns:
-      ``search(params, sources, max_lengths, min_lengths=None) -> [Found, ..]`` in the
-      order of the sources, which are lists of ids. Both lengths have one entry per
-      source and count tokens before EOS.
+      ``search(params, sources, max_lengths, min_lengths=None)``, which returns one
+      `BestHypotheses` per source, in the order of the sources. Sources are lists of
+      ids. Both lengths have one entry per source and count tokens before EOS.
 
     Raises:
       InputError: (from the search) a source or limit beyond the largest shape.
@@ -84,14 +84,24 @@ def make_search(
         sources: Sequence[Sequence[int]],
         max_lengths: Sequence[int],
         min_lengths: Sequence[int] | None = None,
-    ) -> list[Found]:
+    ) -> list[BestHypotheses]:
         low = np.zeros(len(sources), int) if min_lengths is None else min_lengths
-        _check(sources, max_lengths, shapes)
+        longest = max(map(len, sources), default=0)
+        if longest > shapes.sources[-1]:
+            raise InputError(
+                f"source: expected at most {shapes.sources[-1]} tokens, found {longest}"
+            )
+        limit = max(max_lengths, default=0)
+        if limit >= shapes.cache_lengths[-1]:
+            raise InputError(
+                f"max_length: expected less than {shapes.cache_lengths[-1]}, found "
+                f"{limit}"
+            )
         found: list[Any] = [None] * len(sources)
         order = sorted(range(len(sources)), key=lambda i: (len(sources[i]), i))
         size = max(shapes.rows)
-        for begin_at in range(0, len(order), size):
-            rows = np.asarray(order[begin_at : begin_at + size])
+        for offset in range(0, len(order), size):
+            rows = np.asarray(order[offset : offset + size])
             fit = next(n for n in sorted(shapes.rows) if n >= len(rows))
             rows = np.pad(rows, (0, fit - len(rows)), constant_values=-1)
             src, where = _padded(sources, rows, shapes, options.pad)
@@ -120,21 +130,23 @@ class _Stages(NamedTuple):
     shapes: Shapes
 
 
-def _compiled(start: Start, step: Step, options: Options, shapes: Shapes) -> _Stages:
+def _compiled(
+    start: Start, step: Step, options: SearchOptions, shapes: Shapes
+) -> _Stages:
     def begin(params: Any, src: Any, where: Any, low: Any, high: Any, live: Any) -> Any:
-        return beam_search.begin(
-            lambda ids, cache: step(params, ids, cache),
-            start(params, src, where, shapes.rooms[0]),
+        return beam_search.first_step(
+            functools.partial(step, params),
+            start(params, src, where, shapes.cache_lengths[0]),
             options,
             max_length=high,
             min_length=low,
             where=live,
-            length=shapes.rooms[0],
+            length=shapes.cache_lengths[0],
         )
 
     def run(params: Any, state: State, live: Any) -> State:
         return beam_search.run(
-            lambda ids, cache: step(params, ids, cache), state, options, live=live
+            functools.partial(step, params), state, options, live=live
         )
 
     widen = functools.partial(_widen, pad=options.pad)
@@ -168,21 +180,10 @@ def _search_batch(
             rows = np.where(np.arange(size) < len(left), rows[kept], -1)
             state = stages.shrink(state, kept, rows < 0)
         if at == state.tokens.shape[-1]:
-            rooms = stages.shapes.rooms
-            state = stages.widen(state, rooms[bisect.bisect_right(rooms, at)])
-
-
-def _check(sources: Any, max_lengths: Any, shapes: Shapes) -> None:
-    longest = max(map(len, sources), default=0)
-    if longest > shapes.sources[-1]:
-        raise InputError(
-            f"source: expected at most {shapes.sources[-1]} tokens, found {longest}"
-        )
-    limit = max(max_lengths, default=0)
-    if limit >= shapes.rooms[-1]:
-        raise InputError(
-            f"max_length: expected less than {shapes.rooms[-1]}, found {limit}"
-        )
+            cache_lengths = stages.shapes.cache_lengths
+            state = stages.widen(
+                state, cache_lengths[bisect.bisect_right(cache_lengths, at)]
+            )
 
 
 def _padded(
@@ -212,20 +213,12 @@ def _widen(state: State, length: int, pad: int) -> State:
 
 
 def _shrink(state: State, rows: jax.Array, done: jax.Array) -> State:
-    def take(x: jax.Array) -> jax.Array:
-        return jnp.take(x, rows, axis=0, mode="clip")
-
-    return State(
-        state.step,
-        take(state.tokens),
-        take(state.scores),
-        take(state.ended_tokens),
-        take(state.ended_scores),
-        done,
-        take(state.min_length),
-        take(state.max_length),
-        take_rows(state.cache, rows),
-    )
+    taken = {
+        name: jnp.take(value, rows, axis=0, mode="clip")
+        for name, value in state._asdict().items()
+        if name not in ("step", "done", "cache")
+    }
+    return state._replace(**taken, done=done, cache=take_rows(state.cache, rows))
 
 
 def _collect(
@@ -234,7 +227,7 @@ def _collect(
     best = jax.tree.map(np.asarray, best)
     for row in np.flatnonzero(done & (rows >= 0)):
         ended = best.lengths[row] > 0
-        found[rows[row]] = Found(
+        found[rows[row]] = BestHypotheses(
             [
                 tokens[: length - 1].tolist()
                 for tokens, length in zip(

@@ -12,10 +12,10 @@ A search step takes the logits of every live hypothesis and follows fairseq's ge
 
 Differences from fairseq: length limits are per example, not set by the longest source
 of the batch, so results do not depend on the other examples. An example is also done
-once no live hypothesis can reach its ``n_best`` (see `Options`), which does not change
-results. If more than ``beam`` hypotheses finish in the last step, those with the best
-final scores are kept. Ties go to the hypothesis that finished first, then to the lower
-beam, then to the lower id.
+once no live hypothesis can reach its ``n_best`` (see `SearchOptions`), which does not
+change results. If more than ``beam`` hypotheses finish in the last step, those with the
+best final scores are kept. Ties go to the hypothesis that finished first, then to the
+lower beam, then to the lower id.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.decoding.constraints import begin_with, forbid_repeats
-from rdrop_jax.decoding.options import Options, check, divisor
+from rdrop_jax.decoding.options import SearchOptions, check_options, divisor
 from rdrop_jax.decoding.top_k import top_k
 from rdrop_jax.models.cache import Cache, reorder
 
@@ -77,7 +77,7 @@ class State(NamedTuple):
 def beam_search(
     tokens_to_logits: TokensToLogits,
     cache: Cache,
-    options: Options,
+    options: SearchOptions,
     *,
     max_length: Int[Array, "batch"],
     min_length: Int[Array, "batch"],
@@ -104,13 +104,14 @@ def beam_search(
       >>> import jax.numpy as jnp
       >>> def after(ids, cache):  # 0 pad, 1 BOS, 2 EOS: 3 follows BOS, then EOS
       ...     return jnp.eye(4)[jnp.where(ids == 1, 3, 2)] * 9, cache
-      >>> found = beam_search(after, Cache((), (), jnp.int32(0)), Options(1, 2, 0, 2),
+      >>> options = SearchOptions(bos=1, eos=2, pad=0, beam=2)
+      >>> found = beam_search(after, Cache((), (), jnp.int32(0)), options,
       ...     max_length=jnp.array([3]), min_length=jnp.array([0]), length=4)
       >>> found.tokens.tolist()
       [[[3, 2, 0, 0]]]
     """
     max_length = jnp.minimum(max_length, length - 1)
-    state = begin(
+    state = first_step(
         tokens_to_logits,
         cache,
         options,
@@ -122,10 +123,10 @@ def beam_search(
     return best(run(tokens_to_logits, state, options), options)
 
 
-def begin(
+def first_step(
     tokens_to_logits: TokensToLogits,
     cache: Cache,
-    options: Options,
+    options: SearchOptions,
     *,
     max_length: Int[Array, "batch"],
     min_length: Int[Array, "batch"],
@@ -146,7 +147,7 @@ def begin(
     Returns:
       The state after the first step.
     """
-    check(options)
+    check_options(options)
     batch, beam = len(max_length), options.beam
     blank = jnp.full((batch, beam, length), options.pad, jnp.int32)
     none = jnp.full((batch, beam), _NEVER, jnp.float32)
@@ -170,7 +171,7 @@ def begin(
 def run(
     tokens_to_logits: TokensToLogits,
     state: State,
-    options: Options,
+    options: SearchOptions,
     *,
     live: int | Int[Array, ""] = 0,
 ) -> State:
@@ -189,7 +190,7 @@ def run(
     return jax.lax.while_loop(unfinished, step, state)
 
 
-def best(state: State, options: Options) -> Hypotheses:
+def best(state: State, options: SearchOptions) -> Hypotheses:
     """Return the ``n_best`` finished hypotheses."""
     n = options.n_best
     tokens, scores = state.ended_tokens[:, :n], state.ended_scores[:, :n]
@@ -201,38 +202,39 @@ def _step(
     tokens_to_logits: TokensToLogits,
     last: Int[Array, "batch beam"],
     state: State,
-    options: Options,
+    options: SearchOptions,
 ) -> State:
     logits, cache = tokens_to_logits(last, state.cache)
-    going, parents, ids, ending = _continuations(logits, state, options)
+    scores, parents, ids, ending = _continuations(logits, state, options)
     at = state.step
+    # Keep the best of the previously and newly finished hypotheses.
     written = _write(state.tokens, jnp.full_like(last, options.eos), at)
-    ended_tokens, ended_scores = _keep(
-        state, written, ending / divisor(at + 1, options), options
-    )
+    final = ending / divisor(at + 1, options)
+    ended_tokens = jnp.concatenate([state.ended_tokens, written], axis=1)
+    ended_scores = jnp.concatenate([state.ended_scores, final], axis=1)
+    ended_scores, kept = jax.lax.top_k(ended_scores, options.beam)
+    ended_tokens = jnp.take_along_axis(ended_tokens, kept[..., None], axis=1)
     tokens = jnp.take_along_axis(state.tokens, parents[..., None], axis=1)
     done = state.done | (at >= state.max_length)
     if options.early_stop:
         done |= jnp.all(ended_scores > _NEVER, axis=1)
     # Log-probabilities never increase, so no future score exceeds this bound.
     longest = state.max_length + 1 if options.length_penalty >= 0 else at + 2
-    bound = going[:, 0] / divisor(longest, options)
+    bound = scores[:, 0] / divisor(longest, options)
     done |= bound <= ended_scores[:, options.n_best - 1]
-    return State(
-        at + 1,
-        _write(tokens, ids, at),
-        going,
-        ended_tokens,
-        ended_scores,
-        done,
-        state.min_length,
-        state.max_length,
-        reorder(cache, parents),
+    return state._replace(
+        step=at + 1,
+        tokens=_write(tokens, ids, at),
+        scores=scores,
+        ended_tokens=ended_tokens,
+        ended_scores=ended_scores,
+        done=done,
+        cache=reorder(cache, parents),
     )
 
 
 def _continuations(
-    logits: Float[Array, "batch beam vocab"], state: State, options: Options
+    logits: Float[Array, "batch beam vocab"], state: State, options: SearchOptions
 ) -> tuple[Array, Array, Array, Array]:
     """Return scores, parents and ids of the next live beams, and EOS scores or -inf."""
     beam, at = options.beam, state.step
@@ -255,27 +257,17 @@ def _continuations(
     totals = state.scores[..., None] + values - log_norm[..., None]
     totals = jnp.where(limit[..., None], _NEVER, totals)
     batch, parents, width = totals.shape
-    going, chosen = jax.lax.top_k(totals.reshape(batch, -1), beam)
+    scores, chosen = jax.lax.top_k(totals.reshape(batch, -1), beam)
     ids = jnp.take_along_axis(ids.reshape(batch, -1), chosen, axis=1)
 
     # Rank of each EOS among all continuations: the number that score higher.
-    rank = jnp.sum(going[:, None] > ending[..., None], axis=-1)
-    others = ending[:, None] > ending[..., None]
+    rank = jnp.sum(scores[:, None] > ending[..., None], axis=-1)
+    higher = ending[:, None] > ending[..., None]
     lower = jnp.arange(parents)[None] < jnp.arange(parents)[:, None]
-    others |= (ending[:, None] == ending[..., None]) & lower[None]
-    rank += jnp.sum(others, axis=-1)
+    higher |= (ending[:, None] == ending[..., None]) & lower[None]
+    rank += jnp.sum(higher, axis=-1)
     ending = jnp.where((rank < beam) & ~state.done[:, None], ending, _NEVER)
-    return going, chosen // width, ids, ending
-
-
-def _keep(
-    state: State, written: Array, scores: Array, options: Options
-) -> tuple[Array, Array]:
-    """Keep the best of the previously and newly finished hypotheses."""
-    tokens = jnp.concatenate([state.ended_tokens, written], axis=1)
-    scores = jnp.concatenate([state.ended_scores, scores], axis=1)
-    scores, kept = jax.lax.top_k(scores, options.beam)
-    return jnp.take_along_axis(tokens, kept[..., None], axis=1), scores
+    return scores, chosen // width, ids, ending
 
 
 def _write(tokens: Array, ids: Array, at: Array) -> Array:

@@ -10,7 +10,7 @@ Constrain = Callable[[Array, Array, Array], Array]
 PENALTIES = ("power", "gnmt")
 
 
-class Options(NamedTuple):
+class SearchOptions(NamedTuple):
     """Options of a beam search.
 
     Attributes:
@@ -53,7 +53,7 @@ class Options(NamedTuple):
     constrain: Constrain | None = None
 
 
-def check(options: Options) -> None:
+def check_options(options: SearchOptions) -> None:
     """Raise ValueError for invalid options."""
     if options.penalty not in PENALTIES:
         raise ValueError(f"penalty must be one of {PENALTIES}: {options.penalty!r}")
@@ -64,7 +64,7 @@ def check(options: Options) -> None:
         )
 
 
-def divisor(length: Array, options: Options) -> Array:
+def divisor(length: Array, options: SearchOptions) -> Array:
     """Return the length penalty of a hypothesis of ``length`` tokens (the divisor)."""
     size = length.astype(jnp.float32)
     if options.penalty == "gnmt":

@@ -1,4 +1,4 @@
-"""Comparisons of tiny runs, from the first to the page."""
+"""Comparisons of tiny runs, from the first run to the page."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from helpers.tiny import TINY, VIT, train
 
 from rdrop_jax import evaluate
 from rdrop_jax.cli.run import open_run
-from rdrop_jax.compare import diagnostics, page, plan, results, runs, tables, worker
+from rdrop_jax.compare import diagnostics, plan, render, results, runs, worker
 from rdrop_jax.compare import program as compare
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.training import workdir as workdir_lib
@@ -32,8 +32,8 @@ EXAMPLES = 200
 GAIN = {"plain": 0.0, "rdrop": 0.05, "equal_compute": 0.01}
 
 
-def pretend(trial, workdir, gain):
-    """Leaves what a run would, in no time: arms differ by what ``gain`` says."""
+def write_run(trial, workdir, gain):
+    """Write the files of a run at once; ``gain`` is the effect of each arm."""
     s = trial.setting
     rng = np.random.default_rng([trial.seed, *s.arm.encode(), s.index, trial.final])
     score = 0.7 + gain[s.arm] + 0.01 * trial.seed - 0.02 * s.index
@@ -60,8 +60,8 @@ def pretend(trial, workdir, gain):
     (workdir / "result.json").write_text(json.dumps(result))
 
 
-class Pretended:
-    """Runs that end at once; those that are told to fail."""
+class FakeRuns:
+    """Runs that end at once; those named in ``broken`` fail."""
 
     def __init__(self, broken=(), gain=None):
         self.started, self.broken, self.gain = [], tuple(broken), gain or GAIN
@@ -72,7 +72,7 @@ class Pretended:
         if trial.name.startswith(self.broken):
             (workdir / "output.log").write_text("step 1\nerror: it broke\n")
         else:
-            pretend(trial, workdir, self.gain)
+            write_run(trial, workdir, self.gain)
         return self
 
     def poll(self):
@@ -82,8 +82,8 @@ class Pretended:
         pass
 
 
-class Here(Pretended):
-    """Runs made in this process."""
+class LocalRuns(FakeRuns):
+    """Runs executed in this process."""
 
     def __call__(self, options, trial, workdir):
         job = {"config": options.config, "overrides": trial.overrides}
@@ -93,15 +93,15 @@ class Here(Pretended):
 
 def run(workdir, argv=ARGV, start=None):
     options, _, _ = compare.read_options([*argv, "--workdir", str(workdir)])
-    start = start or Pretended()
+    start = start or FakeRuns()
     return compare.compare(options, workdir, command="it", start=start)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def probe_here():
-    """Probes without a process of its own."""
+    """Probe without a separate process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "probe", lambda options, variants: PROBE)
+        patch.setattr(runs, "probe", lambda options: PROBE)
         yield
 
 
@@ -113,12 +113,12 @@ def compared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained_pair(tmp_path_factory):
-    """One seed with and one without R-Drop, trained for real."""
+    """One trained run with and one without R-Drop."""
     workdir = tmp_path_factory.mktemp("pair") / "cmp"
     fields = TINY | {"total_steps": "2", "eval.every": "1", "data.labelled": "64"}
     del fields["log.every"], fields["checkpoint.every"]
     argv = ["--config", VIT, *(f"--config.{k}={v}" for k, v in fields.items())]
-    return workdir, run(workdir, [*argv, "--seeds=1"], Here())
+    return workdir, run(workdir, [*argv, "--seeds=1"], LocalRuns())
 
 
 def copy(compared, to):
@@ -134,7 +134,7 @@ def arm_of(report, name):
     return next(arm for arm in report["arms"] if arm["arm"] == name)
 
 
-def test_the_report_holds_what_it_promises(compared):
+def test_the_content_of_the_report(compared):
     workdir, report = compared
     assert json.loads((workdir / "report.json").read_text()) == report
     assert report["verdict"]["word"] == "helps"
@@ -163,8 +163,8 @@ def test_the_report_holds_what_it_promises(compared):
     }
     assert set(report["curves"]["pass_kl"]) == {"rdrop"}
     assert plain["checkpoints"] == [2, 2, 2, 2, 2, 1]
-    assert tables.diagnostics_table(report)[-1] == {
-        "measure": "when it was saved, % of the updates (least to most)",
+    assert render.diagnostics_table(report)[-1] == {
+        "measure": "checkpoint saved at, % of the steps (minimum to maximum)",
         "plain": "92 (50 to 100)",
         "rdrop": "92 (50 to 100)",
         "equal_compute": "46 (25 to 50)",
@@ -185,11 +185,11 @@ def test_the_report_holds_what_it_promises(compared):
 
 @pytest.mark.parametrize(
     ("gain", "seeds", "word"),
-    [(-0.1, 6, "hurts"), (0.0, 6, "cannot be told"), (0.1, 5, "")],
+    [(-0.1, 6, "hurts"), (0.0, 6, "inconclusive"), (0.1, 5, "")],
 )
 def test_the_verdict_follows_the_runs(tmp_path, gain, seeds, word):
     argv = [*ARGV, f"--final_seeds={seeds}"]
-    start = Pretended(gain=GAIN | {"rdrop": gain})
+    start = FakeRuns(gain=GAIN | {"rdrop": gain})
     report = run(tmp_path / "cmp", argv, start)
     assert report["verdict"]["word"] == word
     text = (tmp_path / "cmp" / "report.html").read_text()
@@ -197,9 +197,9 @@ def test_the_verdict_follows_the_runs(tmp_path, gain, seeds, word):
     assert ("No verdict from fewer than 6 seeds" in text) == (word == "")
 
 
-def test_ablations_are_arms_of_their_own(tmp_path):
+def test_ablations_are_separate_arms(tmp_path):
     arm = "rdrop.dropouts=(0.1,0.3)"
-    start = Pretended(gain=GAIN | {arm: 0.1})
+    start = FakeRuns(gain=GAIN | {arm: 0.1})
     argv = [*ARGV, "--config.rdrop.num_passes=2", f"--ablate={arm}"]
     report = run(tmp_path, argv, start)
     found = arm_of(report, arm)
@@ -209,16 +209,16 @@ def test_ablations_are_arms_of_their_own(tmp_path):
     assert report["verdict"]["word"] == "helps"  # of rdrop
 
 
-def test_a_task_without_scores_of_examples_goes_without(compared, tmp_path):
+def test_a_task_without_scores_per_example_has_no_such_interval(compared, tmp_path):
     workdir = copy(compared, tmp_path / "cmp")
     for path in workdir.rglob("test_examples.npz"):
         path.unlink()
     report = run(workdir, [*ARGV, "--arms=equal_compute"])
     assert arm_of(report, "rdrop")["difference"]["examples"] is None
-    assert "no scores of single examples" in (workdir / "report.html").read_text()
+    assert "no scores per example" in (workdir / "report.html").read_text()
 
 
-def test_the_best_setting_on_validation_is_chosen(compared):
+def test_the_best_setting_on_validation_is_selected(compared):
     for arm in ("plain", "rdrop"):
         rows = [r for r in compared[1]["exploratory"] if r["arm"] == arm]
         best = min(rows, key=lambda row: row["validation"]["mean"])
@@ -252,7 +252,7 @@ def test_the_labelled_subset_is_the_same_for_all_arms(trained_pair):
     assert plain[5]["image"].tolist() == rdrop[5]["image"].tolist()
 
 
-def test_runs_to_choose_by_read_no_test_data(compared, tmp_path):
+def test_selection_runs_read_no_test_data(compared, tmp_path):
     selection = (compared[0] / "selection").rglob("result.json")
     assert len(list(selection)) == 12
     result = train(tmp_path, eval__test=False)
@@ -260,7 +260,7 @@ def test_runs_to_choose_by_read_no_test_data(compared, tmp_path):
     assert "validation" in result
 
 
-def test_the_worker_says_what_the_plan_needs():
+def test_the_probe_of_the_worker():
     variants = [{"data.labelled": "64"}, {"data.labelled": "64", "batch_size": "16"}]
     found = worker.probe({"config": VIT, "probe": variants})
     assert found["steps_per_epoch"] == [2.0, 4.0]
@@ -268,7 +268,7 @@ def test_the_worker_says_what_the_plan_needs():
     assert set(found) == set(PROBE)
 
 
-def test_the_worker_asks_the_dataset_and_looks_for_weights(tmp_path):
+def test_the_probe_reads_the_dataset_and_checks_weights(tmp_path):
     write_folder(tmp_path, noise(20), np.arange(20) % 2, ("ant", "bee"))
     fields = TINY | {"data.dir": str(tmp_path), "data.image_size": "8"}
     job = {"config": f"{VIT}:folder", "probe": [fields | {"init_from": ""}]}
@@ -277,19 +277,19 @@ def test_the_worker_asks_the_dataset_and_looks_for_weights(tmp_path):
         worker.probe(job | {"probe": [fields]})
 
 
-def test_what_a_process_ends_with_is_told_whole():
-    said = ["a warning", "error: not prepared", "  do this", "and that"]
-    assert runs.message(said) == "not prepared\n  do this\nand that"
-    assert runs.message(["Traceback", "KeyError: 'x'"]) == "KeyError: 'x'"
-    assert runs.message([]) == "the task cannot be built"
+def test_the_last_error_of_a_process_has_all_its_lines():
+    output = "a warning\nerror: not prepared\n  do this\nand that\n"
+    assert runs.last_error(output) == "not prepared\n  do this\nand that"
+    assert runs.last_error("Traceback\nKeyError: 'x'\n") == "KeyError: 'x'"
+    assert runs.last_error("") == ""
 
 
 def test_two_passes_never_cost_less_than_one(compared):
     options, _, _ = compare.read_options([*ARGV, "--workdir", str(compared[0])])
     plain, rdrop = (
-        results.read_run(plan.trials(options, setting, final=True)[0], compared[0])
+        results.read_run(plan.make_trials(options, setting, final=True)[0], compared[0])
         for setting in (
-            plan.settings(options, [10.0], arm)[0] for arm in ("plain", "rdrop")
+            plan.make_settings(options, [10.0], arm)[0] for arm in ("plain", "rdrop")
         )
     )
     assert results.cost_ratio([plain], [rdrop]) == 2.0
@@ -297,14 +297,14 @@ def test_two_passes_never_cost_less_than_one(compared):
     assert np.isnan(results.cost_ratio([plain], []))
 
 
-def test_a_second_start_makes_only_what_is_missing(compared, tmp_path):
+def test_a_second_start_executes_only_missing_runs(compared, tmp_path):
     workdir = copy(compared, tmp_path / "cmp")
     gone = [workdir / "selection/plain-1/seed1", workdir / "final/rdrop-0/seed3"]
     for path in gone:
         shutil.rmtree(path)
     (workdir / "final/rdrop-0/seed4/diagnostics.json").unlink()
     (workdir / "report.json").unlink()
-    start = Pretended()
+    start = FakeRuns()
     report = run(workdir, [*ARGV, "--arms=equal_compute"], start)
     assert start.started == [
         *(str(path.relative_to(workdir)) for path in gone),
@@ -313,16 +313,16 @@ def test_a_second_start_makes_only_what_is_missing(compared, tmp_path):
     assert settled(report) == settled(compared[1])
 
 
-def test_a_failed_run_is_shown_and_ends_no_other(tmp_path):
+def test_a_failed_run_is_listed_and_stops_no_other_run(tmp_path):
     broken = ["selection/plain-0/seed1", "final/rdrop-0/seed2"]
-    report = run(tmp_path / "cmp", start=Pretended(broken))
+    report = run(tmp_path / "cmp", start=FakeRuns(broken))
     assert report["failed"] == dict.fromkeys(broken, "it broke")
     assert arm_of(report, "rdrop")["difference"]["seeds"] == [3, 4, 5, 6, 7]
     assert report["verdict"]["word"] == ""
     text = (tmp_path / "cmp" / "report.html").read_text()
     assert "final/rdrop-0/seed2: it broke" in text
     assert "2 runs failed" in text
-    # A setting of which a run failed is not chosen.
+    # A setting with a failed run is not selected.
     plain = [r for r in report["exploratory"] if r["arm"] == "plain"]
     assert [(r["seeds"], r["picked"]) for r in plain] == [([0], False), ([0, 1], True)]
     mended = run(tmp_path / "cmp")
@@ -330,23 +330,23 @@ def test_a_failed_run_is_shown_and_ends_no_other(tmp_path):
     assert mended["verdict"]["word"] == "helps"
 
 
-def test_without_a_pair_there_is_nothing_to_say(tmp_path):
+def test_a_comparison_without_a_pair_of_runs_fails(tmp_path):
     with pytest.raises(TrainingError, match="no seed was finished both with and"):
-        run(tmp_path / "a", [*ARGV, "--arms=equal_compute"], Pretended(["final/plain"]))
+        run(tmp_path / "a", [*ARGV, "--arms=equal_compute"], FakeRuns(["final/plain"]))
     assert "equal_compute: no finished runs" in (tmp_path / "a/report.html").read_text()
     with pytest.raises(TrainingError, match="no seed was finished both with and"):
-        run(tmp_path / "b", start=Pretended(["selection/"]))
+        run(tmp_path / "b", start=FakeRuns(["selection/"]))
     assert "<svg" not in (tmp_path / "b" / "report.html").read_text()
 
 
-def test_folders_of_others_are_refused(compared, tmp_path):
+def test_folders_of_other_comparisons_are_refused(compared, tmp_path):
     workdir = copy(compared, tmp_path / "cmp")
     with pytest.raises(InputError, match=r"another comparison.*\n.*\n  options\.seeds"):
         run(workdir, [*ARGV, "--seeds=3"])
     with pytest.raises(InputError, match="expected a new folder"):
         run(workdir / "final" / "plain-0" / "seed2")
     (workdir / "comparison.json").write_text("[]")
-    with pytest.raises(InputError, match="take another workdir"):
+    with pytest.raises(InputError, match="use another workdir"):
         run(workdir)
 
 
@@ -358,7 +358,7 @@ def test_a_metric_that_no_arm_has_is_refused(tmp_path):
 
 
 class Reader(HTMLParser):
-    """Collects what a page would load, and whether tags are closed."""
+    """Collect the resources that a page loads, and check that tags are closed."""
 
     def __init__(self):
         super().__init__()
@@ -381,7 +381,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_stands_alone_and_fits_phone_and_paper(compared):
+def test_the_page_is_self_contained_and_fits_phone_and_paper(compared):
     text = (compared[0] / "report.html").read_text()
     reader = Reader()
     reader.feed(text)
@@ -396,19 +396,19 @@ def test_the_page_stands_alone_and_fits_phone_and_paper(compared):
     )
     assert "@media screen and (max-width" in text
     assert "@media print" in text
-    for words in ("difference in test accuracy", "updates", "nats", "seconds of"):
+    for words in ("difference in test accuracy", "steps", "nats", "seconds of"):
         assert words in text
     assert text.count("<svg") == 5
     assert "nan" not in re.sub(r"<pre>.*?</pre>", "", text, flags=re.DOTALL)
 
 
-def test_text_from_outside_is_escaped(compared):
+def test_text_of_the_report_is_escaped(compared):
     report = json.loads(json.dumps(compared[1]))
     report["failed"] = {"final/x": "<script>alert(1)</script>"}
-    assert "<script" not in page.make_page(report)
+    assert "<script" not in render.make_page(report)
 
 
-def test_the_table_can_be_pasted(compared):
+def test_the_markdown_table_is_regular(compared):
     lines = (compared[0] / "report.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len(rows) == 5
@@ -428,8 +428,8 @@ def test_agreement_of_sub_models():
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_reports_the_same(tmp_path):
-    """By kill -9 of the program in the middle, which ends its runs as well."""
+def test_a_comparison_resumes_after_a_kill_with_the_same_report(tmp_path):
+    """The program is killed by SIGKILL, which ends its runs as well."""
     argv = ["--config", "configs/vit.py", *programs.TINY, "--alphas=1,5", "--seeds=2"]
     argv = [a for a in argv if "log.every" not in a and "checkpoint.every" not in a]
     argv += ["--config.data.labelled=200", "--jobs=2"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.charts import extents
 
-from rdrop_jax.compare import page, svg
+from rdrop_jax.compare import render, svg
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results"
 
@@ -22,8 +22,8 @@ def charts(text):
     return re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
 
 
-def test_legends_of_fifteen_arms_stay_apart_and_inside(fifteen):
-    drawn = charts(page.make_page(fifteen))
+def test_legends_of_fifteen_arms_do_not_overlap(fifteen):
+    drawn = charts(render.make_page(fifteen))
     assert len(drawn) == 5
     for chart in drawn:
         for left, right in extents(chart):
@@ -46,23 +46,23 @@ def test_legends_of_fifteen_arms_stay_apart_and_inside(fifteen):
 
 
 def test_styles_of_fifteen_arms_differ(fifteen):
-    chart = charts(page.make_page(fifteen))[1]
+    chart = charts(render.make_page(fifteen))[1]
     styles = re.findall(r'<path d="M[^"]*h25" fill="none" (.*?)/>', chart)
     assert len(styles) == len(set(styles)) == 15
 
 
 def test_wide_tables_scroll_in_their_box(fifteen):
-    text = page.make_page(fifteen)
+    text = render.make_page(fifteen)
     assert text.count("<table>") == text.count('<div class="table')
     assert text.count('<div class="table wide"><table><thead><tr><th>measure') == 1
     assert ".table { overflow-x: auto }" in text
 
 
-def test_with_one_setting_for_each_arm_nothing_was_chosen(fifteen):
-    text = page.make_page(fifteen)
+def test_the_page_without_selection_runs(fifteen):
+    text = render.make_page(fifteen)
     assert fifteen["protocol"]["selection_seeds"] == 0
-    assert "Settings that were tried" not in text
-    assert "chosen setting" not in text
+    assert "Candidate settings" not in text
+    assert "selected setting" not in text
     assert "Each arm was run on 10 seeds" in text
 
 

@@ -1,4 +1,4 @@
-"""Which runs a comparison consists of, and what it refuses."""
+"""Runs of a comparison, and invalid options."""
 
 import pytest
 from helpers.tiny import VIT
@@ -17,16 +17,16 @@ def read(*argv):
 
 
 def settings(options, arm, **kwargs):
-    steps = [10.0] * len(options_lib.variants(options))
-    return plan.settings(options, steps, arm, **kwargs)
+    steps = [10.0] * len(options.variants)
+    return plan.make_settings(options, steps, arm, **kwargs)
 
 
-def test_every_arm_has_as_many_trials():
+def test_every_arm_has_the_same_number_of_settings():
     options = read(
         "--alphas=0,1,5", "--vary=model.dropout=0.1,0.2,0.3", "--arms=two_passes"
     )
     assert options.arms == ("plain", "rdrop", "two_passes")
-    assert plan.trials_per_arm(options) == 6
+    assert options.settings_per_arm == 6
     for arm in options_lib.ARMS:
         labels = [s.label for s in settings(options, arm)]
         assert len(set(labels)) == 6
@@ -36,7 +36,7 @@ def test_every_arm_has_as_many_trials():
     assert plain[:2] == ["dropout=0.1, lr=0.003", "dropout=0.1, lr=0.0015"]
 
 
-def test_arms_differ_in_what_their_name_says():
+def test_fields_that_differ_between_arms():
     options = read("--config.total_steps=60 epochs", "--config.data.labelled=320")
     (plain,) = settings(options, "plain")
     loaded = flags.load(VIT, plain.overrides)
@@ -82,32 +82,32 @@ def test_an_ablation_is_rdrop_with_another_field():
         name, _, value = arm.partition("=")
         assert setting.overrides == rdrop.overrides | {name: value}
         assert setting.label == ("alpha=5" if arm == "rdrop.alpha=5" else "alpha=2")
-        assert options.what(arm) == f"rdrop with {arm}"
+        assert options.describe(arm) == f"rdrop with {arm}"
     assert flags.load(VIT, setting.overrides).rdrop.dropouts == (0.1, 0.3)
 
 
-def test_seeds_to_choose_by_are_not_those_of_the_verdict():
+def test_selection_and_final_seeds_differ():
     options = read("--seeds=3", "--final_seeds=2", "--config.seed=10")
     (setting,) = settings(options, "plain")
-    choose, final = (
-        plan.trials(options, setting, final=final) for final in (False, True)
+    selection, final = (
+        plan.make_trials(options, setting, final=final) for final in (False, True)
     )
-    assert [t.seed for t in choose] == [10, 11, 12]
+    assert [t.seed for t in selection] == [10, 11, 12]
     assert [t.seed for t in final] == [13, 14]
-    assert {t.overrides["eval.test"] for t in choose} == {"false"}
+    assert {t.overrides["eval.test"] for t in selection} == {"false"}
     assert {t.overrides["eval.test"] for t in final} == {"true"}
 
 
-def test_learning_rates_lie_around_the_config_s():
+def test_learning_rates_are_multiples_of_the_config_s():
     options = read("--alphas=1,2,3,4,5")
     rates = [s.overrides["optimizer.lr"] for s in settings(options, "plain")]
     assert [float(r) / 3e-3 for r in rates] == pytest.approx([1, 0.5, 2, 0.25, 4])
 
 
-def test_no_trial_is_made_twice():
+def test_no_setting_is_tried_twice():
     options = read("--alphas=1,2,5", "--vary=optimizer.lr=4e-3,2e-3,5e-3")
     rates = [float(s.overrides["optimizer.lr"]) for s in settings(options, "plain")]
-    assert rates[:3] == [4e-3, 8e-3, 1e-3]  # 2e-3 is another's
+    assert rates[:3] == [4e-3, 8e-3, 1e-3]  # 2e-3 is a varied value
     assert rates[3:6] == [2e-3, 5e-4, 2.5e-4]
     assert rates[6:] == [5e-3, 2.5e-3, 1e-2]
 
@@ -125,7 +125,7 @@ def test_no_trial_is_made_twice():
         (["--ablate=rdrop.every"], "--ablate: expected FIELD=VALUE, found 'rdrop."),
         (["--ablate=rdrop.evry=2"], r"rdrop.evry: no such field. Did you mean rdrop.e"),
         (["--ablate=rdrop.every=0"], "rdrop.every: expected at least 1, found 0"),
-        (["--ablate=eval.test=1"], "--ablate eval.test: the comparison sets it itself"),
+        (["--ablate=eval.test=1"], "--ablate eval.test: the comparison sets this f"),
         (
             ["--alphas=1,5", "--ablate=rdrop.alpha=2"],
             "--ablate rdrop.alpha: expected one alpha above 0 in --alphas, found 2",

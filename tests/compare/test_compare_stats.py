@@ -1,4 +1,4 @@
-"""Intervals and p values, on simulated experiments and against other formulas."""
+"""Intervals and p values, on simulated experiments and against scipy."""
 
 import itertools
 
@@ -13,7 +13,7 @@ TEST_SIZE = 360
 
 
 def experiments(count, seeds, difference, rng):
-    """Accuracies of two arms whose seeds share what they start from."""
+    """Accuracies of two arms that share the effect of a seed."""
     shared = rng.normal(0.95, 0.01, (count, seeds))
     arms = [shared + rng.normal(d, 0.008, (count, seeds)) for d in (difference, 0.0)]
     return [np.round(arm * TEST_SIZE) / TEST_SIZE for arm in arms]
@@ -21,50 +21,52 @@ def experiments(count, seeds, difference, rng):
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("difference", [0.0, 0.01])
-def test_intervals_cover_as_often_as_they_say(seeds, difference):
+def test_intervals_have_the_nominal_coverage(seeds, difference):
     a, b = experiments(20_000, seeds, difference, np.random.default_rng(seeds))
     low, high = stats.t_interval(a - b)
     assert 0.93 <= np.mean((low <= difference) & (difference <= high)) <= 0.97
 
 
-def words(difference, seeds, count=200):
+def verdict(found, **kwargs):
+    return stats.verdict(vars(found), **kwargs)
+
+
+def verdicts(difference, seeds, count=200):
     a, b = experiments(count, seeds, difference, np.random.default_rng(7))
     return [
-        stats.verdict(stats.paired(x, y), higher_is_better=True)
+        verdict(stats.paired(x, y), higher_is_better=True)
         for x, y in zip(a, b, strict=True)
     ]
 
 
-def test_a_planted_difference_is_found():
-    assert words(0.025, 10).count("helps") >= 190
-    assert words(-0.025, 10).count("hurts") >= 190
+def test_a_simulated_difference_is_detected():
+    assert verdicts(0.025, 10).count("helps") >= 190
+    assert verdicts(-0.025, 10).count("hurts") >= 190
 
 
-def test_a_planted_zero_is_not():
-    found = words(0.0, 10, count=400)
-    assert found.count("cannot be told") >= 0.93 * 400
+def test_no_difference_is_inconclusive():
+    found = verdicts(0.0, 10, count=400)
+    assert found.count("inconclusive") >= 0.93 * 400
     assert abs(found.count("helps") - found.count("hurts")) < 20
 
 
-def test_few_seeds_give_no_word():
+def test_few_seeds_give_no_verdict():
     a = np.array([0.9, 0.91, 0.92, 0.93, 0.94])
-    assert stats.verdict(stats.paired(a, a - 0.1), higher_is_better=True) == ""
+    assert verdict(stats.paired(a, a - 0.1), higher_is_better=True) == ""
     more = np.append(a, 0.95)
     noisy = more - 0.1 - np.arange(6) * 1e-3
-    assert stats.verdict(stats.paired(more, noisy), higher_is_better=True) == "helps"
-    assert stats.verdict(stats.paired(more, noisy), higher_is_better=False) == "hurts"
-    assert stats.verdict(stats.paired(more, more), higher_is_better=True) == (
-        "cannot be told"
-    )
+    assert verdict(stats.paired(more, noisy), higher_is_better=True) == "helps"
+    assert verdict(stats.paired(more, noisy), higher_is_better=False) == "hurts"
+    assert verdict(stats.paired(more, more), higher_is_better=True) == ("inconclusive")
 
 
 def test_an_interval_without_zero_is_not_enough():
-    """One seed that goes the other way: t is sure, sign flips are not."""
+    """With one opposite seed the t interval excludes 0, but p is above 0.05."""
     values = np.array([1.0, 1.0, 1.0, 1.0, 1.0, -0.05])
     found = stats.paired(values, np.zeros(6))
     assert found.low > 0
     assert found.p == pytest.approx(4 / 64)
-    assert stats.verdict(found, higher_is_better=True) == "cannot be told"
+    assert verdict(found, higher_is_better=True) == "inconclusive"
 
 
 def test_values_equal_scipy_s():
@@ -74,14 +76,6 @@ def test_values_equal_scipy_s():
     expected = scipy_stats.ttest_rel(a, b).confidence_interval(0.95)
     assert (found.low, found.high) == pytest.approx(tuple(expected), rel=1e-12)
     assert found.sd == pytest.approx(scipy_stats.tstd(a - b))
-
-    d = rng.normal(0.1, 1.0, 300)
-    theirs = scipy_stats.bootstrap(
-        (d,), np.mean, method="percentile", n_resamples=10_000, rng=rng
-    ).confidence_interval
-    ours = stats.bootstrap_interval(d)
-    assert ours == pytest.approx(tuple(theirs), abs=0.02 * d.std())
-    assert stats.bootstrap_interval(d) == ours
 
 
 @pytest.mark.parametrize("seeds", [2, 5, 6, 9])
@@ -102,13 +96,13 @@ def test_many_seeds_are_flipped_at_random():
     assert stats.paired(d, np.zeros(30)).p == pytest.approx(t, rel=0.2)
 
 
-def test_one_seed_says_nothing():
+def test_one_seed_has_no_interval():
     found = stats.paired(np.array([0.9]), np.array([0.8]))
     assert np.isnan([found.sd, found.low, found.high]).all()
     assert found.p == found.smallest_p == 1.0
 
 
-def test_signs_are_those_of_numbers_not_of_rounding():
+def test_rounding_errors_have_no_sign():
     assert [signed(x) for x in (0.0, -5.6e-17, 0.25, -1.5)] == [
         "0",
         "0",

@@ -10,7 +10,7 @@ import pytest
 
 from rdrop_jax.decoding.batched_search import Shapes, make_search
 from rdrop_jax.decoding.beam_search import beam_search
-from rdrop_jax.decoding.options import Options
+from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.decoding.top_k import top_k
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.cache import Cache
@@ -18,7 +18,7 @@ from rdrop_jax.models.seq2seq import Seq2Seq, Size
 
 PAD, BOS, EOS = 0, 1, 2
 VOCAB, LENGTH = 5, 5  # four tokens and EOS
-ALL = Options(BOS, EOS, PAD, beam=64, n_best=8, early_stop=False)
+ALL = SearchOptions(BOS, EOS, PAD, beam=64, n_best=8, early_stop=False)
 
 
 def chain(seed, batch=3, scale=2.0, vocab=VOCAB):
@@ -131,7 +131,7 @@ def test_fewer_hypotheses_than_asked_for():
 @pytest.mark.parametrize("penalty", [1.0, 0.0])
 def test_narrow_beams_follow_fairseq(beam, penalty):
     """All that ended where fairseq breaks off in the middle of a step: the best."""
-    options = Options(BOS, EOS, PAD, beam, 1, penalty)
+    options = SearchOptions(BOS, EOS, PAD, beam, 1, penalty)
     table = chain(2, batch=64, scale=1.0)
     found = search(table, options)
     for row in range(len(table)):
@@ -140,7 +140,7 @@ def test_narrow_beams_follow_fairseq(beam, penalty):
 
 def test_early_stop_and_going_on_differ_as_they_should():
     table = chain(3, batch=64, scale=1.0)
-    early = Options(BOS, EOS, PAD, 2, 1)
+    early = SearchOptions(BOS, EOS, PAD, 2, 1)
     late = early._replace(early_stop=False)
     first, best = search(table, early), search(table, late)
     assert np.all(best.scores >= first.scores - 1e-6)
@@ -150,7 +150,7 @@ def test_early_stop_and_going_on_differ_as_they_should():
 @pytest.mark.parametrize("penalty", [2.0, 1.0, 0.0, -1.0])
 def test_the_bound_stops_no_winner(penalty):
     """Going on to the limit changes nothing of what the bound stopped."""
-    options = Options(BOS, EOS, PAD, 3, 2, penalty, early_stop=False)
+    options = SearchOptions(BOS, EOS, PAD, 3, 2, penalty, early_stop=False)
     table = chain(4, batch=256, scale=4.0)
     found = search(table, options)
     for row in range(len(table)):
@@ -159,7 +159,7 @@ def test_the_bound_stops_no_winner(penalty):
 
 def test_greedy_is_a_beam_of_one():
     table = chain(5, batch=16)
-    found = search(table, Options(BOS, EOS, PAD, beam=1))
+    found = search(table, SearchOptions(BOS, EOS, PAD, beam=1))
     for row in range(len(table)):
         last, tokens = BOS, []
         for step in range(LENGTH):
@@ -175,7 +175,7 @@ def test_greedy_is_a_beam_of_one():
 
 def test_ties_go_to_what_ended_then_to_the_lower_beam_and_id():
     table = np.zeros((1, LENGTH, VOCAB, VOCAB))
-    options = Options(BOS, EOS, PAD, beam=4, n_best=4, length_penalty=0.0)
+    options = SearchOptions(BOS, EOS, PAD, beam=4, n_best=4, length_penalty=0.0)
     found = search(table, options)
     # Probability 1/5 a token: the shortest first, among equals those of lower ids.
     wanted = [[EOS], [3, EOS], [4, EOS], [3, 3, EOS]]
@@ -213,7 +213,7 @@ def test_forbidden_ids_and_a_constraint():
 
 def test_neighbours_change_nothing():
     table = chain(7, batch=8)
-    options = Options(BOS, EOS, PAD, 3, 3)
+    options = SearchOptions(BOS, EOS, PAD, 3, 3)
     whole = search(table, options, high=[4, 1, 2, 3, 4, 0, 4, 4])
     for row, high in ((0, 4), (3, 3), (5, 0)):
         alone = search(table[row : row + 1], options, high=high)
@@ -235,9 +235,9 @@ def test_top_k_is_exact_and_keeps_the_order_of_ties():
 
 def test_impossible_options_are_named():
     with pytest.raises(ValueError, match="n_best must be between 1 and beam: found 6"):
-        search(chain(0), Options(BOS, EOS, PAD, n_best=6))
+        search(chain(0), SearchOptions(BOS, EOS, PAD, n_best=6))
     with pytest.raises(ValueError, match="penalty must be one of"):
-        search(chain(0), Options(BOS, EOS, PAD, penalty="log"))
+        search(chain(0), SearchOptions(BOS, EOS, PAD, penalty="log"))
 
 
 # Over a real model: nothing that saves time changes a result.
@@ -264,7 +264,7 @@ def step(params, ids, cache):
     return MODEL.apply({"params": params}, ids, cache, method="decode_step")
 
 
-OPTIONS = Options(BOS, EOS, PAD, beam=3, n_best=2)
+OPTIONS = SearchOptions(BOS, EOS, PAD, beam=3, n_best=2)
 RNG = np.random.default_rng(1)
 SOURCES = [RNG.integers(3, 30, n).tolist() for n in (2, 9, 1, 4, 7, 3, 5)]
 LIMITS = [5, 20, 11, 3, 17, 9, 14]
@@ -273,7 +273,7 @@ LIMITS = [5, 20, 11, 3, 17, 9, 14]
 @pytest.fixture(scope="module")
 def roomy(model):
     """One batch, one shape, room for all: nothing moves."""
-    plain = Shapes(rows=(8,), sources=(16,), rooms=(32,))
+    plain = Shapes(rows=(8,), sources=(16,), cache_lengths=(32,))
     return make_search(start, step, OPTIONS, plain)(model, SOURCES, LIMITS)
 
 
@@ -304,8 +304,8 @@ def test_scores_are_those_of_the_whole_model(model, roomy):
 @pytest.mark.parametrize(
     "shapes",
     [
-        Shapes(rows=(8,), sources=(16,), rooms=(4, 8, 32)),
-        Shapes(rows=(2, 4), sources=(16,), rooms=(32,)),
+        Shapes(rows=(8,), sources=(16,), cache_lengths=(4, 8, 32)),
+        Shapes(rows=(2, 4), sources=(16,), cache_lengths=(32,)),
     ],
     ids=["growing", "shrinking"],
 )
@@ -337,14 +337,14 @@ def test_cached_is_uncached(model, roomy):
         logits = bound.logits(hidden[:, at]).reshape(batch, beam, -1)
         return logits, cache._replace(beams=prefix, filled=at + 1)
 
-    shapes = Shapes(rows=(8,), sources=(16,), rooms=(32,))
+    shapes = Shapes(rows=(8,), sources=(16,), cache_lengths=(32,))
     found = make_search(begin, again, OPTIONS, shapes)(model, SOURCES, LIMITS)
     assert_same(found, roomy)
 
 
 def test_what_no_shape_holds_is_named(model):
     search_all = make_search(
-        start, step, OPTIONS, Shapes(rows=(1,), sources=(4,), rooms=(8,))
+        start, step, OPTIONS, Shapes(rows=(1,), sources=(4,), cache_lengths=(8,))
     )
     with pytest.raises(InputError, match="source: expected at most 4 tokens, found 5"):
         search_all(model, [[3] * 5], [3])

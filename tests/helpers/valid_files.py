@@ -15,7 +15,8 @@ from safetensors.numpy import save
 
 from helpers import tiny
 from rdrop_jax import config
-from rdrop_jax.compare import phases, results
+from rdrop_jax.compare import comparison as comparison_lib
+from rdrop_jax.compare import results
 from rdrop_jax.compare.plan import Setting, Trial
 from rdrop_jax.data import (
     catalogue,
@@ -142,12 +143,12 @@ def dataset_info(path):
 
 
 def comparison(path):
-    phases.stored(path)
+    comparison_lib.read_comparison(path)
 
 
 def comparison_run(path):
     run = results.read_run(TRIAL, path.parents[3])
-    _ = run.update_seconds
+    _ = run.step_seconds
 
 
 def encoded(content):

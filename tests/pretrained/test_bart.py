@@ -14,8 +14,8 @@ from helpers.trees import nested
 from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.data.tokenizers import Vocabulary
 from rdrop_jax.decoding.batched_search import Shapes, make_search
-from rdrop_jax.decoding.beam_search import Options
 from rdrop_jax.decoding.constraints import forbid_repeats
+from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq, Size
 from rdrop_jax.pretrained.initialize import flatten, merge
@@ -28,7 +28,7 @@ MODULE = Seq2Seq(40, Size(2, 2, 16, 2, 24), max_length=24, **BART)
 SEARCH = json.loads((STORED / "search.json").read_text())
 # Lengths of transformers count </s>, and what the decoder starts from.
 LIMITS = {"min": SEARCH["min_length"] - 1, "max": SEARCH["max_length"] - 2}
-OPTIONS = Options(
+OPTIONS = SearchOptions(
     bos=2,
     eos=2,
     pad=1,

@@ -42,5 +42,7 @@ def test_the_sdist_has_the_package_and_no_tests(tmp_path):
         for path in (ROOT / folder).rglob("*.py*")
         if path.suffix in (".py", ".pyi")
     }
+    templates = (ROOT / "rdrop_jax" / "compare" / "templates").iterdir()
+    sources |= {path.relative_to(ROOT) for path in templates if path.is_file()}
     assert sources <= set(names)
     assert {Path("LICENSE"), Path("NOTICE"), Path("README.md")} <= set(names)

@@ -12,7 +12,7 @@ from helpers import messages
 from helpers.tiny import config, train
 
 from rdrop_jax import evaluate
-from rdrop_jax.compare import phases
+from rdrop_jax.compare import comparison
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, disk
 from rdrop_jax.training import workdir as workdir_lib
@@ -134,7 +134,7 @@ def test_a_broken_checksum_file_is_a_damaged_checkpoint(workdir, kind):
 def test_a_broken_comparison_is_an_input_error(tmp_path, kind):
     break_file(tmp_path / "comparison.json", kind)
     with pytest.raises(InputError, match=r"comparison\.json: expected"):
-        phases.stored(tmp_path / "comparison.json")
+        comparison.read_comparison(tmp_path / "comparison.json")
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "device"])

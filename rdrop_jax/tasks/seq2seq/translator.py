@@ -13,7 +13,7 @@ from rdrop_jax.core.passes import Params
 from rdrop_jax.data import tables
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.decoding import batched_search
-from rdrop_jax.decoding.beam_search import Options
+from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.models.cache import Cache
@@ -68,7 +68,7 @@ class GenerationSettings(NamedTuple):
       cut_short: notes for an answer of maximum length; may be empty.
     """
 
-    options: Options
+    options: SearchOptions
     limits: Callable[[int], tuple[int, int]]
     longest: int
     score: Callable[[list[Answer], Pairs], dict[str, float]]
@@ -185,7 +185,10 @@ def make_search(
         # The last few sources of a large batch use a batch of a quarter of its size.
         rows=(rows // 4, rows) if rows >= 16 else (rows,),
         sources=(*(n for n in shapes.sources if n < sources), sources),
-        rooms=(*(n for n in shapes.rooms if n < settings.longest), settings.longest),
+        cache_lengths=(
+            *(n for n in shapes.cache_lengths if n < settings.longest),
+            settings.longest,
+        ),
     )
 
     def encode(module: Seq2Seq, src: jax.Array, where: jax.Array, length: int) -> Cache:

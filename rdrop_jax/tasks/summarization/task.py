@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from rdrop_jax.data import subwords, tokenizer_files, tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
-from rdrop_jax.decoding.beam_search import Options
+from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.fields import check_choices, check_least
@@ -220,7 +220,7 @@ def make_settings(config: ConfigDict, vocabularies: Vocabularies) -> GenerationS
         return found | {"at_max_length": float(sum(a.cut_short for a in answers))}
 
     return GenerationSettings(
-        options=Options(
+        options=SearchOptions(
             bos=special.start,
             eos=special.eos,
             pad=special.pad,

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import tokenizers
 from rdrop_jax.data.tokenizers import EOS, PAD, UNK, Vocabularies
-from rdrop_jax.decoding.beam_search import Options
+from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.fields import check_choices, check_least
@@ -107,7 +107,7 @@ def make_settings(config: ConfigDict) -> GenerationSettings:
         return scoring.scores(hypotheses, references, used)
 
     return GenerationSettings(
-        options=Options(
+        options=SearchOptions(
             bos=EOS,
             eos=EOS,
             pad=PAD,
