@@ -31,20 +31,22 @@ def read(
     index = read_json(path)
     if index.get("format") != FORMAT:
         raise InputError(
-            f"{path}: expected format {FORMAT}, found another; prepare it again"
+            f"{path}: expected format {FORMAT}, found {index.get('format')!r}. Prepare "
+            "the dataset again."
         )
     try:
         files = sizes(index)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path}: found a damaged index: {error!r}; prepare it again"
+            f"{path}: corrupt index: {error!r}. Prepare the dataset again."
         ) from error
     for name, expected in files.items():
         size = size_of(folder / name)
         if size != expected:
             raise InputError(
-                f"{folder / name}: expected {expected} bytes, as {path.name} says, "
-                f"found {'no such file' if size is None else size}; prepare it again"
+                f"{folder / name}: expected {expected} bytes (from {path.name}), found "
+                f"{'no such file' if size is None else size}. Prepare the dataset "
+                "again."
             )
     return index
 

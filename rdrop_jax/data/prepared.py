@@ -96,13 +96,13 @@ class Writer:
         self._partial = folder.with_name(folder.name + ".partial")
         self._sources = sources
         self._splits: dict[str, dict[str, dict[str, int]]] = {}
-        begun = self._partial / "sources.json"
+        record = self._partial / "sources.json"
         with contextlib.suppress(OSError, ValueError):
-            if json.loads(begun.read_bytes()) != sources:
+            if json.loads(record.read_bytes()) != sources:
                 shutil.rmtree(self._partial)
         with _explained(folder.parent):
             self._partial.mkdir(parents=True, exist_ok=True)
-            begun.write_text(json.dumps(sources))
+            record.write_text(json.dumps(sources))
         written = sum(p.stat().st_size for p in self._partial.iterdir())
         needed = sum(source["bytes"] for source in sources.values()) - written
         free = shutil.disk_usage(self._partial).free
@@ -186,8 +186,8 @@ def _explained(folder: Path) -> Iterator[None]:
 def _write_shard(path: Path, source: Iterator[bytes], count: int, wanted: str) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    aside = path.with_name(path.name + ".tmp")
-    writer = ArrayRecordWriter(str(aside), "group_size:1")
+    temporary = path.with_name(path.name + ".tmp")
+    writer = ArrayRecordWriter(str(temporary), "group_size:1")
     try:
         for done in range(count):
             found = next(source, None)
@@ -196,9 +196,9 @@ def _write_shard(path: Path, source: Iterator[bytes], count: int, wanted: str) -
             writer.write(found)
     finally:
         writer.close()
-    with aside.open("rb") as file:
+    with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    os.replace(aside, path)
+    os.replace(temporary, path)
     sync_folder(path.parent)
 
 

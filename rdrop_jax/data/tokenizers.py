@@ -82,7 +82,7 @@ class Vocabulary:
             )
         if pad is None or eos is None or unk is None:
             raise InputError(
-                f"{name}: expected {', '.join(SPECIAL)} beside {BOS}, found "
+                f"{name}: expected {', '.join(SPECIAL)} in addition to {BOS}, found "
                 f"{(pad, eos, unk)}"
             )
         self.special = Special(pad, eos, unk, eos, bos)
@@ -236,9 +236,10 @@ def load(workdir: Path) -> Vocabularies:
         content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != sha256:
             raise InputError(
-                f"{path}: expected the vocabulary that the run was begun with, sha256 "
-                f"{sha256}, found {'another' if content else 'no such file'}; "
-                "its checkpoints make no sense with any other: put it back"
+                f"{path}: expected the vocabulary that the run was started with, "
+                f"sha256 {sha256}, found "
+                f"{'another file' if content else 'no such file'}. Restore it: the "
+                "checkpoints depend on it."
             )
         found[path.stem] = Vocabulary(path.stem, content.decode())
     missing = {"source", "target"} - found.keys()
@@ -253,14 +254,16 @@ def _checksums(path: Path) -> dict[str, str]:
         index = read_json(path)
     except InputError as error:
         raise InputError(
-            f"{path}: expected the vocabulary of a run, found none: {error}"
+            f"{path}: cannot read the index of the run's vocabulary: {error}"
         ) from error
     if index.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT}, found another")
+        raise InputError(
+            f"{path}: expected format {FORMAT}, found {index.get('format')!r}"
+        )
     try:
         return {name: file["sha256"] for name, file in index["files"].items()}
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: found a damaged index: {error!r}") from error
+        raise InputError(f"{path}: corrupt index: {error!r}") from error
 
 
 def ensure(workdir: Path, make: Callable[[], Vocabularies], *, begun: bool) -> int:

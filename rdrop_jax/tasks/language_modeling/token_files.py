@@ -195,8 +195,8 @@ def load(folder: Path, texts: Path | None = None) -> Corpus:
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != index["sha256"]["vocabulary"]:
         raise InputError(
-            f"{path}: expected the vocabulary that {folder / 'index.json'} tells of, "
-            f"found {'another' if content else 'no such file'}: put it back"
+            f"{path}: expected the vocabulary of {folder / 'index.json'}, found "
+            f"{'another file' if content else 'no such file'}. Restore it."
         )
     splits = {}
     for name, entry in index["splits"].items():
@@ -206,7 +206,7 @@ def load(folder: Path, texts: Path | None = None) -> Corpus:
         if file.stat().st_size != 4 * entry["tokens"]:
             raise InputError(
                 f"{file}: expected {4 * entry['tokens']} bytes, found "
-                f"{file.stat().st_size}; make it again"
+                f"{file.stat().st_size}. Prepare the text again."
             )
         ids = np.memmap(file, "<i4", "r")
         splits[name] = Split(
@@ -246,11 +246,11 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / "index.json"
     index = read_json(path)
     if index.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT}; prepare it again")
+        raise InputError(f"{path}: expected format {FORMAT}. Prepare the text again.")
     if not _is_whole(index):
         raise InputError(
-            f"{path}: expected sha256 and splits with sizes, found another index. "
-            "Prepare the text again"
+            f"{path}: expected checksums and splits with sizes, found an invalid "
+            "index. Prepare the text again"
         )
     return index
 

@@ -58,7 +58,7 @@ def rouge_each(
     """
     if len(summaries) != len(references) or not references:
         raise InputError(
-            "references: expected some for each summary, found "
+            "references: expected at least one for each summary, found "
             f"{len(references)} for {len(summaries)}"
         )
     if tokenizer == "auto":
@@ -67,7 +67,7 @@ def rouge_each(
             raise InputError(
                 "tokenizer: expected one that reads the references, got english, which "
                 f"damages {share:.0%} of their words. Use tokenizer='unicode', or "
-                "'english' to score them all the same"
+                "'english' to score them anyway"
             )
     from rouge_score.rouge_scorer import RougeScorer  # slow: imports nltk
 
@@ -119,7 +119,7 @@ def misfit(references: Sequence[Sequence[str]], tokenizer: str) -> str:
         "eval.rouge_tokenizer: expected a tokenizer that reads the references, got "
         "english, which drops all characters but a-z and 0-9 and so damages "
         f"{max(share, 0.011):.0%} of their words. Set eval.rouge_tokenizer=unicode, or "
-        "english to score them all the same"
+        "english to score them anyway"
     )
 
 
