@@ -224,7 +224,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
 
 def find_file(path: str) -> Path:
     """Return the path of a config file, also of one that the package ships."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parents[1]
     shipped = [here / "configs", here.parent / "configs"]
     tried = [Path(path)]
     if Path(path).parent in (Path(), Path("configs")):

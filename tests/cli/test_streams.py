@@ -12,7 +12,9 @@ from helpers.programs import ROOT
 from rdrop_jax.cli import process
 from rdrop_jax.errors import InputError
 
-PROGRAM = "from rdrop_jax import flags\ndef main(argv):\n    {body}\nflags.run(main)"
+PROGRAM = (
+    "from rdrop_jax.cli import flags\ndef main(argv):\n    {body}\nflags.run(main)"
+)
 
 
 def run(body, redirect="", prefix="exec"):

@@ -13,9 +13,10 @@ from helpers import programs
 from helpers.pictures import noise, write_folder
 from helpers.tiny import TINY, VIT, train
 
-from rdrop_jax import compare, evaluate
+from rdrop_jax import evaluate
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.compare import diagnostics, page, plan, results, runs, tables, worker
+from rdrop_jax.compare import program as compare
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.training import lock
 

@@ -124,7 +124,7 @@ def test_readers_are_not_refused(finished):
 def test_what_storage_threads_print_is_left_out():
     """They complain of a closed loop after a save that failed; the rest is shown."""
     program = (
-        "import sys; from rdrop_jax import flags\n"
+        "import sys; from rdrop_jax.cli import flags\n"
         "class Dies:\n"
         "    def __init__(self, text): self.text = text\n"
         "    def __del__(self): raise RuntimeError(self.text)\n"

@@ -291,7 +291,7 @@ def test_presets_have_their_shapes(name):
     resolved = resolve(c, 1000.5)
     module = summarization.make_model(c, c.data.vocab_size)
     params = jax.eval_shape(
-        lambda key: summarization.seq2seq.init_params(module, key), jax.random.key(0)
+        lambda key: summarization.task.init_params(module, key), jax.random.key(0)
     )
     jax.eval_shape(make_tx(resolved).init, params)
     count = sum(x.size for x in jax.tree.leaves(params))
