@@ -110,11 +110,11 @@ def files() -> ConfigDict:
         --config.data.source=en --config.data.target=de
 
     FOLDER contains train.en, train.de, validation.en, ..., each plain or .gz. Set
-    --config.data.files.train=... for other names, tables and JSON lines. With alpha 1 and
-    dropout 0.2 on 5,000 pairs of Multi30k, R-Drop gained 0.8 BLEU over plain training
-    (20.9 to 21.7; five seeds, no verdict) at 1.9 times the time per step. The paper's
-    alpha 5 and dropout 0.3 are for 300,000 steps of a model with 6 + 6 layers. Other
-    values were not tested: docs/results.md.
+    --config.data.files.train=... for other names, tables and JSON lines. With alpha 1
+    and dropout 0.2 on 5,000 pairs of Multi30k, R-Drop gained 0.8 BLEU over plain
+    training (20.9 to 21.7; five seeds, no verdict), at 1.9 times the time per step. The
+    paper's alpha 5 and dropout 0.3 are for 300,000 steps of a model with 6 + 6 layers.
+    Other values were not tested: docs/results.md.
     """
     c = nmt()
     c.total_steps = "40 epochs"

@@ -98,7 +98,7 @@ def sentences(text: str) -> str:
 
 
 def misfit(references: Sequence[Sequence[str]], tokenizer: str) -> str:
-    """Return the problem of a tokenizer with the references; empty if there is none.
+    """Return a tokenizer's problem with the references, or an empty text.
 
     Args:
       references: one or more per document.
