@@ -83,9 +83,9 @@ def train_bytes(texts: Sequence[str], vocab_size: int) -> Tokenizer:
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Write tokenizer.json atomically."""
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    os.replace(temporary, path)
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+    os.replace(aside, path)
 
 
 def check_fits(

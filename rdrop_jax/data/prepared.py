@@ -186,8 +186,8 @@ def _explained(folder: Path) -> Iterator[None]:
 def _write_shard(path: Path, source: Iterator[bytes], count: int, wanted: str) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    temporary = path.with_name(path.name + ".tmp")
-    writer = ArrayRecordWriter(str(temporary), "group_size:1")
+    aside = path.with_name(path.name + ".tmp")
+    writer = ArrayRecordWriter(str(aside), "group_size:1")
     try:
         for done in range(count):
             found = next(source, None)
@@ -196,9 +196,9 @@ def _write_shard(path: Path, source: Iterator[bytes], count: int, wanted: str) -
             writer.write(found)
     finally:
         writer.close()
-    with temporary.open("rb") as file:
+    with aside.open("rb") as file:
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    os.replace(aside, path)
     sync_folder(path.parent)
 
 

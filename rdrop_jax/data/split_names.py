@@ -58,8 +58,8 @@ def unclear(names: Iterable[str], known: Iterable[str] = ()) -> list[str]:
     """Return the names that may be splits but are ambiguous for `split_of`.
 
     Names that differ only in the word of a split, such as xtrain and xtest, are
-    ambiguous. Names with such a word (`splits_in`) are ambiguous if they are at least
-    half of all names, and name two different splits or one that is not in ``known``.
+    ambiguous. So are names with such a word (`splits_in`) if they are at least half of
+    all names and name two different splits, or one that is not in ``known``.
 
     Args:
       names: names of folders or files, without suffixes, for which `split_of` is None.

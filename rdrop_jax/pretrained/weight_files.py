@@ -146,9 +146,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_npz(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
     """Write model.npz atomically."""
-    temporary = folder / "model.tmp.npz"
-    np.savez(temporary, allow_pickle=False, **arrays)
-    os.replace(temporary, folder / "model.npz")
+    aside = folder / "model.tmp.npz"
+    np.savez(aside, allow_pickle=False, **arrays)
+    os.replace(aside, folder / "model.npz")
 
 
 @contextmanager

@@ -206,9 +206,9 @@ def _to_npz(ours: str, x: np.ndarray, module: ViT, images: Images) -> np.ndarray
 
 def _from_hf(stored: weight_files.Stored, norm_eps: float, path: Path) -> Weights:
     theirs = {name.removeprefix("vit."): x for name, x in stored.arrays.items()}
-    unused = [k for k in theirs if k.startswith(("pooler.", "embeddings.mask_token"))]
-    notes = [f"{name}: not loaded; this model has no such layer" for name in unused]
-    theirs = {name: x for name, x in theirs.items() if name not in unused}
+    beside = [k for k in theirs if k.startswith(("pooler.", "embeddings.mask_token"))]
+    notes = [f"{name}: not loaded; this model has no such layer" for name in beside]
+    theirs = {name: x for name, x in theirs.items() if name not in beside}
     names = hf_names(layers(r"encoder\.layer\.(\d+)\.", theirs))
     arrays = {}
     for name, x in theirs.items():

@@ -29,7 +29,7 @@ _HEADS = {
 }
 _OLD = {".gamma": ".weight", ".beta": ".bias"}
 # Pretraining heads, often tied to the token embeddings, and buffers without weights.
-_UNUSED = (
+_BESIDE = (
     "cls.",
     "lm_head.",
     "embeddings.position_ids",
@@ -53,24 +53,24 @@ def to_ours(
 
     Example:
       >>> import numpy as np
-      >>> found, unused = to_ours({"classifier.bias": np.zeros(2)}, "bert")
-      >>> list(found), unused
+      >>> found, beside = to_ours({"classifier.bias": np.zeros(2)}, "bert")
+      >>> list(found), beside
       (['head/bias'], [])
     """
     plain = {_plain(name, kind): name for name in arrays}
     names = _names(kind, _layers(plain), per_token)
-    unused = [
+    beside = [
         theirs
         for name, theirs in plain.items()
-        if name not in names and name.startswith((*_UNUSED, "pooler."))
+        if name not in names and name.startswith((*_BESIDE, "pooler."))
     ]
     found = {}
     for name, theirs in plain.items():
-        if theirs not in unused:
+        if theirs not in beside:
             ours = names.get(name, theirs)
             x = arrays[theirs]
             found[ours] = x.T if ours.endswith("/kernel") else x
-    return found, unused
+    return found, beside
 
 
 def to_theirs(

@@ -77,8 +77,8 @@ def read(path: Path, module: Classifier) -> Weights:
     """
     encoder = module.encoder
     stored = weight_files.read(path)
-    arrays, unused = to_ours(stored.arrays, encoder.kind, per_token=module.per_token)
-    notes = [f"not loaded, because unused: {name}" for name in sorted(unused)]
+    arrays, beside = to_ours(stored.arrays, encoder.kind, per_token=module.per_token)
+    notes = [f"not loaded, because unused: {name}" for name in sorted(beside)]
     known = {
         "model_type": "model_type",
         "hidden_act": "hidden_act",
