@@ -121,7 +121,7 @@ def cut(
         if not 0 < count < rows - start:
             raise InputError(
                 f"data.{name}: expected a part of the {rows} training rows, found "
-                f"{size:g}, which is {count} of the remaining {rows - start} rows"
+                f"{size:g}, which is {count} rows of the {rows - start} that are left"
             )
         found[name] = np.sort(order[start : start + count])
         start += count

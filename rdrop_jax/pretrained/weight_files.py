@@ -224,7 +224,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InputError(f"init_from: {path}: not a JSON file") from error
+        raise InputError(f"init_from: {path}: expected JSON, found none") from error
     if not isinstance(content, dict):
         raise InputError(f"init_from: {path}: expected a JSON object")
     return content
