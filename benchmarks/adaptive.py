@@ -1,4 +1,4 @@
-"""Loss and gradients of an adaptive softmax: R-Drop, plain, and autodiff's.
+"""Loss and gradients of an adaptive softmax: R-Drop, plain training, and autodiff.
 
 python -m benchmarks.adaptive [--positions 1024 --words 2000,4000,4000 --width 128]
 """
@@ -11,20 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.turns import in_turns, ratio, table
+from benchmarks.turns import interleaved, ratio, table
 from rdrop_jax import adaptive_rdrop_loss, rdrop_loss
 from rdrop_jax.cli import process
 from rdrop_jax.models.outputs import AdaptiveOutput, log_probs
 
-FACTOR = 4  # how much narrower each tail is
+FACTOR = 4  # ratio of the widths of successive tails
 
 
 def ours(alpha: float, hidden: list, kernels: list, labels: jax.Array) -> jax.Array:
     return adaptive_rdrop_loss(hidden, kernels, labels, alpha=alpha)[0]
 
 
-def of_all_words(hidden: list, kernels: list, labels: jax.Array) -> jax.Array:
-    """`rdrop_loss` of the log probabilities of all words at once."""
+def from_log_probs(hidden: list, kernels: list, labels: jax.Array) -> jax.Array:
+    """Compute `rdrop_loss` from the log-probabilities of all tokens at once."""
     log_p = log_probs(AdaptiveOutput(hidden, kernels))
     return rdrop_loss(log_p, labels, alpha=1.0)[0]
 
@@ -36,7 +36,7 @@ def make_call(
     words: Sequence[int],
     width: int,
 ) -> Callable[[], object]:
-    """A call that makes the loss and its gradients in hidden states and kernels."""
+    """Make a call of the loss and its gradients in hidden states and kernels."""
     rng = np.random.default_rng(0)
     widths = [max(width // FACTOR**i, 1) for i in range(len(words))]
     rows = [words[0] + len(words) - 1, *words[1:]]
@@ -52,7 +52,7 @@ def make_call(
 
 
 def main() -> None:
-    """Prints times and ratios."""
+    """Print times and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--positions", type=int, default=1024)
     parser.add_argument("--words", default="2000,4000,4000", help="of head and tails")
@@ -66,10 +66,10 @@ def main() -> None:
     arms = {
         "R-Drop": call(functools.partial(ours, 1.0), 2),
         "plain, one pass": call(functools.partial(ours, 0.0), 1),
-        "R-Drop of all words' log probabilities": call(of_all_words, 2),
+        "R-Drop of all log-probabilities": call(from_log_probs, 2),
     }
     print(f"{args.positions} positions, {args.words} words, width {args.width}")
-    seconds = in_turns(arms, args.rounds)
+    seconds = interleaved(arms, args.rounds)
     print(table(seconds, "R-Drop"))
     print(f"R-Drop over plain: {ratio(seconds['R-Drop'], seconds['plain, one pass'])}")
 

@@ -1,4 +1,4 @@
-"""Parameters of `rdrop_jax.models.seq2seq.Seq2Seq` as a CTranslate2 model on disk."""
+"""Export of `rdrop_jax.models.seq2seq.Seq2Seq` to a CTranslate2 model on disk."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from rdrop_jax.models.seq2seq import Seq2Seq
 
 
 def tokens_of(size: int, options: SearchOptions) -> list[str]:
-    """Names of all ids."""
+    """Return the token names of all ids."""
     names = [str(i) for i in range(size)]
     names[options.pad], names[options.bos] = "<pad>", "<s>"
     names[options.eos], names[options.forbid[0]] = "</s>", "<unk>"
@@ -25,7 +25,7 @@ def tokens_of(size: int, options: SearchOptions) -> list[str]:
 def save(
     model: Seq2Seq, params: Mapping[str, Any], options: SearchOptions, folder: Path
 ) -> None:
-    """Writes a post-norm model of ReLU, as it is searched with ``options``."""
+    """Write a post-norm ReLU model with the special tokens of ``options``."""
     size = model.size
     spec = transformer_spec.TransformerSpec.from_config(
         (size.encoder_layers, size.decoder_layers),
@@ -67,7 +67,7 @@ def save(
 
 
 def load(folder: Path, threads: int) -> ctranslate2.Translator:
-    """The model in float32 on all threads."""
+    """Load the model in float32 on all threads."""
     return ctranslate2.Translator(
         str(folder),
         device="cpu",

@@ -3,10 +3,9 @@
 python -m benchmarks.decode [--layers 6 --width 512 --sources 1000]
 python -m benchmarks.decode --workdir runs/mine --input sentences.txt
 
-Without the workdir of a trained translator weights are random, made so that hypotheses
-end by themselves at lengths that vary: the positions of the target lean towards the
-output's EOS. Sources then have the lengths of short sentences. All arms share weights,
-beam, batches and the sorting by length.
+Without the workdir of a trained translator, weights are random. Target positions then
+increase the logit of EOS, so that hypotheses end at different lengths, and sources have
+the lengths of short sentences. All arms share weights, beam, batches and sorting.
 """
 
 import argparse
@@ -22,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.turns import in_turns, ratio, table
+from benchmarks.turns import interleaved, ratio, table
 from rdrop_jax.cli import process
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.data import tokenizers
@@ -38,7 +37,7 @@ LIMIT = 63
 
 
 def random_model(size: Size, vocab: int, length: int) -> tuple[Seq2Seq, Any]:
-    """A model whose hypotheses end some steps after ``length``."""
+    """Make a random model whose hypotheses end some steps after ``length``."""
     model = Seq2Seq(
         vocab,
         size,
@@ -60,7 +59,7 @@ def random_model(size: Size, vocab: int, length: int) -> tuple[Seq2Seq, Any]:
     params["output"] *= 2
     params["logits_bias"][[PAD, BOS, UNKNOWN]] = -30
 
-    # EOS looks along what tells late from early positions in hidden states.
+    # The EOS kernel points along the difference of late and early positions.
     inputs = jnp.asarray(rng.integers(4, vocab, (16, 2 * length)))
     hidden = jax.jit(
         lambda: model.apply(
@@ -83,14 +82,14 @@ def random_model(size: Size, vocab: int, length: int) -> tuple[Seq2Seq, Any]:
 
 
 def random_sources(count: int, vocab: int) -> list[list[int]]:
-    """Lengths as of image captions: 14 tokens or so, EOS included."""
+    """Draw sources as long as image captions, about 14 tokens including EOS."""
     rng = np.random.default_rng(0)
     lengths = np.clip(np.rint(rng.lognormal(2.5, 0.35, count)), 4, 46).astype(int)
     return [[*rng.integers(4, vocab, n).tolist(), EOS] for n in lengths]
 
 
 def trained(workdir: Path, path: Path) -> tuple[Seq2Seq, Any, list[list[int]]]:
-    """Model and parameters of a run whose languages share a table, and sources."""
+    """Load model and parameters of a run with one shared table, and sources."""
     run = open_run(workdir)
     vocabularies = tokenizers.load(workdir)
     sizes = (len(vocabularies.source), len(vocabularies.target))
@@ -102,7 +101,7 @@ def trained(workdir: Path, path: Path) -> tuple[Seq2Seq, Any, list[list[int]]]:
 
 
 def cached(model: Seq2Seq) -> tuple[Callable, Callable]:
-    """Start and step of a search with a cache."""
+    """Return start and step of a search with a cache."""
 
     def start(params: Any, src: Any, where: Any, length: int) -> Cache:
         bound = model.bind({"params": params})
@@ -115,7 +114,7 @@ def cached(model: Seq2Seq) -> tuple[Callable, Callable]:
 
 
 def uncached(model: Seq2Seq) -> tuple[Callable, Callable]:
-    """The same with the decoder run on the whole prefix at every step."""
+    """Return them for a decoder that reads the full prefix in every step."""
 
     def start(params: Any, src: Any, where: Any, length: int) -> Cache:
         memory = model.apply({"params": params}, src, where, method="encode")
@@ -139,14 +138,14 @@ def uncached(model: Seq2Seq) -> tuple[Callable, Callable]:
     return start, step
 
 
-def by_ctranslate2(
+def ctranslate2_search(
     model: Seq2Seq,
     params: Any,
     sources: list[list[int]],
     options: SearchOptions,
     batch: int,
 ) -> Callable[[], list[BestHypotheses]] | None:
-    """CTranslate2 in float32 on the same weights; None where it is missing."""
+    """Make the search of CTranslate2, float32, same weights; None if not installed."""
     if importlib.util.find_spec("ctranslate2") is None:
         print("CTranslate2 is not installed (pip install 'rdrop-jax[bench]'): left out")
         return None
@@ -184,7 +183,7 @@ def by_ctranslate2(
 
 
 def with_cpu(arms: dict[str, Callable], cpu: dict[str, list[float]]) -> dict:
-    """The same arms, which also note seconds of all cores."""
+    """Return arms that also record the CPU seconds of all cores."""
 
     def noted(name: str, arm: Callable) -> Callable[[], None]:
         def call() -> None:
@@ -198,19 +197,21 @@ def with_cpu(arms: dict[str, Callable], cpu: dict[str, list[float]]) -> dict:
 
 
 def agreement(found: list[BestHypotheses], wanted: list[BestHypotheses]) -> str:
-    """How many hypotheses are the same, and how far their scores are apart."""
+    """Describe the share of equal hypotheses and the largest score difference."""
     same = [a.tokens[0] == b.tokens[0] for a, b in zip(found, wanted, strict=True)]
     apart = max(
         abs(a.scores[0] - b.scores[0]) for a, b in zip(found, wanted, strict=True)
     )
-    return f"{np.mean(same):.1%} the same, scores at most {apart:.1e} apart"
+    return f"{np.mean(same):.1%} equal, scores differ by at most {apart:.1e}"
 
 
 def main() -> None:
-    """Prints agreement, times and ratios."""
+    """Print agreement, times and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, help="of a trained translator")
-    parser.add_argument("--input", type=Path, help="its sentences, one per line")
+    parser.add_argument("--workdir", type=Path, help="workdir of a trained translator")
+    parser.add_argument(
+        "--input", type=Path, help="file with one source sentence per line"
+    )
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--mlp_width", type=int, default=1024)
@@ -219,7 +220,12 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--beam", type=int, default=5)
-    parser.add_argument("--uncached", type=int, default=32, help="sources without one")
+    parser.add_argument(
+        "--uncached",
+        type=int,
+        default=32,
+        help="number of sources to search without a cache",
+    )
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     if (args.workdir is None) != (args.input is None):
@@ -248,7 +254,7 @@ def main() -> None:
         f"with a cache, {len(few)}": lambda: ours(few),
         f"without, {len(few)}": lambda: without(device, few, [LIMIT] * len(few)),
     }
-    other = by_ctranslate2(model, params, sources, options, args.batch)
+    other = ctranslate2_search(model, params, sources, options, args.batch)
     arms |= {"CTranslate2": other} if other else {}
     print(f"beam {args.beam}, {model.size}, {len(sources)} sources", flush=True)
     found = arms["with a cache"]()
@@ -259,10 +265,10 @@ def main() -> None:
     if other:
         print(f"CTranslate2: {agreement(other(), found)}", flush=True)
     cpu: dict[str, list[float]] = {}
-    seconds = in_turns(with_cpu(arms, cpu), args.rounds)
+    seconds = interleaved(with_cpu(arms, cpu), args.rounds)
     print(table(seconds, "with a cache"))
     print(f"uncached over cached: {ratio(*(seconds[n] for n in reversed(few_arms)))}")
-    print("cpu seconds, least: " + str({n: round(min(x), 2) for n, x in cpu.items()}))
+    print("CPU seconds, minimum: " + str({n: round(min(x), 2) for n, x in cpu.items()}))
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from benchmarks.turns import by_torch, in_turns, table
+from benchmarks.turns import import_torch, interleaved, table
 from rdrop_jax import dropout
 from rdrop_jax.cli import process
 
-REPEATS = 10  # a millisecond alone measures how threads wake up
+REPEATS = 10  # shorter calls mostly measure the wake-up of threads
 
 
 def main() -> None:
-    """Prints a table for each shape."""
+    """Print a table for each shape."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
@@ -32,13 +32,13 @@ def main() -> None:
             name: functools.partial(_ready, jax.jit(arm), x)
             for name, arm in arms.items()
         }
-        if torch := by_torch():
+        if torch := import_torch():
             y = torch.ones(shape)
             calls["PyTorch"] = functools.partial(
                 _repeat, torch.nn.functional.dropout, y, 0.1
             )
         print(f"\nforward, {shape} float32, rate 0.1, {REPEATS} calls")
-        print(table(in_turns(calls, args.rounds), "ours"))
+        print(table(interleaved(calls, args.rounds), "ours"))
 
 
 def _ready(call, x):

@@ -1,8 +1,8 @@
-"""A fine-tuning step of BERT: R-Drop here, and published with transformers and PyTorch.
+"""A fine-tuning step of BERT: ours, and the published code on transformers and PyTorch.
 
 python -m benchmarks.finetune [--size MiniLM-L6 --batch 16 --length 64]
 
-Also the share of padding in batches of scipy's docstrings, by how they are made.
+Also prints the share of padding in batches of scipy's docstrings, by batching method.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.turns import by_torch, in_turns, ratio, table, updates
+from benchmarks.turns import import_torch, interleaved, ratio, repeated, table
 from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
 from rdrop_jax.cli import process
 from rdrop_jax.data import docstrings, subwords
@@ -27,7 +27,7 @@ PUBLISHED_LENGTH = 128  # to which the published code pads every batch
 
 
 def make_batch(rows: int, time: int) -> dict[str, np.ndarray]:
-    """Pairs that fill three quarters to all of a shape."""
+    """Make pairs that fill 75 % to 100 % of a shape."""
     rng = np.random.default_rng(0)
     length = rng.integers(3 * time // 4, time + 1, rows)
     there = np.arange(time) < length[:, None]
@@ -42,7 +42,7 @@ def make_batch(rows: int, time: int) -> dict[str, np.ndarray]:
 def make_step(
     size: str, batch: dict[str, np.ndarray], alpha: float
 ) -> Callable[[], None]:
-    """One update of ours: clip, AdamW without decay of biases and norms."""
+    """Make our step: clipping, AdamW without decay of biases and norms."""
     model = Classifier(Encoder("bert", SIZES[size], vocab_size=VOCAB), CLASSES)
     forward = linen_forward(
         model, encoder_inputs, train={"train": True}, evaluate={"train": False}
@@ -68,14 +68,14 @@ def make_step(
         params = model.init(key, *inputs, train=False)["params"]
         return init_state(params, tx, key)
 
-    return updates(step, start(), data)
+    return repeated(step, start(), data)
 
 
 def torch_steps(
     size: str, batch: dict[str, np.ndarray]
 ) -> dict[str, Callable[[], float]]:
-    """The published formulation, if PyTorch and transformers are there."""
-    if not by_torch():
+    """Make steps of the published code, if PyTorch and transformers are installed."""
+    if not import_torch():
         return {}
     if importlib.util.find_spec("transformers") is None:
         print("transformers is not installed: left out")
@@ -103,7 +103,7 @@ def torch_steps(
 
 
 def paddings(batch_size: int, max_length: int) -> dict[str, float]:
-    """Shares of padding in batches of docstrings."""
+    """Compute the shares of padding in batches of docstrings."""
     rows = docstrings.summaries("scipy", shortest=20, rarest=50)
     texts = [row.text for row in rows]
     tokenizer = subwords.train_wordpiece(texts, 4000)
@@ -115,15 +115,15 @@ def paddings(batch_size: int, max_length: int) -> dict[str, float]:
         lengths, lambda rows, time: {}, batch_size=batch_size, shapes=shapes, seed=0
     )
     return {
-        "all to the longest allowed, as published": 1 - whole.mean() / max_length,
-        "random batches, each to its longest": 1
+        "all padded to the maximum length, as published": 1 - whole.mean() / max_length,
+        "random batches, each padded to its longest row": 1
         - whole.sum() / (whole.max(axis=1).sum() * batch_size),
         f"buckets, at most {len(shapes)} shapes": data.padding(len(whole)),
     }
 
 
 def main() -> None:
-    """Prints times, ratios and shares of padding."""
+    """Print times, ratios and shares of padding."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=list(SIZES), default="MiniLM-L6")
     parser.add_argument("--batch", type=int, default=16)
@@ -141,7 +141,7 @@ def main() -> None:
         "tokens",
         flush=True,
     )
-    seconds = in_turns(arms, args.rounds)
+    seconds = interleaved(arms, args.rounds)
     print(table(seconds, "R-Drop"))
     print(f"R-Drop over plain: {ratio(seconds['R-Drop'], seconds['plain'])}")
     print("padding, docstrings of scipy up to 128 tokens, batches of 32:")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.loss import SMOOTHING, plain, ready
-from benchmarks.turns import by_torch, in_turns, table
+from benchmarks.turns import import_torch, interleaved, table
 from rdrop_jax import large_vocab_rdrop_loss, rdrop_loss
 from rdrop_jax.cli import process
 
@@ -23,7 +23,7 @@ def ours(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def of_logits(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
-    """`rdrop_loss`, in closed form, of all logits at once."""
+    """Compute `rdrop_loss`, in closed form, from all logits at once."""
     return rdrop_loss(hidden @ kernel, labels, alpha=1.0, label_smoothing=SMOOTHING)[0]
 
 
@@ -34,7 +34,7 @@ def formula(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Arra
 def products(
     hidden: jax.Array, kernel: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """The three matrix products that nothing can avoid, in chunks of their own."""
+    """Compute only the three required matrix products, in chunks."""
     rows = min(512, hidden.shape[0] * hidden.shape[1])
     chunks = hidden.reshape(-1, rows, hidden.shape[-1])
 
@@ -46,7 +46,7 @@ def products(
 
 
 def main() -> None:
-    """Prints times, ratios, and scratch memory."""
+    """Print times, ratios and scratch memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--positions", type=int, default=2048)
     parser.add_argument("--vocab", type=int, default=32_000)
@@ -69,7 +69,7 @@ def main() -> None:
         compiled = jax.jit(arm).lower(*arrays).compile()
         scratch[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
         calls[name] = functools.partial(ready, compiled, *arrays)
-    if by_torch():
+    if import_torch():
         from benchmarks.torch_loss import make_linear_loss
 
         calls["PyTorch, official"] = make_linear_loss(hidden, kernel, labels, SMOOTHING)
@@ -77,7 +77,7 @@ def main() -> None:
         f"loss and gradients, 2 x {args.positions} positions, {args.vocab} words, "
         f"width {args.width}"
     )
-    print(table(in_turns(calls, args.rounds), "ours"))
+    print(table(interleaved(calls, args.rounds), "ours"))
     for name, mib in scratch.items():
         print(f"scratch {name}: {mib:.0f} MiB, {mib / scratch['ours']:.1f} times ours")
 

@@ -1,9 +1,9 @@
 """python -m benchmarks.loader [--images 200] [--workers 1 2]
 
-Images per second of the data pipeline beside Pillow's bare decoding of the same files;
-per core by the CPU time that it took, which a busy machine does not change, and by the
-clock with threads. On JPEGs of 500 x 375 pixels that it makes itself: smooth colours
-with some noise, 66 kB each at quality 90.
+Images per second of the data pipeline, compared with Pillow's decoding of the same
+files. The rate per core uses CPU time, which does not depend on the load of the
+machine; the rate with threads uses wall time. The images are generated JPEGs of
+500 x 375 pixels: smooth colours with some noise, 66 kB each at quality 90.
 """
 
 import argparse
@@ -36,7 +36,7 @@ BATCH = 32
 
 
 def photo(seed: int) -> bytes:
-    """A JPEG of 500 x 375 pixels."""
+    """Make a JPEG of 500 x 375 pixels."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
     smooth = np.asarray(small.resize((500, 375), Image.Resampling.BICUBIC), np.int64)
@@ -47,7 +47,7 @@ def photo(seed: int) -> bytes:
 
 
 def rate(make: Callable[[], int], clock: Callable[[], float]) -> float:
-    """Images per second, the best of three."""
+    """Measure images per second, the best of three."""
     rates = []
     for _ in range(3):
         start = clock()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.turns import by_torch, in_turns, table
+from benchmarks.turns import import_torch, interleaved, table
 from rdrop_jax import rdrop_loss
 from rdrop_jax.cli import process
 
@@ -22,7 +22,7 @@ def ours(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def plain(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The official formula in jnp: log-softmax, softmax, two one-way KLs."""
+    """Compute the official formula in jnp: log-softmax, softmax, two one-way KLs."""
     log_p, p = jax.nn.log_softmax(logits), jax.nn.softmax(logits)
     kl = jnp.sum(p[0] * (log_p[0] - log_p[1]), -1)
     kl += jnp.sum(p[1] * (log_p[1] - log_p[0]), -1)
@@ -30,7 +30,7 @@ def plain(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def lean(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The least that autodiff can be given: one softmax, both KLs in one sum."""
+    """Compute the cheapest formula for autodiff: one softmax, both KLs in one sum."""
     log_p = jax.nn.log_softmax(logits)
     p = jnp.exp(log_p)
     s = jnp.sum((p[0] - p[1]) * (log_p[0] - log_p[1]), -1) / 2
@@ -43,7 +43,7 @@ def _cross_entropy(log_p: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def main() -> None:
-    """Prints times, ratios, scratch memory and the largest difference."""
+    """Print times, ratios, scratch memory and the largest difference."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--positions", type=int, default=4096)
     parser.add_argument("--classes", type=int, default=10_000)
@@ -59,13 +59,13 @@ def main() -> None:
         scratch[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
         results[name] = compiled(z, y)
         calls[name] = functools.partial(ready, compiled, z, y)
-    if by_torch():
+    if import_torch():
         from benchmarks.torch_loss import make_loss
 
         calls["PyTorch, official"] = make_loss(logits, labels, SMOOTHING, False)
         calls["PyTorch, torch.compile"] = make_loss(logits, labels, SMOOTHING, True)
     print(f"loss and gradient, logits 2 x {args.positions} x {args.classes}")
-    print(table(in_turns(calls, args.rounds), "ours"))
+    print(table(interleaved(calls, args.rounds), "ours"))
     for name, mib in scratch.items():
         print(f"scratch {name}: {mib:.1f} MiB, {mib / scratch['ours']:.0f} times ours")
     ours_grad, plain_grad = (results[name][1] for name in ("ours", "plain JAX"))

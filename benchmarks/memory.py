@@ -1,11 +1,10 @@
 """python -m benchmarks.memory --config configs/vit.py:cifar100 --devices 8 --fsdp 8
 
-Memory per device of a preset's train step, from compiling it at full size for simulated
-CPU devices; nothing is run and no data is read. Presets of configs/vit.py, and of
-configs/summarization.py with batches of the longest documents. Any field is set as for
-training: --config.accum_steps=2 --config.model.remat=true. CPU programs lay out
-activations in their own way, so that the temporary part is a guide for other devices
-and no promise.
+Memory per device of a preset's train step, compiled at full size for simulated CPU
+devices; nothing is run and no data is read. Supports presets of configs/vit.py, and of
+configs/summarization.py with batches of the longest documents. Any field can be set as
+for training: --config.accum_steps=2 --config.model.remat=true. Memory layouts on other
+devices differ, so the temporary memory is only an estimate for them.
 """
 
 import sys
@@ -20,14 +19,14 @@ from rdrop_jax.cli import flags
 
 
 def compile_step(config: ConfigDict, classes: int = 2) -> tuple[Any, Any]:
-    """A preset's train step at full size, compiled for the devices that there are.
+    """Compile the train step of a preset at full size for the available devices.
 
     Args:
-      config: as `rdrop_jax.flags.load` returns it.
-      classes: where the config leaves their number to the dataset.
+      config: config returned by `rdrop_jax.flags.load`.
+      classes: number of classes if the config leaves it to the dataset.
 
     Returns:
-      The compiled step and the abstract state that it takes.
+      The compiled step and its abstract state.
     """
     import jax
 
@@ -71,7 +70,7 @@ def _texts(config: ConfigDict, classes: int) -> tuple[Any, dict[str, Any]]:
 
 
 def blank_vocabulary(size: int) -> Any:
-    """As many pieces as a tokenizer has that is not there."""
+    """Make a placeholder vocabulary of the size that the config specifies."""
     from tokenizers import Tokenizer, models
 
     from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
@@ -100,13 +99,13 @@ def main(argv: Sequence[str]) -> None:
     found = compiled.memory_analysis()
     count = sum(x.size for x in jax.tree.leaves(abstract.params))
     print(f"{args.config}, {count / 1e6:.1f} M parameters, {args.devices} devices,")
-    print(f"fsdp {args.fsdp}, {overrides or 'as it is'}; compiled in {took:.0f} s")
+    print(f"fsdp {args.fsdp}, {overrides or 'no overrides'}; compiled in {took:.0f} s")
     print("| per device | MiB |\n| --- | --- |")
     for name, size in (
         ("state and batch", found.argument_size_in_bytes),
         ("temporary: activations, gradients", found.temp_size_in_bytes),
         (
-            "outputs not in the place of the state",
+            "outputs that do not reuse the state's memory",
             found.output_size_in_bytes - found.alias_size_in_bytes,
         ),
     ):

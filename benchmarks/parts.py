@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.turns import in_turns
+from benchmarks.turns import interleaved
 from rdrop_jax import dropout
 from rdrop_jax.cli import process
 from rdrop_jax.models.layers import gelu
@@ -35,7 +35,7 @@ def norm(x, scale, bias):
 
 
 def both_ways(f: Callable[..., jax.Array], *shapes: tuple[int, ...]):
-    """A call of f and of its gradient in all arguments."""
+    """Make a call of f and of its gradient in all arguments."""
     rng = np.random.default_rng(0)
     arrays = [jnp.asarray(0.05 * rng.normal(size=s), jnp.float32) for s in shapes]
     out = jnp.ones(jax.eval_shape(f, *arrays).shape)
@@ -49,7 +49,7 @@ def both_ways(f: Callable[..., jax.Array], *shapes: tuple[int, ...]):
 
 
 def main() -> None:
-    """Prints milliseconds per part, and how often a layer and pass has it."""
+    """Print milliseconds per part, and its number per layer and pass."""
     rows = (BATCH * TIME, WIDTH)
     wide = (BATCH * TIME, MLP_WIDTH)
     key = jax.random.key(0)
@@ -65,8 +65,8 @@ def main() -> None:
     }
     arms = {name: both_ways(*part[1:]) for name, part in parts.items()}
     total = 0.0
-    print("| part | ms, least | times per layer and pass |\n| --- | --- | --- |")
-    for name, seconds in in_turns(arms, 15).items():
+    print("| part | ms, minimum | times per layer and pass |\n| --- | --- | --- |")
+    for name, seconds in interleaved(arms, 15).items():
         ms, count = min(seconds) * 1e3, parts[name][0]
         total += ms * count
         print(f"| {name} | {ms:.1f} | {count} |")

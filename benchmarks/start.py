@@ -15,7 +15,7 @@ from rdrop_jax.cli import process
 
 
 def first_step() -> None:
-    """Prints the seconds of tracing, lowering, compiling and running one step."""
+    """Print the seconds of tracing, lowering, compiling and running one step."""
     process.tune()
     from benchmarks.step import make_step  # jax starts here
     from rdrop_jax.models.vit import Size
@@ -30,7 +30,7 @@ def first_step() -> None:
 
 
 def measure(folder: str) -> float:
-    """Seconds that the first step takes longer than the second, in a new process."""
+    """Measure the extra seconds of the first step in a new process."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.start", "--once"],
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": folder},
@@ -42,7 +42,7 @@ def measure(folder: str) -> float:
 
 
 def main() -> None:
-    """Prints both and their ratio."""
+    """Print both times and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--once", action="store_true", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""A whole train step of a ViT: R-Drop, plain, and the official PyTorch formulation.
+"""A train step of a ViT: R-Drop, plain, and the official PyTorch formulation.
 
 python -m benchmarks.step [--layers 6 --width 192 --batch 64]
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.turns import by_torch, in_turns, ratio, table, updates
+from benchmarks.turns import import_torch, interleaved, ratio, repeated, table
 from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
 from rdrop_jax.cli import process
 from rdrop_jax.models.vit import Size, ViT
@@ -24,7 +24,7 @@ DROPOUT = 0.1
 
 
 def make_step(size: Size, batch: int, alpha: float, masks: str) -> Callable[[], None]:
-    """One update of ours."""
+    """Make our step."""
     model = ViT(size, CLASSES, PATCH, dropout=DROPOUT, masks=masks)
     forward = linen_forward(
         model, "image", train={"train": True}, evaluate={"train": False}
@@ -47,12 +47,12 @@ def make_step(size: Size, batch: int, alpha: float, masks: str) -> Callable[[], 
         params = model.init(key, data["image"], train=False)["params"]
         return init_state(params, tx, key)
 
-    return updates(step, start(), data)
+    return repeated(step, start(), data)
 
 
 def torch_steps(size: Size, batch: int, alpha: float) -> dict[str, Callable[[], float]]:
-    """The official formulation, if PyTorch is there."""
-    torch = by_torch()
+    """Make steps of the official formulation, if PyTorch is installed."""
+    torch = import_torch()
     if not torch:
         return {}
     from benchmarks import torch_vit
@@ -74,7 +74,7 @@ def torch_steps(size: Size, batch: int, alpha: float) -> dict[str, Callable[[], 
 
 
 def step_flops(size: Size, batch: int, passes: int) -> float:
-    """Of all matrix products, forward and twice that backward."""
+    """Count FLOPs of all matrix products, forward and twice that backward."""
     block = 4 * size.width**2 + 2 * size.width * size.mlp_width
     attention = 2 * TOKENS * size.width
     per_token = size.layers * (block + attention) + PATCH**2 * 3 * size.width
@@ -82,7 +82,7 @@ def step_flops(size: Size, batch: int, passes: int) -> float:
 
 
 def peak_flops(side: int = 2048) -> float:
-    """Of one large matrix product here and now."""
+    """Measure FLOP/s of one large matrix product."""
     a = jnp.ones((side, side))
     product = jax.jit(jnp.matmul)
     jax.block_until_ready(product(a, a))
@@ -95,7 +95,7 @@ def peak_flops(side: int = 2048) -> float:
 
 
 def main() -> None:
-    """Prints times, ratios and the share of the matrix peak."""
+    """Print times, ratios and the share of the matrix peak."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=192)
@@ -110,7 +110,7 @@ def main() -> None:
         **torch_steps(size, args.batch, 1.0),
     }
     print(f"train step, ViT of {size}, {TOKENS} tokens, batch {args.batch}", flush=True)
-    seconds = in_turns(arms, args.rounds)
+    seconds = interleaved(arms, args.rounds)
     print(table(seconds, "R-Drop"))
     print(f"R-Drop over plain: {ratio(seconds['R-Drop'], seconds['plain'])}")
     peak = peak_flops()

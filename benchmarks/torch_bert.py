@@ -12,10 +12,10 @@ import transformers
 def make_step(
     batch: Mapping[str, np.ndarray], classes: int, lr: float, **shape: Any
 ) -> Callable[[], float]:
-    """One update: two passes, CE of both, 0.5 times the summed divergence, clipping.
+    """Make a step: two passes, CE of both, 0.5 times the summed divergence, clipping.
 
-    As the published code for BERT does it: passes one after the other, cross entropy a
-    mean over the batch, divergence a sum by F.kl_div both ways.
+    This is the published code for BERT: sequential passes, cross entropy averaged over
+    the batch, divergence summed by F.kl_div in both directions.
     """
     config = transformers.BertConfig(num_labels=classes, **shape)
     model = transformers.BertForSequenceClassification(config).train()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 def official(
     logits: torch.Tensor, labels: torch.Tensor, smoothing: float, alpha: float = 1.0
 ) -> torch.Tensor:
-    """As the translation code: [x; x] rows, smoothed CE, F.kl_div both ways."""
+    """Compute the translation code's loss: [x; x] rows, smoothed CE, two F.kl_div."""
     rows = len(labels)
     log_p = F.log_softmax(logits, -1)
     nll = -log_p.gather(-1, labels.repeat(2)[:, None])
@@ -26,7 +26,7 @@ def official(
 def make_loss(
     logits: np.ndarray, labels: np.ndarray, smoothing: float, compiled: bool
 ) -> Callable[[], torch.Tensor]:
-    """A call that computes loss and gradient."""
+    """Make a call that computes loss and gradient."""
     z = torch.tensor(logits.reshape(-1, logits.shape[-1]), requires_grad=True)
     y = torch.tensor(labels)
     loss_fn = torch.compile(official) if compiled else official
@@ -43,7 +43,7 @@ def make_loss(
 def make_linear_loss(
     hidden: np.ndarray, kernel: np.ndarray, labels: np.ndarray, smoothing: float
 ) -> Callable[[], torch.Tensor]:
-    """The same of ``hidden @ kernel``, with the gradients of both."""
+    """Make it for ``hidden @ kernel``, with the gradients of both."""
     h = torch.tensor(hidden.reshape(-1, hidden.shape[-1]), requires_grad=True)
     w = torch.tensor(kernel, requires_grad=True)
     y = torch.tensor(labels)

@@ -1,8 +1,8 @@
 """A step of fairseq's Transformer with its R-Drop criterion, in PyTorch.
 
-Rows are doubled, [x; x], and go through once; label-smoothed CE and F.kl_div both ways
-over everything, as the published code for translation computes it. The model is that
-of `rdrop_jax.models.seq2seq`: post-norm, ReLU, one table, with PyTorch's own fused
+As in the published code for translation, rows are doubled, [x; x], and processed in one
+call, with label-smoothed CE and F.kl_div in both directions. The model is that
+of `rdrop_jax.models.seq2seq`: post-norm, ReLU, one table, with PyTorch's fused
 attention and fused AdamW.
 """
 
@@ -38,7 +38,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Of the encoder, or with ``cross`` of the decoder."""
+    """Block of the encoder, or with ``cross`` of the decoder."""
 
     def __init__(
         self, width: int, heads: int, mlp_width: int, dropout: float, cross: bool
@@ -111,7 +111,7 @@ def make_step(
     alpha: float,
     smoothing: float,
 ) -> Callable[[], float]:
-    """One update of the official formulation."""
+    """Make a step of the official formulation."""
     tx = torch.optim.AdamW(model.parameters(), 1e-3, (0.9, 0.98), fused=True)
     data = {k: torch.tensor(np.concatenate([x, x])) for k, x in batch.items()}
     src, inputs, labels = (data[k].long() for k in ("src", "inputs", "labels"))

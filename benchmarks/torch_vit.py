@@ -1,8 +1,8 @@
 """The official formulation of an R-Drop step on a ViT, in PyTorch.
 
-Two forward calls, F.kl_div both ways on log_softmax and softmax, as the published code
-computes it; the model is that of `rdrop_jax.models.vit`, with PyTorch's own fused
-attention and fused AdamW.
+As in the published code: two forward calls, and F.kl_div in both directions on
+log_softmax and softmax. The model is that of `rdrop_jax.models.vit`, with PyTorch's
+fused attention and fused AdamW.
 """
 
 from collections.abc import Callable
@@ -75,7 +75,7 @@ class ViT(nn.Module):
 
 
 def official_kl(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Half the sum of both KLs over everything, four softmaxes."""
+    """Compute half the sum of both KLs over all entries, with four softmaxes."""
     log_p, log_q = F.log_softmax(a, -1), F.log_softmax(b, -1)
     p, q = F.softmax(a, -1), F.softmax(b, -1)
     one = F.kl_div(log_p, q, reduction="none").sum()
@@ -91,7 +91,7 @@ def make_step(
     alpha: float,
     compiled: bool,
 ) -> Callable[[], float]:
-    """One update of the official formulation; plain training where alpha is 0."""
+    """Make a step of the official formulation; plain training if alpha is 0."""
     tx = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     rows = len(labels)
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.turns import by_torch, in_turns, ratio, table, updates
+from benchmarks.turns import import_torch, interleaved, ratio, repeated, table
 from rdrop_jax import init_state, make_train_step
 from rdrop_jax.cli import process
 from rdrop_jax.config import base_config
@@ -25,7 +25,7 @@ DROPOUT, SMOOTHING, ALPHA = 0.3, 0.1, 5.0
 
 
 def make_batch(rows: int, time: int, vocab: int) -> dict[str, np.ndarray]:
-    """Sentences that fill four fifths to all of a shape."""
+    """Make sentences that fill 80 % to 100 % of a shape."""
     rng = np.random.default_rng(0)
     there = np.arange(time) < rng.integers(4 * time // 5, time + 1, (2, rows, 1))
     src, labels = np.where(there, rng.integers(4, vocab, (2, rows, time)), 0)
@@ -38,7 +38,7 @@ def make_batch(rows: int, time: int, vocab: int) -> dict[str, np.ndarray]:
 def make_step(
     size: Size, vocab: int, batch: dict[str, np.ndarray], alpha: float
 ) -> Callable[[], None]:
-    """One update of ours."""
+    """Make our step."""
     model = Seq2Seq(vocab, size, Rates(DROPOUT))
     config = base_config()
     config.rdrop.label_smoothing, config.rdrop.alpha = SMOOTHING, alpha
@@ -57,14 +57,14 @@ def make_step(
         params = model.init(key, *ids, train=False)["params"]
         return init_state(params, tx, key)
 
-    return updates(step, start(), data)
+    return repeated(step, start(), data)
 
 
 def torch_step(
     size: Size, vocab: int, batch: dict[str, np.ndarray]
 ) -> dict[str, Callable[[], float]]:
-    """The official formulation, if PyTorch is there."""
-    if not by_torch():
+    """Make a step of the official formulation, if PyTorch is installed."""
+    if not import_torch():
         return {}
     from benchmarks import torch_seq2seq
 
@@ -76,7 +76,7 @@ def torch_step(
 
 
 def main() -> None:
-    """Prints times and ratios."""
+    """Print times and ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--width", type=int, default=192)
@@ -96,7 +96,7 @@ def main() -> None:
         f"train step, {size}, {args.vocab} pieces, {args.rows} x {args.length} tokens",
         flush=True,
     )
-    seconds = in_turns(arms, args.rounds)
+    seconds = interleaved(arms, args.rounds)
     print(table(seconds, "R-Drop"))
     print(f"R-Drop over plain: {ratio(seconds['R-Drop'], seconds['plain'])}")
 

@@ -23,7 +23,7 @@ Presets:
 Steps, warmup, batch and the paper's alpha: Table 8 and A.4 of arXiv 2106.14448v1 and
 the published code's README. For RTE, the README has 2,036 steps, and the paper 3,120,
 which the preset uses. In the published code, the cross entropy is a mean over the batch
-of B rows and the divergence is a sum, so that its 0.5 (BERT) is an alpha of B / 2 here.
+of B rows and the divergence is a sum. Its 0.5 (BERT) is therefore alpha B / 2 here.
 Its RoBERTa uses the labels of only one pass, with half of the weight, and its 0.7 is
 about 2.8 B (docs/method.md). For STS-B both are means, and alpha is 1 and about 3.2.
 Presets use the alpha of the code:

@@ -109,12 +109,12 @@ def files() -> ConfigDict:
     python -m rdrop_jax.train --config configs/nmt.py:files --config.data.dir=FOLDER \
         --config.data.source=en --config.data.target=de
 
-    FOLDER holds train.en, train.de, validation.en, ..., each plain or .gz; other names,
-    tables and JSON lines by --config.data.files.train=... and so on. With alpha 1 and
-    dropout 0.2 on 5,000 pairs of Multi30k, R-Drop gained 0.8 BLEU over plain training
-    (20.9 to 21.7; five seeds, no verdict) at 1.9 times the time per step. The paper's
-    alpha 5 and dropout 0.3 are for 300,000 steps of a model with 6 + 6 layers. Other
-    values were not tested: docs/results.md.
+    FOLDER contains train.en, train.de, validation.en, ..., each plain or .gz. Set
+    --config.data.files.train=... for other names, tables and JSON lines. With alpha 1
+    and dropout 0.2 on 5,000 pairs of Multi30k, R-Drop gained 0.8 BLEU over plain
+    training (20.9 to 21.7; five seeds, no verdict), at 1.9 times the time per step. The
+    paper's alpha 5 and dropout 0.3 are for 300,000 steps of a model with 6 + 6 layers.
+    Other values were not tested: docs/results.md.
     """
     c = nmt()
     c.total_steps = "40 epochs"
@@ -321,7 +321,7 @@ def wmt14_en_de() -> ConfigDict:
     python -m rdrop_jax.prepare wmt14_en_de --data_dir DATA --from FOLDER
     python -m rdrop_jax.train --config nmt.py:wmt14_en_de --config.data.dir=DATA
 
-    FOLDER holds training-parallel-europarl-v7.tgz, -commoncrawl.tgz, -nc-v9.tgz,
+    FOLDER contains training-parallel-europarl-v7.tgz, -commoncrawl.tgz, -nc-v9.tgz,
     dev.tgz and test-full.tgz. Settings: see `wmt`. On 8 GPUs. Never run here.
     """
     c = wmt("wmt14_en_de", "de")
@@ -336,7 +336,7 @@ def wmt14_en_fr() -> ConfigDict:
     python -m rdrop_jax.prepare wmt14_en_fr --data_dir DATA --from FOLDER
     python -m rdrop_jax.train --config nmt.py:wmt14_en_fr --config.data.dir=DATA
 
-    FOLDER holds the archives of `wmt14_en_de` and training-parallel-un.tgz and
+    FOLDER contains the archives of `wmt14_en_de` and training-parallel-un.tgz and
     training-giga-fren.tar. The paper reports only model, dropout and decoding; other
     settings are those of En-De. On 8 GPUs. Never run here.
     """

@@ -66,7 +66,7 @@ def summarization() -> ConfigDict:
         "auto"  # english, rouge-score's, which must fit; or unicode
     )
     c.eval.stem = True  # ROUGE compares stems of words
-    c.eval.bootstrap = 1000  # samples of the intervals; 0 gives none
+    c.eval.bootstrap = 1000  # bootstrap samples of the intervals; 0: no intervals
     return c
 
 
@@ -113,7 +113,7 @@ def files() -> ConfigDict:
     python -m rdrop_jax.train --config configs/summarization.py:files \
         --config.data.dir=FOLDER --config.init_from=bart-base
 
-    FOLDER holds train.jsonl, validation.jsonl and test.jsonl with the columns article
+    FOLDER contains train.jsonl, validation.jsonl and test.jsonl with columns article
     and highlights; ``init_from`` is a folder with config.json, model.safetensors and
     tokenizer files of facebook/bart-base. With --config.init_from= the preset
     trains a small model from scratch (see SCRATCH), which needs some 100,000 summaries.

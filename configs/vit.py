@@ -216,8 +216,8 @@ def cifar100_scratch() -> ConfigDict:
 
     Our settings, not the paper's, for a laptop or one small GPU; not tuned, and never
     run to completion here. With 4,000 images and a smaller model, alpha 5 gained 1.7
-    points of accuracy (13.6 to 15.3, six seeds: it helps) at 1.6 times the time per
-    step, while alpha 1 overfitted like plain training: docs/results.md.
+    points of accuracy (13.6 to 15.3, six seeds: it helps), at 1.6 times the time per
+    step. alpha 1 overfitted like plain training: docs/results.md.
     """
     c = vit()
     c.total_steps = "100 epochs"
@@ -260,9 +260,9 @@ def folder() -> ConfigDict:
     PHOTOS/CLASS/*.jpg, or with train, validation and test folders above the classes, or
     tables of paths and labels: docs/data.md. Absent splits are held out, 10 % of the
     images each. Our settings, based on `finetune`, with smaller batches, flips and
-    crops that keep proportions; tune lr and length for each dataset. alpha 1: the 19.2
-    of `finetune` is due to the microbatches of the published code, and docs/results.md
-    recommends to start with 1. One GPU of 24 GB: docs/scaling.md. Never run here at
+    crops that keep proportions; tune lr and length for each dataset. alpha is
+    1, as docs/results.md recommends; the 19.2 of `finetune` is due to the microbatches
+    of the published code. One GPU of 24 GB: docs/scaling.md. Never run here at
     this size.
 
     With --config.init_from= the preset trains ViT-Ti/16 from scratch by Adam: see

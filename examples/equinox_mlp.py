@@ -14,7 +14,7 @@ from rdrop_jax import init_state, make_train_step, rdrop_loss
 
 
 class Mlp(eqx.Module):
-    """A classifier with one dropout site."""
+    """Classifier with one dropout site."""
 
     hidden: eqx.nn.Linear
     dropout: eqx.nn.Dropout
@@ -36,7 +36,7 @@ def loss(logits, batch, **objective):
 
 
 def main(steps: int = 300) -> float:
-    """Trains and returns test accuracy."""
+    """Train the model; return the test accuracy."""
     images, labels = load_digits(return_X_y=True)
     images = np.asarray(images / 16, np.float32)
     params, static = eqx.partition(Mlp(jax.random.key(0)), eqx.is_inexact_array)

@@ -11,7 +11,7 @@ from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
 
 
 class Mlp(nn.Module):
-    """A classifier with one dropout site."""
+    """Classifier with one dropout site."""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -25,7 +25,7 @@ def loss(logits, batch, **objective):
 
 
 def main(steps: int = 300) -> float:
-    """Trains and returns test accuracy."""
+    """Train the model; return the test accuracy."""
     images, labels = load_digits(return_X_y=True)
     images = np.asarray(images / 16, np.float32)
     model, tx = Mlp(), optax.adam(1e-3)

@@ -1,7 +1,7 @@
 """R-Drop for a Flax NNX module. Run: python examples/nnx.py
 
-The module takes its rngs at call time: one that owns them would draw the same mask in
-both passes.
+The module takes its rngs at call time. A module that stores them would draw the same
+mask in both passes.
 """
 
 import jax
@@ -15,7 +15,7 @@ from rdrop_jax import init_state, make_train_step, nnx_forward, rdrop_loss
 
 
 class Mlp(nnx.Module):
-    """A classifier with one dropout site."""
+    """Classifier with one dropout site."""
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
         self.hidden = nnx.Linear(64, 128, rngs=rngs)
@@ -32,7 +32,7 @@ def loss(logits, batch, **objective):
 
 
 def main(steps: int = 300) -> float:
-    """Trains and returns test accuracy."""
+    """Train the model; return the test accuracy."""
     images, labels = load_digits(return_X_y=True)
     images = np.asarray(images / 16, np.float32)
     forward, params = nnx_forward(Mlp(rngs=nnx.Rngs(0)), "x")

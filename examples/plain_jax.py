@@ -26,7 +26,7 @@ def apply(params: dict[str, jax.Array], x: jax.Array, key: jax.Array | None):
 
 
 def main(steps: int = 300) -> float:
-    """Trains and returns test accuracy."""
+    """Train the model; return the test accuracy."""
     tx = optax.adam(1e-3)
     params = init(jax.random.key(0))
     opt_state = tx.init(params)

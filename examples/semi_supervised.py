@@ -1,4 +1,4 @@
-"""Few labels: unlabelled digits enter the consistency term alone (label_weight = 0).
+"""R-Drop with few labels: unlabelled digits only enter the consistency term.
 
 Run: python examples/semi_supervised.py
 """
@@ -16,7 +16,7 @@ NUM_LABELLED = 50
 
 
 class Mlp(nn.Module):
-    """A classifier with dropout on its input and hidden units."""
+    """Classifier with dropout on its input and hidden units."""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -32,7 +32,7 @@ def loss(logits, batch, **objective):
 
 
 def main(steps: int = 2000, alpha: float = 1.0, seed: int = 0) -> float:
-    """Trains on 50 labels and 1,350 unlabelled images; returns test accuracy."""
+    """Train on 50 labels and 1,350 unlabelled images; return the test accuracy."""
     order = np.random.default_rng(seed).permutation(1797)
     images, truth = (x[order] for x in load_digits(return_X_y=True))
     images = np.asarray(images / 16, np.float32)

@@ -53,8 +53,8 @@ def linen_forward(
             raise ValueError(
                 f"params holds whole variable collections, {sorted(params)}: give "
                 "variables['params']. A collection that passes change, such as "
-                "batch_stats, needs a forward of your own that returns it as aux, "
-                "forward_passes(..., has_aux=True), and a train step of your own"
+                "batch_stats, needs your own forward that returns it as aux, "
+                "forward_passes(..., has_aux=True), and your own train step"
             )
         args = _arguments(inputs, batch)
         if key is None:
@@ -105,8 +105,8 @@ def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
     if stateful:
         raise ValueError(
             f"the module keeps batch statistics, {stateful}: two passes would each "
-            "update them; freeze them, or write a forward that returns them as aux and "
-            "a train step of your own"
+            "update them. Freeze them, or write a forward that returns them as aux and "
+            "your own train step"
         )
     # From plain arrays, every merge creates new variables that a pass may change.
     initial, streams, rest = (nnx.to_pure_dict(state) for state in states)

@@ -28,8 +28,8 @@ class EqualPassesWarning(UserWarning):
 
 _EQUAL = (
     "two dropout keys give the same outputs, so the consistency term is 0 and "
-    "R-Drop does nothing: is a dropout rate above 0, is dropout on in "
-    "training, and does the key reach it?"
+    "R-Drop has no effect. Check that a dropout rate is above 0, that dropout is on in "
+    "training, and that the key reaches it."
 )
 HOW = ("auto", "unroll", "vmap")
 # Attempts: one small mask may repeat by chance, but not this many times.
@@ -65,9 +65,9 @@ def pass_keys(key: Key, num_passes: int) -> Key:
         words = jax.device_get(jax.random.key_data(key) if typed else key)
         if len({tuple(w.ravel().tolist()) for w in words}) < num_passes:
             raise ValueError(
-                "one key twice: every pass needs a PRNG key of its own, else all "
-                "passes draw the same dropout masks and the divergence is 0; give one "
-                "key, or jax.random.split(key, num_passes)"
+                "key: expected a different PRNG key for each pass, found one key "
+                "twice. Passes with equal keys draw equal dropout masks, and the "
+                "divergence is 0. Pass one key, or jax.random.split(key, num_passes)"
             )
     return key
 
@@ -129,8 +129,8 @@ def forward_passes(
     if how == "vmap":
         if not callable(forward):
             raise ValueError(
-                "how='vmap' maps one forward over all passes: found one for each pass; "
-                "give how='unroll'"
+                "how='vmap' maps one forward over all passes: found one for each pass. "
+                "Use how='unroll'"
             )
         return jax.vmap(forward, (None, None, 0), out_axes=axes)(params, batch, keys)
     outputs = [call(params, batch, keys[i]) for i, call in enumerate(forwards)]

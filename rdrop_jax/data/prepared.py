@@ -95,13 +95,13 @@ class Writer:
         self._partial = folder.with_name(folder.name + ".partial")
         self._sources = sources
         self._splits: dict[str, dict[str, dict[str, int]]] = {}
-        begun = self._partial / "sources.json"
+        record = self._partial / "sources.json"
         with contextlib.suppress(OSError, ValueError):
-            if json.loads(begun.read_bytes()) != sources:
+            if json.loads(record.read_bytes()) != sources:
                 shutil.rmtree(self._partial)
         with _explained(folder.parent):
             self._partial.mkdir(parents=True, exist_ok=True)
-            begun.write_text(json.dumps(sources))
+            record.write_text(json.dumps(sources))
         written = sum(p.stat().st_size for p in self._partial.iterdir())
         needed = sum(source["bytes"] for source in sources.values()) - written
         free = shutil.disk_usage(self._partial).free

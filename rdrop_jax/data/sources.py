@@ -121,8 +121,8 @@ def digits_file() -> Path:
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
-            "data.name=digits: expected scikit-learn, which carries the digits, found "
-            "no such package; pip install scikit-learn"
+            "data.name=digits: expected scikit-learn, which contains the digits, found "
+            "no such package. Run `pip install scikit-learn`."
         )
     file = Path(spec.submodule_search_locations[0], "datasets/data/digits.csv.gz")
     if not file.is_file():

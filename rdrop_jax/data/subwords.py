@@ -102,14 +102,14 @@ def check_fits(
     if size > vocab_size or (exact and vocab_size - size >= 128):
         raise InputError(
             f"data.tokenizer: expected ids for the {vocab_size} tokens of "
-            f"model.vocab_size, found a tokenizer of {size}: one of another model"
+            f"model.vocab_size, found a tokenizer of {size}. Use the model's tokenizer."
         )
     names = (WORDPIECE[0], BYTES[1])
     found = [tokenizer.token_to_id(name) for name in names]
     if pad_id not in found:
         raise InputError(
-            f"data.tokenizer: expected {' or '.join(names)} at id {pad_id}, which the "
-            f"model takes for padding, found {found}: one of another model"
+            f"data.tokenizer: expected {' or '.join(names)} at id {pad_id}, the "
+            f"model's padding id, found {found}. Use the model's tokenizer."
         )
 
 
@@ -183,7 +183,9 @@ def encode(
     lengths = []
     # Encode in chunks to bound the memory of the library's objects.
     for start in range(0, len(pairs), 8192):
-        with rust_explained("data.tokenizer: expected one that reads every text, got"):
+        with rust_explained(
+            "data.tokenizer: expected a tokenizer that encodes every text, got"
+        ):
             encoded = tokenizer.encode_batch(pairs[start : start + 8192])
         for item in encoded:
             ids.append(np.asarray(item.ids, np.int32))

@@ -98,7 +98,7 @@ def read(path: Path, *, header: bool = True) -> Iterator[Row]:
     """
     how = kind(path)
     if not path.is_file():
-        raise InputError(f"{path}: expected a file, found none")
+        raise InputError(f"{path}: no such file")
     if how == ".parquet":
         yield from _parquet(path)
         return
@@ -117,7 +117,7 @@ def _tsv(found: Iterable[tuple[str, str]], header: bool) -> Iterator[Row]:
             lines.check_unique(columns, place)
         elif len(values) != len(columns):
             raise InputError(
-                f"{place}: expected {len(columns)} columns, as the first line has, "
+                f"{place}: expected {len(columns)} columns, as in the first line, "
                 f"found {len(values)}"
             )
         else:
@@ -140,7 +140,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         from pyarrow import parquet
     except ImportError as error:
         raise InputError(
-            f"{path}: parquet needs pyarrow: pip install 'rdrop-jax[parquet]'"
+            f"{path}: Parquet needs pyarrow. Run `pip install 'rdrop-jax[parquet]'`."
         ) from error
     lfs.check(path)
     number = size = 0
@@ -164,9 +164,7 @@ def _parquet(path: Path) -> Iterator[Row]:
             f"UTF-8, found other bytes: {error.reason}"
         ) from error
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"{path}: expected parquet that can be read, found: {error}"
-        ) from error
+        raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
 def _size(value: Any) -> int:

@@ -80,7 +80,7 @@ class Vocabulary:
             )
         if pad is None or eos is None or unk is None:
             raise InputError(
-                f"{name}: expected {', '.join(SPECIAL)} beside {BOS}, found "
+                f"{name}: expected {', '.join(SPECIAL)} in addition to {BOS}, found "
                 f"{(pad, eos, unk)}"
             )
         self.special = Special(pad, eos, unk, eos, bos)
@@ -232,9 +232,10 @@ def load(workdir: Path) -> Vocabularies:
         content = path.read_bytes() if path.is_file() else b""
         if hashlib.sha256(content).hexdigest() != sha256:
             raise InputError(
-                f"{path}: expected the vocabulary of the run's first start, sha256 "
-                f"{sha256}, found {'another' if content else 'no such file'}. Restore "
-                "it: the checkpoints depend on it"
+                f"{path}: expected the vocabulary that the run was started with, "
+                f"sha256 {sha256}, found "
+                f"{'another file' if content else 'no such file'}. Restore it: the "
+                "checkpoints depend on it."
             )
         found[path.stem] = Vocabulary(path.stem, content.decode())
     missing = {"source", "target"} - found.keys()

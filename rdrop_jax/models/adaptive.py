@@ -54,14 +54,14 @@ def clusters(
     bounds = [0, *cutoffs, vocab_size]
     if any(a >= b for a, b in itertools.pairwise(bounds)):
         raise ValueError(
-            f"cutoffs must rise, above 0 and below the vocabulary's {vocab_size} "
-            f"words: found {tuple(cutoffs)}"
+            "cutoffs must increase, above 0 and below the vocabulary size "
+            f"{vocab_size}: found {tuple(cutoffs)}"
         )
     widths = [width // max(factor, 1) ** i for i in range(len(bounds) - 1)]
     if factor < 1 or not all(widths):
         raise ValueError(
-            f"factor must leave every cluster a width of {width} at first: found "
-            f"{factor}, {widths}"
+            f"factor must be at least 1 and leave every cluster a width of at least 1: "
+            f"found {factor}, {widths}"
         )
     return [(a, b - a, w) for a, b, w in zip(bounds, bounds[1:], widths, strict=False)]
 

@@ -33,7 +33,7 @@ def check(config: ConfigDict, families: Families) -> None:
 
 def only_workdirs(name: str) -> InputError:
     """Return the error of a task that only supports weights from workdirs."""
-    return InputError(f"init_from: this task starts from workdirs alone, found {name}")
+    return InputError(f"init_from: expected a workdir for this task, found {name}")
 
 
 def _check_type(

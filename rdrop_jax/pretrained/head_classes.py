@@ -45,7 +45,7 @@ def order(stored: Sequence[str], wanted: Sequence[str]) -> Order:
       >>> order(["NEUTRAL", "entailment"], ["entailment", "neutral"]).rows
       (1, 0)
       >>> order(["LABEL_0", "LABEL_1"], ["no", "yes"]).note
-      'class names unknown for the weights (LABEL_0, LABEL_1): rows taken by position'
+      'class names unknown for the weights (LABEL_0, LABEL_1): rows matched by position'
     """
     theirs, ours = ([name.strip() for name in names] for names in (stored, wanted))
     if theirs and theirs == ours:
@@ -56,7 +56,7 @@ def order(stored: Sequence[str], wanted: Sequence[str]) -> Order:
             if sorted(theirs) == sorted(ours) and names:
                 break
             return Order(
-                note=f"class names unknown for the {side}{shown}: rows taken by "
+                note=f"class names unknown for the {side}{shown}: rows matched by "
                 "position"
             )
     rows = _rows(theirs, ours)
@@ -67,7 +67,7 @@ def order(stored: Sequence[str], wanted: Sequence[str]) -> Order:
             "; to keep the head, use the same names in both",
         )
     if rows == tuple(range(len(ours))):
-        return Order(note=f"classes {_some(theirs)} taken as {_some(ours)}")
+        return Order(note=f"classes {_some(theirs)} loaded as {_some(ours)}")
     return Order(
         rows,
         note=f"rows reordered by class name, from {_some(theirs)} to {_some(ours)}",
@@ -91,7 +91,7 @@ def names(config: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], list[
     found = config.get("id2label")
     if found is None:
         return (), []
-    remedy = "Correct the file, or remove id2label to take rows by position."
+    remedy = "Correct the file, or remove id2label to match rows by position."
     if not isinstance(found, dict) or not found:
         raise InputError(
             f"init_from: {where}: id2label: expected names by id, got "
@@ -149,7 +149,7 @@ def of_head(
         raise InputError(
             f"init_from: {where}: id2label: expected a name for each row of the head, "
             f"whose bias has the shape {bias.shape}, got {len(found)} names. Correct "
-            "the file, or remove id2label to take rows by position."
+            "the file, or remove id2label to match rows by position."
         )
     return found, notes
 

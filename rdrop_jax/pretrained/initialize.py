@@ -103,7 +103,7 @@ def merge(
     for part in fresh:
         if not any(_under(part, wanted)):
             raise InputError(
-                f"reinit: expected the beginning of a parameter's path, as head, found "
+                f"reinit: expected a prefix of a parameter's path, such as head, found "
                 f"{part!r}"
             )
     kept_new = {name for part in fresh for name in _under(part, loaded.arrays)}
@@ -120,16 +120,16 @@ def merge(
             if fitted is not None:
                 found[name] = fitted
                 notes.append(f"{name}: resized from {array.shape} to {shape}")
-    unlike = {n: f for n in wanted | found if (f := _unlike(n, wanted, found))}
+    mismatches = {n: f for n in wanted | found if (f := _mismatch(n, wanted, found))}
     for part in dict.fromkeys([*fresh, *reinit]):
-        if not any(_under(part, unlike)):
+        if not any(_under(part, mismatches)):
             continue
         here = ", ".join(sorted(_under(part, wanted))) or "nothing"
         why = reasons.get(part, "")
-        notes.append(f"{part}: not taken; {here} start anew{why}")
-        for name in [*_under(part, found), *_under(part, unlike)]:
+        notes.append(f"{part}: not loaded; {here} re-initialized{why}")
+        for name in [*_under(part, found), *_under(part, mismatches)]:
             found.pop(name, None)
-            unlike.pop(name, None)
+            mismatches.pop(name, None)
     if by_class and any(_under(HEAD, found)):
         notes.append(f"{HEAD}: {by_class}")
     known = {k: v for k, v in (facts or {}).items() if k in loaded.facts}
@@ -138,7 +138,7 @@ def merge(
         for name, value in known.items()
         if value != loaded.facts[name]
     ]
-    lines += [unlike[name] for name in sorted(unlike)]
+    lines += [mismatches[name] for name in sorted(mismatches)]
     if lines:
         raise InputError("init_from: weights of another model\n" + "\n".join(lines))
     leaves = [
@@ -175,7 +175,7 @@ def _under(part: str, names: Iterable[str]) -> list[str]:
     return [name for name in names if name == part or name.startswith(part + "/")]
 
 
-def _unlike(name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _mismatch(name: str, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     expected, got = _described(wanted.get(name)), _described(found.get(name))
     return "" if expected == got else f"  {name}: expected {expected}, found {got}"
 

@@ -58,14 +58,14 @@ def check(name: str) -> None:
     path = Path(name)
     if is_weights(path):
         if not path.exists():
-            raise _nothing(name)
-        with _explained(path):
+            raise _not_found(name)
+        with _readable(path):
             _check_all(path)
             read_config(path)
         return
     workdir, checkpoint = workdir_lib.split_checkpoint(name)
     if not workdir.exists():
-        raise _nothing(name)
+        raise _not_found(name)
     if not (workdir / "config.json").is_file():
         raise InputError(f"init_from: expected {EXPECTED}, found {name}")
     try:
@@ -84,10 +84,10 @@ def check(name: str) -> None:
         )
 
 
-def _nothing(name: str) -> InputError:
+def _not_found(name: str) -> InputError:
     return InputError(
-        f"init_from: expected {EXPECTED}, found nothing at {name}; docs/pretrained.md "
-        "says where weights are had, and --config.init_from= starts without any"
+        f"init_from: expected {EXPECTED}, found nothing at {name}. docs/pretrained.md "
+        "lists sources of weights. --config.init_from= trains from scratch."
     )
 
 
@@ -104,7 +104,7 @@ def read(path: Path) -> Stored:
     Raises:
       InputError: the file has another format or is incomplete; never unpickles.
     """
-    with _explained(path):
+    with _readable(path):
         arrays: dict[str, np.ndarray] = {}
         parts = _check_all(path)
         for file in parts:
@@ -153,7 +153,7 @@ def write_npz(arrays: Mapping[str, np.ndarray], folder: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _readable(path: Path) -> Iterator[None]:
     """Convert errors of readers of damaged files to `InputError`."""
     try:
         with rust_explained(f"init_from: {path}: cannot be read"):
@@ -162,13 +162,13 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except MemoryError as e:
         raise InputError(
-            f"init_from: {path}: expected weights that fit into memory, got more. Free "
-            "memory, or raise its limit."
+            f"init_from: {path}: expected weights that fit into memory, got larger "
+            "ones. Free memory, or raise its limit."
         ) from e
     except (SafetensorError, *npz_headers.DAMAGE) as e:
         raise InputError(
-            f"init_from: {path}: expected a whole file of weights, found one that is "
-            f"cut off or something else: {e}"
+            f"init_from: {path}: expected weights, found a truncated file or another "
+            f"format: {e}"
         ) from e
     except (OSError, NotImplementedError, RuntimeError) as e:  # locked, encrypted
         raise InputError(f"init_from: {path}: cannot be read: {e}") from e
@@ -197,7 +197,8 @@ def _named_parts(path: Path) -> dict[Path, set[str] | None]:
     for file in sorted({str(f) for f in names.values()}):
         if Path(file).name != file or not file.endswith(".safetensors"):
             raise InputError(
-                f"init_from: {path / _INDEX}: expected files beside it, found {file!r}"
+                f"init_from: {path / _INDEX}: expected files in its folder, found "
+                f"{file!r}"
             )
         if not (path / file).is_file():
             raise InputError(f"init_from: {path}: expected {file}, found no such file")
@@ -230,12 +231,12 @@ def _check_all(path: Path) -> list[Path]:
     # The arrays of a .safetensors file are about as large as the file.
     sizes = sum(file.stat().st_size for file in parts if file.suffix != ".npz")
     memory.check(sizes, f"init_from: {path}")
-    for file, holds in parts.items():
-        _check_file(file, holds)
+    for file, names in parts.items():
+        _check_file(file, names)
     return list(parts)
 
 
-def _check_file(path: Path, holds: set[str] | None) -> None:
+def _check_file(path: Path, expected: set[str] | None) -> None:
     if path.suffix == ".npz":
         return npz_headers.check(path, "init_from")
     # Opening compares the header with the size of the file.
@@ -243,11 +244,11 @@ def _check_file(path: Path, holds: set[str] | None) -> None:
         names = set(file.keys())
         if not names:
             raise InputError(f"init_from: {path}: expected arrays, found an empty file")
-        if holds is not None and names != holds:
-            unlike = ", ".join(sorted(names ^ holds)[:5])
+        if expected is not None and names != expected:
+            different = ", ".join(sorted(names ^ expected)[:5])
             raise InputError(
-                f"init_from: {path}: expected the arrays that the index names, "
-                f"found a difference in {unlike}"
+                f"init_from: {path}: expected the arrays that the index lists, "
+                f"found a difference in {different}"
             )
         for name in names:
             kind = file.get_slice(name).get_dtype()

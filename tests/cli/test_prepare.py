@@ -198,7 +198,7 @@ def test_a_damaged_dataset_is_noticed(tmp_path):
         prepared.read_index(folder)
     for damaged in ({}, {"splits": {"train": 3}}, {"splits": {}, "classes": []}):
         (folder / "index.json").write_text(json.dumps({"format": 1} | damaged))
-        with pytest.raises(InputError, match="found a damaged index"):
+        with pytest.raises(InputError, match="corrupt index"):
             prepared.read_index(folder)
     (folder / "index.json").write_text(json.dumps({"format": 0}))
     with pytest.raises(InputError, match="expected format 1"):

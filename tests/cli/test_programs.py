@@ -88,7 +88,7 @@ def test_predict_answers_on_every_way_in(trained, tmp_path):
         ),
         (["--input", "none.npy"], "", "--input: no file 'none.npy'"),
         ([], "[[1, 2\n", "--input: expected JSON in line 1"),
-        ([], "[[1, 2], [3]]\n", "--input: expected rows of one length in image 0"),
+        ([], "[[1, 2], [3]]\n", "--input: expected rows of equal length in image 0"),
         (["--split", "test", "--output", "/"], "", "--output: cannot write '/'"),
         (["--config.seed=1"], "", "--config.seed: the config of a run is in its"),
         (["--config.eval.batch_size=0"], "", "eval.batch_size: expected at least 1, f"),

@@ -73,7 +73,7 @@ def test_keys_may_be_given():
 
 def test_one_key_twice_is_refused():
     for keys in (jnp.stack([KEY, KEY]), jnp.stack([jax.random.PRNGKey(1)] * 2)):
-        with pytest.raises(ValueError, match="one key twice"):
+        with pytest.raises(ValueError, match="found one key twice"):
             forward_passes(toy.forward, toy.params(), toy.batch(), keys)
 
 
@@ -96,7 +96,7 @@ def test_each_pass_may_have_a_forward_of_its_own():
         np.testing.assert_array_equal(found[i], forward(*args, keys[i]))
     with pytest.raises(ValueError, match="or num_passes=3 of them: found 2"):
         forward_passes(forwards, *args, KEY, num_passes=3)
-    with pytest.raises(ValueError, match="give how='unroll'"):
+    with pytest.raises(ValueError, match="Use how='unroll'"):
         forward_passes(forwards, *args, KEY, how="vmap")
 
 

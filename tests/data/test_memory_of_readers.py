@@ -141,12 +141,12 @@ CASES = {
     "claims.safetensors": (
         safe_claims_much,
         weight_files.read,
-        "expected a whole file",
+        "found a truncated file",
     ),
     "header.safetensors": (
         safe_long_header,
         weight_files.read,
-        "expected a whole file",
+        "found a truncated file",
     ),
     "claims.bmp": (bmp_claims_much, valid_files.image, "cannot be read"),
     "vocab/vocab.txt": (many_tokens, valid_files.tokenizer, "data.tokenizer"),

@@ -91,7 +91,7 @@ def test_bad_tables_name_the_line(tmp_path):
     found = message(tmp_path, {"t.jsonl": b"[\n"}, name="t.jsonl")
     assert found == "t.jsonl, line 1: expected JSON, found '['"
     found = message(tmp_path, {"t.tsv": b"source\ttarget\na\n"}, name="t.tsv")
-    assert found == "t.tsv, line 2: expected 2 columns, as the first line has, found 1"
+    assert found == "t.tsv, line 2: expected 2 columns, as in the first line, found 1"
     found = message(tmp_path, {"t.tsv": b"a\tb\nc\td\n"}, name="t.tsv")
     assert found == (
         "t.tsv, line 2: expected a text under data.columns 'source', found a, b; for a "

@@ -149,10 +149,10 @@ def test_a_tokenizer_of_another_model(wordpiece, byte_level):
     subwords.check_fits(wordpiece, vocab_size=size + 9999, pad_id=0, exact=False)
     for vocab_size in (size - 1, size + 128):
         with pytest.raises(
-            InputError, match=rf"{vocab_size} tokens of.*of {size}: one"
+            InputError, match=rf"{vocab_size} tokens of.*of {size}. Use"
         ):
             subwords.check_fits(wordpiece, vocab_size=vocab_size, pad_id=0, exact=True)
-    with pytest.raises(InputError, match=r"at id 1, which the model takes for padding"):
+    with pytest.raises(InputError, match=r"at id 1, the model's padding id"):
         subwords.check_fits(wordpiece, vocab_size=size, pad_id=1, exact=True)
     subwords.check_fits(
         tokenizer_files.load(byte_level), vocab_size=330, pad_id=1, exact=True

@@ -79,13 +79,15 @@ def test_joint_is_one(tmp_path, vocabulary):
 
 
 def test_a_vocabulary_that_is_not_the_runs_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"expected the vocabulary of a run, found no"):
+    with pytest.raises(
+        InputError, match=r"cannot read the index of the run's vocabulary"
+    ):
         tokenizers.ensure(tmp_path, both, begun=True)
     tokenizers.save(both(), tmp_path)
     path = tmp_path / "vocabulary" / "target.json"
     text = path.read_text()
     path.write_text(both(40).target.text)
-    with pytest.raises(InputError, match=r"sha256 [0-9a-f]{64}, found another"):
+    with pytest.raises(InputError, match=r"sha256 [0-9a-f]{64}, found another file"):
         tokenizers.load(tmp_path)
     path.unlink()
     with pytest.raises(InputError, match="found no such file"):
@@ -94,7 +96,7 @@ def test_a_vocabulary_that_is_not_the_runs_is_refused(tmp_path):
     tokenizers.load(tmp_path)
     index = tmp_path / "vocabulary" / "index.json"
     index.write_text(json.dumps({"format": 1, "files": ["joint.json"]}))
-    with pytest.raises(InputError, match="found a damaged index"):
+    with pytest.raises(InputError, match="corrupt index"):
         tokenizers.load(tmp_path)
     index.write_text(json.dumps({"format": 2}))
     with pytest.raises(InputError, match="expected format 1"):

@@ -43,8 +43,8 @@ def inputs(kind="bert"):
 
 def stored_params(kind, head):
     arrays = load_file(STORED / f"{kind}-{head}" / "model.safetensors")
-    found, beside = to_ours(arrays, kind, per_token=head == HEADS[1])
-    assert beside == []
+    found, unused = to_ours(arrays, kind, per_token=head == HEADS[1])
+    assert unused == []
     return nested(found)
 
 
@@ -234,9 +234,9 @@ def test_old_spellings_bare_names_and_pretraining_heads():
 
 
 def test_a_pooler_of_roberta_is_not_its_classifier():
-    found, beside = to_ours({"roberta.pooler.dense.bias": np.zeros(4)}, "roberta")
+    found, unused = to_ours({"roberta.pooler.dense.bias": np.zeros(4)}, "roberta")
     assert not found
-    assert beside == ["roberta.pooler.dense.bias"]
+    assert unused == ["roberta.pooler.dense.bias"]
 
 
 def test_stored_configs_are_those_of_the_test():

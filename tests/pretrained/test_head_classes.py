@@ -28,13 +28,13 @@ NAMES = ("ant", "bee", "cat", "dog", "eel")
     [
         ("a b", "a b", None, ""),
         ("b a", "a b", (1, 0), "rows reordered by class name, from b, a to a, b"),
-        ("A B", "a b", None, "classes A, B taken as a, b"),
+        ("A B", "a b", None, "classes A, B loaded as a, b"),
         ("CON NEU ENT", "ent neu con", (2, 1, 0), "reordered by class name"),
-        ("LABEL_0 LABEL_1", "a b", None, r"weights \(LABEL_0, LABEL_1\): rows taken"),
+        ("LABEL_0 LABEL_1", "a b", None, r"weights \(LABEL_0, LABEL_1\): rows matched"),
         ("LABEL_0 LABEL_1", "LABEL_1 LABEL_0", (1, 0), "reordered"),
         ("a b", "LABEL_0 LABEL_1", None, "unknown for the data"),
-        ("", "a b", None, "class names unknown for the weights: rows taken by pos"),
-        ("a b", "", None, "class names unknown for the data: rows taken by position"),
+        ("", "a b", None, "class names unknown for the weights: rows matched by pos"),
+        ("a b", "", None, "class names unknown for the data: rows matched by position"),
     ],
 )
 def test_rows_follow_names(stored, wanted, rows, note):
@@ -76,7 +76,9 @@ def test_the_merge_moves_rows_of_kernel_and_bias():
     params, notes = merge(template, weights, classes=("a", "c"))
     assert not np.any(params["head"]["kernel"])
     (note,) = notes
-    assert note.startswith("head: not taken; head/bias, head/kernel start anew: the w")
+    assert note.startswith(
+        "head: not loaded; head/bias, head/kernel re-initialized: the w"
+    )
     assert "\n" not in note
 
 
@@ -205,7 +207,7 @@ def test_a_text_head_follows_names(workdir, exported, labels, tmp_path):
     kernel, lines, new = started(workdir, ("neg", "pos"), source, **kind)
     np.testing.assert_array_equal(kernel, new)
     assert lines == [
-        "init_from: head: not taken; head/bias, head/kernel start anew: the weights "
-        "have the classes bad, good, the data neg, pos; to keep the head, use the same "
-        "names in both"
+        "init_from: head: not loaded; head/bias, head/kernel re-initialized: the "
+        "weights have the classes bad, good, the data neg, pos; to keep the head, use "
+        "the same names in both"
     ]

@@ -120,8 +120,8 @@ def test_a_bare_encoder_leaves_the_head_new(folder):
     edit(folder, bare)
     params, notes = load(folder)
     assert notes == [
-        "pooler.dense.weight: not taken; this model has none",
-        "head: not taken; head/bias, head/kernel start anew",
+        "pooler.dense.weight: not loaded; this model has no such layer",
+        "head: not loaded; head/bias, head/kernel re-initialized",
     ]
     assert not np.asarray(params["head"]["kernel"]).any()
     params["head"] = load(PARITY)[0]["head"]
@@ -181,7 +181,7 @@ def test_other_spellings_of_an_npz(tmp_path):
     }
     np.savez(tmp_path / "before.npz", **theirs, **before)
     params, notes = load(tmp_path / "before.npz")
-    assert notes[0] == "pre_logits: not taken, nor the head that follows it"
+    assert notes[0] == "pre_logits: not loaded, nor the head that follows it"
     assert not np.asarray(params["head"]["kernel"]).any()
 
 
@@ -235,7 +235,7 @@ def test_a_part_that_does_not_fit_stays_new_as_a_whole():
         loaded(head__bias=None, head__kernel=None),
     ]:
         params, notes = merge(TEMPLATE, weights, reinit=("head",))
-        assert notes == ["head: not taken; head/bias, head/kernel start anew"]
+        assert notes == ["head: not loaded; head/bias, head/kernel re-initialized"]
         assert_equal(params["head"], TEMPLATE["head"])
         assert float(params["body"]["a"][0]) == 1
 
@@ -243,8 +243,8 @@ def test_a_part_that_does_not_fit_stays_new_as_a_whole():
 def test_a_part_stays_new_where_asked():
     params, notes = merge(TEMPLATE, loaded(), fresh=("body",))
     assert_equal(params["body"], TEMPLATE["body"])
-    assert notes == ["body: not taken; body/a, body/b start anew"]
-    with pytest.raises(InputError, match="reinit: expected the beginning of a param"):
+    assert notes == ["body: not loaded; body/a, body/b re-initialized"]
+    with pytest.raises(InputError, match="reinit: expected a prefix of a param"):
         merge(TEMPLATE, loaded(), fresh=("bod",))
 
 
@@ -355,14 +355,17 @@ BAD = {
     "nothing": (lambda f: f / "nowhere", "found nothing at"),
     "no file": (lambda f: f / "nowhere.npz", "found nothing at"),
     "another type": (lambda f: renamed(f, "pytorch_model.bin"), "expected a workdir"),
-    "no npz": (lambda f: renamed(f, "x.npz"), "cut off or something else"),
-    "cut npz": (lambda f: cut(f / "google.npz", 50_000), "cut off or something else"),
+    "no npz": (lambda f: renamed(f, "x.npz"), "truncated file or another"),
+    "cut npz": (lambda f: cut(f / "google.npz", 50_000), "truncated file or another"),
     "objects": (with_objects, "cls.npy: expected an array of numbers, found pickled"),
     "size": (too_long, r"expected the bytes of float32 \(9999999999,\), found 8"),
     "bomb": (bomb, "expected arrays, found 134217728 bytes packed into"),
-    "cut header": (lambda f: cut(f / "model.safetensors", 99).parent, "cut off"),
-    "cut data": (lambda f: cut(f / "model.safetensors", 40_000).parent, "cut off"),
-    "empty": (lambda f: cut(f / "model.safetensors", 0), "cut off"),
+    "cut header": (lambda f: cut(f / "model.safetensors", 99).parent, "truncated file"),
+    "cut data": (
+        lambda f: cut(f / "model.safetensors", 40_000).parent,
+        "truncated file",
+    ),
+    "empty": (lambda f: cut(f / "model.safetensors", 0), "truncated file"),
     "integers": (integers, "x: expected one of F64, F32, F16, BF16, found I32"),
     "no config": (without_config, "expected config.json, found none"),
     "config": (broken_config, "config.json: expected a JSON object"),
@@ -373,11 +376,11 @@ BAD = {
     "a part": (half_a_download, "expected b.safetensors, found no such file"),
     "outside": (
         lambda f: changed_index(f, "x", "../secret.safetensors"),
-        r"expected files beside it, found '../secret.safetensors'",
+        r"expected files in its folder, found '../secret.safetensors'",
     ),
     "index": (
         lambda f: changed_index(f, "x", "a.safetensors"),
-        "expected the arrays that the index names, found a difference in x",
+        "expected the arrays that the index lists, found a difference in x",
     ),
 }
 
@@ -398,7 +401,7 @@ def test_damage_that_headers_do_not_show_is_found_on_reading(folder):
     data = bytearray(GOOGLE.read_bytes())
     data[len(data) // 2] ^= 1
     (folder / "google.npz").write_bytes(data)
-    with pytest.raises(InputError, match="cut off or something else: Bad CRC"):
+    with pytest.raises(InputError, match="truncated file or another format: Bad CRC"):
         weight_files.read(folder / "google.npz")
 
 
@@ -407,7 +410,7 @@ def test_the_program_ends_with_the_message(tmp_path):
     code, _, err = run_program("train", *argv)
     assert code == 2
     assert err.startswith("error: init_from: expected a workdir, WORKDIR:STEP, a .npz")
-    assert "found nothing at ViT-B_16.npz; docs/pretrained.md says" in err
+    assert "found nothing at ViT-B_16.npz. docs/pretrained.md lists" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -449,11 +452,11 @@ def test_another_number_of_classes_starts_with_a_new_head(finished, tmp_path, ca
     result = train(tmp_path / "more", data__num_classes=12, **options)
     (name,) = result["init"]["sha256"]
     assert name == f"step_{finished[1]['checkpoint_step']}/checksums.json"
-    said = "init_from: head: not taken; head/bias, head/kernel start anew"
+    said = "init_from: head: not loaded; head/bias, head/kernel re-initialized"
     assert said in capsys.readouterr().out
     train(tmp_path / "asked", reinit="head, norm", **options)
     assert (
-        "init_from: norm: not taken; norm/bias, norm/scale" in capsys.readouterr().out
+        "init_from: norm: not loaded; norm/bias, norm/scale" in capsys.readouterr().out
     )
     for folder in ("more", "asked"):
         params = open_run(tmp_path / folder).params

@@ -101,7 +101,7 @@ BAD = {
     "encrypted": (lambda p: entry(p, b"x" * 50, flags=1), "encrypted"),
     "compression": (lambda p: entry(p, b"x" * 50, method=77), "not supported"),
     "no array inside": (lambda p: entry(p, b"a text"), "magic string"),
-    "empty entry": (entry, "expected a whole file of weights"),
+    "empty entry": (entry, "expected weights, found a truncated file"),
     "float8": (lambda p: entry(p, array("|V1")), r"x.npy: expected floats .*\|V1"),
     "fields": (
         lambda p: entry(p, array([("a", "|u1"), ("b", "|u1")])),
@@ -111,7 +111,7 @@ BAD = {
         lambda p: entry(
             p, b"\x93NUMPY\x01\x00" + struct.pack("<H", 9000) + b"(" * 9000
         ),
-        "expected a whole file of weights",
+        "expected weights, found a truncated file",
     ),
 }
 

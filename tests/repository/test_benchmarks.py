@@ -41,12 +41,12 @@ def test_benchmark(name):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "| arm | ms, least | times ours, median (range) |" in done.stdout
+    assert "| arm | ms, minimum | times ours, median (range) |" in done.stdout
     package, label = PACKAGES.get(name, ("torch", "PyTorch"))
     if name not in ALONE and importlib.util.find_spec(package) is None:
         assert f"{label} is not installed" in done.stdout
     if name == "decode":
-        assert "uncached: 100.0% the same" in done.stdout
+        assert "uncached: 100.0% equal" in done.stdout
 
 
 def test_loader():

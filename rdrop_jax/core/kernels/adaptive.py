@@ -131,17 +131,17 @@ def _check(
         raise ValueError(f"chunk_size must be at least 1: found {chunk_size}")
     if len(hidden) != len(kernels) or not hidden:
         raise ValueError(
-            "hidden and kernels must be of the head and of each tail: found "
+            "hidden and kernels must have one entry for the head and each tail: found "
             f"{len(hidden)} and {len(kernels)}"
         )
     if kernels[0].shape[0] < len(kernels):
         raise ValueError(
-            f"the head must have at least one word, then a row for each of "
+            f"the head must have at least one token, then a row for each of "
             f"{len(kernels) - 1} tails: found {kernels[0].shape}"
         )
     if min(kernel.shape[0] for kernel in kernels) < 1:
         raise ValueError(
-            "each cluster must have at least one word: found kernels "
+            "each cluster must have at least one token: found kernels "
             f"{[kernel.shape for kernel in kernels]}"
         )
     lead = hidden[0].shape[:-1]

@@ -170,5 +170,5 @@ def _pull(pair: _Pair, a: Softmax, b: Softmax, g_p: Array, g_q: Array) -> list[A
     ]
 
 
-def _sum(x: Float[Array, "rows words"]) -> Float[Array, "rows 1"]:
+def _sum(x: Float[Array, "rows tokens"]) -> Float[Array, "rows 1"]:
     return jnp.sum(x, axis=-1, keepdims=True)

@@ -139,7 +139,7 @@ class Decoded:
                 return self._read(candidate) | {"where": ahead == 0}
             except BadImage as error:
                 self._skip(self._rows.name(candidate), error)
-        raise InputError(f"{self._rows!r}: expected images, found none to be read")
+        raise InputError(f"{self._rows!r}: expected readable images, found none")
 
     def raw(self, row: int) -> Any:
         """Return the image of a row as its source provides it, not decoded."""
@@ -160,7 +160,7 @@ class Decoded:
     def _skip(self, name: str, error: BadImage) -> None:
         if not self._skip_bad:
             raise InputError(
-                f"{name}: {error}. --config.data.skip_bad=true leaves such images out"
+                f"{name}: {error}. Set --config.data.skip_bad=true to skip such images"
             ) from error
         with self._lock:
             if name not in self.skipped:

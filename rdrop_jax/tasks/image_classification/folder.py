@@ -80,7 +80,7 @@ def find(
         raise InputError(f"data.dir: {root} cannot be read: {error}") from error
     if "train" not in pairs and not known:
         raise InputError(
-            f"data.dir: expected images to train on in {root}, found only splits "
+            f"data.dir: expected training images in {root}, found only splits "
             f"{', '.join(pairs)}"
         )
     classes = known or tuple(sorted({label for _, label in pairs["train"]}))
@@ -137,9 +137,8 @@ def _check_unclear(root: Path, names: list[str], known: list[str], what: str) ->
     found = unclear(names, known)
     if found:
         raise InputError(
-            f"data.dir: expected {what} in {root} that are named train, validation or "
-            f"test, or after classes, found {_some(found)}, which could be either. "
-            "Rename them"
+            f"data.dir: expected {what} in {root} named train, validation or test, or "
+            f"after classes, found ambiguous names: {_some(found)}. Rename them"
         )
 
 
@@ -152,8 +151,8 @@ def _check_splits(
     if full and not ("train" in with_classes and len(with_classes) > 1):
         names = _some(folder.name for _, folder in splits)
         raise InputError(
-            f"data.dir: expected folders of splits alone or of classes alone in {root},"
-            f" found {names}, named like a split, beside {_some(full)}. Rename the "
+            f"data.dir: expected only folders of splits or only folders of classes in "
+            f"{root}, found {names}, named like a split, and {_some(full)}. Rename the "
             "class, or move the other folders away"
         )
 
@@ -206,7 +205,7 @@ def _check_depth(folder: Path, class_folders: list[Path]) -> None:
             )
             raise InputError(
                 f"data.dir: expected a folder per class in {folder}, found "
-                f"{path.name}, which holds {_some(below)}. {remedy}"
+                f"{path.name}, which contains {_some(below)}. {remedy}"
             )
 
 
@@ -265,7 +264,7 @@ def _check_single(found: list[tuple[str, Path]]) -> None:
     repeated = [str(path) for split, path in found if splits.count(split) > 1]
     if repeated:
         raise InputError(
-            f"data.dir: expected one of each split, found {', '.join(repeated)}"
+            f"data.dir: expected one table per split, found {', '.join(repeated)}"
         )
 
 

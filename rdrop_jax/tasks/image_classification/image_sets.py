@@ -170,11 +170,11 @@ def _root(data: ConfigDict) -> Path:
     home = root(data)
     if not home:
         raise InputError(
-            f"data.dir: expected where {data.name} is, found nothing; set "
-            "--config.data.dir or $RDROP_DATA_DIR"
+            f"data.dir: expected the location of {data.name}, found an empty path. Set "
+            "--config.data.dir or $RDROP_DATA_DIR."
         )
     if not Path(home).exists():
-        raise InputError(f"data.dir: expected {home}, found no such file or folder")
+        raise InputError(f"data.dir: no such file or folder: {home}")
     return Path(home)
 
 

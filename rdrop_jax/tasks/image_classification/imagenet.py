@@ -146,8 +146,8 @@ def _devkit(path: Path, expected: Expected) -> _Devkit:
     truth = [int(line) for line in archives.lines(found[_TRUTH], str(path))]
     if len(classes) != expected.classes or not set(truth) <= set(classes):
         raise InputError(
-            f"{path}: expected {expected.classes} classes and the ids of images among "
-            f"them, found {len(classes)} classes"
+            f"{path}: expected {expected.classes} classes, including those of all "
+            f"images, found {len(classes)} classes"
         )
     if len(truth) != expected.rows["test"]:
         raise InputError(

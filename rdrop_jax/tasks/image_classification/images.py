@@ -40,7 +40,7 @@ def check_transforms(data: ConfigDict) -> None:
     Raises:
       InputError: an invalid field.
     """
-    least, most = data.crop_area
+    low, high = data.crop_area
     channels = (1, data.channels)
     for field, fits, expected in (
         ("channels", data.channels in (1, 3), "1 or 3"),
@@ -48,8 +48,16 @@ def check_transforms(data: ConfigDict) -> None:
         ("mean", len(data.mean) in channels, "a number for all channels, or for each"),
         ("std", len(data.std) in channels and min(data.std) > 0, "numbers above 0"),
         ("crop", data.crop in CROPS, f"one of {', '.join(CROPS)}"),
-        ("crop_area", 0 < least <= most <= 1, "least and largest part, in (0, 1]"),
-        ("crop_ratio", 0 < data.crop_ratio[0] <= data.crop_ratio[1], "least, largest"),
+        (
+            "crop_area",
+            0 < low <= high <= 1,
+            "minimum and maximum fraction, in (0, 1]",
+        ),
+        (
+            "crop_ratio",
+            0 < data.crop_ratio[0] <= data.crop_ratio[1],
+            "minimum, maximum",
+        ),
         ("pad", data.pad >= 0, "at least 0"),
         ("randaugment", data.randaugment >= 0, "at least 0"),
         ("magnitude", 0 <= data.magnitude <= LEVELS, f"from 0 to {LEVELS}"),

@@ -47,8 +47,8 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
         others = [name for name in found if name != split and found[name] == path]
         if others:  # such as trainval.npz: its rows would be in both splits
             raise InputError(
-                f"data.dir: expected a file of its own for {split}, found {path}, "
-                f"whose name says {' and '.join(others)} too"
+                f"data.dir: expected a separate file for {split}, found {path}, "
+                f"whose name also contains {' and '.join(others)}"
             )
     return found
 
@@ -58,7 +58,9 @@ def notes(root: Path) -> tuple[str, ...]:
     if root.is_file():
         return ()
     rest = [path.name for path in _files(root) if not splits_of(path.stem)]
-    found = f"{root}: array files of no split are not read: {', '.join(rest)}"
+    found = (
+        f"{root}: array files that belong to no split are not read: {', '.join(rest)}"
+    )
     return (found,) if rest else ()
 
 

@@ -116,7 +116,8 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
         pixels = np.asarray(image)
     except ValueError as error:
         raise InputError(
-            f"--input: expected rows of one length in image {number}, found others"
+            f"--input: expected rows of equal length in image {number}, found "
+            "different lengths"
         ) from error
     if pixels.ndim == 2 and data.channels == 1:
         pixels = pixels[..., None]
@@ -134,7 +135,7 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
     if not known or not np.all((pixels >= 0) & (pixels <= 255)):
         raise InputError(
             f"--input: expected numbers from 0 to 255 in image {number}, found "
-            f"{'others' if known or integer else pixels.dtype}"
+            f"{'values out of range' if known or integer else pixels.dtype}"
         )
     return {"image": _fractions(data, pixels)}
 

@@ -59,7 +59,7 @@ def others(
     left = np.setdiff1d(np.arange(rows), labelled)
     if not 0 <= count <= len(left):
         raise InputError(
-            f"data.unlabelled: expected 0 to {len(left)} rows besides the labelled "
-            f"ones, found {count}"
+            f"data.unlabelled: expected 0 to {len(left)} rows, the number without the "
+            f"labelled rows, found {count}"
         )
     return np.sort(np.random.default_rng([seed, 1]).permutation(left)[:count])

@@ -217,7 +217,7 @@ def _from_npz(stored: weight_files.Stored) -> Weights:
         theirs = {re.sub(f"/{old}", f"/{new}", k): x for k, x in theirs.items()}
     if any(name.startswith("pre_logits/") for name in theirs):
         # The head is only usable after this layer.
-        notes.append("pre_logits: not taken, nor the head that follows it")
+        notes.append("pre_logits: not loaded, nor the head that follows it")
         theirs = {
             k: x
             for k, x in theirs.items()
@@ -260,7 +260,7 @@ def _to_npz(ours: str, x: np.ndarray, module: ViT, images: Images) -> np.ndarray
 def _from_hf(stored: weight_files.Stored, norm_eps: float, path: Path) -> Weights:
     theirs = {name.removeprefix("vit."): x for name, x in stored.arrays.items()}
     beside = [k for k in theirs if k.startswith(("pooler.", "embeddings.mask_token"))]
-    notes = [f"{name}: not taken; this model has none" for name in beside]
+    notes = [f"{name}: not loaded; this model has no such layer" for name in beside]
     theirs = {name: x for name, x in theirs.items() if name not in beside}
     patches = theirs.get(_HF_EMBEDDING)
     if patches is not None and patches.ndim == 4:

@@ -72,7 +72,7 @@ def check(config: ConfigDict) -> None:
         raise InputError(f"eval.top_p: expected in (0, 1], found {score.top_p}")
     if data.vocabulary and data.tokens != "words":
         raise InputError(
-            f"data.vocabulary: expected none where data.tokens={data.tokens}, found "
+            f"data.vocabulary: expected no file with data.tokens={data.tokens}, found "
             f"{data.vocabulary!r}"
         )
     if m.name in adaptive.SIZES:

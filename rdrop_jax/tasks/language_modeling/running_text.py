@@ -53,7 +53,7 @@ def prepared(data: ConfigDict) -> Path:
     if not (folder / "index.json").is_file():
         where = root(data)
         raise InputError(
-            f"data.name={data.name}: expected it in {folder}, found nothing. Prepare "
+            f"data.name={data.name}: no prepared text in {folder}. Prepare "
             f"it once:\n  python -m rdrop_jax.prepare {data.name} --data_dir "
             f"{where or 'DATA'} --from DOWNLOADS\nand train with "
             f"--config.data.dir={where or 'DATA'}; see docs/language-models.md"
@@ -69,7 +69,7 @@ def files(data: ConfigDict) -> dict[str, Path]:
     """
     if not data.files.train:
         raise InputError(
-            "data.files.train: expected a text file to train on, found none named"
+            "data.files.train: expected the name of a text file, found none"
         )
     found = {s: Path(root(data), data.files[s]) for s in SPLITS if data.files[s]}
     for split, path in found.items():
@@ -139,8 +139,8 @@ def hold_out(
         stop = start
         if size is not None and (start < 1 or not found[split]):
             raise InputError(
-                f"data.{split}: expected a share or number of the {len(train)} lines "
-                f"of data.files.train, found {size:g}, which leaves no lines"
+                f"data.{split}: expected a fraction or number of the {len(train)} "
+                f"lines of data.files.train, found {size:g}, which leaves no lines"
             )
         if start < 1 or not found[split]:
             raise InputError(

@@ -188,8 +188,8 @@ def load(folder: Path, texts: Path | None = None) -> Corpus:
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != index["sha256"]["vocabulary"]:
         raise InputError(
-            f"{path}: expected the vocabulary that {folder / 'index.json'} names, "
-            f"found {'another' if content else 'no such file'}: put it back"
+            f"{path}: expected the vocabulary of {folder / 'index.json'}, found "
+            f"{'another file' if content else 'no such file'}. Restore it."
         )
     splits = {}
     for name, entry in index["splits"].items():
@@ -199,7 +199,7 @@ def load(folder: Path, texts: Path | None = None) -> Corpus:
         if file.stat().st_size != 4 * entry["tokens"]:
             raise InputError(
                 f"{file}: expected {4 * entry['tokens']} bytes, found "
-                f"{file.stat().st_size}; make it again"
+                f"{file.stat().st_size}. Prepare the text again."
             )
         ids = np.memmap(file, "<i4", "r")
         splits[name] = Split(

@@ -58,7 +58,7 @@ def _find(sources: Sequence[Path], name: str) -> Callable[[], Iterator[str]]:
                 return functools.partial(_zipped, path, member)
     raise InputError(
         f"--from: expected {name.replace(chr(92), '')} in the folders and archives "
-        "given, found none; it is part of wikitext-103-v1.zip (Merity et al., 2016)"
+        "given, found none. It is part of wikitext-103-v1.zip (Merity et al., 2016)."
     )
 
 
@@ -68,7 +68,7 @@ def _member(path: Path, name: str) -> str | None:
             names = (n for n in archive.namelist() if re.search(f"(^|/){name}$", n))
             return next(names, None)
     except (zipfile.BadZipFile, OSError) as error:
-        raise InputError(f"--from: {path}: a damaged archive: {error}") from error
+        raise InputError(f"--from: {path}: corrupt archive: {error}") from error
 
 
 def _zipped(path: Path, member: str) -> Iterator[str]:

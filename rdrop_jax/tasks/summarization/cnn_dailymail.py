@@ -63,7 +63,11 @@ def prepare(
             else:
                 empty[split] += 1
     for split, count in rows.items():
-        less = f"; {empty[split]} with an empty side left out" if empty[split] else ""
+        less = (
+            f"; {empty[split]} with an empty article or summary left out"
+            if empty[split]
+            else ""
+        )
         say(f"{split}: {count} articles; published: {ROWS[split]}{less}")
     return writer.finish({"published": ROWS})
 
@@ -77,7 +81,7 @@ def _tables(files: list[Path]) -> Iterator[tuple[str, str, str]]:
         ]
         if not parts:
             raise InputError(
-                f"--from: expected tables of {split}, as {split}.jsonl or "
+                f"--from: expected tables of {split}, such as {split}.jsonl or "
                 f"{split}-00000-of-00001.parquet, or {' and '.join(STORIES)}, found "
                 f"none in {len(files)} files"
             )

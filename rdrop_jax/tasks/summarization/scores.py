@@ -59,7 +59,7 @@ def rouge_each(
     """
     if len(summaries) != len(references) or not references:
         raise InputError(
-            "references: expected some for each summary, found "
+            "references: expected at least one for each summary, found "
             f"{len(references)} for {len(summaries)}"
         )
     if tokenizer == "auto":
@@ -68,7 +68,7 @@ def rouge_each(
             raise InputError(
                 "tokenizer: expected one that reads the references, got english, which "
                 f"damages {share:.0%} of their words. Use tokenizer='unicode', or "
-                "'english' to score them all the same"
+                "'english' to score them anyway"
             )
     from rouge_score.rouge_scorer import RougeScorer  # slow: imports nltk
 
@@ -99,7 +99,7 @@ def sentences(text: str) -> str:
 
 
 def misfit(references: Sequence[Sequence[str]], tokenizer: str) -> str:
-    """Return the problem of a tokenizer with the references; empty if there is none.
+    """Return a tokenizer's problem with the references, or an empty text.
 
     Args:
       references: one or more per document.
@@ -120,7 +120,7 @@ def misfit(references: Sequence[Sequence[str]], tokenizer: str) -> str:
         "eval.rouge_tokenizer: expected a tokenizer that reads the references, got "
         "english, which drops all characters but a-z and 0-9 and so damages "
         f"{max(share, 0.011):.0%} of their words. Set eval.rouge_tokenizer=unicode, or "
-        "english to score them all the same"
+        "english to score them anyway"
     )
 
 

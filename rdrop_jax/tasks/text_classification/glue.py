@@ -188,8 +188,8 @@ def _open_zip(path: Path, folder: str, file: str) -> io.BufferedIOBase | None:
                 return cast(io.BufferedIOBase, archive.open(member))
     except (OSError, zipfile.BadZipFile, NotImplementedError) as error:
         raise InputError(
-            f"--from: {path}: expected a whole zip archive, found one that is cut off "
-            f"or something else: {error}"
+            f"--from: {path}: expected a zip archive, found a truncated file or "
+            f"another format: {error}"
         ) from error
     return None
 
@@ -221,8 +221,8 @@ def _rows(
         if len(values) < len(columns) or not all(fields[c].strip() for c in needed):
             if not task.ragged:
                 raise InputError(
-                    f"{place}: expected {len(columns)} columns, the needed ones not "
-                    f"empty, found {line[:60]!r}"
+                    f"{place}: expected {len(columns)} columns and no empty "
+                    f"{' or '.join(needed)}, found {line[:60]!r}"
                 )
             left_out += 1
             continue

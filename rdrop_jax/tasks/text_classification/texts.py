@@ -149,7 +149,7 @@ def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
       InputError: too few classes, or a label that is neither a name nor a number.
     """
     if not len(texts):
-        raise InputError("the training rows: expected some, found none")
+        raise InputError("expected training rows, found none")
     found: set[str] = set()
     for label, place in zip(texts.labels, texts.places, strict=True):
         if label is not None:
@@ -205,7 +205,7 @@ def encode_labels(
         for name in _names(label, labels, place):
             if name not in ids:
                 raise InputError(
-                    f"{place}: expected a label of the training rows, one of "
+                    f"{place}: expected a label that occurs in the training rows: "
                     f"{', '.join(classes)}, found {name!r}"
                 )
             where = ids[name]

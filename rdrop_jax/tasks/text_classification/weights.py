@@ -110,7 +110,7 @@ def read(path: Path, module: Classifier) -> Weights:
     encoder = module.encoder
     stored = weight_files.read(path)
     arrays, unused = to_ours(stored.arrays, encoder.kind, per_token=module.per_token)
-    notes = [f"not taken, as it has no use here: {name}" for name in sorted(unused)]
+    notes = [f"not loaded, because unused: {name}" for name in sorted(unused)]
     return mapping.encoder_weights(arrays, stored, encoder.norm_eps, path, notes)
 
 

@@ -34,8 +34,8 @@ def check(source: str, target: str) -> None:
     for package in ("babel", "emoji"):
         if importlib.util.find_spec(package) is None:
             raise InputError(
-                f"data.name=cldr_names: expected the package {package}, which carries "
-                f"names, found none; pip install {package}"
+                f"data.name=cldr_names: expected the package {package}, which contains "
+                f"the names, found none. Run `pip install {package}`."
             )
 
 

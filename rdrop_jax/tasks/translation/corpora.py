@@ -122,7 +122,7 @@ def prepare(
         if wanted is not None and abs(count - wanted) > _TOLERANCE * wanted:
             raise InputError(
                 f"--from: expected about {wanted} pairs in {split}, as published, "
-                f"found {count}: another release, or files that are not whole"
+                f"found {count}. Use the complete files of the published release."
             )
     return writer.finish({"origin": recipe.origin, "moses": True})
 

@@ -14,8 +14,8 @@ def check(field: str) -> None:
     """Raise an `InputError` if sacremoses is not installed."""
     if importlib.util.find_spec("sacremoses") is None:
         raise InputError(
-            f"{field}: expected the package sacremoses, found none; pip install "
-            "'rdrop-jax[nmt]'"
+            f"{field}: expected the package sacremoses, found none. Run `pip "
+            "install 'rdrop-jax[nmt]'`."
         )
 
 

@@ -26,7 +26,7 @@ def chosen(tokenize: str, language: str) -> str:
 
 
 def misfit(references: Sequence[str], tokenize: str, language: str) -> str:
-    """Return the problem of a tokenizer with the references; empty if there is none.
+    """Return a tokenizer's problem with the references, or an empty text.
 
     Args:
       references: reference translations of a split.

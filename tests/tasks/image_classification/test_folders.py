@@ -53,9 +53,7 @@ def test_splits_in_usual_spellings(tmp_path, train, other, split):
 @pytest.mark.parametrize("name", ["train", "Val", "testing"])
 def test_a_class_named_like_a_split_is_refused(tmp_path, name):
     images(tmp_path / "bus", tmp_path / "car", tmp_path / name)
-    with pytest.raises(
-        InputError, match=f"found {name}, named like a split, beside bus"
-    ):
+    with pytest.raises(InputError, match=f"found {name}, named like a split, and bus"):
         folder.find(tmp_path)
 
 
@@ -63,13 +61,13 @@ def test_splits_in_a_class_named_like_a_split_are_refused(tmp_path):
     images(
         tmp_path / "bus", tmp_path / "train" / "steam", tmp_path / "train" / "diesel"
     )
-    with pytest.raises(InputError, match="found train, named like a split, beside bus"):
+    with pytest.raises(InputError, match="found train, named like a split, and bus"):
         folder.find(tmp_path)
 
 
 def test_two_folders_of_one_split_are_refused(tmp_path):
     write(tmp_path / "train", tmp_path / "Training")
-    with pytest.raises(InputError, match="expected one of each split"):
+    with pytest.raises(InputError, match="expected one table per split"):
         folder.find(tmp_path)
 
 
@@ -91,17 +89,17 @@ def test_names_that_may_be_splits_are_refused(tmp_path, names):
     unclear = sorted(name for name in names if splits.splits_in(name))
     unclear = [name for name in unclear if splits.split_of(name) is None]
     write(*(tmp_path / "a" / name for name in names))
-    with pytest.raises(InputError, match=rf"found {', '.join(unclear)}, which could"):
+    with pytest.raises(InputError, match=rf"names: {', '.join(unclear)}. Rename"):
         folder.find(tmp_path / "a")
     for name in names:
         (tmp_path / f"{name}.tsv").write_text("a.png\tcat\nb.png\tdog\n")
-    with pytest.raises(InputError, match=r"expected tables in .* could be either"):
+    with pytest.raises(InputError, match=r"expected tables in .* ambiguous names"):
         folder.find(tmp_path)
 
 
 def test_names_that_differ_in_the_split_alone_are_refused(tmp_path):
     images(*(tmp_path / name for name in ("xtrain", "xtest", "cat", "dog", "owl")))
-    with pytest.raises(InputError, match="found xtest, xtrain, which could be either"):
+    with pytest.raises(InputError, match="found ambiguous names: xtest, xtrain"):
         folder.find(tmp_path)
 
 
@@ -179,7 +177,7 @@ def test_the_folder_above_the_classes_is_refused(tmp_path):
 
 def test_splits_inside_classes_are_refused(tmp_path):
     images(*(tmp_path / c / s for c in CLASSES for s in ("train", "test")))
-    with pytest.raises(InputError, match=r"cat, which holds test, train. Arrange"):
+    with pytest.raises(InputError, match=r"cat, which contains test, train. Arrange"):
         folder.find(tmp_path)
 
 
@@ -263,7 +261,7 @@ def test_images_that_vanish_or_are_too_large(tmp_path, monkeypatch):
     (tmp_path / "cat" / "00000.png").unlink()
     with pytest.raises(
         InputError,
-        match=r"00000.png: expected an image, found none: No such file. --config",
+        match=r"00000.png: expected an image, found none: No such file. Set --config",
     ):
         rows[0]
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
@@ -429,6 +427,6 @@ def test_array_files_named_in_the_plural(tmp_path, names):
 def test_array_files_that_are_no_split_are_named(tmp_path):
     for name in ("train", "extra"):
         np.savez(tmp_path / f"{name}.npz", x=noise(2), y=np.arange(2))
-    note = f"{tmp_path}: array files of no split are not read: extra.npz"
+    note = f"{tmp_path}: array files that belong to no split are not read: extra.npz"
     assert npz.notes(tmp_path) == (note,)
     assert npz.notes(tmp_path / "train.npz") == ()

@@ -100,7 +100,7 @@ def test_tables(tmp_path):
     refused("folder", tmp_path, "expected test images in .*, found none")
     for name in ("val", "valid"):
         (tmp_path / f"{name}.tsv").write_text(lines[0])
-    refused("folder", tmp_path, r"one of each split, found .*val\.tsv, .*valid\.tsv")
+    refused("folder", tmp_path, r"one table per split, found .*val\.tsv, .*valid\.tsv")
 
 
 def test_folders_that_cannot_be_used(tmp_path):
@@ -129,7 +129,12 @@ def test_npz(tmp_path):
         "validation": 2,
         "test": 6,
     }
-    refused("npz", tmp_path, "expected 3, the classes of npz", data__num_classes="4")
+    refused(
+        "npz",
+        tmp_path,
+        "expected 3, the number of classes of npz",
+        data__num_classes="4",
+    )
     for arrays, message in (
         ({"x": images}, "expected arrays x and y, or image and label, found x"),
         ({"x": images / 255, "y": LABELS[:6]}, "expected x as uint8"),
@@ -142,7 +147,11 @@ def test_npz(tmp_path):
     (tmp_path / "my_train.npz").write_bytes(b"PK broken")
     refused("npz", tmp_path, "expected an .npz file of plain arrays")
     np.savez(tmp_path / "my_train.npz", x=images, y=LABELS[:6])
-    refused("npz", tmp_path, "data.num_classes: expected how many classes npz has")
+    refused(
+        "npz",
+        tmp_path,
+        "data.num_classes: expected the number of classes, because npz has",
+    )
 
 
 @pytest.mark.parametrize(
@@ -150,7 +159,7 @@ def test_npz(tmp_path):
 )
 def test_a_file_of_two_splits_is_refused(tmp_path, file, split):
     np.savez(tmp_path / f"{file}.npz", x=noise(6), y=LABELS[:6], classes=CLASSES)
-    refused("npz", tmp_path, f"of its own for train, found .*{file}.npz, .* {split}")
+    refused("npz", tmp_path, f"separate file for train, found .*{file}.npz, .* {split}")
 
 
 def test_prepared(tmp_path):

@@ -203,12 +203,12 @@ def test_parameters_of_the_paper_s_models():
 
 @pytest.mark.parametrize("cutoffs", [(11, 5), (5, 5), (0,), (5, WORDS), (5, 30)])
 def test_cutoffs_that_are_out_of_order(cutoffs):
-    with pytest.raises(ValueError, match=r"cutoffs must rise, .* 23 words"):
+    with pytest.raises(ValueError, match=r"cutoffs must increase, .* size 23"):
         clusters(cutoffs, WORDS, 16, 2)
 
 
 def test_clusters_that_have_no_width():
-    with pytest.raises(ValueError, match=r"factor must leave .* \[16, 1, 0\]"):
+    with pytest.raises(ValueError, match=r"factor must be .* \[16, 1, 0\]"):
         clusters((5, 11), WORDS, 16, 16)
 
 

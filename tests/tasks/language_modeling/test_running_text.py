@@ -73,7 +73,7 @@ def test_memory_mapped_files(tmp_path):
     with pytest.raises(InputError, match=r"train.bin: expected 60 bytes, found 4"):
         token_files.load(folder)
     (folder / "vocabulary.json").write_text(words.dump().replace("cat", "dog"))
-    with pytest.raises(InputError, match=r"expected the vocabulary that .* another"):
+    with pytest.raises(InputError, match=r"expected the vocabulary of .* another file"):
         token_files.load(folder)
 
 
@@ -150,7 +150,7 @@ def test_unknown_words_without_unk(tmp_path):
     [
         ({"name": "wikitext2"}, "data.name: expected one of docstrings, files"),
         ({"files.train": "gone.txt"}, "data.files.train: no file .*gone.txt"),
-        ({"files.train": ""}, "data.files.train: expected a text file"),
+        ({"files.train": ""}, "data.files.train: expected the name of a text"),
         ({"name": "wikitext103"}, r"rdrop_jax.prepare wikitext103 --data_dir"),
     ],
 )

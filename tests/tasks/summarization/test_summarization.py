@@ -359,7 +359,9 @@ def test_cnn_dailymail_from_stories_or_tables(tmp_path):
         (tables / f"{name}.jsonl").write_text(text)
     del said[:]
     folder = prepare("cnn_dailymail", tmp_path / "two", [tables], said.append)
-    assert said[0].endswith("published: 287113; 1 with an empty side left out")
+    assert said[0].endswith(
+        "published: 287113; 1 with an empty article or summary left out"
+    )
     assert said[2] == "test: 1 articles; published: 11490"
     changes["data__dir"] = tmp_path / "two"
     pairs = summary_sets.find(tiny_sum.config(tmp_path, **changes).data).splits[

@@ -78,7 +78,7 @@ def test_iwslt_is_cut_as_published(tmp_path, small):
     assert reverse.target == found["test"].source
     assert "test.de.gz" in translation_sets.find(data).provenance()
     (folder / "test.de.gz").write_bytes(b"")
-    with pytest.raises(InputError, match="prepare it again"):
+    with pytest.raises(InputError, match="Prepare the dataset again"):
         translation_sets.find(data)
 
 

@@ -157,7 +157,9 @@ def test_a_vocabulary_of_another_run_is_refused(run_dir, folder, tmp_path):
     tasks.prepare(small, tmp_path / "other", begun=False)
     path = tmp_path / "run" / "vocabulary" / "joint.json"
     shutil.copy(tmp_path / "other" / "vocabulary" / "joint.json", path)
-    with pytest.raises(InputError, match="the vocabulary that the run was begun with"):
+    with pytest.raises(
+        InputError, match="the vocabulary that the run was started with"
+    ):
         load(tmp_path / "run")
     # Parameters bring their vocabulary along.
     for name in (run_dir[0], f"{run_dir[0]}:4"):
