@@ -11,10 +11,10 @@ train: $(VENV)/.base
 	$(BIN)/python -m rdrop_jax.train --config $(CONFIG) $(ARGS)
 
 test: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: $(VENV)/.dev lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -31,7 +31,7 @@ parity: .venv-parity/.done
 	for family in vit seq2seq encoder bart; do \
 		.venv-parity/bin/python tests/parity/make_$$family.py || exit 1; done
 	.venv-parity/bin/python -m pytest -n 0 -m "not slow" \
-		tests/pretrained/test_pretrained.py tests/test_seq2seq.py tests/pretrained/test_encoder.py \
+		tests/pretrained/test_pretrained.py tests/models/test_seq2seq.py tests/pretrained/test_encoder.py \
 		tests/pretrained/test_bart.py
 
 .venv-parity/.done: requirements.txt requirements-dev.txt requirements-parity.txt .ci/make_venv

@@ -23,9 +23,13 @@ CACHE = {
 for name, value in CACHE.items():
     jax.config.update(name, value)
     os.environ[name.upper()] = str(value)
-# Machine code made sooner that runs slower: tests compile much and compute little.
-given = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {given}".strip()
+# Faster compilation of slower machine code: tests compile much and compute little.
+# Without the fusion emitters, a train step compiles in under half the CPU time.
+QUICK = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

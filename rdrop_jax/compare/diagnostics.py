@@ -39,12 +39,8 @@ def diagnose(workdir: Path) -> dict[str, Any]:
             samples = np.stack([score(run.params, key)["log_probs"] for key in keys])
             agreement, kl = compare_sub_models(samples)
             found |= {"agreement": agreement, "sub_model_kl": kl}
-        path = workdir / "test_examples.npz"
-        temporary = path.with_name(f"{path.name}.tmp")
-        with explained(workdir):
-            with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **examples)
-            os.replace(temporary, path)
+        with explained(workdir), replaced(workdir / "test_examples.npz") as file:
+            np.savez(file, allow_pickle=False, **examples)
     write_json(workdir / "diagnostics.json", found)
     return found
 

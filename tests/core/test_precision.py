@@ -65,7 +65,7 @@ def assert_close(found, wanted, rtol, atol):
     )
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_steps_in_64_bit_mode(reference, remat):
     assert_close(train(wide=True, remat=remat), reference, rtol=1e-4, atol=1e-5)
 
@@ -74,8 +74,15 @@ def test_steps_with_remat(reference):
     assert_close(train(remat=True), reference, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("wide", "remat"),
+    [
+        (False, False),
+        (True, True),
+        pytest.param(False, True, marks=pytest.mark.slow),
+        pytest.param(True, False, marks=pytest.mark.slow),
+    ],
+)
 def test_steps_with_bfloat16_activations(reference, remat, wide):
     """bfloat16 has 8 bits: activations are off by 0.4 %, the sums of a step by more."""
     found = train(wide=wide, remat=remat, dtype=jnp.bfloat16)

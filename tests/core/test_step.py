@@ -307,7 +307,10 @@ def test_first_bad_step_is_the_first():
     assert int(state.first_bad_step) == 2
 
 
-@pytest.mark.parametrize(("accum_steps", "every"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("accum_steps", "every"),
+    [(1, 1), (2, 2), pytest.param(2, 1, marks=pytest.mark.slow)],
+)
 def test_eight_devices_equal_one(accum_steps, every):
     parts = {"accum_steps": accum_steps, "every": every}
     options = {"forward": toy.forward, "rows": 16} | parts

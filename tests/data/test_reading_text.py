@@ -87,8 +87,9 @@ def test_only_newlines_separate_lines(tmp_path):
 def test_a_gzip_bomb_is_refused_early(tmp_path, monkeypatch, unit):
     monkeypatch.setattr(lines, "LONGEST", 2**16)
     monkeypatch.setattr(lines, "_UNPACKED", 2**18)
+    monkeypatch.setattr(lines, "_RATIO", 2)
     path = tmp_path / "a.jsonl.GZ"
-    path.write_bytes(gzip.compress(unit * 2**22))
+    path.write_bytes(gzip.compress(unit * 2**20))
     with pytest.raises(InputError, match=r"a.jsonl.GZ, line \d+: expected .*at most"):
         sum(1 for _ in lines.read(path))
 

@@ -1,12 +1,18 @@
 """Docstrings of scipy as a dataset."""
 
+import pytest
+
 from rdrop_jax.data import docstrings
 from rdrop_jax.tasks.text_classification.text_sets import _PARTS as PARTS
 from rdrop_jax.tasks.text_classification.text_sets import _summaries as summaries
 
 
-def test_splits_share_no_line_and_are_a_function_of_the_seed():
-    rows = summaries()
+@pytest.fixture(scope="module")
+def rows():
+    return summaries()
+
+
+def test_splits_share_no_line_and_are_a_function_of_the_seed(rows):
     assert rows == sorted(set(rows))
     splits = docstrings.split(rows, PARTS, 0)
     assert sorted(row for rows in splits.values() for row in rows) == rows
@@ -19,8 +25,8 @@ def test_splits_share_no_line_and_are_a_function_of_the_seed():
         assert abs(share - wanted) < 0.02
 
 
-def test_majority_class_is_under_a_third():
-    labels = [row.subpackage for row in summaries()]
+def test_majority_class_is_under_a_third(rows):
+    labels = [row.subpackage for row in rows]
     most = max(labels.count(name) for name in set(labels))
     assert 0.25 < most / len(labels) < 0.33
     assert min(labels.count(name) for name in set(labels)) >= 50

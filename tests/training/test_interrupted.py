@@ -81,7 +81,9 @@ def test_killed_at_any_moment_ends_with_the_same_bits(kills, steps, trained, tmp
     assert_same_run(workdir, reference)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_ends_well(name, trained, tmp_path):
     process = start("train", *train_argv(tmp_path))
     for line in process.stdout:
@@ -138,10 +140,10 @@ def signalled(monkeypatch, name, at_call=1, module=loop):
     ("function", "said", "saved"),
     [
         ("abstract_state", "before step 1", []),
-        ("check_passes", "before step 1", []),
-        ("make_step", "before step 1", []),
         ("eval_params", "at step 3: saved", [2, 3]),  # while it validates step 2
-        ("with_score", "at step 3: saved", [2, 3]),
+        pytest.param("check_passes", "before step 1", [], marks=pytest.mark.slow),
+        pytest.param("make_step", "before step 1", [], marks=pytest.mark.slow),
+        pytest.param("with_score", "at step 3: saved", [2, 3], marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_at_any_stage(monkeypatch, tmp_path, function, said, saved):

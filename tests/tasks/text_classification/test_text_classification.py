@@ -37,7 +37,11 @@ def trained(tmp_path_factory):
     with path.open("a") as out:
         out.writelines(json.dumps(row) + "\n" for row in unlabelled)
     workdir = folder / "run"
-    return folder, workdir, train(workdir, names, total_steps=80, eval__every=40)
+    return (
+        folder,
+        workdir,
+        train(workdir, names, total_steps=80, eval__every=40, checkpoint__every=40),
+    )
 
 
 def test_learns_and_writes_what_it_says(trained):
@@ -148,8 +152,9 @@ def test_batches_do_not_depend_on_history(trained):
 def test_numbers_and_label_sets(tmp_path, labels, metric, change):
     names = files(tmp_path, ".tsv", change)
     workdir = tmp_path / "run"
-    options = {"data__labels": labels, "eval__metric": metric}
-    result = train(workdir, names, total_steps=24, eval__every=24, **options)["test"]
+    options = {"data__labels": labels, "eval__metric": metric, "total_steps": 24}
+    every = {"eval__every": 24, "checkpoint__every": 24}
+    result = train(workdir, names, **options, **every)["test"]
     opened = run.open_run(workdir)
     predictor = opened.task.predictor(opened.mesh)
     answers = list(predictor.run(opened.params, predictor.rows("test")))
