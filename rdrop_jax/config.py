@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -109,7 +110,7 @@ def base_config() -> ConfigDict:
     c.data.workers = 0  # threads that load rows; 0: use the prefetch threads
 
     c.optimizer = ConfigDict()
-    c.optimizer.name = "adam"  # adam (decoupled weight decay), sgd, nag
+    c.optimizer.name = "adam"  # adam or adamw (the same), sgd, nag
     c.optimizer.lr = 1e-3  # peak learning rate
     c.optimizer.schedule = "constant"  # see rdrop_jax.training.optim.make_schedule
     c.optimizer.warmup = duration(0)  # linear warmup
@@ -149,6 +150,16 @@ def base_config() -> ConfigDict:
     c.mesh.fsdp = 1  # shards batch and parameters
     c.mesh.tensor = 1  # shards matrices
     return c
+
+
+def field_help() -> str:
+    """Return a line ``name = default  # comment`` for each field of `base_config`."""
+    source = inspect.getsource(base_config)
+    fields = re.findall(r"^    c\.([\w.]+ = (?!ConfigDict).*)$", source, re.M)
+    shown = [re.sub(r"duration\((.*?)\)", r"\1", field) for field in fields]
+    return "\n".join(
+        f"  --config.{s.replace('placeholder(int)', 'None')}" for s in shown
+    )
 
 
 def finish(config: ConfigDict) -> ConfigDict:

@@ -44,7 +44,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "model.masks": _one_of("hash", "bernoulli"),
     "data.prefetch": _THREADS,
     "data.workers": _THREADS,
-    "optimizer.name": _one_of("adam", "sgd", "nag"),
+    "optimizer.name": _one_of("adam", "adamw", "sgd", "nag"),
     "optimizer.schedule": _one_of(
         "constant",
         "linear",

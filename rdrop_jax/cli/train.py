@@ -1,5 +1,6 @@
 """python -m rdrop_jax.train --config configs/vit.py [--config.rdrop.alpha=0]"""
 
+import argparse
 import contextlib
 import logging
 import time
@@ -166,15 +167,28 @@ def default_workdir(spec: str) -> Path:
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and train."""
-    parser = flags.Parser(prog="rdrop_jax.train", description=__doc__)
+    parser = flags.Parser(
+        prog="rdrop_jax.train",
+        description=__doc__,
+        epilog=f"Fields that all tasks share:\n{config_lib.field_help()}".replace(
+            "%", "%%"
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", metavar="FILE[:PRESET]", required=True)
     parser.add_argument(
         "--workdir", type=flags.path, help="default: runs/FILE[-PRESET]"
+    )
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the config and exit"
     )
     distributed.add_flags(parser)
     args, overrides = flags.parse(parser, argv)
     cluster = distributed.from_flags(args)
     config = flags.load(args.config, overrides)
+    if args.print_config:
+        print(flags.show(config))
+        return
     workdir = args.workdir or default_workdir(args.config)
     config = check(config, workdir, overrides)
     if cluster is None or distributed.start(cluster) == 0:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from rdrop_jax.cli.run import open_run
-from rdrop_jax.files.disk import explained, write_json
+from rdrop_jax.files.disk import explained, replaced, write_json
 
 SUB_MODELS = 8
 

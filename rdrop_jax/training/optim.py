@@ -141,7 +141,7 @@ def make_optimizer(
       An optax chain.
     """
     o = optimizer
-    if o.name == "adam":
+    if o.name in ("adam", "adamw"):  # weight decay is decoupled in both
         core = optax.scale_by_adam(o.b1, o.b2, o.eps)
     elif o.name in ("sgd", "nag"):
         core = optax.trace(o.momentum, nesterov=o.name == "nag")

@@ -206,7 +206,29 @@ def test_a_typo_is_answered_before_jax_starts(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_help_names_the_flags():
+def test_help_names_the_flags_and_every_shared_field():
     done, _ = run("rdrop_jax.train", "--help")
     assert done.returncode == 0
     assert "--workdir" in done.stdout
+    assert "--config.optimizer.lr = 1e-3  # peak learning rate" in done.stdout
+    for name in config_lib.flatten(config_lib.base_config()):
+        assert f"--config.{name} = " in done.stdout
+
+
+def test_print_config_reads_no_data_and_starts_no_jax(tmp_path):
+    code = (
+        "import sys; from rdrop_jax.cli import train; train.main(sys.argv[1:])\n"
+        "assert 'jax' not in sys.modules"
+    )
+    argv = ["--config=configs/vit.py:imagenet", "--print_config", "--config.seed=7"]
+    argv.append(f"--workdir={tmp_path / 'run'}")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "seed = 7" in done.stdout
+    assert not list(tmp_path.iterdir())

@@ -99,6 +99,11 @@ def test_weight_decay_is_decoupled_and_may_spare_vectors():
     np.testing.assert_array_equal(some["bias"], PARAMS["bias"])
 
 
+def test_adamw_is_adam():
+    adam, adamw = (update(name=n, weight_decay=0.1) for n in ("adam", "adamw"))
+    jax.tree.map(np.testing.assert_array_equal, adam, adamw)
+
+
 def test_adam_steps_by_the_learning_rate():
     new = update(name="adam")
     np.testing.assert_allclose(new["kernel"], PARAMS["kernel"] - 0.1, rtol=1e-5)

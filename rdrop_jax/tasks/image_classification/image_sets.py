@@ -241,13 +241,13 @@ def check(config: ConfigDict) -> ConfigDict:
     classes = find(data).classes
     if not classes and not data.num_classes:
         raise InputError(
-            f"data.num_classes: expected how many classes {data.name} has, which it "
-            "does not say, found 0"
+            f"data.num_classes: expected the number of classes, because {data.name} "
+            "has no class names, found 0"
         )
     if classes and data.num_classes not in (0, len(classes)):
         raise InputError(
-            f"data.num_classes: expected {len(classes)}, the classes of {data.name}, "
-            f"found {data.num_classes}"
+            f"data.num_classes: expected {len(classes)}, the number of classes of "
+            f"{data.name}, found {data.num_classes}"
         )
     if not classes:
         return config
