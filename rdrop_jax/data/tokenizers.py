@@ -225,7 +225,7 @@ def load(workdir: Path) -> Vocabularies:
         sums.update((name, file["sha256"]) for name, file in index["files"].items())
         return {}
 
-    index_lib.read(folder, check, "restore it from a backup")
+    index_lib.read(folder, check, "Restore it from a backup.")
     found = {}
     for name, sha256 in sums.items():
         path = folder / Path(name).name

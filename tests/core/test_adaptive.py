@@ -318,12 +318,12 @@ def test_infinite_logits_are_not_hidden():
     [
         ({"divergence": "js"}, "divergence must be one of"),
         ({"chunk_size": 0}, "chunk_size must be at least 1"),
-        ({"hidden": [jnp.zeros((2, ROWS, 6))]}, "of the head and of each tail"),
+        ({"hidden": [jnp.zeros((2, ROWS, 6))]}, "for the head and each tail"),
         ({"labels": jnp.zeros(3, int)}, "1 or 2 passes"),
         ({"kernels": [jnp.zeros((2, 6)), jnp.zeros((3, 4)), jnp.zeros((5, 3))]}, "row"),
         (
             {"kernels": [jnp.zeros((6, 6)), jnp.zeros((0, 4)), jnp.zeros((5, 3))]},
-            "at least one word",
+            "at least one token",
         ),
         (
             {"kernels": [jnp.zeros((6, 5)), jnp.zeros((3, 4)), jnp.zeros((5, 3))]},

@@ -181,7 +181,7 @@ def test_pairs_of_missing_splits_are_held_out_by_share_or_number(tmp_path, task)
     assert notes[0] == f"validation: 15 rows held out of {tmp_path / 'rows.tsv'}"
     config.data.test = 45.0
     found = pair_sets.files(config.data, ("source", "target"))
-    with pytest.raises(InputError, match=r"^data.test: .* of the 60 training pairs"):
+    with pytest.raises(InputError, match=r"^data.test: .* of the 60 training rows"):
         found.splits["train"]()
 
 

@@ -208,7 +208,7 @@ def test_what_fails_everywhere_is_named(tmp_path):
     whole = ["--config.mesh.data=1", "--config.mesh.tensor=2"]
     for code, _, err in run("train", *TINY, "--workdir", tmp_path / "cut", *whole):
         assert code == 2
-        assert "error: mesh: expected every process to hold its own part" in err
+        assert "error: mesh: expected every process to have a separate part" in err
 
 
 @pytest.mark.slow

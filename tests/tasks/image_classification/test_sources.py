@@ -266,7 +266,9 @@ def test_the_same_images_from_npz_and_from_a_folder_train_alike(tmp_path):
     assert all(a["label"] == CLASSES[a["id"]] for a in answers)
     more = tmp_path / "png" / "train" / "ant" / "more.png"
     more.write_bytes(photo.read_bytes())
-    with pytest.raises(InputError, match=r"other data.*\n  train: there 24 .* now 25 "):
+    with pytest.raises(
+        InputError, match=r"different data.*\n  train: there 24 .* now 25 "
+    ):
         train(workdir, **settings, **place)
     more.unlink()
     assert train(workdir, **settings, **place) == found

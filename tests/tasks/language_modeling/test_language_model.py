@@ -291,7 +291,7 @@ def test_schedules_of_the_paper():
         ({"data.tokens": "letters"}, "data.tokens: expected one of words, char"),
         ({"model.name": "gpt"}, "model.name: expected one of mini"),
         ({"model.heads": "3"}, "model.width: expected an even multiple of 3 heads"),
-        (ADAPTIVE | {"model.cutoffs": "(12, 6)"}, "model.cutoffs.* must rise"),
+        (ADAPTIVE | {"model.cutoffs": "(12, 6)"}, "model.cutoffs.* must increase"),
         (ADAPTIVE | {"rdrop.divergence": "js"}, "rdrop.divergence: expected symm"),
         (ADAPTIVE | {"rdrop.label_smoothing": "0.1"}, "label_smoothing: expected 0"),
         (ADAPTIVE | {"rdrop.num_passes": "3"}, "num_passes: expected at most 2"),
