@@ -12,7 +12,7 @@ import pytest
 from helpers.tiny import TINY, VIT
 
 from rdrop_jax import config as config_lib
-from rdrop_jax import flags, scoring, tasks
+from rdrop_jax import flags, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.config import resolve
@@ -27,6 +27,7 @@ from rdrop_jax.tasks.translation import task as translation
 from rdrop_jax.training import loop
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.state import make_state, make_step, make_tx
+from rdrop_jax.training.task import direction
 from rdrop_jax.training.window import Window
 
 
@@ -294,7 +295,7 @@ def test_every_score_knows_which_way_is_better():
         *summarization.SCORES,
         *language_model.SCORES,
     }
-    assert {name for name in names if scoring.direction(name) == "min"} == lower
+    assert {name for name in names if direction(name) == "min"} == lower
 
 
 def test_init_from_another_model_lists_the_difference(reference, tmp_path):
