@@ -263,7 +263,6 @@ def _from_settings(
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    lfs.check(path, "data.tokenizer")
     return read_json(path, "data.tokenizer")
 
 

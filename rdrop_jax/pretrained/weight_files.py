@@ -217,12 +217,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     if not file.is_file():
         raise InputError(f"init_from: {path}: expected config.json, found none")
-    return _json(file)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    lfs.check(path, "init_from")
-    return read_json(path, "init_from")
+    return read_json(file, "init_from")
 
 
 def _check_all(path: Path) -> list[Path]:
