@@ -14,8 +14,8 @@ from rdrop_jax.compare.plan import Setting, make_settings, make_trials
 from rdrop_jax.compare.results import FinishedRun
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.disk import read_json, write_json
+from rdrop_jax.training import direction
 from rdrop_jax.training.preemption import Stop
-from rdrop_jax.training.task import direction
 
 _REMEDY = "Restore the file from a copy, or use another workdir"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")

@@ -18,9 +18,8 @@ from rdrop_jax.compare.report import make_report
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files import paths
 from rdrop_jax.files.disk import explained, write_json, write_text
-from rdrop_jax.training import preemption
+from rdrop_jax.training import direction, preemption
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.task import direction
 
 
 def compare(

@@ -19,7 +19,7 @@ from rdrop_jax.compare.results import (
     mean_of,
     summary,
 )
-from rdrop_jax.training.task import direction
+from rdrop_jax.training import direction
 
 # Diagnostics of an arm: key to description and unit.
 DIAGNOSTICS = {

@@ -19,6 +19,7 @@ from rdrop_jax.core.train_step import Step, TrainState
 from rdrop_jax.data.batches import prefetch
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files.disk import check_space, read_json, write_json
+from rdrop_jax.training import direction
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.callbacks import Callback, notify
 from rdrop_jax.training.checkpoint import Checkpoints, Progress
@@ -42,7 +43,7 @@ from rdrop_jax.training.state import (
     initial_state,
     make_step,
 )
-from rdrop_jax.training.task import RandomAccess, Task, direction
+from rdrop_jax.training.task import RandomAccess, Task
 from rdrop_jax.training.window import LogSteps, Window
 from rdrop_jax.training.writers import MetricsWriter
 

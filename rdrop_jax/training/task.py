@@ -105,16 +105,3 @@ class Task:
     size: Callable[[str], str] | None = None
     notes: Callable[[], tuple[str, ...]] = field(default=tuple)
     samples: Callable[[Mesh], Callable[[Params], list[str]]] | None = None
-
-
-LOWER_IS_BETTER = ("loss", "ece", "perplexity", "bits_per_character")
-
-
-def direction(name: str) -> str:
-    """Return the direction in which a score improves: "max" or "min".
-
-    Example:
-      >>> direction("accuracy"), direction("loss")
-      ('max', 'min')
-    """
-    return "min" if name in LOWER_IS_BETTER else "max"

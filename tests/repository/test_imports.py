@@ -63,6 +63,11 @@ def test_importing_the_config_loads_no_jax():
     assert not loaded & {"jax", "flax", "tensorflow", "torch", "orbax", "grain"}
 
 
+def test_a_comparison_and_its_workers_start_without_jax():
+    _, loaded = fastest("import rdrop_jax.compare.worker, rdrop_jax.compare.comparison")
+    assert not loaded & {"jax", "flax", "orbax", "grain"}
+
+
 def test_the_loss_adds_little_to_jax():
     code = "import jax, jax.numpy;from rdrop_jax import rdrop_loss"
     seconds, loaded = fastest(code)

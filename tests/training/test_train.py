@@ -24,10 +24,9 @@ from rdrop_jax.tasks.language_modeling import task as language_model
 from rdrop_jax.tasks.summarization import task as summarization
 from rdrop_jax.tasks.text_classification import scores as language
 from rdrop_jax.tasks.translation import task as translation
-from rdrop_jax.training import loop
+from rdrop_jax.training import direction, loop
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.state import make_state, make_step, make_tx
-from rdrop_jax.training.task import direction
 from rdrop_jax.training.window import Window
 
 
