@@ -54,7 +54,7 @@ def load(
     from rdrop_jax.cli.run import open_run  # jax starts here
 
     run = open_run(Path(workdir), checkpoint, config)
-    predictor = run.task.predictor(run.mesh)
+    predictor = run.predictor()
     from rdrop_jax.tasks.answers import check_list
 
     return lambda inputs: list(predictor.run(run.params, check_list(inputs)))
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     from rdrop_jax.cli.run import open_run
 
     run = open_run(args.workdir, args.checkpoint, config)
-    predictor = run.task.predictor(run.mesh)
+    predictor = run.predictor()
     if args.split is None:
         inputs: Iterable[Any] = itertools.chain.from_iterable(
             map(predictor.read, args.input)

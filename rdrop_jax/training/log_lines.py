@@ -70,9 +70,8 @@ def data_line(task: Task, data: RandomAccess) -> str:
 
     Test data are read only at the end, so that their size is not included.
     """
-    sizes = "".join(
-        f"{name} {task.size(name)}, " for name in ("train", "validation") if task.size
-    )
+    size, splits = task.report.size, ("train", "validation")
+    sizes = "".join(f"{name} {size(name)}, " for name in splits if size)
     return f"data: {sizes}{data.steps_per_epoch:.6g} steps per epoch"
 
 

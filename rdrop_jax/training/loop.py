@@ -222,7 +222,7 @@ class Trainer:
 
     def _log_setup(self, data: RandomAccess) -> None:
         """Log notes on the data, and warn of alpha without a second pass."""
-        for line in (*self.task.notes(), data_line(self.task, data)):
+        for line in (*self.task.report.notes(), data_line(self.task, data)):
             _logger.info(line)
         r = self.config.rdrop
         if r.num_passes == 1 and r.alpha > 0:
@@ -291,7 +291,7 @@ class Trainer:
             "checkpoint_step": best,
             **scores,
             "seconds": round(self.progress.seconds, 2),
-            "data": task.provenance() | task.signatures(),
+            "data": task.provenance() | task.report.signatures(),
         }
         if init := workdir_lib.recorded_init(config, self.workdir):
             result["init"] = init
@@ -300,8 +300,9 @@ class Trainer:
             write_json(path, result)
         for split in splits:
             _logger.info(scores_line(f"best step {best}  {split}", result[split]))
-        for line in task.samples(self.mesh)(params) if task.samples else ():
-            _logger.info(line)
+        if samples := task.report.samples:
+            for line in samples(self.mesh)(params):
+                _logger.info(line)
         _logger.info("trained in %s s; result in %s", result["seconds"], path)
         return result
 
@@ -379,7 +380,7 @@ def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) 
     if config.rdrop.num_passes == 1:
         return
     try:
-        forward = task.pass_forwards() or task.forward
-        check_stochastic(forward, state.params, batch, state.key)
+        forwards = task.step.forwards or task.forward
+        check_stochastic(forwards, state.params, batch, state.key)
     except EqualPassesError as error:
         raise InputError(f"rdrop.alpha={config.rdrop.alpha}: {error}") from error

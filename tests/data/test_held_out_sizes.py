@@ -75,7 +75,7 @@ def test_the_earlier_name_of_a_size_is_refused_next_to_a_file(tmp_path, capsys):
 def test_a_language_model_reports_and_resumes_what_is_held_out(tmp_path):
     config = tiny_lm.config_of(tmp_path, data__validation=20)
     task = tasks.build(config)
-    assert task.notes()[0].startswith("validation: 140 tokens held out of ")
+    assert task.report.notes()[0].startswith("validation: 140 tokens held out of ")
     plain = tiny_lm.config_of(tmp_path)
     stored = plain.to_dict()
     del stored["data"]["validation"], stored["data"]["test"]

@@ -209,13 +209,13 @@ def test_each_pass_has_the_rate_that_it_is_given():
     params = jax.tree.map(wave, params)  # a head at 0 hides masks
     batch = jax.tree.map(jnp.asarray, task.train_data()[0])
     off = task.forward(params, batch, None)
-    first, second = (f(params, batch, key) for f in task.pass_forwards())
+    first, second = (f(params, batch, key) for f in task.step.forwards)
     np.testing.assert_allclose(first, off, rtol=1e-6)
     at_rate = tasks.build(config(model__dropout=0.3)).forward
     np.testing.assert_array_equal(second, at_rate(params, batch, key))
     assert not np.allclose(second, off)
     plain = tasks.build(config(rdrop__dropouts="(0, 0.3)", rdrop__alpha=0))
-    assert plain.pass_forwards() == ()
+    assert plain.step.forwards == ()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,13 @@ from rdrop_jax.tasks.image_classification.predict import make_predictor
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.mesh import shard_batch
-from rdrop_jax.training.task import Evaluator, ExampleScores, Task
+from rdrop_jax.training.task import (
+    Evaluator,
+    ExampleScores,
+    Report,
+    StepOptions,
+    Task,
+)
 
 Split = Callable[[str], Decoded]
 Sums = Callable[[Params, Batch], dict[str, jax.Array]]
@@ -87,9 +93,6 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     return Task(
         init=init,
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(make_model(changed))
-        ),
         loss=loss,
         train_data=functools.cache(lambda: make_train_data(config, split("train"))),
         scores=scores.NAMES,
@@ -102,12 +105,19 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             for name in SPLITS
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
-        size=lambda name: f"{len(split(name)):,} rows",
-        partition_rules=PARTITION_RULES,
         pretrained=make_family(module, config.data),
         provenance=lambda: found().provenance(),
-        signatures=left_out,
-        notes=lambda: (*found().notes, *image_sets.notes(found(), config.data)),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config, lambda changed: make_forward(make_model(changed))
+            ),
+            partition_rules=PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(name)):,} rows",
+            notes=lambda: (*found().notes, *image_sets.notes(found(), config.data)),
+            signatures=left_out,
+        ),
     )
 
 

@@ -40,7 +40,13 @@ from rdrop_jax.tasks.language_modeling.generation import (
 )
 from rdrop_jax.tasks.language_modeling.token_files import Corpus, Split
 from rdrop_jax.tasks.pass_rates import pass_forwards
-from rdrop_jax.training.task import Evaluator, ExampleScores, Task
+from rdrop_jax.training.task import (
+    Evaluator,
+    ExampleScores,
+    Report,
+    StepOptions,
+    Task,
+)
 
 FOLDER = "text"
 SCORES = ("perplexity", "bits_per_character", "loss")
@@ -75,12 +81,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     return Task(
         init=functools.partial(init_params, module),
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(make_model(changed, len(vocabulary)))
-        ),
         loss=make_loss(config, len(vocabulary), None),
-        sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
-        out_axes=out_axes(config),
         train_data=functools.cache(
             lambda: make_train_data(config, split(corpus, "train"), vocabulary.end)
         ),
@@ -100,11 +101,21 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             )
             for name in SPLITS
         },
-        size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
-        partition_rules=decoder.PARTITION_RULES,
         provenance=lambda: dict(corpus.provenance),
-        notes=lambda: notes(config, corpus),
-        samples=lambda mesh: make_samples(generator, corpus),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config,
+                lambda changed: make_forward(make_model(changed, len(vocabulary))),
+            ),
+            out_axes=out_axes(config),
+            sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
+            partition_rules=decoder.PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
+            notes=lambda: notes(config, corpus),
+            samples=lambda mesh: make_samples(generator, corpus),
+        ),
     )
 
 

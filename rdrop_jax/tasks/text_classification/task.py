@@ -33,7 +33,7 @@ from rdrop_jax.tasks.text_classification import weights as encoder_files
 from rdrop_jax.tasks.text_classification.scores import NAMES
 from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.task import Task
+from rdrop_jax.training.task import Report, StepOptions, Task
 
 
 def build(config: ConfigDict, workdir: Path | None = None) -> Task:
@@ -75,9 +75,6 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     return Task(
         init=functools.partial(init, module),
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(make_model(changed))
-        ),
         loss=make_loss(config),
         train_data=train_data,
         scores=NAMES[data.labels],
@@ -90,8 +87,6 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             for name in (names if data.labels == "classes" else ())
         },
         predictor=functools.partial(evaluation.make_predictor, scorer, split),
-        size=lambda name: f"{len(split(name)):,} rows",
-        partition_rules=PARTITION_RULES,
         pretrained=encoder_files.family(
             module,
             labels=data.labels,
@@ -99,8 +94,17 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             tokenizer=tokenizer,
         ),
         provenance=provenance,
-        signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
-        notes=lambda: text_sets.notes(found(), data),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config, lambda changed: make_forward(make_model(changed))
+            ),
+            partition_rules=PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(name)):,} rows",
+            notes=lambda: text_sets.notes(found(), data),
+            signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
+        ),
     )
 
 

@@ -52,9 +52,9 @@ def test_a_run_ends_with_scores_and_a_sample(finished, capsys):
     assert set(result["data"]) == {"vocabulary", "train", "validation", "test"}
     config = config_lib.resolve(config_of(workdir.parent), 1.0)
     task = tasks.build(config, workdir)
-    assert task.samples is not None
+    assert task.report.samples is not None
     run = open_run(workdir)
-    (line,) = task.samples(run.mesh)(run.params)
+    (line,) = task.report.samples(run.mesh)(run.params)
     assert line.startswith("sample: ")
     assert line.count(" ") > 10
 

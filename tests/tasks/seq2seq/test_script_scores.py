@@ -115,7 +115,7 @@ def test_translation_stops_before_training_or_follows_the_language(tmp_path):
     chinese = tiny_nmt.config(folder, data__target="zh-CN")
     translation_task.prepare(chinese, tmp_path / "run", begun=False)
     task = translation_task.build(chinese, tmp_path / "run")
-    assert "|tok:zh|" in task.signatures()["bleu"]
+    assert "|tok:zh|" in task.report.signatures()["bleu"]
     chosen = tiny_nmt.config(folder, data__target="zh", eval__bleu="13a")
     translation_task.prepare(chosen, tmp_path / "13a", begun=False)
     pairs = translation_task.translation_sets.find(chosen.data).splits["test"]()

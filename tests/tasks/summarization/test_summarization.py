@@ -264,7 +264,7 @@ def test_empty_documents_are_dropped_from_training_and_counted(folder, tmp_path)
     config = tiny_sum.config(
         tmp_path, data__files__validation="", data__files__test="", data__max_length=8
     )
-    notes = tasks.build(config).notes()
+    notes = tasks.build(config).report.notes()
     assert notes[0].endswith("1 pairs with an empty side dropped")
     assert any("sentences cut to data.max_length=8 tokens" in x for x in notes[1:])
     refused = tiny_sum.config(folder, data__max_length=8, data__overlong="refuse")

@@ -120,7 +120,7 @@ def test_what_is_too_long_is_cut_and_counted_or_refused(folder, run_dir):
     assert unknown["text"]
 
     task = tasks.build(tiny_nmt.config(folder, data__max_length=5))
-    (note, *_) = task.notes()
+    (note, *_) = task.report.notes()
     assert re.search(r"sentences cut to data.max_length=5 tokens, the first '.+'", note)
     task = tasks.build(
         tiny_nmt.config(folder, data__max_length=5, data__overlong="refuse")
