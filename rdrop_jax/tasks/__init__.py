@@ -19,8 +19,7 @@ if TYPE_CHECKING:  # imports jax
 #   RECIPES                   datasets that `rdrop_jax.prepare` converts:
 #                             name -> (prepare(folder, files, say), read_index(folder))
 # and its module ``task``
-#   build(config, workdir) -> rdrop_jax.training.task.Task
-#   prepare(config, workdir, begun=...)   writes the run's own files; may be absent
+#   build(config, workdir, resuming=...) -> rdrop_jax.training.task.Task
 TASKS = {
     "image_classification": "rdrop_jax.tasks.image_classification",
     "text_classification": "rdrop_jax.tasks.text_classification",
@@ -72,32 +71,21 @@ def recipes() -> dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]]:
     }
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> "Task":
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> "Task":
     """Build the task that ``config.task`` names.
 
     Args:
       config: config of the run.
-      workdir: folder with the files written by `prepare`; None makes them again.
+      workdir: folder of the run, with the files that the task keeps there, such as a
+        vocabulary; None makes their content again, in memory.
+      resuming: True if the run has checkpoints, which need the existing files. False
+        writes the files, on process 0.
 
     Returns:
       The task.
     """
-    task: Task = _module(config).build(config, workdir)
+    module = importlib.import_module(f"{package(config.task).__name__}.task")
+    task: Task = module.build(config, workdir, resuming=resuming)
     return task
-
-
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the files that the task keeps in the workdir, such as a vocabulary.
-
-    Args:
-      config: config of the run.
-      workdir: folder of the run.
-      begun: True if the run has checkpoints, which need the existing files.
-    """
-    module = _module(config)
-    if hasattr(module, "prepare"):
-        module.prepare(config, workdir, begun=begun)
-
-
-def _module(config: ConfigDict) -> Any:
-    return importlib.import_module(f"{package(config.task).__name__}.task")

@@ -202,6 +202,20 @@ def from_process_0(decide: Callable[[], int]) -> int:
     return found
 
 
+def write_on_process_0(write: Callable[[], object]) -> None:
+    """Call a function on process 0 alone, before any process continues.
+
+    Raises:
+      InputError: ``write`` failed. Process 0 raises the original error instead.
+    """
+
+    def written() -> int:
+        write()
+        return 0
+
+    from_process_0(written)
+
+
 @contextlib.contextmanager
 def stoppable() -> Iterator[Stop]:
     """`preemption.stoppable`; with several processes, all stop at the same step.

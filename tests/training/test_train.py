@@ -323,8 +323,8 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
 def test_masks_that_do_not_differ_stop_the_run(tmp_path, monkeypatch):
     build = tasks.build
 
-    def without_key(config, workdir):
-        task = build(config, workdir)
+    def without_key(config, workdir, **options):
+        task = build(config, workdir, **options)
         forward = lambda params, batch, key: task.forward(params, batch, None)  # noqa: E731
         return replace(task, forward=forward)
 

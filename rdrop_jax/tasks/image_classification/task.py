@@ -43,13 +43,17 @@ Split = Callable[[str], Decoded]
 Sums = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="image_classification"``.
 
     Args:
       config: config of the run.
       workdir: folder of the run, which records its splits; None uses no records.
+      resuming: ignored; the task keeps no files.
     """
+    del resuming
     module = make_model(config)
     size, channels = config.data.image_size, config.data.channels
     forward = make_forward(module)

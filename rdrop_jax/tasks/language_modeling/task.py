@@ -40,6 +40,7 @@ from rdrop_jax.tasks.language_modeling.generation import (
 )
 from rdrop_jax.tasks.language_modeling.token_files import Corpus, Split
 from rdrop_jax.tasks.pass_rates import pass_forwards
+from rdrop_jax.training.distributed import write_on_process_0
 from rdrop_jax.training.task import (
     Evaluator,
     ExampleScores,
@@ -53,13 +54,16 @@ SCORES = ("perplexity", "bits_per_character", "loss")
 _PROMPT = 16  # tokens of the prompt of the sample
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="language_model"``.
 
     Args:
       config: config of the run.
       workdir: folder with the encoded text, or only the vocabulary if the text is
         prepared; None encodes the text again.
+      resuming: False writes these files.
 
     Returns:
       The task.
@@ -68,6 +72,11 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
       InputError: a field is out of range, or the text is not that of the run.
     """
     check(config)
+    if workdir is not None and not resuming:
+        texts = config.data.name not in running_text.PREPARED
+        write_on_process_0(
+            lambda: token_files.save(load(config, None), workdir / FOLDER, texts=texts)
+        )
     corpus = load(config, workdir)
     vocabulary = corpus.vocabulary
     module = make_model(config, len(vocabulary))
@@ -136,17 +145,6 @@ def notes(config: ConfigDict, corpus: Corpus) -> tuple[str, ...]:
         for s in SPLITS[1:]
         if not data.files[s]
     )
-
-
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the token ids of a run's text to its workdir, before its first step.
-
-    For a prepared text, only the vocabulary is written.
-    """
-    check(config)
-    if not begun:
-        texts = config.data.name not in running_text.PREPARED
-        token_files.save(load(config, None), workdir / FOLDER, texts=texts)
 
 
 def load(config: ConfigDict, workdir: Path | None) -> Corpus:

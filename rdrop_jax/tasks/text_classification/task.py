@@ -33,15 +33,19 @@ from rdrop_jax.tasks.text_classification import weights as encoder_files
 from rdrop_jax.tasks.text_classification.scores import NAMES
 from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
 from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.distributed import write_on_process_0
 from rdrop_jax.training.task import Report, StepOptions, Task
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="text_classification"``.
 
     Args:
       config: config of the run; class names that it lacks are read from the data.
       workdir: folder of the run, with its tokenizer; None makes a tokenizer.
+      resuming: False writes the tokenizer.
     """
     config = text_sets.completed(config)
     data = config.data
@@ -54,11 +58,17 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     )
     kept = None if workdir is None else workdir / tokenizer_files.NAME
 
+    def make() -> Tokenizer:
+        return with_fitting_ids(config, make_tokenizer(config, split))
+
+    if kept is not None and not resuming:
+        write_on_process_0(lambda: subwords.save(make(), kept))
+
     @functools.cache
     def tokenizer() -> Tokenizer:
         if kept is not None and kept.is_file():
-            return checked(config, tokenizer_files.load(kept))
-        return checked(config, make_tokenizer(config, split))
+            return with_fitting_ids(config, tokenizer_files.load(kept))
+        return make()
 
     @functools.cache
     def train_data() -> buckets.BucketBatches:
@@ -225,7 +235,7 @@ def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokeniz
     )
 
 
-def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
+def with_fitting_ids(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
     """Return the tokenizer after checking that it fits the model."""
     subwords.check_fits(
         tokenizer,
@@ -234,25 +244,6 @@ def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
         exact=bool(config.init_from),
     )
     return tokenizer
-
-
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the tokenizer of a run to its workdir.
-
-    Args:
-      config: config of the run.
-      workdir: folder of the run.
-      begun: True if the run has checkpoints, which need the existing tokenizer.
-    """
-    path = workdir / tokenizer_files.NAME
-    if begun:
-        tokenizer_files.load(path)
-        return
-    found = functools.cache(lambda: text_sets.find(config.data))
-    made = make_tokenizer(
-        config, lambda name: text_sets.open_split(found(), config.data, name)
-    )
-    subwords.save(checked(config, made), path)
 
 
 def make_train_data(

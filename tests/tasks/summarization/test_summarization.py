@@ -132,10 +132,9 @@ def test_a_run_goes_out_and_comes_in_again(run_dir, folder, tmp_path):
     search = json.loads((out / "generation_config.json").read_text())
     assert (search["min_length"], search["max_length"]) == (4, 12)
     config = tiny_sum.config(folder, init_from=str(out))
-    tasks.prepare(config, tmp_path / "new", begun=False)
+    task = tasks.build(config, tmp_path / "new", resuming=False)
     ours, theirs = (tokenizers.load(p).target for p in (run_dir[0], tmp_path / "new"))
     assert ours.encode(["ten men"]) == theirs.encode(["ten men"])
-    task = tasks.build(config, tmp_path / "new")
     family = task.pretrained
     loaded, notes = merge(
         task.init(jax.random.key(1)), family.read(out), facts=family.facts
