@@ -17,6 +17,8 @@ from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import sources
 from rdrop_jax.data.batches import HostBatch, Row, TrainBatches, eval_batches
+from rdrop_jax.data.datasets import Dataset
+from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
@@ -174,7 +176,7 @@ def make_family(module: ViT, data: ConfigDict) -> Family:
 
 
 def load_split(
-    found: image_sets.ImageSet,
+    found: Dataset[ImageRows],
     config: ConfigDict,
     name: str,
     recorded: Mapping[str, str] | None = None,

@@ -19,13 +19,13 @@ from rdrop_jax.cli.checks import check
 from rdrop_jax.cli.prepare import prepare
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.config import resolve
-from rdrop_jax.data import subwords, tokenizer_files, tokenizers
+from rdrop_jax.data import index, subwords, tokenizer_files, tokenizers
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.export import export
 from rdrop_jax.flags import load as load_config
 from rdrop_jax.pretrained.initialize import merge
-from rdrop_jax.tasks.seq2seq import prepared_text, translator
+from rdrop_jax.tasks.seq2seq import translator
 from rdrop_jax.tasks.summarization import cnn_dailymail, summary_sets
 from rdrop_jax.tasks.summarization import task as summarization
 from rdrop_jax.tasks.summarization.scores import NAMES, rouge, rouge_each
@@ -337,7 +337,7 @@ def test_cnn_dailymail_from_stories_or_tables(tmp_path):
     stories(source)
     folder = prepare("cnn_dailymail", tmp_path / "one", [source], said.append)
     assert said[0] == "train: 2 articles; published: 287113"
-    assert prepared_text.read_index(folder)["pairs"] == {
+    assert index.read_texts(folder)["pairs"] == {
         "train": 2,
         "validation": 1,
         "test": 1,
