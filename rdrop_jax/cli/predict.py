@@ -9,6 +9,7 @@ each line, or returns its log probability with --mode score.
 import contextlib
 import itertools
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from os.path import isfile, samefile
@@ -21,6 +22,8 @@ from rdrop_jax.cli import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.training import workdir as workdir_lib
+
+_logger = logging.getLogger(__name__)
 
 
 def load(
@@ -115,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
         ):
             for number, answer in enumerate(itertools.chain(first, answers), 1):
                 for note in answer.get("notes", ()):
-                    print(f"input {number}: {note}", file=sys.stderr)
+                    _logger.warning("input %d: %s", number, note)
                 print(line_of(answer, plain, out.encoding), file=out, flush=True)
     except BrokenPipeError:
         raise

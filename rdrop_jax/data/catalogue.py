@@ -1,7 +1,8 @@
 """Datasets of the TensorFlow Datasets catalogue, read without TensorFlow."""
 
 import importlib.util
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rdrop_jax.files import lines
 from rdrop_jax.files.disk import read_json
 from rdrop_jax.files.roots import root, unprepared
 
+_logger = logging.getLogger(__name__)
 PREFIX = "tfds:"
 
 
@@ -147,13 +149,12 @@ def read_texts(folder: Path, split: str, columns: tuple[str, ...]) -> list[list[
     return texts
 
 
-def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:
+def prepare(root: Path, name: str) -> Path:
     """Download a dataset of the catalogue and prepare it as array_record.
 
     Args:
       root: folder of prepared datasets.
       name: ``name`` or ``name/config`` of the dataset, optionally with ``:version``.
-      say: function that receives progress lines.
 
     Returns:
       The output folder.
@@ -174,7 +175,7 @@ def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:
         raise InputError(
             f"{name}: no such dataset in the catalogue: {error}"
         ) from error
-    say(f"preparing {builder.info.full_name} in {builder.data_path}")
+    _logger.info("preparing %s in %s", builder.info.full_name, builder.data_path)
     try:
         builder.download_and_prepare()
     except (OSError, tfds.download.DownloadError) as error:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # imports jax
 #   check(config) -> config   checks the training data and completes the config
 #   FAMILIES                  values of model_type in config.json of readable weights
 #   RECIPES                   datasets that `rdrop_jax.prepare` converts:
-#                             name -> (prepare(folder, files, say), read_index(folder))
+#                             name -> (prepare(folder, files), read_index(folder))
 # and its module ``task``
 #   build(config, workdir, resuming=...) -> rdrop_jax.training.task.Task
 TASKS = {

@@ -10,6 +10,7 @@ https://gluebenchmark.com/tasks. Column names are those of their header lines.
 import functools
 import io
 import json
+import logging
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, lines
 from rdrop_jax.files.disk import new_folder
 
+_logger = logging.getLogger(__name__)
 PREFIX = "glue/"
 _LARGEST = 2**30  # bytes of a file of GLUE, unpacked
 _SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
@@ -107,16 +109,13 @@ def preparer(name: str) -> Callable[..., Path]:
     return functools.partial(prepare, name)
 
 
-def prepare(
-    name: str, folder: Path, files: Sequence[Path], say: Callable[[str], None]
-) -> Path:
+def prepare(name: str, folder: Path, files: Sequence[Path]) -> Path:
     """Write one task in the format that training reads.
 
     Args:
       name: key of `TASKS`.
       folder: output folder.
       files: the task's .zip, or a folder with its .tsv files or with the task's folder.
-      say: function that receives progress lines.
 
     Returns:
       The folder.
@@ -129,13 +128,13 @@ def prepare(
     with new_folder(folder) as partial:
         for split, file in task.splits.items():
             path = partial / f"{split}.jsonl"
-            written = _write(task, split, file, files, path, say)
+            written = _write(task, split, file, files, path)
             splits[split] = {
                 "rows": written,
                 "bytes": path.stat().st_size,
                 "sha256": checksums.sha256(path),
             }
-            say(f"{split}: {written} rows")
+            _logger.info("%s: %d rows", split, written)
         sources = {f.name: checksums.sha256(f) for f in files if f.is_file()}
         index = {"format": index_lib.FORMAT, "classes": task.classes, "splits": splits}
         text = json.dumps(index | {"sources": sources}, indent=1) + "\n"
@@ -149,12 +148,11 @@ def _write(
     file: str,
     sources: Sequence[Path],
     path: Path,
-    say: Callable[[str], None],
 ) -> int:
     """Write the rows of a split and return their number."""
     written, origin = 0, f"{task.folder}/{file}"
     with _open(task, file, sources) as content, path.open("w", encoding="utf-8") as out:
-        for row in _rows(task, split, content, origin, say):
+        for row in _rows(task, split, content, origin):
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             written += 1
     if not written:
@@ -203,7 +201,6 @@ def _rows(
     split: str,
     file: io.BufferedIOBase,
     origin: str,
-    say: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
     """Yield rows in output format: ``text``, ``text_b``, ``label``."""
     columns = list(task.header) if not split.startswith("test") else []
@@ -236,7 +233,9 @@ def _rows(
         row["label"] = _label(task, fields[task.label], place) if labelled else None
         yield row
     if left_out:
-        say(f"{split}: left out {left_out} lines that lack a text or a label")
+        _logger.info(
+            "%s: left out %d lines that lack a text or a label", split, left_out
+        )
 
 
 def _label(task: GlueTask, text: str, place: str) -> str | float:

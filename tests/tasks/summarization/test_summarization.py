@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import tiny_sum
+from helpers import messages, tiny_sum
 from helpers.programs import run
 
 from benchmarks.memory import blank_vocabulary, compile_step
@@ -332,10 +332,11 @@ def stories(folder):
 
 
 def test_cnn_dailymail_from_stories_or_tables(tmp_path):
-    source, said = tmp_path / "stories", []
+    source = tmp_path / "stories"
     source.mkdir()
     stories(source)
-    folder = prepare("cnn_dailymail", tmp_path / "one", [source], said.append)
+    with messages.collected() as said:
+        folder = prepare("cnn_dailymail", tmp_path / "one", [source])
     assert said[0] == "train: 2 articles; published: 287113"
     assert index.read_texts(folder)["pairs"] == {
         "train": 2,
@@ -356,8 +357,8 @@ def test_cnn_dailymail_from_stories_or_tables(tmp_path):
         rows = [row] if name == "test" else [row, row | {"article": " "}]
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (tables / f"{name}.jsonl").write_text(text)
-    del said[:]
-    folder = prepare("cnn_dailymail", tmp_path / "two", [tables], said.append)
+    with messages.collected() as said:
+        folder = prepare("cnn_dailymail", tmp_path / "two", [tables])
     assert said[0].endswith(
         "published: 287113; 1 with an empty article or summary left out"
     )
@@ -369,7 +370,7 @@ def test_cnn_dailymail_from_stories_or_tables(tmp_path):
     assert (pairs.source, pairs.target) == (["A man ran."], ["Man. Ran."])
     (tables / "test.jsonl").unlink()
     with pytest.raises(InputError, match="expected tables of test"):
-        prepare("cnn_dailymail", tmp_path / "three", [tables], said.append)
+        prepare("cnn_dailymail", tmp_path / "three", [tables])
 
 
 def test_state_of_bart_large_by_shape():
