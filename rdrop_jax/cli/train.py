@@ -137,8 +137,8 @@ def check(
     """
     paths.workdir(workdir)
     paths.check_config(config)
-    config = workdir_lib.resumed(tasks.check(config), workdir, given)
-    workdir_lib.check(config, workdir)
+    config = workdir_lib.resumed(tasks.check_data(config), workdir, given)
+    workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
         families.check(config, tasks.families())
     return config

@@ -43,7 +43,7 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       InputError: unusable data or weights.
     """
-    configs = [tasks.check(flags.load(job["config"], o)) for o in job["probe"]]
+    configs = [tasks.check_data(flags.load(job["config"], o)) for o in job["probe"]]
     for config in configs:
         if config.init_from:
             families.check(config, tasks.families())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # imports jax
     from rdrop_jax.training.task import Task
 
 # Packages by name of the task. A package has no import of jax and defines
-#   check(config) -> config   checks the training data and completes the config
+#   check_data(config) -> config   checks the training data, completes the config
 #   FAMILIES                  values of model_type in config.json of readable weights
 #   RECIPES                   datasets that `rdrop_jax.prepare` converts:
 #                             name -> (prepare(folder, files), read_index(folder))
@@ -40,7 +40,7 @@ def package(name: str) -> ModuleType:
     return importlib.import_module(TASKS[name])
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check the training data of a config and fill in what follows from them.
 
     Args:
@@ -52,7 +52,7 @@ def check(config: ConfigDict) -> ConfigDict:
     Raises:
       InputError: the training data are missing or do not fit the config.
     """
-    checked: ConfigDict = package(config.task).check(config)
+    checked: ConfigDict = package(config.task).check_data(config)
     return checked
 
 

@@ -119,7 +119,7 @@ def fit(
         )
         trainer.run_steps()
         checkpoints.wait()
-        stop.check(f"at step {int(trainer.state.step)}: saved")
+        stop.raise_if_requested(f"at step {int(trainer.state.step)}: saved")
         return trainer.write_result(started)
 
 
@@ -209,7 +209,7 @@ class Trainer:
             ahead=self.config.data.prefetch,
             late=lambda: window.idle(self.state.step),
         )
-        self.stop.check(f"before step {start + 1}")
+        self.stop.raise_if_requested(f"before step {start + 1}")
         for step, batch in enumerate(batches, start + 1):
             window.busy()
             with jax.transfer_guard("disallow"):

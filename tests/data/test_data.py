@@ -124,7 +124,7 @@ def test_labels_out_of_range_name_the_row():
 def test_missing_data_is_named(monkeypatch):
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"data\.name=digits: expected scikit-learn"):
-        tasks.check(flags.load("configs/vit.py", {}))
+        tasks.check_data(flags.load("configs/vit.py", {}))
 
 
 class Fixed(np.random.Generator):

@@ -61,9 +61,9 @@ MAKE = {
 @pytest.mark.parametrize("task", MAKE)
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_size_next_to_a_file_is_refused(tmp_path, task, split):
-    tasks.check(MAKE[task](tmp_path))  # the preset's size gives way
+    tasks.check_data(MAKE[task](tmp_path))  # the preset's size gives way
     with pytest.raises(InputError, match=rf"^data.{split}: .* Remove one of them"):
-        tasks.check(MAKE[task](tmp_path, **{f"data__{split}": 0.2}))
+        tasks.check_data(MAKE[task](tmp_path, **{f"data__{split}": 0.2}))
 
 
 def test_the_earlier_name_of_a_size_is_refused_next_to_a_file(tmp_path, capsys):

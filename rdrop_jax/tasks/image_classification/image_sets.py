@@ -196,7 +196,7 @@ def _listing(rows: folder.Files) -> str:
     )
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check the training data and fill in the class names and their number.
 
     The workdir stores them, so that prediction needs no dataset and a change of the

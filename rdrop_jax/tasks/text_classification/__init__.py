@@ -2,7 +2,7 @@
 
 from rdrop_jax.data import index
 from rdrop_jax.tasks.text_classification import glue
-from rdrop_jax.tasks.text_classification.text_sets import check as check
+from rdrop_jax.tasks.text_classification.text_sets import check_data as check_data
 
 FAMILIES = ("bert", "roberta")
 RECIPES = {

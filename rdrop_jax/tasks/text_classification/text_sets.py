@@ -298,7 +298,7 @@ def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
     return collect(rows(), Columns(task.text, task.text_b))
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check the training data and fill in the class names.
 
     Returns:

@@ -24,7 +24,7 @@ def config(name, root, **more):
 
 
 def splits(name, root, **more):
-    data = tasks.check(config(name, root, **more)).data
+    data = tasks.check_data(config(name, root, **more)).data
     found = image_sets.find(data)
     return data, {s: image_sets.open_split(found, data, s) for s in SPLITS}
 

@@ -158,7 +158,7 @@ def test_unknown_words_without_unk(tmp_path):
 )
 def test_what_is_not_there(tmp_path, fields, message):
     with pytest.raises(InputError, match=message):
-        running_text.check(config_of(tmp_path, LINES, **fields))
+        running_text.check_data(config_of(tmp_path, LINES, **fields))
 
 
 @pytest.mark.parametrize("how", ["folder", "zip"])
@@ -186,7 +186,7 @@ def test_wikitext103_from_its_files(tmp_path, how):
     assert len(found.vocabulary) == 7  # its own <unk>, and ends of lines
     assert found.splits["validation"].words == 3
     assert "test: 3 tokens; published: 245569" in said
-    running_text.check(config_of(tmp_path, LINES, name="wikitext103", dir=root))
+    running_text.check_data(config_of(tmp_path, LINES, name="wikitext103", dir=root))
     assert prepare("wikitext103", root, []) == folder
     with pytest.raises(InputError, match=r"expected wiki.train.tokens in .* none"):
         prepare("wikitext103", tmp_path / "other", [root])

@@ -163,6 +163,6 @@ def test_runs_of_earlier_versions_keep_their_tokenizers(tmp_path, monkeypatch):
         assert workdir_lib.read(folder).eval[field] == stored
         resumed = workdir_lib.resumed(config, folder)
         assert resumed.eval[field] == stored
-        workdir_lib.check(resumed, folder)
+        workdir_lib.check_config(resumed, folder)
         with pytest.raises(InputError, match=field):
-            workdir_lib.check(config, folder)
+            workdir_lib.check_config(config, folder)
