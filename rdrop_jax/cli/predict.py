@@ -58,8 +58,6 @@ def load(
 
     run = open_run(Path(workdir), checkpoint, config)
     predictor = run.predictor()
-    from rdrop_jax.tasks.answers import check_list
-
     return lambda inputs: list(predictor.run(run.params, check_list(inputs)))
 
 
@@ -126,6 +124,23 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(
             f"--output: cannot write {args.output!r}: {error.strerror}"
         ) from error
+
+
+def check_list(inputs: Any) -> Iterable[Any]:
+    """Check that a list of inputs was passed, not a single input.
+
+    Returns:
+      The inputs.
+
+    Raises:
+      InputError: the inputs are a string, bytes, a dict, or not iterable.
+    """
+    single = isinstance(inputs, str | bytes | dict) or not hasattr(inputs, "__iter__")
+    if single:
+        raise InputError(
+            f"inputs: expected a list, found {inputs!r:.60}. Pass [INPUT]."
+        )
+    return inputs
 
 
 def line_of(

@@ -168,6 +168,13 @@ def joined() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
+def process() -> tuple[int, int]:
+    """Return the index of this process and the number of processes."""
+    import jax
+
+    return jax.process_index(), jax.process_count()
+
+
 def is_first() -> bool:
     """Return whether this is process 0; True for a single process."""
     return not joined() or sys.modules["jax"].process_index() == 0

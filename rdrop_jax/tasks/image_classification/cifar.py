@@ -103,7 +103,7 @@ def prepare(
     classes = [
         name.decode() if isinstance(name, bytes) else str(name) for name in names
     ]
-    return writer.finish(classes, prepared.IMAGE_FEATURES)
+    return writer.finish(classes)
 
 
 def _tables(path: Path, wanted: tuple[str, ...]) -> dict[str, dict[Any, Any]]:

@@ -88,7 +88,7 @@ def prepare(
     for split, rows in expected.rows.items():
         for done in writer.write(split, rows, makers[split], shard):
             _logger.info("%s: %d of %d images", split, done, rows)
-    return writer.finish([names[w] for w in sorted(names)], prepared.IMAGE_FEATURES)
+    return writer.finish([names[w] for w in sorted(names)])
 
 
 def _train(path: Path, ids: dict[str, int], start: int) -> Iterator[bytes]:

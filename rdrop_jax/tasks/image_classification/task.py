@@ -3,17 +3,14 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.adapters import linen_forward
-from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import sources
 from rdrop_jax.data.batches import HostBatch, Row, TrainBatches, eval_batches
@@ -24,7 +21,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import SIZES, Size, ViT
 from rdrop_jax.pretrained.initialize import Family
-from rdrop_jax.tasks.examples import make_example_scores
+from rdrop_jax.tasks.classification import make_example_scores, make_loss
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 from rdrop_jax.tasks.image_classification import image_sets, images, scores, subsets
 from rdrop_jax.tasks.image_classification import weights as vit_files
@@ -32,7 +29,8 @@ from rdrop_jax.tasks.image_classification.decode import Decoded
 from rdrop_jax.tasks.image_classification.predict import make_predictor
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.mesh import shard_batch
+from rdrop_jax.training.distributed import process
+from rdrop_jax.training.mesh import replicated, shard_batch
 from rdrop_jax.training.task import (
     Evaluator,
     ExampleScores,
@@ -64,20 +62,6 @@ def build(
         blank = jnp.zeros((1, size, size, channels), jnp.float32)
         return module.init(key, blank, train=False)["params"]
 
-    def loss(
-        logits: jax.Array, batch: Batch, **objective: Any
-    ) -> tuple[jax.Array, dict[str, Mean]]:
-        return rdrop_loss(
-            logits,
-            batch["label"],
-            **objective,
-            label_weight=batch.get("labelled"),
-            label_smoothing=config.rdrop.label_smoothing,
-            smoothing=config.rdrop.smoothing,
-            divergence=config.rdrop.divergence,
-            stop_gradient=config.rdrop.stop_gradient,
-        )
-
     found = functools.cache(lambda: image_sets.find(config.data))
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
     opened: dict[str, Decoded] = {}
@@ -99,7 +83,7 @@ def build(
     return Task(
         init=init,
         forward=forward,
-        loss=loss,
+        loss=make_loss(config),
         train_data=functools.cache(lambda: make_train_data(config, split("train"))),
         scores=scores.NAMES,
         evaluators={
@@ -208,10 +192,6 @@ def load_split(
     )
 
 
-def _process() -> tuple[int, int]:
-    return jax.process_index(), jax.process_count()
-
-
 def make_train_data(config: ConfigDict, rows: Decoded) -> TrainBatches:
     """Make shuffled, augmented batches of the training split."""
     augmented = images.make_train_transform(config.data)
@@ -225,7 +205,7 @@ def make_train_data(config: ConfigDict, rows: Decoded) -> TrainBatches:
         transform,
         batch_size=config.batch_size,
         seed=config.seed,
-        process=_process(),
+        process=process(),
         workers=config.data.workers,
     )
 
@@ -247,8 +227,8 @@ def _eval_batches(
 def make_sums(forward: Forward, mesh: Mesh) -> Sums:
     """Make the jitted part of evaluation, shared by all splits."""
 
-    # Replicated, because every process reads all sums.
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    # Every process reads all sums.
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def sums(params: Params, batch: Batch) -> dict[str, jax.Array]:
         logits = forward(params, batch, None)
         return scores.sums(logits, batch["label"], batch["where"])
@@ -267,7 +247,7 @@ def make_evaluator(
     rows, sums = split(name), sums_on(mesh)
 
     def evaluate(params: Params) -> dict[str, float]:
-        batches = _eval_batches(config, rows, _process())
+        batches = _eval_batches(config, rows, process())
         return scores.scores(
             jax.device_get(sums(params, shard_batch(mesh, batch))) for batch in batches
         )

@@ -12,13 +12,10 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
+from rdrop_jax.core.accumulate import Loss
 from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import (
-    rdrop_loss,
-    rdrop_multilabel_loss,
-    rdrop_regression_loss,
-)
+from rdrop_jax.core.objective import rdrop_multilabel_loss, rdrop_regression_loss
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.errors import InputError
@@ -26,6 +23,7 @@ from rdrop_jax.files import checksums
 from rdrop_jax.models.encoder import KINDS, NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.models.vit import Size
+from rdrop_jax.tasks import classification
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.text_classification import buckets, evaluation, text_sets
@@ -33,7 +31,7 @@ from rdrop_jax.tasks.text_classification import weights as encoder_files
 from rdrop_jax.tasks.text_classification.scores import NAMES
 from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.distributed import write_on_process_0
+from rdrop_jax.training.distributed import process, write_on_process_0
 from rdrop_jax.training.task import Report, StepOptions, Task
 
 
@@ -80,7 +78,7 @@ def build(
             own = {tokenizer_files.NAME: checksums.sha256(kept)}
         return found().provenance() | own
 
-    scorer = evaluation.make_scorer(config, forward, tokenizer)
+    scorer = evaluation.Scorer(config, forward, tokenizer)
     names = text_sets.split_names(data)
     return Task(
         init=functools.partial(init, module),
@@ -137,32 +135,19 @@ def init(module: Classifier, key: jax.Array) -> Params:
     return module.init(key, blank, blank, blank == 0, train=False)["params"]
 
 
-def make_loss(config: ConfigDict) -> Callable[..., tuple[Array, dict[str, Mean]]]:
+def make_loss(config: ConfigDict) -> Loss:
     """Make the R-Drop loss; unlabelled rows only enter the consistency term."""
-    r, labels = config.rdrop, config.data.labels
+    labels = config.data.labels
+    if labels == "classes":
+        return classification.make_loss(config)
 
     def loss(
         outputs: Array, batch: Batch, **objective: Any
     ) -> tuple[Array, dict[str, Mean]]:
-        target, labelled = batch["label"], batch["labelled"]
+        objective["label_weight"] = batch["labelled"]
         if labels == "numbers":
-            return rdrop_regression_loss(
-                outputs[..., 0], target, label_weight=labelled, **objective
-            )
-        if labels == "multilabel":
-            return rdrop_multilabel_loss(
-                outputs, target, label_weight=labelled, **objective
-            )
-        return rdrop_loss(
-            outputs,
-            target,
-            label_weight=labelled,
-            **objective,
-            label_smoothing=r.label_smoothing,
-            smoothing=r.smoothing,
-            divergence=r.divergence,
-            stop_gradient=r.stop_gradient,
-        )
+            return rdrop_regression_loss(outputs[..., 0], batch["label"], **objective)
+        return rdrop_multilabel_loss(outputs, batch["label"], **objective)
 
     return loss
 
@@ -267,5 +252,5 @@ def make_train_data(
         batch_size=config.batch_size,
         shapes=buckets.choose_shapes(encoded.lengths, data.buckets),
         seed=config.seed,
-        process=(jax.process_index(), jax.process_count()),
+        process=process(),
     )
