@@ -149,7 +149,7 @@ def make_model(config: ConfigDict) -> ViT:
 
 def make_family(module: ViT, data: ConfigDict) -> Family:
     """Make the import and export functions for weights of the model."""
-    images = vit_files.Images(
+    images = vit_files.Preprocessing(
         size=data.image_size,
         channels=data.channels,
         mean=np.broadcast_to(data.mean, data.channels).tolist(),
