@@ -51,14 +51,15 @@ NEW_DEFAULTS = (
     *("data.vocab_size", "optimizer.name", "optimizer.lr", "optimizer.end_lr"),
     *("optimizer.weight_decay", "optimizer.decay", "optimizer.clip"),
 )
-# Fields added since earlier versions, by task, with the value of the old behavior.
+# Fields added since earlier versions, by task, with the value of the old behavior; a
+# type stands for an optional field that is None.
 ADDED: dict[str, dict[str, Any]] = {
     "text_classification": {"data.validation": 0.0, "data.test": 0.0},
-    "translation": {"data.validation": None, "data.test": None},
-    "language_model": {"data.validation": None, "data.test": None},
+    "translation": {"data.validation": float, "data.test": float},
+    "language_model": {"data.validation": float, "data.test": float},
     "summarization": {
-        "data.validation": None,
-        "data.test": None,
+        "data.validation": float,
+        "data.test": float,
         "eval.rouge_tokenizer": "english",
     },
 }
@@ -203,22 +204,47 @@ def flatten(config: Mapping[str, Any] | ConfigDict, prefix: str = "") -> dict[st
     return flat
 
 
-def upgraded(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """Upgrade the stored config of a workdir to the fields of the present version."""
-    task = stored["task"]
-    config = {
-        name: dict(part) if isinstance(part, Mapping) else part
-        for name, part in stored.items()
-    }
-    for old, new in RENAMED.get(task, {}).items():
-        group, _, name = old.partition(".")
-        value = config.get(group, {}).pop(name, None)
-        if value is not None:
-            config[group][new.removeprefix(f"{group}.")] = float(value)
-    for added, value in ADDED.get(task, {}).items():
-        group, _, name = added.partition(".")
-        config.setdefault(group, {}).setdefault(name, value)
-    return config
+def renamed(task: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Rename fields of earlier versions.
+
+    Args:
+      task: ``config.task``.
+      fields: values by name, as ``{"data.held_out": 500}``. If an old and its new name
+        occur, the later one counts.
+
+    Returns:
+      The values by present names, and one note for each old name.
+    """
+    names = RENAMED.get(task, {})
+    found, notes = {}, {}
+    for name, value in fields.items():
+        new = names.get(name, name)
+        found[new] = value
+        notes.pop(new, None)
+        if new != name:
+            notes[new] = f"{name}: deprecated, use {new}"
+    return found, list(notes.values())
+
+
+def upgrade(config: ConfigDict) -> list[str]:
+    """Change a config of an earlier version in place to the present fields.
+
+    Returns:
+      One note for each old name.
+    """
+    task, old = config.get("task", ""), flatten(config)
+    new, notes = renamed(task, old)
+    added = {n: x for n, x in ADDED.get(task, {}).items() if n not in old}
+    with config.unlocked():
+        for name in old.keys() - new.keys():
+            group, _, leaf = name.rpartition(".")
+            del (config[group] if group else config)[leaf]
+        config.update_from_flattened_dict(
+            {n: placeholder(x) if isinstance(x, type) else x for n, x in added.items()}
+        )
+        changed = {n: x for n, x in new.items() if n not in old or old[n] != x}
+        config.update_from_flattened_dict(changed)
+    return notes
 
 
 def differences(

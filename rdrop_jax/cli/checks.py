@@ -1,11 +1,11 @@
 """Config checks that require neither jax nor data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.config import RENAMED, flatten
+from rdrop_jax.config import flatten
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths, roots
 
@@ -129,24 +129,22 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
         )
 
 
-def check_sizes(config: ConfigDict, overrides: Mapping[str, str]) -> None:
-    """Reject an explicit held-out size together with a file, for text classification.
+def check_sizes(config: ConfigDict, given: Collection[str]) -> None:
+    """Reject an explicit held-out size together with a file.
 
-    A file takes precedence over a preset's size. Presets of other tasks set no size.
+    A file takes precedence over a size that only the preset sets.
 
     Args:
       config: config with the overrides applied.
-      overrides: field name to text.
+      given: fields that the command line sets.
 
     Raises:
       InputError: both fields are set; the message names them.
     """
-    if config.task != "text_classification" or config.data.name != "files":
+    if config.data.name != "files" or "files" not in config.data:
         return
-    old = {new: name for name, new in RENAMED[config.task].items()}
-    given = config.copy_and_resolve_references().unlock()
+    data = config.data.copy_and_resolve_references().unlock()
     for split in ("validation", "test"):
-        field = f"data.{split}"
-        if not {field, old.get(field)} & overrides.keys():
-            given.data[split] = 0.0
-    roots.check_sizes(given.data)
+        if f"data.{split}" not in given:
+            data[split] = 0.0
+    roots.check_sizes(data)

@@ -3,13 +3,14 @@
 import argparse
 import ast
 import difflib
+import functools
 import importlib.util
 import logging
 import os
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from rdrop_jax.files import disk, paths
 from rdrop_jax.training import workdir as workdir_lib
 
 _SMALLER = "Lower batch_size, eval.batch_size or the size of the model."
+_logger = logging.getLogger(__name__)
 _EXIT_WITHIN = 10.0  # seconds for the threads of a program that failed
 
 
@@ -214,13 +216,29 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise InputError(f"--config: {path} has no function get_config(preset)")
     config = module.get_config(preset) if preset else module.get_config()
-    scratch = getattr(module, "SCRATCH", {}).get(preset, {})
-    if scratch and not overrides.get("init_from", config.init_from):
+    _warn(f"--config {path}: ", config_lib.upgrade(config))
+    scratch, notes = config_lib.renamed(
+        config.task, getattr(module, "SCRATCH", {}).get(preset, {})
+    )
+    _warn(f"--config {path}: SCRATCH: ", notes)
+    given, notes = config_lib.renamed(config.task, overrides)
+    _warn("--config.", notes)
+    if scratch and not given.get("init_from", config.init_from):
         config.update_from_flattened_dict(scratch)
-    override(config, overrides)
-    checks.check_sizes(config, overrides)
+    override(config, given)
+    checks.check_sizes(config, given)
     checks.check(config)
     return config
+
+
+def _warn(prefix: str, notes: Iterable[str]) -> None:
+    for note in notes:
+        _warn_once(prefix + note)
+
+
+@functools.cache  # a comparison loads its config many times
+def _warn_once(message: str) -> None:
+    _logger.warning("%s", message)
 
 
 def find_file(path: str) -> Path:
@@ -251,14 +269,7 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
         for parts in (name.split(".") for name in known)
         for i in range(1, len(parts))
     }
-    renamed = config_lib.RENAMED.get(config.get("task", ""), {})
     for name, text in overrides.items():
-        if name in renamed and name not in known:
-            print(
-                f"--config.{name}: deprecated, use --config.{renamed[name]}",
-                file=sys.stderr,
-            )
-            name = renamed[name]
         if name in groups:
             inside = [k for k in known if k.startswith(name + ".")]
             raise InputError(

@@ -83,7 +83,9 @@ def read_comparison(path: Path) -> dict[str, Any]:
                 f"--workdir: {path}: expected {name} of a comparison, found {found}. "
                 f"{_REMEDY}"
             )
-    content["base"].pop("eval.mode", None)  # written by earlier versions
+    base = content["base"]
+    base.pop("eval.mode", None)  # written by earlier versions
+    content["base"], _ = config_lib.renamed(base.get("task", ""), base)
     return content
 
 

@@ -1,0 +1,101 @@
+"""Field names of version 0.1 in config files, on command lines and in workdirs."""
+
+import json
+
+import pytest
+
+from rdrop_jax import config as config_lib
+from rdrop_jax.cli import flags
+from rdrop_jax.errors import InputError
+from rdrop_jax.training import workdir as workdir_lib
+
+# Task, fields of version 0.1 and the same fields of this version.
+RENAMES = [
+    ("text_classification", {"data.held_out": 500}, {"data.validation": 500.0}),
+]
+FILE = """
+from ml_collections import ConfigDict
+from rdrop_jax.config import base_config
+
+def get_config():
+    c = base_config()
+    c.task = "{task}"
+    c.rdrop.alpha = 0.0
+    {lines}
+    return c
+"""
+
+
+@pytest.fixture(autouse=True)
+def every_message():
+    flags._warn_once.cache_clear()
+
+
+def source(task, fields):
+    lines = [f"c.{name} = {value!r}" for name, value in fields.items()]
+    return FILE.format(task=task, lines="\n    ".join(lines))
+
+
+def check(config, old, new):
+    flat = config_lib.flatten(config)
+    assert {name: flat[name] for name in new} == new
+    assert all(isinstance(flat[name], type(value)) for name, value in new.items())
+    assert not flat.keys() & (old.keys() - new.keys())
+
+
+@pytest.mark.parametrize(("task", "old", "new"), RENAMES)
+def test_a_config_file_with_old_names(task, old, new, tmp_path, caplog):
+    path = tmp_path / "mine.py"
+    path.write_text(source(task, old))
+    config = flags.load(str(path), {})
+    check(config, old, new)
+    assert set(config_lib.ADDED[task]) <= set(config_lib.flatten(config))
+    (message,) = caplog.messages
+    assert message.startswith(f"--config {path}: {next(iter(old))}")
+    assert ": deprecated, use " in message
+    assert all(name in message for name in new)
+
+
+@pytest.mark.parametrize(("task", "old", "new"), RENAMES)
+def test_a_workdir_with_old_names(task, old, new, tmp_path, caplog):
+    stored = config_lib.base_config()
+    stored.task = task
+    stored.update_from_flattened_dict(old)
+    (tmp_path / "config.json").write_text(json.dumps(stored.to_dict()))
+    check(workdir_lib.read(tmp_path), old, new)
+    assert not caplog.messages
+
+
+PRESETS = {"text_classification": "glue.py:files"}
+
+
+@pytest.mark.parametrize(("task", "old", "new"), RENAMES)
+def test_a_command_line_with_old_names(task, old, new, caplog):
+    spec = f"configs/{PRESETS[task]}"
+    given = {name: str(value) for name, value in old.items()}
+    check(flags.load(spec, given), old, new)
+    (message,) = caplog.messages
+    assert message.startswith(f"--config.{next(iter(old))}")
+    assert all(name in message for name in new)
+
+
+def test_the_later_of_an_old_and_a_new_name_counts():
+    both = {"data.held_out": "5", "data.validation": "7"}
+    assert config_lib.renamed("text_classification", both)[0] == {
+        "data.validation": "7"
+    }
+    config = flags.load("configs/glue.py:files", dict(reversed(both.items())))
+    assert config.data.validation == 5.0
+
+
+def test_old_names_of_another_task_are_typos():
+    with pytest.raises(InputError, match=r"data.held_out: no such field"):
+        flags.load("configs/vit.py", {"data.held_out": "5"})
+
+
+def test_scratch_settings_with_old_names(tmp_path):
+    path = tmp_path / "mine.py"
+    text = source("text_classification", {"init_from": "weights", "data.held_out": 5})
+    path.write_text(text + 'SCRATCH = {"": {"data.held_out": 9}}\n')
+    assert flags.load(str(path), {}).data.validation == 5.0
+    assert flags.load(str(path), {"init_from": ""}).data.validation == 9.0
