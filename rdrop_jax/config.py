@@ -42,11 +42,36 @@ FREE_ON_RESUME = (
 _PER_PROCESS = ("data.dir", "data.prefetch", "data.workers")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 # Renamed fields by task: old name to present name.
-RENAMED = {"text_classification": {"data.held_out": "data.validation"}}
+RENAMED = {
+    "image_classification": {"model.variant": "model.size"},
+    "text_classification": {
+        "data.held_out": "data.validation",
+        "model.variant": "model.size",
+    },
+    "translation": {"batch_size": "batch_tokens"},
+    "summarization": {"batch_size": "batch_tokens"},
+}
+# Values of model.name in version 0.1, by task: present name and size.
+_SEQ2SEQ = {
+    "transformer_iwslt_de_en": ("transformer", "iwslt_de_en"),
+    "transformer_vaswani_wmt_en_de_big": ("transformer", "vaswani_wmt_en_de_big"),
+    "bart.base": ("bart", "base"),
+    "bart.large": ("bart", "large"),
+}
+RENAMED_MODELS = {
+    "translation": _SEQ2SEQ,
+    "summarization": _SEQ2SEQ,
+    "language_model": {
+        "mini": ("transformer", "mini"),
+        "transformer_lm_gpt": ("transformer", "gpt"),
+        "adaptive_mini": ("adaptive_transformer", "mini"),
+        "transformer_lm_wiki103": ("adaptive_transformer", "wiki103"),
+    },
+}
 # Fields whose defaults changed after version 0.1 in presets for user data.
 NEW_DEFAULTS = (
     "total_steps",
-    *("rdrop.alpha", "model.dropout", "model.variant", "model.width", "model.heads"),
+    *("rdrop.alpha", "model.dropout", "model.size", "model.width", "model.heads"),
     *("model.mlp_width", "model.encoder_layers", "model.decoder_layers"),
     *("data.vocab_size", "optimizer.name", "optimizer.lr", "optimizer.end_lr"),
     *("optimizer.weight_decay", "optimizer.decay", "optimizer.clip"),
@@ -79,8 +104,8 @@ def base_config() -> ConfigDict:
     c.task = ""  # builder in rdrop_jax.tasks
     c.seed = 0  # parameters, dropout and data order
     c.total_steps = duration(1000)  # optimizer steps
-    c.batch_size = 64  # rows per step, over all devices
-    c.accum_steps = 1  # microbatches per step; divides batch_size
+    c.batch_size = 64  # rows per step, over all devices; or batch_tokens instead
+    c.accum_steps = 1  # microbatches per step; divides the batch
     c.init_from = ""  # weights to start from: a workdir, WORKDIR:STEP, a file, a folder
     c.reinit = ""  # parts to re-initialize, such as "head" or "head,norm"
 
@@ -153,6 +178,11 @@ def base_config() -> ConfigDict:
     return c
 
 
+def batch_field(config: Mapping[str, Any] | ConfigDict) -> str:
+    """Return the name of the field that counts a batch, in rows or in tokens."""
+    return "batch_tokens" if "batch_tokens" in config else "batch_size"
+
+
 def field_help() -> str:
     """Return a line ``name = default  # comment`` for each field of `base_config`."""
     source = inspect.getsource(base_config)
@@ -223,6 +253,12 @@ def renamed(task: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         notes.pop(new, None)
         if new != name:
             notes[new] = f"{name}: deprecated, use {new}"
+    models = RENAMED_MODELS.get(task, {})
+    if (old := found.get("model.name")) in models:
+        found["model.name"], found["model.size"] = models[old]
+        notes["model.name"] = (
+            "model.name={}: deprecated, use model.name={} and model.size={}"
+        ).format(old, *models[old])
     return found, list(notes.values())
 
 
@@ -232,8 +268,15 @@ def upgrade(config: ConfigDict) -> list[str]:
     Returns:
       One note for each old name.
     """
-    task, old = config.get("task", ""), flatten(config)
-    new, notes = renamed(task, old)
+    task, old, base = config.get("task", ""), flatten(config), flatten(base_config())
+    names = RENAMED.get(task, {})
+    # A default of the base config beside the new field was not set.
+    unset = {
+        n for n in names if names[n] in old and n in base and old.get(n) == base[n]
+    }
+    # Old names last: in a file that extends a preset they replace its values.
+    fields = sorted(old.items(), key=lambda field: field[0] in names)
+    new, notes = renamed(task, {n: x for n, x in fields if n not in unset})
     added = {n: x for n, x in ADDED.get(task, {}).items() if n not in old}
     with config.unlocked():
         for name in old.keys() - new.keys():
@@ -292,6 +335,7 @@ def unlike_base(stored: Mapping[str, Any]) -> str:
     a task checks its fields.
     """
     base, flat = flatten(base_config()), flatten(stored)
+    base[batch_field(stored)] = base.pop("batch_size")
     if not flat.get("task"):
         return "no task"
     missing = [name for name in base if name not in flat]

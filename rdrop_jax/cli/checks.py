@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.config import flatten
+from rdrop_jax.config import batch_field, flatten
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths, roots
 
@@ -27,7 +27,6 @@ _AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for what is left")
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _SEED,
     "data.split_seed": _SEED,
-    "batch_size": _POSITIVE,
     "accum_steps": _POSITIVE,
     "rdrop.alpha": _NOT_NEGATIVE,
     "rdrop.num_passes": (lambda v: v is None or v >= 1, "none, or at least 1"),
@@ -76,7 +75,8 @@ def check(config: ConfigDict) -> None:
     """
     paths.check_config(config)
     flat = flatten(config)
-    for name, (accepts, expected) in CHECKS.items():
+    batch = batch_field(config)
+    for name, (accepts, expected) in {**CHECKS, batch: _POSITIVE}.items():
         if not accepts(flat[name]):
             raise InputError(f"{name}: expected {expected}, found {flat[name]!r}")
     for name, value in flat.items():
@@ -85,9 +85,9 @@ def check(config: ConfigDict) -> None:
             raise InputError(
                 f"{name}: expected an integer from {-limit} to {limit}, found {value}"
             )
-    if config.batch_size % config.accum_steps:
+    if config[batch] % config.accum_steps:
         raise InputError(
-            f"accum_steps: expected a divisor of batch_size={config.batch_size}, found "
+            f"accum_steps: expected a divisor of {batch}={config[batch]}, found "
             f"{config.accum_steps}"
         )
     if config.reinit and not config.init_from:

@@ -22,7 +22,7 @@ from rdrop_jax.errors import InputError, Stopped, TrainingError
 from rdrop_jax.files import disk, paths
 from rdrop_jax.training import workdir as workdir_lib
 
-_SMALLER = "Lower batch_size, eval.batch_size or the size of the model."
+_SMALLER = "Lower batch_size or batch_tokens, eval.batch_size or the model's size."
 _logger = logging.getLogger(__name__)
 _EXIT_WITHIN = 10.0  # seconds for the threads of a program that failed
 

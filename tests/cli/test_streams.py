@@ -58,8 +58,8 @@ def test_too_little_memory_is_a_message():
     done = run("raise MemoryError('of 1 TB')")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: not enough memory. Lower batch_size, eval.batch_size or the size of "
-        "the model. of 1 TB\n"
+        "error: not enough memory. Lower batch_size or batch_tokens, eval.batch_size "
+        "or the model's size. of 1 TB\n"
     )
 
 
