@@ -6,6 +6,7 @@ import pytest
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import flags
+from rdrop_jax.config.upgrades import ADDED
 from rdrop_jax.errors import InputError
 from rdrop_jax.training import workdir as workdir_lib
 
@@ -82,7 +83,7 @@ def test_a_config_file_with_old_names(task, old, new, tmp_path, caplog):
     path.write_text(source(task, old))
     config = flags.load(str(path), {})
     check(config, old, new)
-    assert set(config_lib.ADDED.get(task, {})) <= set(config_lib.flatten(config))
+    assert set(ADDED.get(task, {})) <= set(config_lib.flatten(config))
     message = said(caplog, old, new)
     assert message.startswith(f"--config {path}: {next(iter(old))}")
 
