@@ -7,8 +7,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import rdrop_jax
 from rdrop_jax.config.fields import flatten
+from rdrop_jax.versions import versions
 
 # Fields that may differ when a run is resumed.
 FREE_ON_RESUME = (
@@ -26,7 +26,6 @@ FREE_ON_RESUME = (
 )
 # Fields that may differ between the processes of a run.
 _PER_PROCESS = ("data.dir", "data.prefetch", "data.workers")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def differences(
@@ -51,8 +50,6 @@ def shared(config: ConfigDict) -> dict[str, Any]:
       The config fields except those that may differ per process, versions of packages
       used for computation, and a checksum of this package's code.
     """
-    from importlib import metadata  # slow to import; used only with several processes
-
     package = Path(__file__).parents[1]
     code = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
@@ -62,6 +59,7 @@ def shared(config: ConfigDict) -> dict[str, Any]:
         for name, value in flatten(config).items()
         if not name.startswith(_PER_PROCESS)
     }
-    versions = {f"version of {name}": metadata.version(name) for name in _PACKAGES}
-    versions["version of rdrop_jax"] = rdrop_jax.__version__
-    return fields | versions | {"code of rdrop_jax": code.hexdigest()[:12]}
+    found = versions()
+    del found["python"]  # may differ
+    found = {f"version of {name}": text for name, text in found.items()}
+    return fields | found | {"code of rdrop_jax": code.hexdigest()[:12]}
