@@ -74,20 +74,21 @@ def renamed(task: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[
       The values by present names, and one note for each old name.
     """
     names = RENAMED.get(task, {})
-    found, notes = {}, {}
+    found: dict[str, Any] = {}
+    notes: list[str] = []
     for name, value in fields.items():
         new = names.get(name, name)
         found[new] = value
-        notes.pop(new, None)
         if new != name:
-            notes[new] = f"{name}: deprecated, use {new}"
+            notes.append(f"{name}: deprecated, use {new}")
     models = RENAMED_MODELS.get(task, {})
     if (old := found.get("model.name")) in models:
         found["model.name"], found["model.size"] = models[old]
-        notes["model.name"] = (
-            "model.name={}: deprecated, use model.name={} and model.size={}"
-        ).format(old, *models[old])
-    return found, list(notes.values())
+        notes.append(
+            f"model.name={old}: deprecated, use model.name={found['model.name']} and "
+            f"model.size={found['model.size']}"
+        )
+    return found, notes
 
 
 def upgrade(config: ConfigDict) -> list[str]:

@@ -118,9 +118,9 @@ def test_a_command_line_with_old_names(task, old, new, caplog):
 
 def test_the_later_of_an_old_and_a_new_name_counts():
     both = {"data.held_out": "5", "data.validation": "7"}
-    assert config_lib.renamed("text_classification", both)[0] == {
-        "data.validation": "7"
-    }
+    found, notes = config_lib.renamed("text_classification", both)
+    assert found == {"data.validation": "7"}
+    assert notes == ["data.held_out: deprecated, use data.validation"]
     config = flags.load("configs/glue.py:files", dict(reversed(both.items())))
     assert config.data.validation == 5.0
 
