@@ -6,6 +6,7 @@ import pytest
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import flags
+from rdrop_jax.compare.comparison import read_comparison
 from rdrop_jax.config.upgrades import ADDED
 from rdrop_jax.errors import InputError
 from rdrop_jax.training import workdir as workdir_lib
@@ -114,6 +115,15 @@ def test_a_command_line_with_old_names(task, old, new, caplog):
     check(flags.load(spec, given), old, new)
     message = said(caplog, old, new)
     assert message.startswith(f"--config.{next(iter(old))}")
+
+
+def test_a_comparison_with_old_names(tmp_path):
+    path = tmp_path / "comparison.json"
+    stored = {"options": {}, "probe": {}, "versions": {}}
+    stored["base"] = {"task": "translation", "batch_size": 5, "seed": 1}
+    path.write_text(json.dumps(stored))
+    base = {"task": "translation", "batch_tokens": 5, "seed": 1}
+    assert read_comparison(path)["base"] == base
 
 
 def test_the_later_of_an_old_and_a_new_name_counts():
