@@ -175,7 +175,8 @@ def main(argv: Sequence[str]) -> None:
         print(flags.show(config))
         return
     workdir = args.workdir or default_workdir(args.config)
-    config = check(config, workdir, overrides)
+    given, _ = config_lib.renamed(config.task, overrides)
+    config = check(config, workdir, given)
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax import tasks, versions
-from rdrop_jax.cli import flags
+from rdrop_jax.cli import flags, process
 from rdrop_jax.cli import train as train_program
 from rdrop_jax.pretrained import families
 
@@ -78,4 +78,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    process.run(main)

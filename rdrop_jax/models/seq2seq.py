@@ -42,10 +42,14 @@ class Size(NamedTuple):
 
 
 SIZES = {
-    "transformer_iwslt_de_en": Size(6, 6, 512, 4, 1024),
-    "transformer_vaswani_wmt_en_de_big": Size(6, 6, 1024, 16, 4096),
-    "bart.base": Size(6, 6, 768, 12, 3072),
-    "bart.large": Size(12, 12, 1024, 16, 4096),
+    "transformer": {
+        "iwslt_de_en": Size(6, 6, 512, 4, 1024),
+        "vaswani_wmt_en_de_big": Size(6, 6, 1024, 16, 4096),
+    },
+    "bart": {
+        "base": Size(6, 6, 768, 12, 3072),
+        "large": Size(12, 12, 1024, 16, 4096),
+    },
 }
 
 
@@ -98,7 +102,7 @@ class Seq2Seq(nn.Module):
     """
 
     vocab_size: int
-    size: Size = SIZES["transformer_iwslt_de_en"]
+    size: Size = SIZES["transformer"]["iwslt_de_en"]
     rates: Rates = Rates()
     source_vocab_size: int | None = None
     share: str = "all"

@@ -57,7 +57,7 @@ def start_lines(config: ConfigDict, step: int) -> list[str]:
         weights = config.init_from
     else:
         weights = "random initialization (init_from is empty)"
-    size = config.model.get("variant", "") or ""
+    size = config.model.get("size", "") or ""
     return [
         f"rdrop_jax {found['rdrop_jax']}, jax {found['jax']}; {devices()}"
         f", processes: {jax.process_count()}",

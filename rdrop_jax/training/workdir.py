@@ -228,7 +228,9 @@ def read(workdir: Path) -> ConfigDict:
             f"{_RESTORE}"
         )
     stored.pop("version", None)
-    return ConfigDict(config_lib.upgraded(stored)).lock()
+    config = ConfigDict(stored)
+    config_lib.upgrade(config)
+    return config.lock()
 
 
 def split_checkpoint(name: str) -> tuple[Path, str]:

@@ -341,7 +341,7 @@ def test_labels_out_of_range_stop_the_run(tmp_path):
 
 def test_bad_models_and_data_are_named(tmp_path):
     for overrides, message in [
-        ({"model__variant": "XL"}, "model.variant: expected one of mini, Ti, S, B, L"),
+        ({"model__size": "XL"}, "model.size: expected one of mini, Ti, S, B, L"),
         ({"model__heads": 0}, "model.heads: expected at least 1, found 0"),
         ({"model__patch_size": 0}, "model.patch_size: expected at least 1, found 0"),
         ({"data__shift": -1}, "data.shift: expected at least 0, found -1"),

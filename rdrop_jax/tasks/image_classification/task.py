@@ -123,11 +123,11 @@ def make_model(config: ConfigDict) -> ViT:
     m = config.model
     if m.name != "vit":
         raise InputError(f"model.name: expected vit, found {m.name!r}")
-    check_choices({"model.variant": (m.variant, tuple(SIZES))})
+    check_choices({"model.size": (m.size, tuple(SIZES))})
     counts = {f"model.{k}": m[k] for k in (*Size._fields, "patch_size")}
     counts |= {f"data.{k}": config.data[k] for k in ("image_size", "num_classes")}
     check_least({field: (value, 1) for field, value in counts.items()})
-    size = resized(m, SIZES[m.variant])
+    size = resized(m, SIZES[m.size])
     check_heads(size)
     if config.data.image_size % m.patch_size:
         raise InputError(

@@ -170,6 +170,8 @@ def check(config: ConfigDict) -> None:
             "model.name": (config.model.name, tuple(SIZES)),
         }
     )
+    sizes = SIZES[config.model.name]
+    check_choices({"model.size": (config.model.size, tuple(sizes))})
     least = {
         "data.vocab_size": (data.vocab_size, 8),
         "data.max_length": (data.max_length, 2),
@@ -199,7 +201,7 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
       options: further options of `Seq2Seq`.
     """
     m = config.model
-    size = resized(m, SIZES[m.name])
+    size = resized(m, SIZES[m.name][m.size])
     check_heads(size)
     return Seq2Seq(
         vocab_size=vocab_size,
@@ -224,7 +226,7 @@ def init_params(module: Seq2Seq, key: jax.Array) -> Params:
 def make_train_data(
     config: ConfigDict, pairs: encoded.Encoded, special: Special
 ) -> TokenBatches:
-    """Make shuffled batches of about ``batch_size`` tokens."""
+    """Make shuffled batches of about ``batch_tokens`` tokens."""
     source, target = pairs.source, pairs.target
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets
@@ -233,7 +235,7 @@ def make_train_data(
     return TokenBatches(
         source,
         target,
-        token_batches.make_shapes(lengths, config.batch_size, multiple),
+        token_batches.make_shapes(lengths, config.batch_tokens, multiple),
         seed=config.seed,
         process=(jax.process_index(), jax.process_count()),
         special=special,

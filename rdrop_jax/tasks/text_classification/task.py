@@ -161,13 +161,13 @@ def make_model(config: ConfigDict) -> Classifier:
     m, data = config.model, config.data
     if m.name not in KINDS:
         raise InputError(f"model.name: expected one of {KINDS}, found {m.name!r}")
-    check_choices({"model.variant": (m.variant, tuple(SIZES))})
+    check_choices({"model.size": (m.size, tuple(SIZES))})
     counts = {
         f"model.{k}": m[k] for k in (*Size._fields, "vocab_size", "max_positions")
     }
     counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
     check_least({field: (value, 1) for field, value in counts.items()})
-    size = resized(m, SIZES[m.variant])
+    size = resized(m, SIZES[m.size])
     check_heads(size)
     if not 8 <= data.max_length <= m.max_positions:
         raise InputError(

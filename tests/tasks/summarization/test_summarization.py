@@ -284,15 +284,15 @@ def test_presets_have_their_shapes(name):
     jax.eval_shape(make_tx(resolved).init, params)
     count = sum(x.size for x in jax.tree.leaves(params))
     # Lewis et al., 2020; Hugging Face counts the same with one shared table.
-    known = {"bart.base": 139_420_416, "bart.large": 406_291_456}
+    known = {"base": 139_420_416, "large": 406_291_456}
     if name != "demo":
-        assert count == known[c.model.name] + c.data.vocab_size  # the bias
+        assert count == known[c.model.size] + c.data.vocab_size  # the bias
     assert CONFIGS.PRESETS[name].__doc__
 
 
 def test_the_recipe_is_the_published_one():
     c = CONFIGS.get_config("cnn_dailymail")
-    assert (c.batch_size, c.total_steps) == (1024 * 16 * 4, 20_000)
+    assert (c.batch_tokens, c.total_steps) == (1024 * 16 * 4, 20_000)
     assert (c.rdrop.alpha, c.rdrop.label_smoothing) == (0.7, 0.1)
     assert (c.optimizer.lr, c.optimizer.warmup, c.optimizer.clip) == (3e-5, 500, 0.1)
     assert (c.eval.beam, c.eval.length_penalty, c.eval.no_repeat_ngram) == (4, 2.0, 3)
@@ -405,7 +405,7 @@ def test_a_shallow_bart_large_steps_on_eight_devices():
     changed = {"mesh.fsdp": "8"}
     preset = f"{tiny_sum.SUMMARIZATION}:cnn_dailymail"
     shallow = {"model.encoder_layers": "1", "model.decoder_layers": "1"}
-    shallow |= {"data.vocab_size": "512", "batch_size": "2048", "accum_steps": "2"}
+    shallow |= {"data.vocab_size": "512", "batch_tokens": "2048", "accum_steps": "2"}
     shallow |= {"data.max_length": "128", "data.max_target_length": "16"}
     config = resolve(load_config(preset, changed | shallow), 100.0)
     mesh = make_mesh(**config.mesh)

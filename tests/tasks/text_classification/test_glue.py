@@ -112,7 +112,7 @@ def test_held_out_rows_make_the_published_validation_the_test(tmp_path):
         "validation",
         "validation_mismatched",
     )
-    data = load("mnli", tmp_path, data__held_out=2).data
+    data = load("mnli", tmp_path, data__validation=2).data
     names = text_sets.split_names(data)
     assert names == ("train", "validation", "test", "test_mismatched")
     found = text_sets.find(data)
