@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.core.objective import resolve_num_passes
+from rdrop_jax.core.alpha import resolve_num_passes
 from rdrop_jax.core.passes import EqualPassesError, Params, check_stochastic
-from rdrop_jax.core.train_step import Step, TrainState
+from rdrop_jax.core.train_state import TrainState
+from rdrop_jax.core.train_step import Step
 from rdrop_jax.data.batches import prefetch
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files.disk import check_space, read_json, write_json

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Params
-from rdrop_jax.core.train_step import Step, TrainState, init_state, make_train_step
+from rdrop_jax.core.train_state import TrainState, init_state
+from rdrop_jax.core.train_step import Step, make_train_step
 from rdrop_jax.training.checkpoint import Checkpoints, Progress
 from rdrop_jax.training.mesh import gathered, state_shardings
 from rdrop_jax.training.optim import make_alpha, make_optimizer, make_schedule

@@ -22,7 +22,7 @@ from rdrop_jax import train as train_program
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
-from rdrop_jax.models.vit import Size
+from rdrop_jax.models.sizes import Size
 from rdrop_jax.pretrained import weight_files
 from rdrop_jax.pretrained.initialize import Weights, flatten, merge
 from rdrop_jax.tasks.image_classification import weights as vit

@@ -19,7 +19,8 @@ from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
-from rdrop_jax.models.vit import SIZES, Size, ViT
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.models.vit import SIZES, ViT
 from rdrop_jax.pretrained.initialize import Family
 from rdrop_jax.tasks.classification import make_example_scores, make_loss
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized

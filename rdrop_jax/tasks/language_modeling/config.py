@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.accumulate import Loss
-from rdrop_jax.core.kernels import adaptive as adaptive_loss
-from rdrop_jax.core.kernels.adaptive import adaptive_rdrop_loss
+from rdrop_jax.core.alpha import resolve_num_passes
+from rdrop_jax.core.kernels import adaptive_softmax as adaptive_loss
+from rdrop_jax.core.kernels.adaptive_softmax import adaptive_rdrop_loss
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import resolve_num_passes
 from rdrop_jax.core.passes import Batch
 from rdrop_jax.errors import InputError
 from rdrop_jax.models import adaptive, decoder

@@ -22,7 +22,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.models.encoder import KINDS, NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
 from rdrop_jax.models.layers import PARTITION_RULES
-from rdrop_jax.models.vit import Size
+from rdrop_jax.models.sizes import Size
 from rdrop_jax.tasks import classification
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 from rdrop_jax.tasks.pass_rates import pass_forwards

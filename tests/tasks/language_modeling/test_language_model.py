@@ -16,7 +16,7 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import export, flags, predict, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.cli.run import open_run
-from rdrop_jax.core.train_step import init_state
+from rdrop_jax.core.train_state import init_state
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.models.outputs import log_probs
