@@ -18,7 +18,7 @@ from rdrop_jax import train
 ROOT = Path(__file__).parents[2]
 PAGES = [
     ROOT / "README.md",
-    *(ROOT / "docs" / f"{name}.md" for name in ("frameworks", "hardware")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("frameworks", "hardware", "profiling")),
 ]
 TEXT = PAGES[0].read_text()
 BLOCKS = {
