@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
-from rdrop_jax.cli import flags
+from rdrop_jax.cli import flags, profiler
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.pretrained import families
@@ -167,6 +167,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--print_config", action="store_true", help="print the config and exit"
     )
+    parser.add_argument(
+        "--profile",
+        type=profiler.steps,
+        nargs="?",
+        const="10:5",
+        metavar="START:STEPS",
+        help="trace STEPS steps after step START to WORKDIR/profile; default: 10:5",
+    )
     distributed.add_flags(parser)
     args, overrides = flags.parse(parser, argv)
     cluster = distributed.from_flags(args)
@@ -180,4 +188,10 @@ def main(argv: Sequence[str]) -> None:
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)
-    _train_locked(config, workdir)
+    with contextlib.ExitStack() as stack:
+        callbacks = []
+        if args.profile:
+            start, count = args.profile
+            trace = profiler.traced(start, count, workdir / "profile")
+            callbacks.append(stack.enter_context(trace))
+        _train_locked(config, workdir, callbacks=callbacks)

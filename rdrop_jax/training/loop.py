@@ -178,6 +178,7 @@ class Trainer:
         )
         for step, metrics in self._updates(data, window, log_steps):
             window.add(metrics)
+            notify(self.callbacks, "step", step, self.state)
             last, stopping = step == config.total_steps, self.stop.reached(step)
             logs = log_steps.due(step) or last
             validates = last or due(step, config.eval.every)
@@ -213,7 +214,8 @@ class Trainer:
         self.stop.raise_if_requested(f"before step {start + 1}")
         for step, batch in enumerate(batches, start + 1):
             window.busy()
-            with jax.transfer_guard("disallow"):
+            named = jax.profiler.StepTraceAnnotation("train", step_num=step)
+            with named, jax.transfer_guard("disallow"):
                 self.state, metrics = update(self.state, batch)
             if step == start + 1:
                 jax.block_until_ready(self.state)
