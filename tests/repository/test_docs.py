@@ -85,6 +85,12 @@ def test_every_public_name_is_on_one_api_page():
     assert sorted(found) == sorted(rdrop_jax.__all__)
 
 
+def test_results_fit_on_a_page():
+    text = (DOCS / "results.md").read_text()
+    assert len(text.replace("|", " ").split()) <= 800
+    assert len(re.findall(r"^\|( --- \|)+$", text, re.MULTILINE)) == 1
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_warnings(tmp_path):
     for name in ("sphinx", "myst_nb", "furo", "sphinx_copybutton", "sphinx_design"):
