@@ -1,7 +1,11 @@
 """Sphinx configuration of the documentation site: `make docs`."""
 
+import re
 import sys
 from pathlib import Path
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -15,7 +19,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "myst_nb",
     "sphinx_copybutton",
     "sphinx_design",
@@ -30,6 +33,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"
 
 # API reference: Google docstrings, single backticks link to names.
 default_role = "py:obj"
@@ -49,3 +53,25 @@ html_theme = "furo"
 html_title = "rdrop_jax"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+
+
+def visit_math(translator, node):
+    """Write a formula as MathML, which browsers show without scripts or network."""
+    block = isinstance(node, nodes.math_block)
+    tex = re.sub(r"\\tfrac(\d)(\d)", r"\\tfrac{\1}{\2}", node.astext())
+    translator.body.append(tex2mathml(tex, as_block=block))
+    raise nodes.SkipNode
+
+
+def shorten_types(app, what, name, obj, options, signature, returns):
+    """Write the type of arrays by the name that users import."""
+    return tuple(
+        text and text.replace("jaxlib._jax.Array", "Array")
+        for text in (signature, returns)
+    )
+
+
+def setup(app):
+    app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
+    app.connect("autodoc-process-signature", shorten_types)

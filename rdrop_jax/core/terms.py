@@ -198,7 +198,7 @@ def rdrop_terms(
     Args: see `rdrop_jax.rdrop_loss`.
 
     Returns:
-      ``(ce, s)``: cross entropy summed over passes with its weight ``sum(w l)``, and
+      ``(ce, s)``, the cross entropy summed over passes with its weight ``sum(w l)``, and
       the consistency term with ``sum(w)``. The weights depend only on the masks.
 
     Raises:
