@@ -198,8 +198,8 @@ def rdrop_terms(
     Args: see `rdrop_jax.rdrop_loss`.
 
     Returns:
-      ``(ce, s)``, the cross entropy summed over passes with its weight ``sum(w l)``, and
-      the consistency term with ``sum(w)``. The weights depend only on the masks.
+      ``(ce, s)``, the cross entropy summed over passes with its weight ``sum(w l)``
+      and the consistency term with ``sum(w)``. The weights depend only on the masks.
 
     Raises:
       ValueError: see `rdrop_jax.rdrop_loss`.
