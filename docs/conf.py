@@ -24,7 +24,12 @@ extensions = [
     "sphinx_design",
 ]
 exclude_patterns = ["_build"]
-nitpicky = False  # jax, optax and numpy would need their inventories from the network
+# References to public names must resolve; jax, optax and numpy would need the network.
+nitpicky = True
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!rdrop_jax\.).*"),
+    (r"py:.*", r"rdrop_jax\.(cli|core|pretrained|training)\..*"),
+]
 
 # Markdown: links to headings as on GitHub, and code cells that run at build.
 myst_heading_anchors = 4
@@ -72,6 +77,17 @@ def shorten_types(app, what, name, obj, options, signature, returns):
     )
 
 
+def resolve_public_name(app, env, node, contnode):
+    """Link a public name that is written without its module."""
+    name = node.get("reftarget")
+    if name not in rdrop_jax.__all__:
+        return None
+    py, page = env.domains["py"], node["refdoc"]
+    args = (env, page, app.builder, "obj", f"rdrop_jax.{name}", node, contnode)
+    return py.resolve_xref(*args)
+
+
 def setup(app):
+    app.connect("missing-reference", resolve_public_name)
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math, None))
     app.connect("autodoc-process-signature", shorten_types)
