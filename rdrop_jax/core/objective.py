@@ -164,7 +164,7 @@ def rdrop_loss(
         microbatch losses then add up to the loss of the full batch.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`. Metrics
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`. Metrics
       carry no gradient; the terms that `rdrop_terms` returns do.
 
     Raises:
@@ -242,7 +242,7 @@ def rdrop_regression_loss(
       denominators: see `rdrop_loss`.
 
     Returns:
-      Scalar loss, and metrics: ``ce`` (the squared error per pass) and ``kl`` (the
+      Scalar loss, and the metrics ``ce`` (the squared error per pass) and ``kl`` (the
       squared difference between passes) as `Mean`.
 
     Raises:
@@ -290,7 +290,7 @@ def rdrop_multilabel_loss(
       denominators: see `rdrop_loss`.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`.
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`.
 
     Raises:
       ValueError: mismatched shapes, or a negative alpha.
