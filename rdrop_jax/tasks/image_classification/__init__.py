@@ -8,7 +8,9 @@ from rdrop_jax.tasks.image_classification.image_sets import check_data as check_
 # module defines
 #   make_model(config) -> flax.linen.Module
 #   make_family(model, config.data) -> rdrop_jax.pretrained.initialize.Family
-MODELS = {"vit": "rdrop_jax.tasks.image_classification.vit"}
+MODELS = {
+    "vit": "rdrop_jax.tasks.image_classification.vit",
+}
 FAMILIES = tuple(MODELS)
 RECIPES = {
     "cifar100": (cifar.prepare, prepared.read_index),

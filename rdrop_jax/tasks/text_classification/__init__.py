@@ -9,7 +9,10 @@ from rdrop_jax.tasks.text_classification.text_sets import check_data as check_da
 #   make_model(config) -> flax.linen.Module
 #   make_family(model, config.data, tokenizer)
 #     -> rdrop_jax.pretrained.initialize.Family
-MODELS = dict.fromkeys(("bert", "roberta"), "rdrop_jax.tasks.text_classification.bert")
+MODELS = {
+    "bert": "rdrop_jax.tasks.text_classification.bert",
+    "roberta": "rdrop_jax.tasks.text_classification.bert",
+}
 FAMILIES = tuple(MODELS)
 RECIPES = {
     glue.PREFIX + name: (glue.preparer(name), index.read_texts) for name in glue.TASKS
