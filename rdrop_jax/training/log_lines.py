@@ -61,7 +61,7 @@ def start_lines(config: ConfigDict, step: int) -> list[str]:
         weights = config.init_from
     else:
         weights = "random initialization (init_from is empty)"
-    size = config.model.get("variant", "") or ""
+    size = config.model.get("size", "") or ""
     return [
         f"rdrop_jax {found['rdrop_jax']}, jax {found['jax']}; {devices()}"
         f", processes: {jax.process_count()}",
@@ -95,9 +95,8 @@ def data_line(task: Task, data: RandomAccess) -> str:
 
     Test data are read only at the end, so that their size is not included.
     """
-    sizes = "".join(
-        f"{name} {task.size(name)}, " for name in ("train", "validation") if task.size
-    )
+    size, splits = task.report.size, ("train", "validation")
+    sizes = "".join(f"{name} {size(name)}, " for name in splits if size)
     return f"data: {sizes}{data.steps_per_epoch:.6g} steps per epoch"
 
 
