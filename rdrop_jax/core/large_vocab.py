@@ -96,7 +96,7 @@ def large_vocab_rdrop_loss(
         loop; only the ``tensor`` axis communicates within the loop.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, without
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`, without
       gradients.
 
     Raises:

@@ -165,7 +165,7 @@ def rdrop_loss(
         microbatch losses then add up to the loss of the full batch.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`. Metrics
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`. Metrics
       carry no gradient; the terms that `rdrop_terms` returns do.
 
     Raises:
@@ -243,7 +243,7 @@ def rdrop_regression_loss(
       denominators: see `rdrop_loss`.
 
     Returns:
-      Scalar loss, and metrics: ``ce`` (the squared error per pass) and ``kl`` (the
+      Scalar loss, and the metrics ``ce`` (the squared error per pass) and ``kl`` (the
       squared difference between passes) as `Mean`.
 
     Raises:
@@ -291,7 +291,7 @@ def rdrop_multilabel_loss(
       denominators: see `rdrop_loss`.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`.
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`.
 
     Raises:
       ValueError: mismatched shapes, or a negative alpha.

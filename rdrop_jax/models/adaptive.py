@@ -23,8 +23,8 @@ from rdrop_jax.models.sizes import Size
 __all__ = ["PARTITION_RULES", "SIZES", "AdaptiveDecoder", "clusters"]
 
 SIZES = {
-    "adaptive_mini": Size(2, 128, 4, 512),
-    "transformer_lm_wiki103": Size(16, 1024, 8, 4096),
+    "mini": Size(2, 128, 4, 512),
+    "wiki103": Size(16, 1024, 8, 4096),
 }
 
 
@@ -87,7 +87,7 @@ class AdaptiveDecoder(nn.Module):
     vocab_size: int
     cutoffs: tuple[int, ...] = (20_000, 60_000)
     factor: int = 4
-    size: Size = SIZES["transformer_lm_wiki103"]
+    size: Size = SIZES["wiki103"]
     rates: Rates = Rates(dropout=0.3, attention=0.1, activation=0.1)
     softmax_dropout: float = 0.2
     activation: str = "relu"

@@ -27,7 +27,7 @@ PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
 
 SIZES = {
     "mini": Size(2, 128, 4, 512),
-    "transformer_lm_gpt": Size(12, 768, 12, 3072),
+    "gpt": Size(12, 768, 12, 3072),
 }
 
 
@@ -50,7 +50,7 @@ class Decoder(nn.Module):
     """
 
     vocab_size: int
-    size: Size = SIZES["transformer_lm_gpt"]
+    size: Size = SIZES["gpt"]
     rates: Rates = Rates(dropout=0.1, attention=0.1)
     pre_norm: bool = True
     activation: str = "gelu"

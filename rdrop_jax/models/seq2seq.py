@@ -31,10 +31,14 @@ PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
 
 
 SIZES = {
-    "transformer_iwslt_de_en": Seq2SeqSize(6, 6, 512, 4, 1024),
-    "transformer_vaswani_wmt_en_de_big": Seq2SeqSize(6, 6, 1024, 16, 4096),
-    "bart.base": Seq2SeqSize(6, 6, 768, 12, 3072),
-    "bart.large": Seq2SeqSize(12, 12, 1024, 16, 4096),
+    "transformer": {
+        "iwslt_de_en": Seq2SeqSize(6, 6, 512, 4, 1024),
+        "vaswani_wmt_en_de_big": Seq2SeqSize(6, 6, 1024, 16, 4096),
+    },
+    "bart": {
+        "base": Seq2SeqSize(6, 6, 768, 12, 3072),
+        "large": Seq2SeqSize(12, 12, 1024, 16, 4096),
+    },
 }
 
 
@@ -61,7 +65,7 @@ class Seq2Seq(nn.Module):
     """
 
     vocab_size: int
-    size: Seq2SeqSize = SIZES["transformer_iwslt_de_en"]
+    size: Seq2SeqSize = SIZES["transformer"]["iwslt_de_en"]
     rates: Rates = Rates()
     source_vocab_size: int | None = None
     share: str = "all"

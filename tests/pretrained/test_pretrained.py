@@ -30,7 +30,7 @@ from rdrop_jax.tasks.image_classification import weights as vit
 
 def load(path, size=16, module=MODEL, **options):
     """Parameters of the model of tests/parity, and notes."""
-    family = vit.family(module, vit.Images(size, 3, [0.5] * 3, [0.5] * 3))
+    family = vit.family(module, vit.Preprocessing(size, 3, [0.5] * 3, [0.5] * 3))
     blank = jnp.zeros((1, size, size, 3))
     template = module.init(jax.random.key(0), blank, train=False)["params"]
     return merge(

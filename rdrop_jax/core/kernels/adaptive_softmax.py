@@ -77,7 +77,7 @@ def adaptive_rdrop_loss(
         then summed over devices.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, without
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`, without
       gradients.
 
     Raises:

@@ -193,7 +193,7 @@ def test_parameters_of_the_paper_s_models():
         return layers * (attention + dense + norms)
 
     words = 267_735
-    gpt = Decoder(words, SIZES["transformer_lm_gpt"])
+    gpt = Decoder(words, SIZES["gpt"])
     by_hand = words * 768 + blocks(12, 768, 3072) + 2 * 768
     assert count(gpt) == by_hand == 290_676_480
 
