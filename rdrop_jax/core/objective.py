@@ -102,8 +102,9 @@ def fused_loss_and_metrics(
       objective_scale: see `rdrop_loss`.
       denominators: see `rdrop_loss`.
     """
-    rows = Pair(*(w.astype(dtype).reshape(-1) for w in weights))
-    own = Pair(*map(jnp.sum, rows))
+    weights = Pair(*(w.astype(dtype) for w in weights))
+    own = Pair(*map(jnp.sum, weights))
+    rows = Pair(*(w.reshape(-1) for w in weights))
     factors = scales(own, denominators, alpha, num_passes, objective_scale)
     loss, sums = objective(rows, Pair(*(jnp.asarray(x, dtype) for x in factors)))
     return loss, _metrics(Pair(*map(Mean, sums, own)), num_passes)

@@ -96,6 +96,7 @@ def adaptive_rdrop_loss(
     passes = len(hidden[0])
     rows = tuple(jnp.moveaxis(x.reshape(passes, -1, x.shape[-1]), 0, 1) for x in hidden)
     split = split_over(mesh, labels.shape[0] if labels.ndim else 1)
+    weights = position_weights(hidden[0].shape[1:-1], where, weight, label_weight)
     return fused_loss_and_metrics(
         functools.partial(
             _objective_on,
@@ -104,7 +105,7 @@ def adaptive_rdrop_loss(
             (rows, tuple(kernels)),
             labels.reshape(-1),
         ),
-        position_weights(hidden[0].shape[1:-1], where, weight, label_weight),
+        Pair(*(w.reshape(-1) for w in weights)),
         jnp.promote_types(hidden[0].dtype, jnp.float32),
         passes,
         alpha,
