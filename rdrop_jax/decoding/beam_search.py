@@ -240,9 +240,6 @@ def _continuations(
     beam, at = options.beam, state.step
     logits = logits.astype(jnp.float32)
     log_norm = jax.nn.logsumexp(logits, axis=-1)
-    if options.constrain is not None:
-        log_probs = options.constrain(logits - log_norm[..., None], state.tokens, at)
-        logits, log_norm = log_probs, jnp.zeros_like(log_norm)
     if options.no_repeat:
         logits = forbid_repeats(logits, state.tokens, at, options.no_repeat)
     limit = (at >= state.max_length)[:, None]

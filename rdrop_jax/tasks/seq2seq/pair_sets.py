@@ -1,7 +1,7 @@
 """Parallel corpora: files, prepared corpora and the catalogue. Needs no jax."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,9 @@ from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import check_sizes, root, unprepared
 from rdrop_jax.tasks.seq2seq import parallel, prepared_text
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
+
+# Corpora from installed packages.
+EMBEDDED = ("cldr_names", "docstrings")
 
 
 @dataclass(frozen=True)
@@ -102,16 +105,13 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     )
 
 
-def form(data: ConfigDict, prepared: Sequence[str] = prepared_text.NAMES) -> Form:
-    """Return the text normalization of a run, for prediction.
-
-    Args:
-      data: the config's ``data``.
-      prepared: names of corpora that are stored as lines of text.
-    """
+def form(data: ConfigDict) -> Form:
+    """Return the text normalization of a run, for prediction without its data."""
     if data.name == "files":
         return parallel.form_of(Path(data.files.train))
-    return parallel.stripped if data.name in prepared else parallel.one_line
+    if data.name in EMBEDDED or data.name.startswith(catalogue.PREFIX):
+        return parallel.one_line
+    return parallel.stripped  # prepared corpora are lines of text
 
 
 def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:

@@ -119,7 +119,7 @@ def test_translation_stops_before_training_or_follows_the_language(tmp_path):
     chosen = tiny_nmt.config(folder, data__target="zh", eval__bleu="13a")
     translation_task.prepare(chosen, tmp_path / "13a", begun=False)
     pairs = translation_task.translation_sets.find(chosen.data).splits["test"]()
-    assert "got 13a" in translation_task.make_settings(chosen).misfit(pairs)
+    assert "got 13a" in translation_task.make_metrics(chosen).problem(pairs)
 
 
 def test_summarization_stops_before_training(tmp_path):
