@@ -43,15 +43,6 @@ class SearchOptions(NamedTuple):
     forbid: tuple[int, ...] = ()
 
 
-def check_options(options: SearchOptions) -> None:
-    """Raise ValueError for invalid options."""
-    if not 1 <= options.n_best <= options.beam:
-        raise ValueError(
-            "n_best must be between 1 and beam: found "
-            f"{options.n_best} of {options.beam}"
-        )
-
-
 def divisor(length: Array, options: SearchOptions) -> Array:
     """Return the length penalty of a hypothesis of ``length`` tokens (the divisor)."""
     return length.astype(jnp.float32) ** options.length_penalty

@@ -38,6 +38,24 @@ class PairSet:
     train: Callable[[], dict[str, str]] = dict
 
 
+def computed(
+    read: Callable[[], Mapping[str, Pairs]], provenance: Callable[[], dict[str, str]]
+) -> PairSet:
+    """Make the pair set of an embedded corpus.
+
+    Args:
+      read: returns the pairs of all splits.
+      provenance: checksums of the corpus.
+    """
+
+    def split(name: str) -> Pairs:
+        return read()[name]
+
+    return PairSet(
+        {name: functools.partial(split, name) for name in SPLITS}, provenance
+    )
+
+
 def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     """Find the user's files.
 
@@ -146,6 +164,27 @@ def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:
             filled.data.files[split] = ""
         config = filled.lock()
     check_sizes(config.data)
+    return config
+
+
+def check_data(
+    config: ConfigDict, find: Callable[[ConfigDict], PairSet], ending: str = ""
+) -> ConfigDict:
+    """Check that the training data exist; hold splits without files out of training.
+
+    Args:
+      config: config of the run.
+      find: finds the dataset of the config's ``data``.
+      ending: see `with_files`.
+
+    Returns:
+      The config, without the preset's files that do not exist.
+
+    Raises:
+      InputError: the training data are missing, or a split has a size and a file.
+    """
+    config = with_files(config, ending)
+    find(config.data).check()
     return config
 
 

@@ -95,7 +95,7 @@ def make_metrics(config: ConfigDict) -> TextMetrics:
     return TextMetrics(
         names=SCORES,
         compute=compute,
-        signatures=lambda: scoring.signatures(["a"], ["a"], used),
+        signatures=lambda: scoring.signatures(used),
         problem=lambda pairs: scoring.misfit(
             pairs.target, config.eval.bleu, data.target
         ),
