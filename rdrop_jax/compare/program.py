@@ -1,7 +1,7 @@
 """python -m rdrop_jax.compare --config configs/vit.py --alphas 0,1,5 --seeds 6
 
 Trains with and without R-Drop at equal budgets and reports whether R-Drop helps.
---render FOLDER makes the page and the Markdown of each stored JSON report again;
+--render FOLDER makes the page of each stored JSON report again and prints its Markdown;
 --forest FOLDER --output FILE draws one figure of all stored reports.
 """
 
@@ -55,7 +55,7 @@ def compare(
     """
     paths.workdir(workdir)
     base = check_options(options)
-    tasks.check(base)
+    tasks.check_data(base)
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with workdir_lib.locked(workdir), preemption.stoppable() as stop:

@@ -37,7 +37,7 @@ def read_reports(folder: Path) -> Mapping[Path, render.Report]:
 
 
 def render_folder(folder: Path) -> list[Path]:
-    """Write an HTML page and a Markdown table next to each JSON report of a folder.
+    """Write an HTML page next to each JSON report of a folder; print its Markdown.
 
     Returns:
       The paths of the pages.
@@ -47,7 +47,7 @@ def render_folder(folder: Path) -> list[Path]:
     """
     pages = []
     for path, report in read_reports(folder).items():
-        _write(path.with_suffix(".md"), render.make_markdown(report))
+        print(f"## {path.stem}\n\n{render.make_markdown(report)}")
         pages.append(path.with_suffix(".html"))
         _write(pages[-1], render.make_page(report))
     return pages

@@ -37,7 +37,7 @@ from rdrop_jax.tasks.seq2seq.translator import (
 )
 from rdrop_jax.tasks.vocabulary_loss import make_loss
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.task import Task
+from rdrop_jax.training.task import Report, StepOptions, Task
 
 
 def make_task(
@@ -79,14 +79,7 @@ def make_task(
     return Task(
         init=functools.partial(init_params, module),
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(spec.make_model(changed))
-        ),
         loss=make_loss(config, vocab_size),
-        sharded_loss=(
-            functools.partial(make_loss, config, vocab_size) if tied else None
-        ),
-        out_axes=LinearOutput(0, None, None) if tied else 0,
         train_data=functools.cache(
             lambda: make_train_data(config, encode("train"), special)
         ),
@@ -110,12 +103,23 @@ def make_task(
             for name in (SPLITS if metrics.compute_each else ())
         },
         predictor=lambda mesh: make_predictor(config, spec, translate, split),
-        size=lambda name: f"{len(split(name)):,} rows",
-        partition_rules=PARTITION_RULES,
         provenance=lambda: find().provenance() | vocabularies.provenance(),
-        signatures=metrics.signatures,
-        notes=lambda: encode("train").notes,
-        samples=lambda mesh: make_samples(spec, translate, split),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config, lambda changed: make_forward(spec.make_model(changed))
+            ),
+            out_axes=LinearOutput(0, None, None) if tied else 0,
+            sharded_loss=(
+                functools.partial(make_loss, config, vocab_size) if tied else None
+            ),
+            partition_rules=PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(name)):,} rows",
+            notes=lambda: encode("train").notes,
+            signatures=metrics.signatures,
+            samples=lambda mesh: make_samples(spec, translate, split),
+        ),
     )
 
 
@@ -158,6 +162,8 @@ def check(config: ConfigDict) -> None:
             "model.name": (config.model.name, tuple(SIZES)),
         }
     )
+    sizes = SIZES[config.model.name]
+    check_choices({"model.size": (config.model.size, tuple(sizes))})
     least = {
         "data.vocab_size": (data.vocab_size, 8),
         "data.max_length": (data.max_length, 2),
@@ -187,7 +193,7 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
       options: further options of `Seq2Seq`.
     """
     m = config.model
-    size = resized(m, SIZES[m.name])
+    size = resized(m, SIZES[m.name][m.size])
     check_heads(size)
     return Seq2Seq(
         vocab_size=vocab_size,
@@ -212,7 +218,7 @@ def init_params(module: Seq2Seq, key: jax.Array) -> Params:
 def make_train_data(
     config: ConfigDict, pairs: encoded.Encoded, special: Special
 ) -> TokenBatches:
-    """Make shuffled batches of about ``batch_size`` tokens."""
+    """Make shuffled batches of about ``batch_tokens`` tokens."""
     source, target = pairs.source, pairs.target
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets
@@ -221,7 +227,7 @@ def make_train_data(
     return TokenBatches(
         source,
         target,
-        token_batches.make_shapes(lengths, config.batch_size, multiple),
+        token_batches.make_shapes(lengths, config.batch_tokens, multiple),
         seed=config.seed,
         process=(jax.process_index(), jax.process_count()),
         special=special,

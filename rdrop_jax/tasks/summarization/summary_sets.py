@@ -100,4 +100,4 @@ def docstring_pairs(split_seed: int) -> dict[str, Pairs]:
     }
 
 
-check = functools.partial(pair_sets.check_data, find=find, ending=".jsonl")
+check_data = functools.partial(pair_sets.check_data, find=find, ending=".jsonl")

@@ -58,4 +58,4 @@ def _of_languages(data: ConfigDict) -> PairSet:
     return pair_sets.prepared(data, (data.source, data.target))
 
 
-check = functools.partial(pair_sets.check_data, find=find)
+check_data = functools.partial(pair_sets.check_data, find=find)
