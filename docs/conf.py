@@ -29,6 +29,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     (r"py:.*", r"(?!rdrop_jax\.).*"),
     (r"py:.*", r"rdrop_jax\.(cli|core|pretrained|training)\..*"),
+    (r"py:.*", r"rdrop_jax\.(compare|evaluate|export|predict|prepare|train)"),
 ]
 
 # Markdown: links to headings as on GitHub, and code cells that run at build.

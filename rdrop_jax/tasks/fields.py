@@ -1,6 +1,8 @@
 """Checks of config fields, shared by tasks."""
 
+import importlib
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -36,6 +38,20 @@ def check_least(least: Mapping[str, tuple[int | float | None, int | float]]) -> 
     for field, (value, low) in least.items():
         if value is not None and not value >= low:
             raise InputError(f"{field}: expected at least {low}, found {value}")
+
+
+def model_module(config: ConfigDict, models: Mapping[str, str]) -> ModuleType:
+    """Import the module that builds the model of a config.
+
+    Args:
+      config: config of the run.
+      models: modules by ``model.name``.
+
+    Raises:
+      InputError: an unknown ``model.name``.
+    """
+    check_choices({"model.name": (config.model.name, tuple(models))})
+    return importlib.import_module(models[config.model.name])
 
 
 def resized(model: ConfigDict, size: Any) -> Any:

@@ -71,7 +71,7 @@ def fit(
       callbacks: functions to call at logs, validations and saves.
 
     Returns:
-      The content of result.json, with scores of the checkpoint with the best validation.
+      The content of result.json, with scores of the best checkpoint.
 
     Raises:
       InputError: the disk is full, or dropout masks do not differ between passes.

@@ -18,7 +18,7 @@ from rdrop_jax.cli import run
 from rdrop_jax.errors import InputError
 from rdrop_jax.pretrained import head_classes
 from rdrop_jax.pretrained.initialize import Weights, merge
-from rdrop_jax.tasks.image_classification import weights as vit
+from rdrop_jax.tasks.image_classification import vit
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 

@@ -25,7 +25,7 @@ from rdrop_jax.files import checksums
 from rdrop_jax.models.sizes import Size
 from rdrop_jax.pretrained import weight_files
 from rdrop_jax.pretrained.initialize import Weights, flatten, merge
-from rdrop_jax.tasks.image_classification import weights as vit
+from rdrop_jax.tasks.image_classification import vit
 
 
 def load(path, size=16, module=MODEL, **options):

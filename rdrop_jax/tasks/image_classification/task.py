@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,13 +20,15 @@ from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
-from rdrop_jax.models.sizes import Size
-from rdrop_jax.models.vit import SIZES, ViT
-from rdrop_jax.pretrained.initialize import Family
 from rdrop_jax.tasks.classification import make_example_scores, make_loss
-from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
-from rdrop_jax.tasks.image_classification import image_sets, images, scores, subsets
-from rdrop_jax.tasks.image_classification import weights as vit_files
+from rdrop_jax.tasks.fields import model_module
+from rdrop_jax.tasks.image_classification import (
+    MODELS,
+    image_sets,
+    images,
+    scores,
+    subsets,
+)
 from rdrop_jax.tasks.image_classification.decode import Decoded
 from rdrop_jax.tasks.image_classification.predict import make_predictor
 from rdrop_jax.tasks.pass_rates import pass_forwards
@@ -55,7 +58,8 @@ def build(
       resuming: ignored; the task keeps no files.
     """
     del resuming
-    module = make_model(config)
+    architecture = model_module(config, MODELS)
+    module = architecture.make_model(config)
     size, channels = config.data.image_size, config.data.channels
     forward = make_forward(module)
 
@@ -96,11 +100,11 @@ def build(
             for name in SPLITS
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
-        pretrained=make_family(module, config.data),
+        pretrained=architecture.make_family(module, config.data),
         provenance=lambda: found().provenance(),
         step=StepOptions(
             forwards=pass_forwards(
-                config, lambda changed: make_forward(make_model(changed))
+                config, lambda changed: make_forward(architecture.make_model(changed))
             ),
             partition_rules=PARTITION_RULES,
         ),
@@ -112,52 +116,11 @@ def build(
     )
 
 
-def make_forward(module: ViT) -> Forward:
+def make_forward(module: nn.Module) -> Forward:
     """Make ``(params, batch, key | None) -> logits``."""
     return linen_forward(
         module, "image", train={"train": True}, evaluate={"train": False}
     )
-
-
-def make_model(config: ConfigDict) -> ViT:
-    """Build the module described by ``config.model``."""
-    m = config.model
-    if m.name != "vit":
-        raise InputError(f"model.name: expected vit, found {m.name!r}")
-    check_choices({"model.size": (m.size, tuple(SIZES))})
-    counts = {f"model.{k}": m[k] for k in (*Size._fields, "patch_size")}
-    counts |= {f"data.{k}": config.data[k] for k in ("image_size", "num_classes")}
-    check_least({field: (value, 1) for field, value in counts.items()})
-    size = resized(m, SIZES[m.size])
-    check_heads(size)
-    if config.data.image_size % m.patch_size:
-        raise InputError(
-            "model.patch_size: expected a divisor of data.image_size "
-            f"{config.data.image_size}, found {m.patch_size}"
-        )
-    return ViT(
-        size=size,
-        num_classes=config.data.num_classes,
-        patch_size=m.patch_size,
-        dropout=m.dropout,
-        attention_dropout=m.attention_dropout,
-        dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
-        masks=m.masks,
-        norm_eps=m.norm_eps,
-    )
-
-
-def make_family(module: ViT, data: ConfigDict) -> Family:
-    """Make the import and export functions for weights of the model."""
-    images = vit_files.Preprocessing(
-        size=data.image_size,
-        channels=data.channels,
-        mean=np.broadcast_to(data.mean, data.channels).tolist(),
-        std=np.broadcast_to(data.std, data.channels).tolist(),
-        labels=tuple(data.classes),
-    )
-    return vit_files.family(module, images)
 
 
 def load_split(

@@ -20,14 +20,17 @@ from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
-from rdrop_jax.models.encoder import KINDS, NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
+from rdrop_jax.models.encoder import PAD_ID, Classifier
 from rdrop_jax.models.layers import PARTITION_RULES
-from rdrop_jax.models.sizes import Size
 from rdrop_jax.tasks import classification
-from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+from rdrop_jax.tasks.fields import model_module
 from rdrop_jax.tasks.pass_rates import pass_forwards
-from rdrop_jax.tasks.text_classification import buckets, evaluation, text_sets
-from rdrop_jax.tasks.text_classification import weights as encoder_files
+from rdrop_jax.tasks.text_classification import (
+    MODELS,
+    buckets,
+    evaluation,
+    text_sets,
+)
 from rdrop_jax.tasks.text_classification.scores import NAMES
 from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
 from rdrop_jax.training import workdir as workdir_lib
@@ -47,7 +50,8 @@ def build(
     """
     config = text_sets.completed(config)
     data = config.data
-    module = make_model(config)
+    architecture = model_module(config, MODELS)
+    module = architecture.make_model(config)
     forward = make_forward(module)
     found = functools.cache(lambda: text_sets.find(data))
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
@@ -95,16 +99,11 @@ def build(
             for name in (names if data.labels == "classes" else ())
         },
         predictor=functools.partial(evaluation.make_predictor, scorer, split),
-        pretrained=encoder_files.family(
-            module,
-            labels=data.labels,
-            classes=data.classes,
-            tokenizer=tokenizer,
-        ),
+        pretrained=architecture.make_family(module, data, tokenizer),
         provenance=provenance,
         step=StepOptions(
             forwards=pass_forwards(
-                config, lambda changed: make_forward(make_model(changed))
+                config, lambda changed: make_forward(architecture.make_model(changed))
             ),
             partition_rules=PARTITION_RULES,
         ),
@@ -150,52 +149,6 @@ def make_loss(config: ConfigDict) -> Loss:
         return rdrop_multilabel_loss(outputs, batch["label"], **objective)
 
     return loss
-
-
-def make_model(config: ConfigDict) -> Classifier:
-    """Build the module described by ``config.model``.
-
-    Raises:
-      InputError: a field is invalid; names the field, expected and found values.
-    """
-    m, data = config.model, config.data
-    if m.name not in KINDS:
-        raise InputError(f"model.name: expected one of {KINDS}, found {m.name!r}")
-    check_choices({"model.size": (m.size, tuple(SIZES))})
-    counts = {
-        f"model.{k}": m[k] for k in (*Size._fields, "vocab_size", "max_positions")
-    }
-    counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
-    check_least({field: (value, 1) for field, value in counts.items()})
-    size = resized(m, SIZES[m.size])
-    check_heads(size)
-    if not 8 <= data.max_length <= m.max_positions:
-        raise InputError(
-            "data.max_length: expected 8 to model.max_positions = "
-            f"{m.max_positions}, found {data.max_length}"
-        )
-    r = config.rdrop
-    plain = (r.label_smoothing, r.divergence, r.stop_gradient)
-    if data.labels != "classes" and plain != (0.0, "symmetric_kl", "none"):
-        raise InputError(
-            "rdrop.label_smoothing, rdrop.divergence, rdrop.stop_gradient: expected "
-            f"0.0, symmetric_kl and none for data.labels={data.labels}, found {plain}"
-        )
-    encoder = Encoder(
-        kind=m.name,
-        size=size,
-        vocab_size=m.vocab_size,
-        max_positions=m.max_positions,
-        num_types=2 if m.name == "bert" else 1,
-        pad_id=PAD_ID[m.name],
-        norm_eps=NORM_EPS[m.name] if m.norm_eps is None else m.norm_eps,
-        dropout=m.dropout,
-        attention_dropout=m.attention_dropout,
-        dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
-        masks=m.masks,
-    )
-    return Classifier(encoder, outputs=max(len(data.classes), 1))
 
 
 def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokenizer:

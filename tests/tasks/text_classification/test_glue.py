@@ -16,6 +16,7 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import flags, tasks
 from rdrop_jax.cli.prepare import prepare
 from rdrop_jax.errors import InputError
+from rdrop_jax.tasks.text_classification import bert as encoders
 from rdrop_jax.tasks.text_classification import glue, text_sets
 from rdrop_jax.tasks.text_classification import task as text_classification
 from rdrop_jax.training import state
@@ -242,7 +243,7 @@ def parameters(module):
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_every_preset_has_its_shapes(preset):
     config, task = built(preset)
-    params = parameters(text_classification.make_model(config))
+    params = parameters(encoders.make_model(config))
     shape = (2, config.data.max_length)
     ids = jax.ShapeDtypeStruct(shape, "int32")
     batch = {"tokens": ids, "types": ids, "length": jax.ShapeDtypeStruct((2,), "int32")}

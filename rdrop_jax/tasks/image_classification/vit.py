@@ -1,4 +1,4 @@
-"""Import and export of ViT weights: Google's .npz and Hugging Face's safetensors.
+"""Vision Transformer: construction, and weights as .npz or safetensors.
 
 The .npz names are those of github.com/google-research/vision_transformer (ImageNet-21k
 and AugReg files). The safetensors names are those of transformers'
@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 from jaxtyping import Float
+from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Params
-from rdrop_jax.models.vit import ViT
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.models.vit import SIZES, ViT
 from rdrop_jax.pretrained import mapping, weight_files
 from rdrop_jax.pretrained.initialize import Family, Weights, flatten
+from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 
 FORMATS = ("safetensors", "npz")
 _PARTS = ("query", "key", "value")
@@ -94,6 +99,54 @@ class Preprocessing:
     mean: Sequence[float]
     std: Sequence[float]
     labels: Sequence[str] = ()
+
+
+def make_model(config: ConfigDict) -> ViT:
+    """Build the module described by ``config.model``.
+
+    Raises:
+      InputError: a field is invalid; names the field, expected and found values.
+    """
+    m = config.model
+    check_choices({"model.size": (m.size, tuple(SIZES))})
+    counts = {f"model.{k}": m[k] for k in (*Size._fields, "patch_size")}
+    counts |= {f"data.{k}": config.data[k] for k in ("image_size", "num_classes")}
+    check_least({field: (value, 1) for field, value in counts.items()})
+    size = resized(m, SIZES[m.size])
+    check_heads(size)
+    if config.data.image_size % m.patch_size:
+        raise InputError(
+            "model.patch_size: expected a divisor of data.image_size "
+            f"{config.data.image_size}, found {m.patch_size}"
+        )
+    return ViT(
+        size=size,
+        num_classes=config.data.num_classes,
+        patch_size=m.patch_size,
+        dropout=m.dropout,
+        attention_dropout=m.attention_dropout,
+        dtype=jnp.dtype(m.dtype),
+        remat=m.remat,
+        masks=m.masks,
+        norm_eps=m.norm_eps,
+    )
+
+
+def make_family(module: ViT, data: ConfigDict) -> Family:
+    """Make the import and export functions for parameters of the model.
+
+    Args:
+      module: the model.
+      data: ``config.data``: preprocessing and class names.
+    """
+    images = Preprocessing(
+        size=data.image_size,
+        channels=data.channels,
+        mean=np.broadcast_to(data.mean, data.channels).tolist(),
+        std=np.broadcast_to(data.std, data.channels).tolist(),
+        labels=tuple(data.classes),
+    )
+    return family(module, images)
 
 
 def family(module: ViT, images: Preprocessing) -> Family:

@@ -1,4 +1,4 @@
-"""Import and export of BERT and RoBERTa weights in Hugging Face's format."""
+"""BERT and RoBERTa: construction, and weights in Hugging Face's format."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
 from rdrop_jax.core.passes import Params
 from rdrop_jax.data import tokenizer_files
-from rdrop_jax.models.encoder import Classifier
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.encoder import NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
+from rdrop_jax.models.sizes import Size
 from rdrop_jax.pretrained import mapping, weight_files
 from rdrop_jax.pretrained.initialize import Family, Weights, flatten
+from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 
 _CLASSES = {"bert": "Bert", "roberta": "Roberta"}
 _PROBLEMS = {
@@ -58,19 +63,58 @@ _UNUSED = (
 )
 
 
-def family(
-    module: Classifier,
-    *,
-    labels: str,
-    classes: Sequence[str],
-    tokenizer: Callable[[], Tokenizer],
+def make_model(config: ConfigDict) -> Classifier:
+    """Build the module described by ``config.model``.
+
+    Raises:
+      InputError: a field is invalid; names the field, expected and found values.
+    """
+    m, data = config.model, config.data
+    check_choices({"model.size": (m.size, tuple(SIZES))})
+    counts = {
+        f"model.{k}": m[k] for k in (*Size._fields, "vocab_size", "max_positions")
+    }
+    counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
+    check_least({field: (value, 1) for field, value in counts.items()})
+    size = resized(m, SIZES[m.size])
+    check_heads(size)
+    if not 8 <= data.max_length <= m.max_positions:
+        raise InputError(
+            "data.max_length: expected 8 to model.max_positions = "
+            f"{m.max_positions}, found {data.max_length}"
+        )
+    r = config.rdrop
+    plain = (r.label_smoothing, r.divergence, r.stop_gradient)
+    if data.labels != "classes" and plain != (0.0, "symmetric_kl", "none"):
+        raise InputError(
+            "rdrop.label_smoothing, rdrop.divergence, rdrop.stop_gradient: expected "
+            f"0.0, symmetric_kl and none for data.labels={data.labels}, found {plain}"
+        )
+    encoder = Encoder(
+        kind=m.name,
+        size=size,
+        vocab_size=m.vocab_size,
+        max_positions=m.max_positions,
+        num_types=2 if m.name == "bert" else 1,
+        pad_id=PAD_ID[m.name],
+        norm_eps=NORM_EPS[m.name] if m.norm_eps is None else m.norm_eps,
+        dropout=m.dropout,
+        attention_dropout=m.attention_dropout,
+        dtype=jnp.dtype(m.dtype),
+        remat=m.remat,
+        masks=m.masks,
+    )
+    return Classifier(encoder, outputs=max(len(data.classes), 1))
+
+
+def make_family(
+    module: Classifier, data: ConfigDict, tokenizer: Callable[[], Tokenizer]
 ) -> Family:
     """Make the import and export functions for parameters of an encoder.
 
     Args:
       module: the model.
-      labels: "classes", "multilabel" or "numbers".
-      classes: class names by id; empty for numbers.
+      data: ``config.data``: type of the labels and class names.
       tokenizer: loads the tokenizer of the run, which is exported with the weights.
 
     Returns:
@@ -80,7 +124,7 @@ def family(
     return Family(
         read=lambda path: read(path, module),
         save=lambda params, folder, format: save(
-            params, folder, module, labels, classes, tokenizer()
+            params, folder, module, data.labels, data.classes, tokenizer()
         ),
         formats=("safetensors",),
         facts={
@@ -90,7 +134,7 @@ def family(
             "pad_token_id": encoder.pad_id,
         },
         reinit=("head", "pooler"),
-        classes=tuple(classes) or _NUMBER,
+        classes=tuple(data.classes) or _NUMBER,
     )
 
 
