@@ -16,7 +16,7 @@ from rdrop_jax.cli import train as train_program
 from rdrop_jax.pretrained import families
 
 
-def work(job: Mapping[str, Any]) -> None:
+def train_and_diagnose(job: Mapping[str, Any]) -> None:
     """Train a run; if it is a final run, also compute its diagnostics.
 
     Args:
@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(probe(job)), flush=True)
     else:
         _end_with_parent()
-        work(job)
+        train_and_diagnose(job)
 
 
 if __name__ == "__main__":

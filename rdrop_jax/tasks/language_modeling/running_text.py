@@ -10,7 +10,7 @@ from rdrop_jax.data import docstrings, tables
 from rdrop_jax.data.splits import SPLITS, hold_out_groups
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.lines import read as read_lines
-from rdrop_jax.files.roots import check_sizes, root
+from rdrop_jax.files.roots import check_sizes, root, unprepared
 from rdrop_jax.tasks.language_modeling import token_files, vocabularies
 from rdrop_jax.tasks.language_modeling.token_files import Corpus
 
@@ -51,13 +51,7 @@ def prepared(data: ConfigDict) -> Path:
     """
     folder = Path(root(data), data.name)
     if not (folder / "index.json").is_file():
-        where = root(data)
-        raise InputError(
-            f"data.name={data.name}: no prepared text in {folder}. Prepare "
-            f"it once:\n  python -m rdrop_jax.prepare {data.name} --data_dir "
-            f"{where or 'DATA'} --from DOWNLOADS\nand train with "
-            f"--config.data.dir={where or 'DATA'}; see docs/language-models.md"
-        )
+        raise unprepared(data, "DOWNLOADS", "language-models")
     return folder
 
 

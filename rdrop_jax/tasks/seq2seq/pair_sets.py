@@ -1,7 +1,7 @@
 """Parallel corpora: files, prepared corpora and the catalogue. Needs no jax."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,11 @@ from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import check_sizes, root
-from rdrop_jax.tasks.seq2seq import parallel, prepared_text
+from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
+
+# Corpora from installed packages.
+EMBEDDED = ("cldr_names", "docstrings")
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,24 @@ class PairSet(Dataset[Pairs]):
     check: Callable[[], None] = lambda: None
     held_out: tuple[str, ...] = ()
     train: Callable[[], dict[str, str]] = dict
+
+
+def computed(
+    read: Callable[[], Mapping[str, Pairs]], provenance: Callable[[], dict[str, str]]
+) -> PairSet:
+    """Make the pair set of an embedded corpus.
+
+    Args:
+      read: returns the pairs of all splits.
+      provenance: checksums of the corpus.
+    """
+
+    def split(name: str) -> Pairs:
+        return read()[name]
+
+    return PairSet(
+        {name: functools.partial(split, name) for name in SPLITS}, provenance
+    )
 
 
 def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
@@ -100,16 +121,13 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     )
 
 
-def form(data: ConfigDict, prepared: Sequence[str] = prepared_text.NAMES) -> Form:
-    """Return the text normalization of a run, for prediction.
-
-    Args:
-      data: the config's ``data``.
-      prepared: names of corpora that are stored as lines of text.
-    """
+def form(data: ConfigDict) -> Form:
+    """Return the text normalization of a run, for prediction without its data."""
     if data.name == "files":
         return parallel.form_of(Path(data.files.train))
-    return parallel.stripped if data.name in prepared else parallel.one_line
+    if data.name in EMBEDDED or data.name.startswith(catalogue.PREFIX):
+        return parallel.one_line
+    return parallel.stripped  # prepared corpora are lines of text
 
 
 def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:
@@ -144,6 +162,27 @@ def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:
             filled.data.files[split] = ""
         config = filled.lock()
     check_sizes(config.data)
+    return config
+
+
+def check_data(
+    config: ConfigDict, find: Callable[[ConfigDict], PairSet], ending: str = ""
+) -> ConfigDict:
+    """Check that the training data exist; hold splits without files out of training.
+
+    Args:
+      config: config of the run.
+      find: finds the dataset of the config's ``data``.
+      ending: see `with_files`.
+
+    Returns:
+      The config, without the preset's files that do not exist.
+
+    Raises:
+      InputError: the training data are missing, or a split has a size and a file.
+    """
+    config = with_files(config, ending)
+    find(config.data).check()
     return config
 
 

@@ -46,6 +46,13 @@ class Pairs:
             references = [references[i] for i in rows]
         return Pairs(source, target, self.origin, self.notes, references)
 
+    def lowercased(self) -> "Pairs":
+        """Convert sources and targets to lower case, without further references."""
+        source, target = (
+            [text.lower() for text in side] for side in (self.source, self.target)
+        )
+        return replace(self, source=source, target=target, references=None)
+
     @property
     def targets(self) -> list[list[str]]:
         """Return all references of each source."""

@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,81 +14,68 @@ from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.splits import SPLITS
-from rdrop_jax.data.tokenizers import Special, Vocabularies
+from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
-from rdrop_jax.pretrained.initialize import Family
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.scores import make_evaluator, make_examples, make_samples
+from rdrop_jax.tasks.seq2seq.scores import (
+    TextMetrics,
+    make_evaluator,
+    make_examples,
+    make_samples,
+)
 from rdrop_jax.tasks.seq2seq.token_batches import TokenBatches
-from rdrop_jax.tasks.seq2seq.translator import Translator
+from rdrop_jax.tasks.seq2seq.translator import (
+    Seq2SeqSpec,
+    make_predictor,
+    make_translate,
+)
 from rdrop_jax.tasks.vocabulary_loss import make_loss
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.task import Predictor, Report, StepOptions, Task
+from rdrop_jax.training.task import Report, StepOptions, Task
 
 
-@dataclass(frozen=True)
-class Seq2SeqSpec:
-    """Components of a sequence-to-sequence task.
-
-    Attributes:
-      make_model: makes the model that a config describes.
-      vocabularies: source and target vocabularies.
-      translator: maps source texts to target texts.
-      find: finds the dataset of the config.
-      encode: converts pairs to token ids.
-      predictor: ``(translator, split) -> predictor``.
-      sample: ``(source, answer, target) -> line`` for the log.
-      scores: names of the scores.
-      signatures: description of the scores, for result.json.
-      per_example: names of the scores that are means over examples.
-      pretrained: import and export of parameters; None if unsupported.
-      recorded: data checksums of the run, by name; empty for a new run.
-    """
-
-    make_model: Callable[[ConfigDict], Seq2Seq]
-    vocabularies: Vocabularies
-    translator: Translator
-    find: Callable[[], PairSet]
-    encode: Callable[[Pairs], encoded.Encoded]
-    predictor: Callable[[Translator, Callable[[str], Pairs]], Predictor]
-    sample: Callable[[str, str, str], str]
-    scores: tuple[str, ...]
-    signatures: Callable[[], dict[str, str]]
-    per_example: tuple[str, ...] = ()
-    pretrained: Family | None = None
-    recorded: Mapping[str, str] = field(default_factory=dict)
-
-
-def make_task(config: ConfigDict, spec: Seq2SeqSpec) -> Task:
+def make_task(
+    config: ConfigDict,
+    spec: Seq2SeqSpec,
+    metrics: TextMetrics,
+    find: Callable[[], PairSet],
+    workdir: Path | None,
+) -> Task:
     """Build a task from its components.
 
     Args:
       config: config of the run.
-      spec: components of the task.
+      spec: specification of the task.
+      metrics: scores of the task.
+      find: finds the dataset of the config.
+      workdir: folder of the run; None if there is none.
 
     Returns:
       The task.
     """
-    found = functools.cache(spec.find)
+    find = functools.cache(find)
+    recorded = workdir_lib.recorded_data(workdir)
 
     @functools.cache
     def split(name: str) -> Pairs:
-        if spec.recorded and found().held_out and name in ("train", *found().held_out):
-            sums = found().train()
-            workdir_lib.check_unchanged(spec.recorded, sums, "data.files.train")
-        return found().splits[name]()
+        if recorded and find().held_out and name in ("train", *find().held_out):
+            workdir_lib.check_unchanged(recorded, find().train(), "data.files.train")
+        return find().splits[name]()
 
-    encode = functools.cache(lambda name: spec.encode(split(name)))
+    vocabularies = spec.vocabularies
+    special, vocab_size = vocabularies.target.special, len(vocabularies.target)
+    encode = functools.cache(
+        lambda name: encoded.encode(split(name), vocabularies, config.data)
+    )
+    translate = make_translate(config, spec)
     module = spec.make_model(config)
     forward, tied = make_forward(module), module.share != "none"
-    special = spec.vocabularies.target.special
-    vocab_size = len(spec.vocabularies.target)
     return Task(
         init=functools.partial(init_params, module),
         forward=forward,
@@ -96,22 +83,27 @@ def make_task(config: ConfigDict, spec: Seq2SeqSpec) -> Task:
         train_data=functools.cache(
             lambda: make_train_data(config, encode("train"), special)
         ),
-        scores=spec.scores,
+        scores=metrics.names,
         evaluators={
             name: functools.partial(
-                make_evaluator, config, forward, spec.translator, split, encode, name
+                make_evaluator,
+                config,
+                forward,
+                special,
+                metrics,
+                translate,
+                split,
+                encode,
+                name,
             )
             for name in SPLITS
         },
         examples={
-            name: functools.partial(
-                make_examples, spec.translator, split, spec.per_example, name
-            )
-            for name in (SPLITS if spec.per_example else ())
+            name: functools.partial(make_examples, metrics, translate, split, name)
+            for name in (SPLITS if metrics.compute_each else ())
         },
-        predictor=lambda mesh: spec.predictor(spec.translator, split),
-        pretrained=spec.pretrained,
-        provenance=lambda: found().provenance() | spec.vocabularies.provenance(),
+        predictor=lambda mesh: make_predictor(config, spec, translate, split),
+        provenance=lambda: find().provenance() | vocabularies.provenance(),
         step=StepOptions(
             forwards=pass_forwards(
                 config, lambda changed: make_forward(spec.make_model(changed))
@@ -125,8 +117,8 @@ def make_task(config: ConfigDict, spec: Seq2SeqSpec) -> Task:
         report=Report(
             size=lambda name: f"{len(split(name)):,} rows",
             notes=lambda: encode("train").notes,
-            signatures=spec.signatures,
-            samples=lambda mesh: make_samples(spec.translator, split, spec.sample),
+            signatures=metrics.signatures,
+            samples=lambda mesh: make_samples(spec, translate, split),
         ),
     )
 

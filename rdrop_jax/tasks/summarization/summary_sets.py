@@ -2,12 +2,11 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, docstrings
-from rdrop_jax.data.splits import SPLITS, hold_out_groups
+from rdrop_jax.data.splits import hold_out_groups
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq import pair_sets
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
@@ -54,19 +53,18 @@ def _docstrings(split_seed: int) -> PairSet:
     for package in PACKAGES:
         docstrings.root(package)
 
-    def split(name: str) -> Callable[[], Pairs]:
-        return lambda: docstring_pairs(split_seed)[name]
+    read = functools.partial(docstring_pairs, split_seed)
 
     def provenance() -> dict[str, str]:
         rows = [
             f"{name}\t{source}\t{target}"
-            for name, pairs in docstring_pairs(split_seed).items()
+            for name, pairs in read().items()
             for source, target in zip(pairs.source, pairs.target, strict=True)
         ]
         digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
         return {f"docstrings of {', '.join(PACKAGES)}": digest}
 
-    return PairSet({name: split(name) for name in SPLITS}, provenance)
+    return pair_sets.computed(read, provenance)
 
 
 @functools.cache  # seconds of parsing
@@ -102,15 +100,4 @@ def docstring_pairs(split_seed: int) -> dict[str, Pairs]:
     }
 
 
-def check_data(config: ConfigDict) -> ConfigDict:
-    """Check that the training data exist; hold splits without files out of training.
-
-    Returns:
-      The config, without the preset's files that do not exist.
-
-    Raises:
-      InputError: the training data are missing, or a split has a size and a file.
-    """
-    config = pair_sets.with_files(config, ".jsonl")
-    find(config.data).check()
-    return config
+check_data = functools.partial(pair_sets.check_data, find=find, ending=".jsonl")

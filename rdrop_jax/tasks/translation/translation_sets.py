@@ -5,7 +5,6 @@ import functools
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
-from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq import pair_sets, prepared_text
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
@@ -43,16 +42,10 @@ def find(data: ConfigDict) -> PairSet:
 def _cldr(data: ConfigDict) -> PairSet:
     cldr.check(data.source, data.target)
 
-    def splits() -> dict[str, Pairs]:
+    def read() -> dict[str, Pairs]:
         return cldr.names(data.source, data.target, data.split_seed)
 
-    def split(name: str) -> Pairs:
-        return splits()[name]
-
-    return PairSet(
-        {name: functools.partial(split, name) for name in SPLITS},
-        lambda: {"cldr_names": cldr.sha256(splits())},
-    )
+    return pair_sets.computed(read, lambda: {"cldr_names": cldr.sha256(read())})
 
 
 def _of_languages(data: ConfigDict) -> PairSet:
@@ -65,15 +58,4 @@ def _of_languages(data: ConfigDict) -> PairSet:
     return pair_sets.prepared(data, (data.source, data.target))
 
 
-def check_data(config: ConfigDict) -> ConfigDict:
-    """Check that the training data exist; hold splits without files out of training.
-
-    Returns:
-      The config, without the preset's files that do not exist.
-
-    Raises:
-      InputError: the training data are missing, or a split has a size and a file.
-    """
-    config = pair_sets.with_files(config)
-    find(config.data).check()
-    return config
+check_data = functools.partial(pair_sets.check_data, find=find)

@@ -1,5 +1,6 @@
 """The translation task: loss, scores, vocabularies, what users type."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from rdrop_jax.evaluate import evaluate
 from rdrop_jax.flags import load as load_config
 from rdrop_jax.predict import load
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.translator import Answer, Translator, make_predictor
+from rdrop_jax.tasks.seq2seq.translator import Answer, make_predictor
 from rdrop_jax.tasks.translation import task as translation
 from rdrop_jax.training.mesh import make_mesh
 
@@ -131,18 +132,15 @@ def test_what_is_too_long_is_cut_and_counted_or_refused(folder, run_dir):
         task.train_data()
 
 
-def test_texts_of_the_data_are_not_tokenised_again():
-    class Upper(Translator):
-        chunk, shown, read = 2, staticmethod(str), staticmethod(str.upper)
+def test_texts_of_the_data_are_not_tokenised_again(folder, run_dir):
+    def translate(params, texts):
+        return [Answer([text], [0.0]) for text in texts]
 
-        def __init__(self):
-            pass
-
-        def translate(self, params, texts):
-            return [Answer([text], [0.0]) for text in texts]
-
+    config = tiny_nmt.config(folder)
+    spec = translation.make_spec(config, tokenizers.load(run_dir[0]))
+    spec = dataclasses.replace(spec, preprocess=str.upper)
     pairs = Pairs(["a b", "c"], ["d", "e"], "pairs")
-    predictor = make_predictor(Upper(), lambda name: pairs, str, "source")
+    predictor = make_predictor(config, spec, translate, lambda name: pairs)
     by_split, by_user = (
         [(answer["source"], answer["text"]) for answer in predictor.run({}, texts)]
         for texts in (predictor.rows("test"), ["f g"])
