@@ -1,4 +1,4 @@
-# Everything from a fresh clone with Python 3.11-3.13, pip and make.
+# Everything from a fresh clone with Python 3.11 or newer, pip and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

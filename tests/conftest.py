@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 import jax
+import jax.experimental
 import jaxtyping
 import pytest
-from helpers.programs import run, train_argv
-from helpers.tiny import train
 
 from rdrop_jax.cli import process
 
@@ -35,6 +34,12 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Names of newer jax that tests use.
+if not hasattr(jax, "P"):
+    jax.P = jax.sharding.PartitionSpec
+if not hasattr(jax, "enable_x64"):
+    jax.enable_x64 = jax.experimental.enable_x64
+
 
 @pytest.fixture(scope="session", autouse=True)
 def console_messages():
@@ -54,6 +59,8 @@ def no_shape_types():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Workdir and output of a finished run of tests/helpers/programs.py."""
+    from helpers.programs import run, train_argv
+
     workdir = tmp_path_factory.mktemp("run")
     code, out, err = run("train", *train_argv(workdir))
     assert code == 0, err
@@ -63,5 +70,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """Workdir and result of a finished run of tests/helpers/tiny.py."""
+    from helpers.tiny import train  # needs what the extra train brings
+
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, train(workdir)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
+from rdrop_jax import extras
 from rdrop_jax.cli import checks, process
 from rdrop_jax.errors import InputError, Stopped, TrainingError
 from rdrop_jax.files import disk, paths
@@ -59,7 +60,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     try:
         process.check_streams()
         process.check_address_space()
-        with process.console_messages():
+        with process.console_messages(), extras.explained("__main__"):
             main(sys.argv[1:])
         if not sys.stdout.closed:
             sys.stdout.flush()

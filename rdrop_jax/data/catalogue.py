@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rdrop_jax import extras
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.files.disk import read_json
@@ -145,8 +146,7 @@ def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
-            f"{name}: preparing it needs TensorFlow. Run `pip install "
-            "'rdrop-jax[prepare]'`. Training does not need it."
+            f"{name}: {extras.missing('tensorflow')} Training does not need it."
         )
     import tensorflow_datasets as tfds
 
