@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/vit.py
 ARGS ?=
 
-.PHONY: train test test-all lint format parity clean
+.PHONY: train test test-all test-versions lint format parity clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m rdrop_jax.train --config $(CONFIG) $(ARGS)
@@ -15,6 +15,10 @@ test: $(VENV)/.dev lint
 
 test-all: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Core tests on the oldest supported packages, and on every Python that is installed.
+test-versions:
+	sh .ci/test_versions
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -52,4 +56,4 @@ $(VENV)/.dev: $(VENV)/.base requirements-dev.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-parity .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-parity .venv-versions .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import rdrop_jax
 from rdrop_jax import extras
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +69,22 @@ def test_the_table_names_the_extra_that_brings_a_package():
     for name, extra in extras.EXTRA_OF.items():
         assert name in EXTRAS[extra], name
     assert imported("rdrop_jax", "configs") - BASE <= set(extras.EXTRA_OF)
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    script = (ROOT / ".ci" / "test_versions").read_text()
+    oldest = re.search('^oldest="(.*)"$', script, re.M)[1].split()
+    bounds = dict(text.split(">=") for text in PROJECT["dependencies"])
+    assert set(bounds) == {text.split("==")[0] for text in oldest}
+    for text in oldest:
+        name, version = text.split("==")
+        assert f"{version}.".startswith(f"{bounds[name]}."), name
+
+
+def test_the_version_of_the_citation_is_the_package_s():
+    assert PROJECT["dynamic"] == ["version"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"\nversion: {rdrop_jax.__version__}\n" in citation
 
 
 def test_extras_name_only_extras_that_exist():
