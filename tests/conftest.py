@@ -39,6 +39,8 @@ if not hasattr(jax, "P"):
     jax.P = jax.sharding.PartitionSpec
 if not hasattr(jax, "enable_x64"):
     jax.enable_x64 = jax.experimental.enable_x64
+if not hasattr(jax, "set_mesh"):
+    jax.set_mesh = jax.sharding.use_mesh
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,6 +48,13 @@ def console_messages():
     """Prints messages as the programs do."""
     with process.console_messages():
         yield
+
+
+@pytest.fixture
+def checked_shard_map():
+    """Skips a test where jax is too old for loops in a shard_map with check_vma."""
+    if jax.__version_info__ < (0, 7):
+        pytest.skip("before jax 0.7, shard_map needs check_vma=False")
 
 
 @pytest.fixture
