@@ -11,7 +11,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 try:
     from jax.sharding import auto_axes
 except ImportError:  # before jax 0.7
-    from jax.experimental.shard import auto_axes
+    from jax.experimental.shard import (  # type: ignore[import-not-found,no-redef]
+        auto_axes,
+    )
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -108,7 +110,8 @@ def _aligned(arrays: list[jax.Array]) -> list[jax.Array]:
 def _cast(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
     if hasattr(jax.lax, "pcast"):
         return jax.lax.pcast(x, axes, to="varying")
-    return jax.lax.pvary(x, axes)  # before jax 0.8
+    # Before jax 0.8.
+    return jax.lax.pvary(x, axes)  # type: ignore[attr-defined]
 
 
 def _varying(x: jax.Array) -> frozenset[str]:
