@@ -8,8 +8,6 @@ import jax.experimental
 import jaxtyping
 import pytest
 
-from rdrop_jax.cli import process
-
 ROOT = Path(__file__).parent.parent
 
 # Tests train the same tiny models over and over: compile each of them once, also in
@@ -46,6 +44,8 @@ if not hasattr(jax, "set_mesh"):
 @pytest.fixture(scope="session", autouse=True)
 def console_messages():
     """Prints messages as the programs do."""
+    from rdrop_jax.cli import process  # after jaxtyping's import hook
+
     with process.console_messages():
         yield
 

@@ -63,7 +63,7 @@ def main() -> None:
         raise SystemExit(2)
     del sys.argv[1]
     with extras.explained("__main__", *PROGRAMS[name].extras):
-        from rdrop_jax.cli import flags
+        from rdrop_jax.cli import process
 
         program = importlib.import_module(PROGRAMS[name].module)
-    flags.run(program.main)
+    process.run(program.main)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax import tasks, versions
-from rdrop_jax.cli import flags
+from rdrop_jax.cli import flags, process
 from rdrop_jax.cli import train as train_program
 from rdrop_jax.pretrained import families
 
@@ -43,7 +43,7 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       InputError: unusable data or weights.
     """
-    configs = [tasks.check(flags.load(job["config"], o)) for o in job["probe"]]
+    configs = [tasks.check_data(flags.load(job["config"], o)) for o in job["probe"]]
     for config in configs:
         if config.init_from:
             families.check(config, tasks.families())
@@ -78,4 +78,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    process.run(main)

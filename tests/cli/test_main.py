@@ -12,7 +12,7 @@ from helpers.programs import ROOT
 from rdrop_jax import __version__
 from rdrop_jax.cli import main as console
 
-DOOR = 'if __name__ == "__main__":\n    flags.run(main)'
+DOOR = 'if __name__ == "__main__":\n    process.run(main)'
 
 
 def start(*argv):

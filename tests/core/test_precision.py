@@ -17,7 +17,11 @@ from rdrop_jax import (
 )
 from rdrop_jax.core.metrics import compute
 
-vit = pytest.importorskip("rdrop_jax.models.vit", reason="flax is in the extra train")
+pytest.importorskip("flax", reason="flax is in the extra train")
+
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.models.vit import ViT
+
 TX = optax.sgd(0.1)
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(size=(16, 8, 8, 1)).astype(np.float32)
@@ -35,7 +39,7 @@ def loss(logits, batch, **objective):
 def train(*, wide=False, steps=3, **options):
     """Metrics of the last of a few steps, and the parameters, in float64."""
     with bits(wide):
-        model = vit.ViT(vit.Size(2, 16, 2, 32), 5, 4, dropout=0.2, **options)
+        model = ViT(Size(2, 16, 2, 32), 5, 4, dropout=0.2, **options)
         forward = linen_forward(
             model, "x", train={"train": True}, evaluate={"train": False}
         )

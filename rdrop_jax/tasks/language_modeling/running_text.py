@@ -22,7 +22,7 @@ HELD_OUT = 0.05
 _LINE = 20  # shorter lines may be headings
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check that the files of the text exist, and return the config.
 
     Raises:
