@@ -1,11 +1,11 @@
-# Everything from a fresh clone with Python 3.11-3.13, pip and make.
+# Everything from a fresh clone with Python 3.11 or newer, pip and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/vit.py
 ARGS ?=
 
-.PHONY: train test test-all lint format docs parity clean
+.PHONY: train test test-all test-versions lint format docs parity clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m rdrop_jax.train --config $(CONFIG) $(ARGS)
@@ -15,6 +15,10 @@ test: $(VENV)/.dev lint
 
 test-all: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Core tests on the oldest supported packages, and on every Python that is installed.
+test-versions:
+	sh .ci/test_versions
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -60,4 +64,4 @@ $(VENV)/.docs: $(VENV)/.base requirements-docs.txt
 	touch $@
 
 clean:
-	rm -rf docs/_build $(VENV) .venv-parity .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf docs/_build $(VENV) .venv-parity .venv-versions .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

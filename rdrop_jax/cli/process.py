@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from rdrop_jax import extras
 from rdrop_jax.errors import InputError, Stopped, TrainingError
 from rdrop_jax.files import disk
 from rdrop_jax.training import distributed
@@ -51,7 +52,7 @@ def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
     try:
         check_streams()
         check_address_space()
-        with console_messages():
+        with console_messages(), extras.explained("__main__"):
             main(sys.argv[1:])
         if not sys.stdout.closed:
             sys.stdout.flush()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from rdrop_jax import extras
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.files.disk import read_json
@@ -164,8 +165,7 @@ def prepare(root: Path, name: str) -> Path:
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
-            f"{name}: preparing it needs TensorFlow. Run `pip install "
-            "'rdrop-jax[prepare]'`. Training does not need it."
+            f"{name}: {extras.missing('tensorflow')} Training does not need it."
         )
     import tensorflow_datasets as tfds
 

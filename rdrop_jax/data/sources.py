@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from rdrop_jax import extras
 from rdrop_jax.errors import InputError
 
 
@@ -121,7 +122,7 @@ def digits_file() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             "data.name=digits: expected scikit-learn, which contains the digits, found "
-            "no such package. Run `pip install scikit-learn`."
+            f"no such package. Run `{extras.install('train')}`."
         )
     file = Path(spec.submodule_search_locations[0], "datasets/data/digits.csv.gz")
     if not file.is_file():

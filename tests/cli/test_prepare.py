@@ -213,7 +213,7 @@ def test_bad_requests_are_named(tmp_path, monkeypatch):
     ):
         prepare.prepare("cifar100", tmp_path, [tmp_path])
     monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'rdrop-jax\[prepare\]'"):
+    with pytest.raises(InputError, match=r"pip install -e .*\[prepare\]"):
         prepare.prepare("tfds:mnist", tmp_path, [])
     monkeypatch.delenv("RDROP_DATA_DIR", raising=False)
     with pytest.raises(InputError, match=r"--data_dir: expected a folder"):

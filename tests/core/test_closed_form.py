@@ -184,8 +184,10 @@ def test_on_eight_devices_no_row_moves():
 
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("explicit", [False, True])
-def test_in_the_shard_map_and_on_the_mesh_of_others(explicit):
+def test_in_the_shard_map_and_on_the_mesh_of_others(explicit, request):
     """With jax's own defaults: check_vma=True, and meshes of explicit axes."""
+    if not explicit:
+        request.getfixturevalue("checked_shard_map")
     logits, labels, _ = example()
     kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
     mesh = jax.make_mesh((8,), ("mine",), axis_types=(kind,))
@@ -212,6 +214,7 @@ def test_in_the_shard_map_and_on_the_mesh_of_others(explicit):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.usefixtures("checked_shard_map")
 @pytest.mark.parametrize("chunks", ["chunks"], indirect=True)
 def test_in_a_shard_map_chunks_are_of_the_devices_own_rows(chunks, monkeypatch):
     rows = []

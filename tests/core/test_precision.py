@@ -16,6 +16,9 @@ from rdrop_jax import (
     rdrop_loss,
 )
 from rdrop_jax.core.metrics import compute
+
+pytest.importorskip("flax", reason="flax is in the extra train")
+
 from rdrop_jax.models.sizes import Size
 from rdrop_jax.models.vit import ViT
 

@@ -14,7 +14,7 @@ from rdrop_jax.flags import load
 from rdrop_jax.tasks.seq2seq import parallel, prepared_text
 from rdrop_jax.tasks.translation import corpora, moses, translation_sets
 
-pytest.importorskip("sacremoses", reason="sacremoses is in the extra nmt")
+pytest.importorskip("sacremoses", reason="sacremoses is in the extra train")
 NMT = "configs/nmt.py"
 
 
