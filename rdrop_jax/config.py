@@ -80,7 +80,7 @@ def base_config() -> ConfigDict:
     c.total_steps = duration(1000)  # optimizer steps
     c.batch_size = 64  # rows per step, over all devices
     c.accum_steps = 1  # microbatches per step; divides batch_size
-    c.init_from = ""  # weights to start from: a workdir, WORKDIR:STEP, a file, a folder
+    c.init_from = ""  # weights: a workdir, WORKDIR:STEP, file, folder or hf:ORG/NAME
     c.reinit = ""  # parts to re-initialize, such as "head" or "head,norm"
 
     c.rdrop = ConfigDict()

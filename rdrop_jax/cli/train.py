@@ -15,7 +15,7 @@ from rdrop_jax import tasks
 from rdrop_jax.cli import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
-from rdrop_jax.pretrained import families
+from rdrop_jax.pretrained import families, hub
 from rdrop_jax.training import agreement, distributed, preemption
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.callbacks import Callback
@@ -97,7 +97,10 @@ def _build_and_fit(
 
     _logger.info("reading the data")
     clock = time.perf_counter()
-    task = task or _build(config, workdir)
+    begun = distributed.from_process_0(lambda: workdir_lib.has_checkpoint(workdir))
+    local = config if begun else hub.located(config, workdir)
+    agreement.check_equal("init_from", {"commit": hub.commit_of(local)})
+    task = task or _build(local, workdir)
     provenance = task.provenance()
 
     def record_data() -> int:
@@ -110,13 +113,13 @@ def _build_and_fit(
     if (seconds := time.perf_counter() - clock) > 5:
         _logger.info("read the data in %.0f s", seconds)
     initialize = None
-    if config.init_from and not distributed.from_process_0(
-        lambda: workdir_lib.has_checkpoint(workdir)
-    ):
-        weights = run.open_weights(config.init_from, task)
+    if config.init_from and not begun:
+        weights = run.open_weights(local.init_from, task)
         initialize = run.initializer(weights, task, config.reinit)
         if distributed.is_first():
-            workdir_lib.record_init(workdir, config.init_from, weights.sha256)
+            workdir_lib.record_init(
+                workdir, config.init_from, weights.sha256, hub.commit_of(local)
+            )
     return loop.fit(
         task, resolved, workdir, initialize=initialize, stop=stop, callbacks=callbacks
     )
@@ -155,7 +158,7 @@ def check(
     config = workdir_lib.resumed(tasks.check(config), workdir, given)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
-        families.check(config, tasks.families())
+        families.check(config, tasks.families(), workdir)
     return config
 
 

@@ -44,10 +44,10 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
       InputError: unusable data or weights.
     """
     configs = [tasks.check(flags.load(job["config"], o)) for o in job["probe"]]
-    for config in configs:
-        if config.init_from:
-            families.check(config, tasks.families())
-
+    configs = [
+        families.check(config, tasks.families()) if config.init_from else config
+        for config in configs
+    ]
     built = [tasks.build(config) for config in configs]
     return {
         "steps_per_epoch": [task.train_data().steps_per_epoch for task in built],

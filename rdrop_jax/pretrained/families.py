@@ -7,28 +7,39 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.pretrained import weight_files
+from rdrop_jax.files import hub as hub_names
+from rdrop_jax.pretrained import hub, weight_files
 
 # Values of model_type in config.json that each task reads.
 Families = Mapping[str, tuple[str, ...]]
 
 
-def check(config: ConfigDict, families: Families) -> None:
+def check(
+    config: ConfigDict, families: Families, workdir: Path | None = None
+) -> ConfigDict:
     """Check ``init_from`` of a config by headers and sizes, before importing jax.
 
     Args:
       config: config of the run.
       families: model families by task.
+      workdir: folder of the run, see `hub.located`.
+
+    Returns:
+      The config, with the folder of downloaded weights for a name of the Hub.
 
     Raises:
       InputError: the weights are missing, invalid, or of another model family.
     """
-    path = Path(config.init_from)
-    if config.task not in families and weight_files.is_weights(path):
-        raise only_workdirs(config.init_from)
+    name = config.init_from
+    named = hub_names.is_name(name)
+    if config.task not in families and (named or weight_files.is_weights(Path(name))):
+        raise only_workdirs(name)
+    local = hub.located(config, workdir)
+    path = Path(local.init_from)
     if path.exists() and weight_files.is_weights(path):
         _check_type(weight_files.read_config(path), config, families)
-    weight_files.check(config.init_from)
+    weight_files.check(local.init_from)
+    return local
 
 
 def only_workdirs(name: str) -> InputError:

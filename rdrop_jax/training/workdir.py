@@ -192,9 +192,12 @@ def check_unchanged(
             )
 
 
-def record_init(workdir: Path, name: str, sha256: Mapping[str, str]) -> None:
+def record_init(
+    workdir: Path, name: str, sha256: Mapping[str, str], commit: str = ""
+) -> None:
     """Record the source of the initial parameters, for result.json of a resumed run."""
-    write_json(workdir / _INIT, {"from": name, "sha256": dict(sha256)})
+    at = {"commit": commit} if commit else {}
+    write_json(workdir / _INIT, {"from": name, **at, "sha256": dict(sha256)})
 
 
 def recorded_init(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
