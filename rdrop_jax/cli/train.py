@@ -31,6 +31,7 @@ def train(
     workdir: Path,
     task: "Task | None" = None,
     callbacks: Sequence[Callback] = (),
+    given: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Start or resume the training of a config in a workdir.
 
@@ -42,6 +43,8 @@ def train(
       workdir: folder of the run; created if absent.
       task: task to train; None builds the task that ``config.task`` names.
       callbacks: functions to call at logs, validations and saves.
+      given: fields that the user sets; pretrained weights specify the others of the
+        model. None if unknown.
 
     Returns:
       The content of result.json.
@@ -53,7 +56,7 @@ def train(
       TrainingError: the loss, gradient or update is not finite.
     """
     if task is None:
-        config = check(config, workdir)
+        config = check(config, workdir, given)
     elif not config.task:
         raise InputError("task: expected a name for the task, got ''")
     return _train_locked(config, workdir, task, callbacks)
@@ -158,7 +161,7 @@ def check(
     config = workdir_lib.resumed(tasks.check(config), workdir, given)
     workdir_lib.check(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
-        families.check(config, tasks.families(), workdir)
+        return families.check(config, tasks.families(), workdir, given)
     return config
 
 
