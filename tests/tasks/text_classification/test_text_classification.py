@@ -377,6 +377,7 @@ def test_weights_that_do_not_fit(exported, tmp_path):
         InputError, match=r"300 tokens of model.vocab_size, found a tok"
     ):
         train(tmp_path / "run", names, init_from=folder, model__vocab_size=300)
+    (folder / "config.json").write_text(json.dumps(stored))
     for name in (tokenizer_files.NAME, "tokenizer_config.json"):
         (folder / name).unlink()
     with pytest.raises(InputError, match=r"data.tokenizer: expected tokenizer.json"):
