@@ -90,26 +90,33 @@ def _explained(text: str, name: hub.Name) -> Iterator[None]:
     """Convert errors of the library to one line each."""
     try:
         from datasets import exceptions
-        from huggingface_hub import constants
+        from huggingface_hub import constants, errors
     except ImportError as error:
         raise InputError(
             f"{_FIELD}: {text}: datasets of the Hub need the package datasets. Run "
             "`pip install 'rdrop-jax[hub]'`."
         ) from error
     start = f"{_FIELD}: {text}: "
-    try:
-        with hub.explained(_FIELD, text, name):
+    with hub.explained(_FIELD, text, name):
+        try:
             yield
-    except InputError:
-        raise
-    except exceptions.DatasetNotFoundError as error:  # `_commit` has found it
-        raise InputError(
-            f"{start}expected access to the dataset, which is gated. Accept its terms "
-            f"at {constants.ENDPOINT}/datasets/{name.repo}, and set HF_TOKEN to a "
-            "token of your account"
-        ) from error
-    except (exceptions.DatasetsError, ValueError, RuntimeError) as error:
-        raise InputError(f"{start}cannot be read: {_line(error)}") from error
+        except InputError:
+            raise
+        except exceptions.DatasetNotFoundError as error:  # `_commit` has found it
+            raise InputError(
+                f"{start}expected access to the dataset, which is gated. Accept its "
+                f"terms at {constants.ENDPOINT}/datasets/{name.repo}, and set HF_TOKEN "
+                "to a token of your account"
+            ) from error
+        except (
+            exceptions.DatasetsError,
+            FileNotFoundError,
+            ValueError,
+            RuntimeError,
+        ) as error:
+            if isinstance(error, errors.LocalEntryNotFoundError):
+                raise
+            raise InputError(f"{start}cannot be read: {_line(error)}") from error
 
 
 def _line(error: BaseException) -> str:

@@ -120,7 +120,7 @@ def explained(field: str, text: str, name: Name) -> Iterator[None]:
             raise InputError(
                 f"{start}cannot use {constants.HF_HUB_CACHE}: {error}"
             ) from error
-        raise InputError(start + _unreachable(error)) from error
+        raise InputError(start + _not_cached(error, revision)) from error
 
 
 def _not_cached(error: Exception, revision: str) -> str:
@@ -131,9 +131,9 @@ def _not_cached(error: Exception, revision: str) -> str:
         return _refused(cause.response.status_code)
     if constants.is_offline_mode() or isinstance(cause, errors.OfflineModeIsEnabled):
         return (
-            f"expected a complete copy of {revision!r} in {constants.HF_HUB_CACHE}, "
-            "because HF_HUB_OFFLINE is set, found none. Run it once without "
-            "HF_HUB_OFFLINE"
+            f"expected a complete copy of {revision!r} in the cache "
+            f"{constants.HF_HOME}, because HF_HUB_OFFLINE is set, found none. Run it "
+            "once without HF_HUB_OFFLINE"
         )
     return _unreachable(cause or error)
 
