@@ -25,6 +25,7 @@ from rdrop_jax.tasks.text_classification import task, weights
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [hub]")
 import pyarrow as pa  # noqa: E402
+from PIL import Image  # noqa: E402
 from pyarrow import parquet  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -269,3 +270,144 @@ def test_trains_from_a_model_and_a_dataset_by_name(hub, tmp_path):
     assert stored["data"]["classes"] == ["good", "bad"]
     assert stored["data"]["files"] == {s: s for s in ("train", "validation", "test")}
     assert stored["model"]["width"] == 32
+
+
+PAIRS = """
+import json
+from ml_collections import ConfigDict
+from rdrop_jax.tasks.{package} import {module}
+data = ConfigDict({data!r})
+found = {module}.find(data)
+found.check()
+print(json.dumps([{{s: [r().source, r().target] for s, r in found.splits.items()}},
+                  found.provenance()]))
+"""
+
+
+def pair_data(name, **columns):
+    splits = dict.fromkeys(("train", "validation", "test"), "")
+    sizes = {"validation": 2.0, "test": 2.0, "split_seed": 0, "dir": ""}
+    return {"name": name, "files": splits, "columns": columns} | sizes
+
+
+def test_pairs_of_languages(hub, tmp_path):
+    lines = {
+        split: "".join(
+            json.dumps({"translation": {"de": f"{split}  Satz {i}", "en": f"line {i}"}})
+            + "\n"
+            for i in range(3)
+        )
+        for split in ("train", "validation", "test")
+    }
+    files = {f"{split}.jsonl": text for split, text in lines.items()}
+    commit = hub.add("org/pairs", files, kind="datasets")
+    data = pair_data("hf:org/pairs", source="source", target="target")
+    data |= {"source": "en", "target": "de"}
+    names = {"package": "translation", "module": "translation_sets"}
+    out = python(hub, tmp_path, PAIRS.format(data=data, **names))
+    splits, provenance = json.loads(out.splitlines()[-1])
+    assert provenance == {"hf:org/pairs": commit}
+    for split, (source, target) in splits.items():
+        assert source == [f"line {i}" for i in range(3)]
+        assert target == [f"{split} Satz {i}" for i in range(3)]
+
+
+def test_summaries_with_splits_held_out(hub, tmp_path):
+    found = [
+        {"article": f"long text {i}", "highlights": f"short {i}"} for i in range(9)
+    ]
+    found[4]["highlights"] = ""
+    text = "".join(json.dumps(row) + "\n" for row in found)
+    hub.add("org/news", {"data/train.jsonl": text}, kind="datasets")
+    data = pair_data("hf:org/news", source="article", target="highlights")
+    names = {"package": "summarization", "module": "summary_sets"}
+    out = python(hub, tmp_path, PAIRS.format(data=data, **names))
+    splits, _ = json.loads(out.splitlines()[-1])
+    assert {s: len(source) for s, (source, _) in splits.items()} == {
+        "train": 4,
+        "validation": 2,
+        "test": 2,
+    }
+    together = [t for source, _ in splits.values() for t in source]
+    assert sorted(together) == [f"long text {i}" for i in range(9) if i != 4]
+
+
+IMAGES = """
+import json
+from ml_collections import ConfigDict
+import numpy as np
+from rdrop_jax.tasks.image_classification import image_sets
+from rdrop_jax.tasks.image_classification.decode import decode
+data = ConfigDict({data!r})
+found = image_sets.find(data)
+rows = image_sets.open_split(found, data, "train")
+held = image_sets.open_split(found, data, "validation")
+first = np.asarray(decode(rows[0]["image"], 3))
+print(json.dumps([found.classes, [*found.splits], len(rows), len(held),
+                  first.shape, sorted(map(int, rows.labels)), rows.name(1)]))
+"""
+
+
+def test_images(hub, tmp_path):
+    features = datasets.Features(
+        {
+            "img": datasets.Image(),
+            "fine_label": datasets.ClassLabel(names=["cat", "dog"]),
+            "coarse_label": datasets.ClassLabel(names=["pet"]),
+        }
+    )
+    files = {}
+    for split, count in (("train", 8), ("test", 3)):
+        pixels = np.random.default_rng(0).integers(0, 255, (count, 5, 4, 3), np.uint8)
+        found = datasets.Dataset.from_dict(
+            {
+                "img": [Image.fromarray(each) for each in pixels],
+                "fine_label": [i % 2 for i in range(count)],
+                "coarse_label": [0] * count,
+            },
+            features,
+        )
+        packed = io.BytesIO()
+        found.to_parquet(packed)
+        files[f"data/{split}-00000.parquet"] = packed.getvalue()
+    hub.add("org/pets", files, kind="datasets")
+    data = {"name": "hf:org/pets", "validation": 2, "test": 0, "split_seed": 0}
+    out = python(hub, tmp_path, IMAGES.format(data=data))
+    classes, splits, rows, held, shape, labels, name = json.loads(out.splitlines()[-1])
+    assert classes == ["cat", "dog"]
+    assert splits == ["train", "test"]
+    assert (rows, held) == (6, 2)
+    assert shape == [5, 4, 3]
+    assert {*labels} == {0, 1}
+    assert name.startswith("hf:org/pets, train")
+
+
+TEXT = """
+import json
+from ml_collections import ConfigDict
+from rdrop_jax.tasks.language_modeling import running_text
+data = ConfigDict({data!r})
+found = running_text.corpus(data)
+print(json.dumps({{s: len(split.ids) for s, split in found.splits.items()}}))
+"""
+
+
+def test_running_text(hub, tmp_path):
+    def lines(count):
+        texts = ["", " = Title = \n", *(f"the cat number {i}\n" for i in range(count))]
+        return "".join(json.dumps({"text": text}) + "\n" for text in texts)
+
+    files = {"README.md": CARD.split("configs:")[0].split("dataset_info")[0] + "---\n"}
+    files |= {f"{s}.jsonl": lines(n) for s, n in (("train", 5), ("test", 2))}
+    hub.add("org/text", files, kind="datasets")
+    names = dict.fromkeys(("train", "validation", "test"), "")
+    data = {"name": "hf:org/text", "files": names, "tokens": "words", "dir": ""}
+    data |= {"validation": 1.0, "test": None, "vocab_size": 0, "min_count": 1}
+    data |= {"vocabulary": "", "split_seed": 0}
+    out = python(hub, tmp_path, TEXT.format(data=data))
+    # A line ends with <eos>: "" 1, " = Title = " 4, "the cat number i" 5.
+    assert json.loads(out.splitlines()[-1]) == {
+        "train": 1 + 4 + 4 * 5,
+        "validation": 5,
+        "test": 1 + 4 + 2 * 5,
+    }

@@ -66,8 +66,10 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             stop_gradient=config.rdrop.stop_gradient,
         )
 
-    found = functools.cache(lambda: image_sets.find(config.data))
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
+    found = functools.cache(
+        lambda: image_sets.find(config.data, recorded().get(config.data.name, ""))
+    )
     opened: dict[str, Decoded] = {}
 
     def split(name: str) -> Decoded:

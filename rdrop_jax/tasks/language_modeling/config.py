@@ -38,7 +38,6 @@ def check(config: ConfigDict) -> None:
     """
     m, data, score = config.model, config.data, config.eval
     choices = {
-        "data.name": (data.name, running_text.NAMES),
         "data.tokens": (data.tokens, vocabularies.KINDS),
         "eval.predict": (score.predict, MODES),
         "model.activation": (m.activation, tuple(ACTIVATIONS)),
@@ -46,6 +45,7 @@ def check(config: ConfigDict) -> None:
         "model.positions": (m.positions, POSITIONS),
         "rdrop.clusters": (config.rdrop.clusters, adaptive_loss.DIVERGENCES),
     }
+    running_text.check_name(data)
     check_choices(choices)
     least = {
         "data.block_size": (data.block_size, 1),

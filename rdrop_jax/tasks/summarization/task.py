@@ -62,6 +62,7 @@ def with_vocabulary(
 ) -> Task:
     """Build the task for a given vocabulary."""
     data = config.data
+    recorded = workdir_lib.recorded_data(workdir)
     module = make_model(config, len(vocabularies.target))
     return task.make_task(
         config,
@@ -73,7 +74,7 @@ def with_vocabulary(
             translator=Translator(
                 config, module, vocabularies, make_settings(config, vocabularies)
             ),
-            find=lambda: summary_sets.find(data),
+            find=lambda: summary_sets.find(data, recorded.get(data.name, "")),
             encode=lambda pairs: encoded.encode(
                 pairs,
                 vocabularies,
@@ -90,7 +91,7 @@ def with_vocabulary(
             sample=_line,
             scores=SCORES,
             signatures=lambda: {"rouge": signature(config)},
-            recorded=workdir_lib.recorded_data(workdir),
+            recorded=recorded,
             per_example=scoring.NAMES,
             pretrained=weights.family(module, vocabularies.target, generation(config)),
         ),

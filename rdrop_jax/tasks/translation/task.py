@@ -44,7 +44,9 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         run.
     """
     check(config)
-    find = functools.cache(lambda: translation_sets.find(config.data))
+    recorded = workdir_lib.recorded_data(workdir)
+    commit = recorded.get(config.data.name, "")
+    find = functools.cache(lambda: translation_sets.find(config.data, commit))
     vocabularies = (
         make_vocabularies(config, lambda name: find().splits[name]())
         if workdir is None
@@ -79,7 +81,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             sample=lambda source, answer, target: f"{source} -> {answer} ({target})",
             scores=SCORES,
             signatures=lambda: scoring.signatures(["a"], ["a"], bleu(config)),
-            recorded=workdir_lib.recorded_data(workdir),
+            recorded=recorded,
         ),
     )
 
