@@ -50,7 +50,7 @@ def compare(
     """
     paths.workdir(workdir)
     base = check(options)
-    tasks.check(base)
+    tasks.check_data(base)
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with workdir_lib.locked(workdir), preemption.stoppable() as stop:

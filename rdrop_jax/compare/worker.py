@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax import tasks, versions
-from rdrop_jax.cli import flags
+from rdrop_jax.cli import flags, process
 from rdrop_jax.cli import train as train_program
 from rdrop_jax.pretrained import families, hub
 
@@ -46,7 +46,7 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     """
     built = []
     for overrides in job["probe"]:
-        config = tasks.check(flags.load(job["config"], overrides))
+        config = tasks.check_data(flags.load(job["config"], overrides))
         if config.init_from:
             config = families.check(config, tasks.families(), given=overrides)
         built.append(tasks.build(hub.located(config)))
@@ -79,4 +79,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    process.run(main)

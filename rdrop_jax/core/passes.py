@@ -185,17 +185,15 @@ def check_stochastic(
       EqualPassesError: all passes are equal.
     """
     few = on_any_mesh()(_rows)(batch, rows)
-    forwards = [forward] * 2 if callable(forward) else forward
+    num_passes = 2 if callable(forward) else len(forward)
 
     @jax.jit
-    def differ(params: Params, few: Batch, key: Key) -> Array:
-        moved = jax.tree.map(lambda x: _moved(x, noise), params)
-        keys = jax.random.split(key, len(forwards))
-        outputs = (f(moved, few, k) for f, k in zip(forwards, keys, strict=True))
-        return ~passes_equal(list(outputs))
+    def equal(params: Params, few: Batch, key: Key) -> Array:
+        keys = jax.random.split(key, num_passes)
+        return _passes_equal(forward, params, few, keys, noise)
 
     for attempt in range(_TRIES):
-        if bool(differ(params, few, jax.random.fold_in(key, attempt))):
+        if not equal(params, few, jax.random.fold_in(key, attempt)):
             return
     raise EqualPassesError(_EQUAL)
 
@@ -221,10 +219,7 @@ def warn_if_equal(
     """
 
     def look() -> None:
-        moved = jax.tree.map(lambda x: _moved(x, noise), params)
-        forwards = _one_each(forward, len(keys))
-        outputs = [f(moved, batch, keys[i]) for i, f in enumerate(forwards)]
-        equal = passes_equal(outputs)
+        equal = _passes_equal(forward, params, batch, keys, noise)
         jax.debug.callback(_warn, equal)
 
     jax.lax.cond(due, look, lambda: None)
@@ -235,8 +230,17 @@ def _warn(equal: Any) -> None:
         warnings.warn(_EQUAL, EqualPassesWarning, stacklevel=2)
 
 
-def passes_equal(outputs: Sequence[Any]) -> Array:
-    """Return a boolean scalar: all outputs equal the first, up to rounding."""
+def _passes_equal(
+    forward: Forward | Sequence[Forward],
+    params: Params,
+    batch: Batch,
+    keys: Key,
+    noise: float,
+) -> Array:
+    """Return a boolean scalar: all passes equal the first, up to rounding."""
+    moved = jax.tree.map(lambda x: _moved(x, noise), params)
+    forwards = _one_each(forward, len(keys))
+    outputs = [f(moved, batch, keys[i]) for i, f in enumerate(forwards)]
     first, *others = (jax.tree.leaves(output) for output in outputs)
     close = [
         jnp.allclose(

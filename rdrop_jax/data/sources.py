@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums
 
 
 @runtime_checkable
@@ -153,8 +152,3 @@ def digits(split: str, split_seed: int) -> Images:
     rows = table[order[cut[split]]]
     pixels = np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8)
     return Images(pixels.reshape(-1, 8, 8, 1), rows[:, -1], f"digits, {split},")
-
-
-def digits_sha256() -> str:
-    """Return the SHA-256 checksum of the file that `digits` reads."""
-    return checksums.sha256(digits_file())

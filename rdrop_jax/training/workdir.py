@@ -77,12 +77,12 @@ def initialize(config: ConfigDict, workdir: Path) -> None:
     """
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    check(config, workdir)
+    check_config(config, workdir)
     written = {} if is_of_0_1(workdir) else {"version": rdrop_jax.__version__}
     write_json(workdir / "config.json", config.to_dict() | written)
 
 
-def check(config: ConfigDict, workdir: Path) -> None:
+def check_config(config: ConfigDict, workdir: Path) -> None:
     """Check that the run in the workdir, if any, was started with this config.
 
     Raises:
@@ -244,7 +244,9 @@ def read(workdir: Path) -> ConfigDict:
             f"{_RESTORE}"
         )
     stored.pop("version", None)
-    return ConfigDict(config_lib.upgraded(stored)).lock()
+    config = ConfigDict(stored)
+    config_lib.upgrade(config)
+    return config.lock()
 
 
 def split_checkpoint(name: str) -> tuple[Path, str]:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from helpers import tiny_nmt
 
+from rdrop_jax.cli.predict import check_list
 from rdrop_jax.data import labels, subwords, tables, tokenizers
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
-from rdrop_jax.tasks.answers import check_list, class_answer
+from rdrop_jax.tasks.classification import class_answer
 from rdrop_jax.tasks.seq2seq import pair_sets, parallel
 from rdrop_jax.tasks.seq2seq.translator import (
     Answer,

@@ -14,7 +14,8 @@ from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.decoding.top_k import top_k
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.seq2seq import Seq2Seq, Size
+from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.models.sizes import Seq2SeqSize as Size
 
 PAD, BOS, EOS = 0, 1, 2
 VOCAB, LENGTH = 5, 5  # four tokens and EOS

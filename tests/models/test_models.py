@@ -11,7 +11,8 @@ import pytest
 from rdrop_jax import dropout
 from rdrop_jax.models import layers
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Mlp, gelu
-from rdrop_jax.models.vit import SIZES, Size, ViT
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.models.vit import SIZES, ViT
 
 TINY = Size(layers=2, width=16, heads=2, mlp_width=32)
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 1)), jnp.float32)

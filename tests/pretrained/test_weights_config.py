@@ -98,10 +98,10 @@ def test_of_a_resumed_run(tmp_path, monkeypatch):
     monkeypatch.setattr(workdir_lib, "has_checkpoint", lambda workdir: True)
     resumed = workdir_lib.resumed(config, tmp_path / "run", overrides)
     assert resumed.model.vocab_size == 77
-    workdir_lib.check(resumed, tmp_path / "run")
+    workdir_lib.check_config(resumed, tmp_path / "run")
     other = {**overrides, "model.vocab_size": "78"}
     with pytest.raises(InputError, match=r"model.vocab_size: workdir 77, now 78"):
-        workdir_lib.check(
+        workdir_lib.check_config(
             workdir_lib.resumed(
                 flags.load(f"{GLUE}:files", other), tmp_path / "run", other
             ),

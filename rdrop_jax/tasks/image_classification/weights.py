@@ -78,7 +78,7 @@ _HF_EMBEDDING = "embeddings.patch_embeddings.projection.weight"
 
 
 @dataclass(frozen=True)
-class Images:
+class Preprocessing:
     """Image preprocessing and class names of an exported model.
 
     Attributes:
@@ -96,7 +96,7 @@ class Images:
     labels: Sequence[str] = ()
 
 
-def family(module: ViT, images: Images) -> Family:
+def family(module: ViT, images: Preprocessing) -> Family:
     """Make the import and export functions for parameters of a ViT."""
     return Family(
         read=lambda path: read(path, module.norm_eps),
@@ -135,7 +135,7 @@ def read(path: Path, norm_eps: float) -> Weights:
 
 
 def save(
-    params: Params, folder: Path, format: str, *, module: ViT, images: Images
+    params: Params, folder: Path, format: str, *, module: ViT, images: Preprocessing
 ) -> None:
     """Write parameters in the format of Google's code or Hugging Face's transformers.
 
@@ -246,7 +246,7 @@ def _flat(ours: str, x: np.ndarray) -> np.ndarray:
     return x
 
 
-def _to_npz(ours: str, x: np.ndarray, module: ViT, images: Images) -> np.ndarray:
+def _to_npz(ours: str, x: np.ndarray, module: ViT, images: Preprocessing) -> np.ndarray:
     heads = (module.size.heads, module.size.width // module.size.heads)
     if ours.endswith("attention_out/kernel"):
         return x.reshape(*heads, -1)
@@ -270,7 +270,7 @@ def _from_hf(stored: weight_files.Stored, norm_eps: float, path: Path) -> Weight
     return mapping.encoder_weights(arrays, stored, norm_eps, path, notes)
 
 
-def _hf_config(module: ViT, images: Images) -> dict[str, Any]:
+def _hf_config(module: ViT, images: Preprocessing) -> dict[str, Any]:
     labels = images.labels or [f"LABEL_{i}" for i in range(module.num_classes)]
     return {
         "architectures": ["ViTForImageClassification"],
@@ -282,7 +282,7 @@ def _hf_config(module: ViT, images: Images) -> dict[str, Any]:
     } | mapping.encoder_config(module, module.num_classes, labels)
 
 
-def _hf_preprocessor(images: Images) -> dict[str, Any]:
+def _hf_preprocessor(images: Preprocessing) -> dict[str, Any]:
     return {
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,

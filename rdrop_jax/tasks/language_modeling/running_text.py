@@ -25,7 +25,7 @@ _TEXT = "text"  # column of a dataset of the Hub
 _LINE = 20  # shorter lines may be headings
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check that the files of the text exist, and return the config.
 
     Raises:

@@ -40,20 +40,30 @@ from rdrop_jax.tasks.language_modeling.generation import (
 )
 from rdrop_jax.tasks.language_modeling.token_files import Corpus, Split
 from rdrop_jax.tasks.pass_rates import pass_forwards
-from rdrop_jax.training.task import Evaluator, ExampleScores, Task
+from rdrop_jax.training.distributed import write_on_process_0
+from rdrop_jax.training.task import (
+    Evaluator,
+    ExampleScores,
+    Report,
+    StepOptions,
+    Task,
+)
 
 FOLDER = "text"
 SCORES = ("perplexity", "bits_per_character", "loss")
 _PROMPT = 16  # tokens of the prompt of the sample
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="language_model"``.
 
     Args:
       config: config of the run.
       workdir: folder with the encoded text, or only the vocabulary if the text is
         prepared; None encodes the text again.
+      resuming: False writes these files.
 
     Returns:
       The task.
@@ -62,6 +72,11 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
       InputError: a field is out of range, or the text is not that of the run.
     """
     check(config)
+    if workdir is not None and not resuming:
+        texts = config.data.name not in running_text.PREPARED
+        write_on_process_0(
+            lambda: token_files.save(load(config, None), workdir / FOLDER, texts=texts)
+        )
     corpus = load(config, workdir)
     vocabulary = corpus.vocabulary
     module = make_model(config, len(vocabulary))
@@ -75,12 +90,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     return Task(
         init=functools.partial(init_params, module),
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(make_model(changed, len(vocabulary)))
-        ),
         loss=make_loss(config, len(vocabulary), None),
-        sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
-        out_axes=out_axes(config),
         train_data=functools.cache(
             lambda: make_train_data(config, split(corpus, "train"), vocabulary.end)
         ),
@@ -100,11 +110,21 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             )
             for name in SPLITS
         },
-        size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
-        partition_rules=decoder.PARTITION_RULES,
         provenance=lambda: dict(corpus.provenance),
-        notes=lambda: notes(config, corpus),
-        samples=lambda mesh: make_samples(generator, corpus),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config,
+                lambda changed: make_forward(make_model(changed, len(vocabulary))),
+            ),
+            out_axes=out_axes(config),
+            sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
+            partition_rules=decoder.PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
+            notes=lambda: notes(config, corpus),
+            samples=lambda mesh: make_samples(generator, corpus),
+        ),
     )
 
 
@@ -125,17 +145,6 @@ def notes(config: ConfigDict, corpus: Corpus) -> tuple[str, ...]:
         for s in SPLITS[1:]
         if not data.files[s]
     )
-
-
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the token ids of a run's text to its workdir, before its first step.
-
-    For a prepared text, only the vocabulary is written.
-    """
-    check(config)
-    if not begun:
-        texts = config.data.name not in running_text.PREPARED
-        token_files.save(load(config, None), workdir / FOLDER, texts=texts)
 
 
 def load(config: ConfigDict, workdir: Path | None) -> Corpus:

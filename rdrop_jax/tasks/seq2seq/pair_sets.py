@@ -8,28 +8,26 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, hub
+from rdrop_jax.data import index as index_lib
+from rdrop_jax.data.datasets import Dataset, prepared_folder
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
-from rdrop_jax.files.roots import check_sizes, root, unprepared
+from rdrop_jax.files.roots import check_sizes, root
 from rdrop_jax.tasks.seq2seq import parallel, prepared_text
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
 
 
 @dataclass(frozen=True)
-class PairSet:
+class PairSet(Dataset[Pairs]):
     """A parallel corpus on disk.
 
     Attributes:
-      splits: functions that read a split, by name.
-      provenance: checksums, for result.json.
       check: function that raises an `InputError` if a training file is missing.
       held_out: names of the splits that are held out of the training files.
       train: checksums of the training files.
     """
 
-    splits: Mapping[str, Callable[[], Pairs]]
-    provenance: Callable[[], dict[str, str]]
     check: Callable[[], None] = lambda: None
     held_out: tuple[str, ...] = ()
     train: Callable[[], dict[str, str]] = dict
@@ -78,9 +76,9 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             for split in named
             for path in paths(split)
         },
-        check,
-        tuple(missing),
-        lambda: {str(path): checksums.sha256(path) for path in paths("train")},
+        check=check,
+        held_out=tuple(missing),
+        train=lambda: {str(path): checksums.sha256(path) for path in paths("train")},
     )
 
 
@@ -156,7 +154,7 @@ def named(
     return PairSet(
         {split: functools.partial(lambda s: splits()[s](), split) for split in SPLITS},
         lambda: {data.name: load().commit},
-        check,
+        check=check,
     )
 
 
@@ -220,10 +218,8 @@ def prepared(
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    folder = Path(root(data), data.name)
-    if not (folder / "index.json").is_file():
-        raise unprepared(data, "DOWNLOADS", page)
-    index = prepared_text.read_index(folder)
+    folder = prepared_folder(data, "DOWNLOADS", page)
+    index = index_lib.read_texts(folder)
 
     def read(split: str) -> Pairs:
         return parallel.read(parallel.find(folder / split, *endings))
@@ -247,11 +243,7 @@ def catalogued(
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    place = Path(root(data))
-    name = data.name.removeprefix(catalogue.PREFIX)
-    if not (place / name).is_dir():
-        raise unprepared(data, "", page)
-    folder = catalogue.find(place, name)
+    folder = catalogue.prepared_folder(data, page)
     missing = {*SPLITS} - {*catalogue.splits(folder)}
     if missing:
         raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")

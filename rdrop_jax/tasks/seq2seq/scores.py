@@ -74,7 +74,7 @@ def _eval_batches(
         source.lengths, target.lengths, config.data.buckets
     )
     # Evaluation does not accumulate: use as many tokens as a microbatch holds.
-    room = config.batch_size // config.accum_steps
+    room = config.batch_tokens // config.accum_steps
     multiple = config.data.rows_multiple
     room = max(room, multiple * max(map(max, lengths)))
     shapes = token_batches.make_shapes(lengths, room, multiple)

@@ -29,7 +29,7 @@ from rdrop_jax.tasks.seq2seq.token_batches import TokenBatches
 from rdrop_jax.tasks.seq2seq.translator import Translator
 from rdrop_jax.tasks.vocabulary_loss import make_loss
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.task import Predictor, Task
+from rdrop_jax.training.task import Predictor, Report, StepOptions, Task
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,7 @@ def make_task(config: ConfigDict, spec: Seq2SeqSpec) -> Task:
     return Task(
         init=functools.partial(init_params, module),
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(spec.make_model(changed))
-        ),
         loss=make_loss(config, vocab_size),
-        sharded_loss=(
-            functools.partial(make_loss, config, vocab_size) if tied else None
-        ),
-        out_axes=LinearOutput(0, None, None) if tied else 0,
         train_data=functools.cache(
             lambda: make_train_data(config, encode("train"), special)
         ),
@@ -117,13 +110,24 @@ def make_task(config: ConfigDict, spec: Seq2SeqSpec) -> Task:
             for name in (SPLITS if spec.per_example else ())
         },
         predictor=lambda mesh: spec.predictor(spec.translator, split),
-        size=lambda name: f"{len(split(name)):,} rows",
-        partition_rules=PARTITION_RULES,
         pretrained=spec.pretrained,
         provenance=lambda: found().provenance() | spec.vocabularies.provenance(),
-        signatures=spec.signatures,
-        notes=lambda: encode("train").notes,
-        samples=lambda mesh: make_samples(spec.translator, split, spec.sample),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config, lambda changed: make_forward(spec.make_model(changed))
+            ),
+            out_axes=LinearOutput(0, None, None) if tied else 0,
+            sharded_loss=(
+                functools.partial(make_loss, config, vocab_size) if tied else None
+            ),
+            partition_rules=PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(name)):,} rows",
+            notes=lambda: encode("train").notes,
+            signatures=spec.signatures,
+            samples=lambda mesh: make_samples(spec.translator, split, spec.sample),
+        ),
     )
 
 
@@ -166,6 +170,8 @@ def check(config: ConfigDict) -> None:
             "model.name": (config.model.name, tuple(SIZES)),
         }
     )
+    sizes = SIZES[config.model.name]
+    check_choices({"model.size": (config.model.size, tuple(sizes))})
     least = {
         "data.vocab_size": (data.vocab_size, 8),
         "data.max_length": (data.max_length, 2),
@@ -195,7 +201,7 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
       options: further options of `Seq2Seq`.
     """
     m = config.model
-    size = resized(m, SIZES[m.name])
+    size = resized(m, SIZES[m.name][m.size])
     check_heads(size)
     return Seq2Seq(
         vocab_size=vocab_size,
@@ -220,7 +226,7 @@ def init_params(module: Seq2Seq, key: jax.Array) -> Params:
 def make_train_data(
     config: ConfigDict, pairs: encoded.Encoded, special: Special
 ) -> TokenBatches:
-    """Make shuffled batches of about ``batch_size`` tokens."""
+    """Make shuffled batches of about ``batch_tokens`` tokens."""
     source, target = pairs.source, pairs.target
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets
@@ -229,7 +235,7 @@ def make_train_data(
     return TokenBatches(
         source,
         target,
-        token_batches.make_shapes(lengths, config.batch_size, multiple),
+        token_batches.make_shapes(lengths, config.batch_tokens, multiple),
         seed=config.seed,
         process=(jax.process_index(), jax.process_count()),
         special=special,

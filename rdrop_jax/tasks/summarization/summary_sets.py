@@ -107,7 +107,7 @@ def docstring_pairs(split_seed: int) -> dict[str, Pairs]:
     }
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check that the training data exist; hold splits without files out of training.
 
     Returns:

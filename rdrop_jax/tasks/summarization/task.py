@@ -1,6 +1,7 @@
 """Summarization: BART over byte-level subwords, with constrained beam search."""
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.fields import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import encoded, pair_sets, task
+from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.translator import (
     Answer,
@@ -24,6 +26,7 @@ from rdrop_jax.tasks.seq2seq.translator import (
 from rdrop_jax.tasks.summarization import scores as scoring
 from rdrop_jax.tasks.summarization import summary_sets, weights
 from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.distributed import write_on_process_0
 from rdrop_jax.training.task import Task
 
 SCORES = (*scoring.NAMES, "loss", "perplexity")
@@ -38,12 +41,15 @@ BART = {
 }
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="summarization"``.
 
     Args:
       config: config of the run.
       workdir: folder with the vocabulary; None loads or trains it again.
+      resuming: False writes the vocabulary.
 
     Returns:
       The task.
@@ -52,13 +58,21 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
       InputError: a field is out of range, or the vocabulary is not that of the run.
     """
     check(config)
+    commit = workdir_lib.recorded_data(workdir).get(config.data.name, "")
+    find = functools.cache(lambda: summary_sets.find(config.data, commit))
     if workdir is None:
-        return with_vocabulary(config, make_vocabulary(config))
-    return with_vocabulary(config, tokenizers.load(workdir), workdir)
+        return with_vocabulary(config, make_vocabulary(config, find), find=find)
+    if not resuming:
+        write_on_process_0(lambda: write_vocabulary(config, find, workdir))
+    return with_vocabulary(config, tokenizers.load(workdir), workdir, find=find)
 
 
 def with_vocabulary(
-    config: ConfigDict, vocabularies: Vocabularies, workdir: Path | None = None
+    config: ConfigDict,
+    vocabularies: Vocabularies,
+    workdir: Path | None = None,
+    *,
+    find: Callable[[], PairSet] | None = None,
 ) -> Task:
     """Build the task for a given vocabulary."""
     data = config.data
@@ -74,7 +88,8 @@ def with_vocabulary(
             translator=Translator(
                 config, module, vocabularies, make_settings(config, vocabularies)
             ),
-            find=lambda: summary_sets.find(data, recorded.get(data.name, "")),
+            find=find
+            or functools.partial(summary_sets.find, data, recorded.get(data.name, "")),
             encode=lambda pairs: encoded.encode(
                 pairs,
                 vocabularies,
@@ -98,14 +113,20 @@ def with_vocabulary(
     )
 
 
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the vocabulary of a run to its workdir, before its first step."""
-    check(config)
-    if not begun and config.eval.rouge_tokenizer == "auto":
-        pairs = summary_sets.find(config.data).splits["validation"]()
-        if problem := scoring.misfit(pairs.targets, "auto"):
-            raise InputError(problem)
-    tokenizers.ensure(workdir, lambda: make_vocabulary(config), begun=begun)
+def write_vocabulary(
+    config: ConfigDict, find: Callable[[], PairSet], workdir: Path
+) -> None:
+    """Write the vocabulary of a new run to its workdir.
+
+    Raises:
+      InputError: ROUGE's default tokenizer does not fit the references.
+    """
+    problem = ""
+    if config.eval.rouge_tokenizer == "auto":
+        problem = scoring.misfit(find().splits["validation"]().targets, "auto")
+    if problem:
+        raise InputError(problem)
+    tokenizers.save(make_vocabulary(config, find), workdir)
 
 
 def check(config: ConfigDict) -> None:
@@ -152,7 +173,7 @@ def make_model(config: ConfigDict, vocab_size: int) -> Seq2Seq:
     )
 
 
-def make_vocabulary(config: ConfigDict) -> Vocabularies:
+def make_vocabulary(config: ConfigDict, find: Callable[[], PairSet]) -> Vocabularies:
     """Load or train the vocabulary of a new run.
 
     In order of precedence: ``data.tokenizer``; the tokenizer next to the parameters of
@@ -178,7 +199,7 @@ def make_vocabulary(config: ConfigDict) -> Vocabularies:
                 )
             return found
         return _joint(tokenizer_files.load(folder))
-    train = summary_sets.find(data).splits["train"]()
+    train = find().splits["train"]()
     texts = [*train.source, *train.target]
     return _joint(subwords.train_bytes(texts, data.vocab_size))
 

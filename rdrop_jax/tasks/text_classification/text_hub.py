@@ -5,10 +5,11 @@ import functools
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import hub as data_hub
+from rdrop_jax.data.datasets import Dataset
 from rdrop_jax.data.labels import is_missing
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.text_classification.text_files import columns
-from rdrop_jax.tasks.text_classification.texts import Texts, TextSet, collect
+from rdrop_jax.tasks.text_classification.texts import Texts, collect
 
 
 def splits(data: ConfigDict) -> dict[str, str]:
@@ -27,7 +28,7 @@ def splits(data: ConfigDict) -> dict[str, str]:
     return chosen
 
 
-def find(data: ConfigDict, commit: str = "") -> TextSet:
+def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
     """Find the dataset that ``data.name`` names.
 
     Args:
@@ -47,7 +48,6 @@ def find(data: ConfigDict, commit: str = "") -> TextSet:
     named = columns(data)
     wanted = [c for c in (named.text, named.text_b, named.label) if c]
 
-    @functools.cache
     def read(split: str) -> Texts:
         all_columns = found().splits[names[split]].column_names
         kept = wanted if {*wanted} <= {*all_columns} else all_columns
@@ -56,8 +56,8 @@ def find(data: ConfigDict, commit: str = "") -> TextSet:
     def classes() -> tuple[str, ...]:
         return data_hub.class_names(found(), names["train"], named.label)
 
-    return TextSet(
+    return Dataset(
         {s: functools.partial(read, s) for s in names},
-        classes() if data.labels == "classes" and not data.classes else (),
         lambda: {data.name: found().commit},
+        classes() if data.labels == "classes" and not data.classes else (),
     )

@@ -9,17 +9,17 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.data import catalogue, docstrings, tables
+from rdrop_jax.data import index as index_lib
+from rdrop_jax.data.datasets import Dataset, prepared_folder
 from rdrop_jax.data.splits import hold_out
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, hub
-from rdrop_jax.files.roots import root, unprepared
 from rdrop_jax.tasks.text_classification import glue, text_files, text_hub
 from rdrop_jax.tasks.text_classification.texts import (
     LABELS,
     Columns,
     Texts,
-    TextSet,
     collect,
     encode_labels,
     find_classes,
@@ -49,7 +49,7 @@ def is_own(data: ConfigDict) -> bool:
     return data.name == "files" or hub.is_name(data.name)
 
 
-def find(data: ConfigDict, commit: str = "") -> TextSet:
+def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
     """Find the dataset that a config names.
 
     Args:
@@ -66,12 +66,11 @@ def find(data: ConfigDict, commit: str = "") -> TextSet:
     if data.name == "docstrings":
         rows = functools.cache(_summaries)
         docstrings.root(_PACKAGE)
-        return TextSet(
+        return Dataset(
             {
                 s: functools.partial(_docstrings, rows, s, data.split_seed)
                 for s in _PARTS
             },
-            (),
             lambda: {f"docstrings of {_PACKAGE}": docstrings.sha256(rows())},
         )
     if data.name == "files":
@@ -104,7 +103,7 @@ def check_labels(data: ConfigDict) -> None:
 
 
 def open_split(
-    found: TextSet,
+    found: Dataset[Texts],
     data: ConfigDict,
     name: str,
     recorded: Mapping[str, str] | None = None,
@@ -159,7 +158,7 @@ def held_out(data: ConfigDict) -> dict[str, float]:
     return {s: size for s, size in sizes.items() if size}
 
 
-def notes(found: TextSet, data: ConfigDict) -> tuple[str, ...]:
+def notes(found: Dataset[Texts], data: ConfigDict) -> tuple[str, ...]:
     """Return a note for each split that is held out of the training rows."""
     origin = data.files.train if data.name == "files" else data.name
     return tuple(
@@ -261,51 +260,47 @@ def _glue(data: ConfigDict) -> glue.GlueTask:
     return glue.TASKS[task]
 
 
-def _prepared(data: ConfigDict) -> TextSet:
+def _prepared(data: ConfigDict) -> Dataset[Texts]:
     task = _glue(data)
-    place = Path(root(data), data.name)
-    if not (place / "index.json").is_file():
-        raise unprepared(data, f"{task.folder}.zip", "glue")
-    index = glue.read_index(place)
+    place = prepared_folder(data, f"{task.folder}.zip", "glue")
+    index = index_lib.read_texts(place)
     named = Columns(text_b="text_b" if task.text_b else "")
-    return TextSet(
-        {s: _table(place / f"{s}.jsonl", named) for s in index["splits"]},
-        task.classes,
+
+    def read(split: str) -> Texts:
+        return collect(tables.read(place / f"{split}.jsonl"), named)
+
+    return Dataset(
+        {s: functools.partial(read, s) for s in index["splits"]},
         lambda: {f"{k}.jsonl": s["sha256"] for k, s in index["splits"].items()},
+        task.classes,
     )
 
 
-def _catalogue(data: ConfigDict) -> TextSet:
-    task, name = _glue(data), data.name.removeprefix(catalogue.PREFIX)
-    home = Path(root(data))
-    if not (home / name).is_dir():
-        raise unprepared(data, "", "glue")
-    place = catalogue.find(home, name)
+def _catalogue(data: ConfigDict) -> Dataset[Texts]:
+    task = _glue(data)
+    place = catalogue.prepared_folder(data, "glue")
     # MNLI has two validation splits in the catalogue; use the matched one.
     names = {
-        s: "validation_matched" if s == "validation" and name.endswith("mnli") else s
+        s: "validation_matched"
+        if s == "validation" and data.name.endswith("mnli")
+        else s
         for s in task.splits
         if not s.startswith("test")
     }
     info = place / "dataset_info.json"
-    return TextSet(
-        {
-            s: functools.cache(functools.partial(_examples, place, t, task))
-            for s, t in names.items()
-        },
-        task.classes,
+    return Dataset(
+        {s: functools.partial(_examples, place, t, task) for s, t in names.items()},
         lambda: {info.name: checksums.sha256(info)},
+        task.classes,
     )
 
 
 def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
     """Read a split of tensorflow-datasets, whose labels are class ids."""
-    import tensorflow_datasets as tfds
-
-    source = tfds.builder_from_directory(str(place)).as_data_source(split)
     names = {c: task.features.get(c, c) for c in (task.text, task.text_b) if c}
 
     def rows() -> Iterator[Row]:
+        source = catalogue.read_rows(place, split, (*names.values(), "label"))
         for number in range(len(source)):
             example = source[number]
             fields: dict[str, Any] = {
@@ -318,11 +313,7 @@ def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
     return collect(rows(), Columns(task.text, task.text_b))
 
 
-def _table(path: Path, named: Columns) -> Callable[[], Texts]:
-    return functools.cache(lambda: collect(tables.read(path), named))
-
-
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check the training data and fill in the class names.
 
     Returns:

@@ -23,18 +23,22 @@ from rdrop_jax.tasks.seq2seq.translator import (
 from rdrop_jax.tasks.translation import moses, translation_sets
 from rdrop_jax.tasks.translation import scores as scoring
 from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.distributed import write_on_process_0
 from rdrop_jax.training.task import Task
 
 Split = Callable[[str], Pairs]
 SCORES = ("bleu", "chrf", "exact_match", "loss", "perplexity")
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="translation"``.
 
     Args:
       config: config of the run.
       workdir: folder with the vocabularies; None calls `make_vocabularies`.
+      resuming: False writes the vocabularies.
 
     Returns:
       The task.
@@ -47,8 +51,14 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     recorded = workdir_lib.recorded_data(workdir)
     commit = recorded.get(config.data.name, "")
     find = functools.cache(lambda: translation_sets.find(config.data, commit))
+
+    def split(name: str) -> Pairs:
+        return find().splits[name]()
+
+    if workdir is not None and not resuming:
+        write_on_process_0(lambda: write_vocabularies(config, split, workdir))
     vocabularies = (
-        make_vocabularies(config, lambda name: find().splits[name]())
+        make_vocabularies(config, split)
         if workdir is None
         else tokenizers.load(workdir)
     )
@@ -133,21 +143,19 @@ def bleu(config: ConfigDict) -> str:
     return scoring.chosen(config.eval.bleu, config.data.target)
 
 
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the vocabularies of a run to its workdir, before its first step."""
-    check(config)
-    data = config.data
-    if not begun and config.eval.bleu == scoring.AUTO:
-        pairs = translation_sets.find(data).splits["validation"]()
-        if problem := scoring.misfit(pairs.target, config.eval.bleu, data.target):
-            raise InputError(problem)
+def write_vocabularies(config: ConfigDict, split: Split, workdir: Path) -> None:
+    """Write the vocabularies of a new run to its workdir.
 
-    def make() -> Vocabularies:
-        return make_vocabularies(
-            config, lambda n: translation_sets.find(data).splits[n]()
-        )
-
-    tokenizers.ensure(workdir, make, begun=begun)
+    Raises:
+      InputError: BLEU's default tokenizer does not fit the references.
+    """
+    bleu, target = config.eval.bleu, config.data.target
+    problem = ""
+    if bleu == scoring.AUTO:
+        problem = scoring.misfit(split("validation").target, bleu, target)
+    if problem:
+        raise InputError(problem)
+    tokenizers.save(make_vocabularies(config, split), workdir)
 
 
 def check(config: ConfigDict) -> None:

@@ -69,7 +69,7 @@ def _of_languages(data: ConfigDict) -> PairSet:
     return pair_sets.prepared(data, (data.source, data.target))
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check that the training data exist; hold splits without files out of training.
 
     Returns:

@@ -1,17 +1,46 @@
-"""Per-example scores of classifiers of images or texts."""
+"""Loss, scores per example and answers of classifiers of images or texts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
+from rdrop_jax.core.accumulate import Loss
+from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import ExampleScores
+
+
+def make_loss(config: ConfigDict) -> Loss:
+    """Make the R-Drop loss of class ids ``label`` [batch].
+
+    Rows whose ``labelled`` is 0 only enter the consistency term.
+    """
+    r = config.rdrop
+
+    def loss(
+        logits: jax.Array, batch: Batch, **objective: Any
+    ) -> tuple[jax.Array, dict[str, Mean]]:
+        return rdrop_loss(
+            logits,
+            batch["label"],
+            label_weight=batch.get("labelled"),
+            label_smoothing=r.label_smoothing,
+            smoothing=r.smoothing,
+            divergence=r.divergence,
+            stop_gradient=r.stop_gradient,
+            **objective,
+        )
+
+    return loss
 
 
 def make_example_scores(
@@ -51,3 +80,32 @@ def make_example_scores(
         }
 
     return scores
+
+
+def class_answer(
+    probabilities: Float[np.ndarray, " classes"], names: Sequence[str]
+) -> dict[str, Any]:
+    """Return the most probable class as a JSON-ready dict.
+
+    Args:
+      probabilities: probability of each class.
+      names: class names; if empty, class ids are used instead.
+
+    Returns:
+      ``label`` (the name), ``id``, ``probability`` and ``probabilities`` by name.
+
+    Example:
+      >>> class_answer(np.array([0.25, 0.75]), ("bad", "good"))["label"]
+      'good'
+    """
+    names = tuple(names) or tuple(map(str, range(len(probabilities))))
+    each = {
+        name: round(float(p), 6) for name, p in zip(names, probabilities, strict=True)
+    }
+    best = int(np.argmax(probabilities))
+    return {
+        "label": names[best],
+        "id": best,
+        "probability": each[names[best]],
+        "probabilities": each,
+    }

@@ -15,25 +15,25 @@ with gradients through :math:`p(c)` and :math:`q(c)`. Sources: Grave et al., 201
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Integer
 
-from rdrop_jax.core.kernels.clusters import Clusters, clusters_objective
-from rdrop_jax.core.kernels.partition import Split, split_over
-from rdrop_jax.core.losses import as_factor, clear, weighted
+from rdrop_jax.core.kernels.chunking import chunked, even_chunks, sizes
+from rdrop_jax.core.kernels.clusters import clusters_objective
+from rdrop_jax.core.kernels.fused import RowsFunction, fused_objective
+from rdrop_jax.core.kernels.partition import MeshSplit, split_over
+from rdrop_jax.core.label_checks import reshape_hint
+from rdrop_jax.core.losses import as_factor, clear
 from rdrop_jax.core.meshes import on_any_mesh
-from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import Denominators, metrics_of, scales
-from rdrop_jax.core.terms import position_weights, reshape_hint
+from rdrop_jax.core.metrics import Mean, Pair
+from rdrop_jax.core.objective import Denominators, fused_loss_and_metrics
+from rdrop_jax.core.terms import position_weights
 
 DIVERGENCES = ("exact", "gold_cluster")
-# Positions per chunk. On CPU, a chunk with a 10,000-token vocabulary fits in cache.
-_CHUNK_SIZE = {"cpu": 64}
-_CHUNK_SIZE_ELSEWHERE = 256
 
 
 @on_any_mesh()
@@ -77,7 +77,7 @@ def adaptive_rdrop_loss(
         then summed over devices.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, without
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`, without
       gradients.
 
     Raises:
@@ -91,29 +91,26 @@ def adaptive_rdrop_loss(
       >>> round(float(loss), 4)
       4.8534
     """
-    if chunk_size is None:
-        chunk_size = _CHUNK_SIZE.get(jax.default_backend(), _CHUNK_SIZE_ELSEWHERE)
+    chunk_size = sizes().adaptive_rows if chunk_size is None else chunk_size
     _check(hidden, kernels, labels, divergence, chunk_size)
-    positions = hidden[0].shape[1:-1]
-    dtype = jnp.promote_types(hidden[0].dtype, jnp.float32)
-    w, label_w = (
-        x.astype(dtype).reshape(-1)
-        for x in position_weights(positions, where, weight, label_weight)
-    )
-    own = (jnp.sum(label_w), jnp.sum(w))
     passes = len(hidden[0])
-    s_scale, ce_scale = scales(own, denominators, alpha, passes, objective_scale)
     rows = tuple(jnp.moveaxis(x.reshape(passes, -1, x.shape[-1]), 0, 1) for x in hidden)
-    loss, ce, s = _objective_on(
-        split_over(mesh, labels.shape[0] if labels.ndim else 1),
-        divergence,
-        chunk_size,
-        rows,
-        tuple(kernels),
-        _PerRow(labels.reshape(-1), w, label_w),
-        (jnp.asarray(ce_scale, dtype), jnp.asarray(s_scale, dtype)),
+    split = split_over(mesh, labels.shape[0] if labels.ndim else 1)
+    return fused_loss_and_metrics(
+        functools.partial(
+            _objective_on,
+            split,
+            functools.partial(_all_chunks, divergence == "exact", chunk_size),
+            (rows, tuple(kernels)),
+            labels.reshape(-1),
+        ),
+        position_weights(hidden[0].shape[1:-1], where, weight, label_weight),
+        jnp.promote_types(hidden[0].dtype, jnp.float32),
+        passes,
+        alpha,
+        objective_scale,
+        denominators,
     )
-    return loss, metrics_of(Mean(ce, own[0]), Mean(s, own[1]), passes)
 
 
 def _check(
@@ -159,152 +156,100 @@ def _check(
             )
 
 
-class _PerRow(NamedTuple):
-    labels: Any  # None in gradients
-    s: Array
-    ce: Array
-
-
 def _objective_on(
-    split: Split | None, divergence: str, chunk_size: int, *args: Any
-) -> tuple[Array, Array, Array]:
-    """Evaluate `_objective` on the rows of each device and sum over devices."""
+    split: MeshSplit | None, function: RowsFunction, *args: Any
+) -> tuple[Array, Pair]:
+    """Evaluate `fused_objective` on the rows of each device and sum over devices."""
     if split is None:
-        return _objective(*args, divergence, chunk_size)
+        return fused_objective(function, *args)
     rows, whole = PartitionSpec(split.rows), PartitionSpec()
 
     def local(*args: Any) -> Any:
-        return jax.lax.psum(_objective(*args, divergence, chunk_size), split.rows)
+        return jax.lax.psum(fused_objective(function, *args), split.rows)
 
     return jax.shard_map(
         local,
         mesh=split.mesh,
-        in_specs=(rows, whole, rows, whole),
+        in_specs=((rows, whole), rows, rows, whole),
         out_specs=whole,
         check_vma=False,
     )(*args)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _objective(
-    hidden: tuple[Array, ...],
-    kernels: tuple[Array, ...],
-    per_row: _PerRow,
-    scales: tuple[Array, Array],
-    divergence: str,
+def _all_chunks(
+    exact: bool,
     chunk_size: int,
-) -> tuple[Array, Array, Array]:
-    chunks = _chunked((hidden, per_row), chunk_size)
-
-    def values(x: Any) -> tuple[Array, Array]:
-        chunk = _chunk(x[0], kernels, x[1], scales, divergence)
-        return chunk.ce, chunk.s  # the compiler removes the unused gradient
-
-    found = jax.lax.map(values, chunks)
-    return _total(*_whole_rows(found, per_row), per_row, scales)
-
-
-def _forward(
-    hidden: tuple[Array, ...],
-    kernels: tuple[Array, ...],
-    per_row: _PerRow,
-    scales: tuple[Array, Array],
-    divergence: str,
-    chunk_size: int,
-) -> tuple[Any, Any]:
-    dtype = scales[0].dtype
+    inputs: tuple[tuple[Array, ...], tuple[Array, ...]],
+    labels: Array,
+    weights: Pair,
+    scales: Pair,
+    with_gradient: bool,
+) -> tuple[Pair, Any]:
+    """Compute both terms per position, and gradients in hidden states and kernels."""
+    hidden, kernels = inputs
+    dtype = scales.ce.dtype
 
     def body(totals: Any, x: Any) -> tuple[Any, Any]:
-        chunk = _chunk(x[0], kernels, x[1], scales, divergence)
-        d_hidden, d_kernels = _gradients(chunk, kernels, dtype)
-        return jax.tree.map(jnp.add, totals, d_kernels), (d_hidden, (chunk.ce, chunk.s))
+        hidden, labels, weights = x
+        values, cleared, gradient = _chunk(
+            hidden, kernels, labels, weights, scales, exact
+        )
+        if not with_gradient:
+            return totals, (values, None)
+        d_hidden, d_kernels = _gradients(cleared, kernels, gradient, dtype)
+        return jax.tree.map(jnp.add, totals, d_kernels), (values, d_hidden)
 
-    zeros = [jnp.zeros_like(k, dtype) for k in kernels]
-    chunks = _chunked((hidden, per_row), chunk_size)
-    totals, (d_hidden, found) = jax.lax.scan(body, tuple(zeros), chunks)
-    d_hidden = jax.tree.map(
-        lambda d, h: d.reshape(-1, *h.shape[1:])[: len(h)], d_hidden, hidden
-    )
+    def whole(x: Array) -> Array:
+        """Flatten [chunks, rows] to [positions] and remove the padding."""
+        return x.reshape(-1, *x.shape[2:])[: len(labels)]
+
+    count, size = even_chunks(len(labels), chunk_size)
+    chunks = jax.tree.map(lambda x: chunked(x, count, size), (hidden, labels, weights))
+    zeros = tuple(jnp.zeros_like(k, dtype) for k in kernels) if with_gradient else ()
+    totals, found = jax.lax.scan(body, zeros, chunks)
+    values, d_hidden = jax.tree.map(whole, found)
+    if not with_gradient:
+        return values, None
     d_kernels = jax.tree.map(lambda t, k: t.astype(k.dtype), totals, kernels)
-    ce, s = _whole_rows(found, per_row)
-    found = _total(ce, s, per_row, scales)
-    d_rows = _PerRow(None, scales[1] * s, scales[0] * ce)
-    return found, (d_hidden, d_kernels, d_rows, found[1:])
-
-
-def _backward(divergence: str, chunk_size: int, kept: Any, cotangents: Any) -> Any:
-    c = cotangents[0]
-    return jax.tree.map(lambda g: (g * c).astype(g.dtype), kept)
-
-
-_objective.defvjp(_forward, _backward)
-
-
-def _whole_rows(chunks: tuple[Array, Array], per_row: _PerRow) -> tuple[Array, Array]:
-    """Flatten [chunks, rows] to [positions] and remove the padding."""
-    ce, s = (x.reshape(-1)[: len(per_row.s)] for x in chunks)
-    return ce, s
-
-
-def _total(
-    ce: Array, s: Array, per_row: _PerRow, scales: tuple[Array, Array]
-) -> tuple[Array, Array, Array]:
-    """Return the loss and the weighted sums of cross entropy and divergence."""
-    ce, s = jnp.sum(weighted(per_row.ce, ce)), jnp.sum(weighted(per_row.s, s))
-    return weighted(scales[0], ce) + weighted(scales[1], s), ce, s
-
-
-def _chunked(tree: Any, size: int) -> Any:
-    """Reshape rows to [chunks, rows, ...]; zero padding has weight 0."""
-
-    def cut(x: Array) -> Array:
-        count = -(-len(x) // size)
-        rows = -(-len(x) // max(count, 1))
-        rest = [(0, count * rows - len(x))] + [(0, 0)] * (x.ndim - 1)
-        return jnp.pad(x, rest).reshape(count, rows, *x.shape[1:])
-
-    return jax.tree.map(cut, tree)
-
-
-class _Chunk(NamedTuple):
-    """Cross entropy and divergence of a chunk of rows, and factors of the gradients."""
-
-    ce: Array
-    s: Array
-    hidden: list[list[Array]]  # per cluster and pass; 0 for rows with weight 0
-    gradient: list[list[Array]]  # gradient in the logits
+    return values, (d_hidden, d_kernels)
 
 
 def _chunk(
     hidden: tuple[Array, ...],
     kernels: tuple[Array, ...],
-    per_row: _PerRow,
-    scales: tuple[Array, Array],
-    divergence: str,
-) -> _Chunk:
-    counts, dtype = per_row.s != 0, scales[0].dtype
+    labels: Array,
+    weights: Pair,
+    scales: Pair,
+    exact: bool,
+) -> tuple[Pair, list[list[Array]], list[list[Array]]]:
+    """Compute both terms per row, and the factors of the gradients.
+
+    Returns:
+      The terms, hidden states per cluster and pass (0 for rows with weight 0), and the
+      gradient in their logits.
+    """
     # One slice per pass: the CPU backend is fastest on 2-D arrays.
-    cleared = [[clear(counts, h[:, k]) for k in range(h.shape[1])] for h in hidden]
-    rows = Clusters(
-        [
-            [_product(h, kernel, (1, 1), dtype) for h in passes]
-            for passes, kernel in zip(cleared, kernels, strict=True)
-        ],
-        labels=per_row.labels,
-        labelled=per_row.ce != 0,
-        s=per_row.s * scales[1],
-        ce=per_row.ce * scales[0],
-    )
-    ce, s, gradient = clusters_objective(rows, exact=divergence == "exact")
-    return _Chunk(ce, s, cleared, gradient)
+    cleared = [
+        [clear(weights.kl != 0, h[:, k]) for k in range(h.shape[1])] for h in hidden
+    ]
+    logits = [
+        [_product(h, kernel, (1, 1), scales.ce.dtype) for h in passes]
+        for passes, kernel in zip(cleared, kernels, strict=True)
+    ]
+    factors = Pair(*map(jnp.multiply, weights, scales))
+    found = clusters_objective(logits, labels, weights.ce != 0, factors, exact)
+    return found[0], cleared, found[1]
 
 
 def _gradients(
-    chunk: _Chunk, kernels: tuple[Array, ...], dtype: jnp.dtype
+    hidden: list[list[Array]],
+    kernels: tuple[Array, ...],
+    gradient: list[list[Array]],
+    dtype: jnp.dtype,
 ) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """Return gradients in hidden states [rows, passes, width] and in kernels."""
     d_hidden, d_kernels = [], []
-    for kernel, hs, gs in zip(kernels, chunk.hidden, chunk.gradient, strict=True):
+    for kernel, hs, gs in zip(kernels, hidden, gradient, strict=True):
         gs = [as_factor(g, kernel) for g in gs]
         each = [_product(g, kernel, (1, 0), dtype) for g in gs]
         d_hidden.append(jnp.stack(each, axis=1).astype(hs[0].dtype))
