@@ -25,6 +25,7 @@ EXTRA_OF = {
     "sklearn": "train",
     "tensorboardX": "train",
     "tokenizers": "train",
+    "datasets": "hub",
     "huggingface_hub": "hub",
     "pyarrow": "hub",
     "tensorflow_datasets": "hub",

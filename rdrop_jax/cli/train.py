@@ -15,7 +15,7 @@ from rdrop_jax import tasks
 from rdrop_jax.cli import flags, profiler
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
-from rdrop_jax.pretrained import families
+from rdrop_jax.pretrained import families, hub
 from rdrop_jax.training import agreement, distributed, preemption
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.callbacks import Callback
@@ -31,6 +31,7 @@ def train(
     workdir: Path,
     task: "Task | None" = None,
     callbacks: Sequence[Callback] = (),
+    given: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Start or resume the training of a config in a workdir.
 
@@ -42,6 +43,8 @@ def train(
       workdir: folder of the run; created if absent.
       task: task to train; None builds the task that ``config.task`` names.
       callbacks: functions to call at logs, validations and saves.
+      given: fields that the user sets; pretrained weights specify the others of the
+        model. None if unknown.
 
     Returns:
       The content of result.json.
@@ -53,7 +56,7 @@ def train(
       TrainingError: the loss, gradient or update is not finite.
     """
     if task is None:
-        config = check(config, workdir)
+        config = check(config, workdir, given)
     elif not config.task:
         raise InputError("task: expected a name for the task, got ''")
     return _train_locked(config, workdir, task, callbacks)
@@ -100,7 +103,9 @@ def _build_and_fit(
     resuming = bool(
         distributed.from_process_0(lambda: workdir_lib.has_checkpoint(workdir))
     )
-    task = task or tasks.build(config, workdir, resuming=resuming)
+    local = config if resuming else hub.located(config, workdir)
+    agreement.check_equal("init_from", {"commit": hub.commit_of(local)})
+    task = task or tasks.build(local, workdir, resuming=resuming)
     provenance = task.provenance()
 
     agreement.check_equal("data", provenance)
@@ -110,10 +115,12 @@ def _build_and_fit(
         _logger.info("read the data in %.0f s", seconds)
     initialize = None
     if config.init_from and not resuming:
-        weights = run.open_weights(config.init_from, task)
+        weights = run.open_weights(local.init_from, task)
         initialize = run.initializer(weights, task, config.reinit)
         if distributed.is_first():
-            workdir_lib.record_init(workdir, config.init_from, weights.sha256)
+            workdir_lib.record_init(
+                workdir, config.init_from, weights.sha256, hub.commit_of(local)
+            )
     return loop.fit(
         task, resolved, workdir, initialize=initialize, stop=stop, callbacks=callbacks
     )
@@ -140,7 +147,7 @@ def check(
     config = workdir_lib.resumed(tasks.check_data(config), workdir, given)
     workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
-        families.check(config, tasks.families())
+        return families.check(config, tasks.families(), workdir, given)
     return config
 
 

@@ -26,7 +26,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "total_steps": (1000, "optimizer steps"),
     "batch_size": (64, "rows per step, over all devices; or batch_tokens instead"),
     "accum_steps": (1, "microbatches per step; divides the batch"),
-    "init_from": ("", "source of weights: workdir, WORKDIR:STEP, file or folder"),
+    "init_from": ("", "weights: workdir, WORKDIR:STEP, file, folder or hf:ORG/NAME"),
     "reinit": ("", 'parts to re-initialize, such as "head" or "head,norm"'),
     "rdrop.alpha": (1.0, "weight of the consistency term; 0: plain training"),
     "rdrop.alpha_warmup": (0, "alpha rises linearly over these steps"),

@@ -61,7 +61,7 @@ def test_every_import_is_declared_and_every_dependency_is_imported():
     found = imported("rdrop_jax", "configs")
     programs = set().union(*(EXTRAS[x] for x in ("train", "hub", "report", "prepare")))
     assert found - BASE - programs == set()
-    assert programs - found <= OF_TENSORFLOW_DATASETS | {"huggingface_hub"}
+    assert programs - found <= OF_TENSORFLOW_DATASETS
     assert EXTRAS["bench"] <= imported("benchmarks")
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, prepared, sources
+from rdrop_jax.data import hub as data_hub
 from rdrop_jax.data.datasets import Dataset, prepared_folder
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.data.splits import SPLITS, hold_out
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums
+from rdrop_jax.files import checksums, hub
 from rdrop_jax.files.roots import root
-from rdrop_jax.tasks.image_classification import folder, images, npz
+from rdrop_jax.tasks.image_classification import folder, hub_images, images, npz
 from rdrop_jax.training import workdir as workdir_lib
 
 # Datasets of rdrop_jax.prepare and their sources.
@@ -25,11 +26,12 @@ PREPARED = {
 }
 
 
-def find(data: ConfigDict) -> Dataset[ImageRows]:
+def find(data: ConfigDict, commit: str = "") -> Dataset[ImageRows]:
     """Find the dataset that a config names.
 
     Args:
       data: the config's ``data``.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       The dataset, of which only names and indices are read.
@@ -47,6 +49,8 @@ def find(data: ConfigDict) -> Dataset[ImageRows]:
         return _prepared(data)
     if data.name.startswith(catalogue.PREFIX):
         return _catalogue(data)
+    if hub.is_name(data.name):
+        return _named(data, commit)
     if data.name == "folder":
         files, classes = folder.find(_root(data), tuple(data.classes))
         return Dataset(
@@ -64,8 +68,9 @@ def find(data: ConfigDict) -> Dataset[ImageRows]:
             npz.notes(_root(data)),
         )
     raise InputError(
-        f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, or "
-        f"{catalogue.PREFIX}NAME, found {data.name!r}"
+        f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, "
+        f"{catalogue.PREFIX}NAME or {hub.PREFIX}ORG/NAME, found {data.name!r}."
+        f"{hub.hint('data.name', data.name)}"
     )
 
 
@@ -179,6 +184,22 @@ def _catalogue(data: ConfigDict) -> Dataset[ImageRows]:
         {s: functools.partial(catalogue.Examples, place, s) for s in splits},
         lambda: {"dataset_info.json": checksums.sha256(place / "dataset_info.json")},
         catalogue.classes(place),
+    )
+
+
+def _named(data: ConfigDict, commit: str) -> Dataset[ImageRows]:
+    loaded = data_hub.load(data.name, commit)
+    chosen = data_hub.choose(loaded, {})
+    if "test" in chosen and not hub_images.labelled(loaded, chosen["test"]):
+        del chosen["test"]
+    _, label = hub_images.columns(loaded, chosen["train"])
+    return Dataset(
+        {
+            split: functools.partial(hub_images.HubImages, loaded, name)
+            for split, name in chosen.items()
+        },
+        lambda: {data.name: loaded.commit},
+        data_hub.class_names(loaded, chosen["train"], label),
     )
 
 

@@ -67,8 +67,10 @@ def build(
         blank = jnp.zeros((1, size, size, channels), jnp.float32)
         return module.init(key, blank, train=False)["params"]
 
-    found = functools.cache(lambda: image_sets.find(config.data))
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
+    found = functools.cache(
+        lambda: image_sets.find(config.data, recorded().get(config.data.name, ""))
+    )
     opened: dict[str, Decoded] = {}
 
     def split(name: str) -> Decoded:

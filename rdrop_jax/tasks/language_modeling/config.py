@@ -39,7 +39,6 @@ def check(config: ConfigDict) -> None:
     """
     m, data, score = config.model, config.data, config.eval
     choices = {
-        "data.name": (data.name, running_text.NAMES),
         "data.tokens": (data.tokens, vocabularies.KINDS),
         "eval.predict": (score.predict, MODES),
         "model.activation": (m.activation, tuple(ACTIVATIONS)),
@@ -47,6 +46,7 @@ def check(config: ConfigDict) -> None:
         "model.positions": (m.positions, POSITIONS),
         "rdrop.clusters": (config.rdrop.clusters, adaptive_loss.DIVERGENCES),
     }
+    running_text.check_name(data)
     check_choices(choices)
     check_choices({"model.size": (m.size, tuple(SIZES[m.name]))})
     least = {

@@ -8,11 +8,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
+from rdrop_jax.data import hub as hub_data
 from rdrop_jax.data import index as index_lib
 from rdrop_jax.data.datasets import Dataset, prepared_folder
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums
+from rdrop_jax.files import checksums, hub
 from rdrop_jax.files.roots import check_sizes, root
 from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
@@ -84,14 +85,38 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     missing = {split: data[split] for split in SPLITS[1:] if split not in named}
 
     def read(split: str) -> Pairs:
-        place = paths("train" if split in missing else split)
-        pairs = parallel.read(place, columns, form)
-        if split != "train" and split in named:
+        return parallel.read(paths(split), columns, form)
+
+    def check() -> None:
+        for split in named:
+            paths(split)
+
+    return PairSet(
+        _with_held_out(read, missing, data.split_seed),
+        lambda: {
+            str(path): checksums.sha256(path)
+            for split in named
+            for path in paths(split)
+        },
+        check=check,
+        held_out=tuple(missing),
+        train=lambda: {str(path): checksums.sha256(path) for path in paths("train")},
+    )
+
+
+def _with_held_out(
+    read: Callable[[str], Pairs], missing: Mapping[str, float | None], split_seed: int
+) -> dict[str, Callable[[], Pairs]]:
+    """Hold missing splits out of the training pairs, and drop empty training pairs."""
+
+    def split_of(split: str) -> Pairs:
+        pairs = read("train" if split in missing else split)
+        if split != "train" and split not in missing:
             return pairs
         full = parallel.without_empty(pairs)
         kept = full
         if missing and len(full):
-            cut = parallel.hold_out(full, missing, data.split_seed)
+            cut = parallel.hold_out(full, missing, split_seed)
             lines = [
                 f"{s}: {len(cut[s])} rows held out of {full.origin}" for s in missing
             ]
@@ -104,20 +129,56 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             )
         return kept
 
+    return {split: functools.partial(split_of, split) for split in SPLITS}
+
+
+def named(
+    data: ConfigDict, languages: tuple[str, str] | None = None, commit: str = ""
+) -> PairSet:
+    """Find a dataset of the Hugging Face Hub.
+
+    Args:
+      data: the config's ``data``.
+      languages: source and target language of a column ``translation``, which is read
+        if the dataset has it.
+      commit: commit to use; "" takes the newest of the revision.
+
+    Returns:
+      The pairs; splits that the dataset lacks are held out of training.
+
+    Raises:
+      InputError: the dataset cannot be loaded, or lacks a split or column.
+    """
+    columns = (data.columns.source, data.columns.target)
+    load = functools.partial(hub_data.load, data.name, commit)
+
+    @functools.cache
+    def chosen() -> dict[str, str]:
+        return hub_data.choose(load(), dict(data.files))
+
+    def read(split: str) -> Pairs:
+        found = load()
+        there = found.splits[chosen()[split]].column_names
+        nested = languages is not None and "translation" in there
+        wanted = (languages or columns) if nested else columns
+        rows = hub_data.rows(
+            found, chosen()[split], ["translation"] if nested else there
+        )
+        if nested:
+            rows = (replace(r, fields=r.fields["translation"] or {}) for r in rows)
+        return parallel.collect(rows, wanted, f"{found.text}, {chosen()[split]}")
+
     def check() -> None:
-        for split in named:
-            paths(split)
+        chosen()
+
+    def splits() -> dict[str, Callable[[], Pairs]]:
+        missing = {s: data[s] for s in SPLITS[1:] if s not in chosen()}
+        return _with_held_out(read, missing, data.split_seed)
 
     return PairSet(
-        {split: functools.partial(read, split) for split in SPLITS},
-        lambda: {
-            str(path): checksums.sha256(path)
-            for split in named
-            for path in paths(split)
-        },
+        {split: functools.partial(lambda s: splits()[s](), split) for split in SPLITS},
+        lambda: {data.name: load().commit},
         check=check,
-        held_out=tuple(missing),
-        train=lambda: {str(path): checksums.sha256(path) for path in paths("train")},
     )
 
 
@@ -125,7 +186,8 @@ def form(data: ConfigDict) -> Form:
     """Return the text normalization of a run, for prediction without its data."""
     if data.name == "files":
         return parallel.form_of(Path(data.files.train))
-    if data.name in EMBEDDED or data.name.startswith(catalogue.PREFIX):
+    one_line = data.name in EMBEDDED or hub.is_name(data.name)
+    if one_line or data.name.startswith(catalogue.PREFIX):
         return parallel.one_line
     return parallel.stripped  # prepared corpora are lines of text
 

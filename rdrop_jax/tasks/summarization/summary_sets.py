@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.data import catalogue, docstrings
 from rdrop_jax.data.splits import hold_out_groups
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import hub
 from rdrop_jax.tasks.seq2seq import pair_sets
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
@@ -22,11 +23,12 @@ _HELD_OUT = 0.06
 _SUMMARY, _BODY = (20, 120), (80, 600)  # characters
 
 
-def find(data: ConfigDict) -> PairSet:
+def find(data: ConfigDict, commit: str = "") -> PairSet:
     """Find the dataset that a config names.
 
     Args:
       data: the config's ``data``.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       The dataset, of which only the index is read.
@@ -41,11 +43,14 @@ def find(data: ConfigDict) -> PairSet:
         return pair_sets.files(data, ("source", "target"))
     if data.name == PREPARED:
         return pair_sets.prepared(data, ENDINGS, PAGE)
+    if hub.is_name(data.name):
+        return pair_sets.named(data, None, commit)
     if data.name.startswith(catalogue.PREFIX):
         return pair_sets.catalogued(data, columns, PAGE)
     raise InputError(
         f"data.name: expected one of docstrings, files, {PREPARED}, or "
-        f"{catalogue.PREFIX}NAME, found {data.name!r}"
+        f"{catalogue.PREFIX}NAME or {hub.PREFIX}ORG/NAME, found {data.name!r}."
+        f"{hub.hint('data.name', data.name)}"
     )
 
 

@@ -53,8 +53,8 @@ def build(
     architecture = model_module(config, MODELS)
     module = architecture.make_model(config)
     forward = make_forward(module)
-    found = functools.cache(lambda: text_sets.find(data))
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
+    found = functools.cache(lambda: text_sets.find(data, recorded().get(data.name, "")))
     split = functools.cache(
         lambda name: text_sets.open_split(found(), data, name, recorded())
     )

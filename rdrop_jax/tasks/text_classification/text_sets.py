@@ -14,8 +14,8 @@ from rdrop_jax.data.datasets import Dataset, prepared_folder
 from rdrop_jax.data.splits import hold_out
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums
-from rdrop_jax.tasks.text_classification import glue, text_files
+from rdrop_jax.files import checksums, hub
+from rdrop_jax.tasks.text_classification import glue, text_files, text_hub
 from rdrop_jax.tasks.text_classification.texts import (
     LABELS,
     Columns,
@@ -35,7 +35,7 @@ def split_names(data: ConfigDict) -> tuple[str, ...]:
     """Return the names of labelled splits, without reading files."""
     if data.name == "docstrings":
         return tuple(_PARTS)
-    if data.name == "files":
+    if is_own(data):
         return tuple(s for s in _PARTS if data.files[s] or s in held_out(data))
     named = [s for s in _glue(data).splits if not s.startswith("test")]
     if data.validation:
@@ -44,11 +44,17 @@ def split_names(data: ConfigDict) -> tuple[str, ...]:
     return tuple(named)
 
 
-def find(data: ConfigDict) -> Dataset[Texts]:
+def is_own(data: ConfigDict) -> bool:
+    """Return whether ``data.files`` names the splits: files, or splits of the Hub."""
+    return data.name == "files" or hub.is_name(data.name)
+
+
+def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
     """Find the dataset that a config names.
 
     Args:
       data: the config's ``data``.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       The dataset, of which only names and indices are read.
@@ -69,6 +75,8 @@ def find(data: ConfigDict) -> Dataset[Texts]:
         )
     if data.name == "files":
         return text_files.find(data)
+    if hub.is_name(data.name):
+        return text_hub.find(data, commit)
     if data.name.startswith(catalogue.PREFIX):
         return _catalogue(data)
     return _prepared(data)
@@ -84,7 +92,7 @@ def check_labels(data: ConfigDict) -> None:
         raise InputError(
             f"data.labels: expected one of {', '.join(LABELS)}, found {data.labels!r}"
         )
-    if data.name in ("docstrings", "files"):
+    if data.name == "docstrings" or is_own(data):
         return
     task = _glue(data)
     wanted = "classes" if task.classes else "numbers"
@@ -130,7 +138,7 @@ def open_split(
             workdir_lib.check_unchanged(recorded, sums, "data.files.train")
         rows = found.splits["train"]()
         texts = rows.take(hold_out(len(rows), parts, data.split_seed)[name])
-    elif data.name == "files":
+    elif is_own(data):
         texts = found.splits[name]()
     else:
         texts = found.splits[name.replace("test", "validation")]()
@@ -144,7 +152,7 @@ def held_out(data: ConfigDict) -> dict[str, float]:
     if data.name == "docstrings":
         return {}
     sizes = {"validation": data.validation}
-    if data.name == "files":
+    if is_own(data):
         sizes["test"] = data.test
         sizes = {s: size for s, size in sizes.items() if not data.files[s]}
     return {s: size for s, size in sizes.items() if size}
@@ -174,11 +182,15 @@ def completed(config: ConfigDict) -> ConfigDict:
     Raises:
       InputError: the training data are missing.
     """
+    check_labels(config.data)
+    if hub.is_name(config.data.name) and not config.data.classes:
+        config = config.copy_and_resolve_references().unlock()
+        config.data.files.update(text_hub.splits(config.data))
+        config.lock()
     data = config.data
-    check_labels(data)
     classes = data.classes or _classes(data)
     unused = [s for s in ("validation", "test") if data.files[s] and data[s]]
-    if data.name != "files":
+    if not is_own(data):
         unused = []
     if tuple(classes) == tuple(data.classes) and not unused:
         return config
@@ -212,7 +224,9 @@ def check_training(config: ConfigDict) -> None:
 def _classes(data: ConfigDict) -> tuple[str, ...]:
     if data.labels == "numbers":
         return ()
-    if data.name in ("docstrings", "files"):
+    if hub.is_name(data.name) and (named := find(data).classes):
+        return named
+    if data.name == "docstrings" or is_own(data):
         return find_classes(find(data).splits["train"](), data.labels)
     return _glue(data).classes
 
@@ -239,8 +253,9 @@ def _glue(data: ConfigDict) -> glue.GlueTask:
         known = ["docstrings", "files", *(glue.PREFIX + task for task in glue.TASKS)]
         hint = config_lib.suggest(data.name, known)
         raise InputError(
-            f"data.name: expected one of {', '.join(known)}, or "
-            f"{catalogue.PREFIX}{glue.PREFIX}TASK, found {data.name!r}.{hint}"
+            f"data.name: expected one of {', '.join(known)}, "
+            f"{catalogue.PREFIX}{glue.PREFIX}TASK, or {hub.PREFIX}ORG/NAME, found "
+            f"{data.name!r}.{hint or hub.hint('data.name', data.name)}"
         )
     return glue.TASKS[task]
 

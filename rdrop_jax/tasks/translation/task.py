@@ -43,7 +43,9 @@ def build(
         run.
     """
     check(config)
-    find = functools.cache(lambda: translation_sets.find(config.data))
+    recorded = workdir_lib.recorded_data(workdir)
+    commit = recorded.get(config.data.name, "")
+    find = functools.cache(lambda: translation_sets.find(config.data, commit))
 
     def split(name: str) -> Pairs:
         return find().splits[name]()

@@ -6,17 +6,19 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import hub
 from rdrop_jax.tasks.seq2seq import pair_sets, prepared_text
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.translation import cldr
 
 
-def find(data: ConfigDict) -> PairSet:
+def find(data: ConfigDict, commit: str = "") -> PairSet:
     """Find the corpus that a config names.
 
     Args:
       data: the config's ``data``.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       The corpus, of which only the index is read.
@@ -30,12 +32,14 @@ def find(data: ConfigDict) -> PairSet:
         return pair_sets.files(data, (data.source, data.target))
     if data.name in prepared_text.NAMES:
         return _of_languages(data)
+    if hub.is_name(data.name):
+        return pair_sets.named(data, (data.source, data.target), commit)
     if data.name.startswith(catalogue.PREFIX):
         return pair_sets.catalogued(data, (data.source, data.target))
     raise InputError(
         "data.name: expected one of cldr_names, files, "
-        f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME, found "
-        f"{data.name!r}"
+        f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME or "
+        f"{hub.PREFIX}ORG/NAME, found {data.name!r}.{hub.hint('data.name', data.name)}"
     )
 
 

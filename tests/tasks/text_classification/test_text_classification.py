@@ -371,10 +371,13 @@ def test_weights_that_do_not_fit(exported, tmp_path):
     folder = damaged(exported, tmp_path / "larger", larger)
     with pytest.raises(InputError, match=r"encoder/tokens: expected.*\(300, 32\)"):
         train(tmp_path / "run", names, init_from=folder)
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | {"vocab_size": 300}))
     with pytest.raises(
         InputError, match=r"300 tokens of model.vocab_size, found a tok"
     ):
         train(tmp_path / "run", names, init_from=folder, model__vocab_size=300)
+    (folder / "config.json").write_text(json.dumps(stored))
     for name in (tokenizer_files.NAME, "tokenizer_config.json"):
         (folder / name).unlink()
     with pytest.raises(InputError, match=r"data.tokenizer: expected tokenizer.json"):
