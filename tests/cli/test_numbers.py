@@ -59,4 +59,4 @@ def test_timeouts_out_of_range_are_named(flag):
 def test_seeds_of_a_comparison_out_of_range_are_named(flag):
     argv = ["--config", "vit.py", "--workdir", "x", f"--{flag}={HUGE}"]
     with pytest.raises(InputError, match=f"^--{flag}: expected from 1"):
-        options.check(read_options(argv)[0])
+        options.check_options(read_options(argv)[0])
