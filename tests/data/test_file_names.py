@@ -31,8 +31,7 @@ def answering(monkeypatch):
         run=lambda params, inputs: ({"input": path} for path in inputs),
         text=None,
     )
-    task = SimpleNamespace(predictor=lambda mesh: predictor, evaluators={})
-    opened = SimpleNamespace(task=task, mesh=None, params=None)
+    opened = SimpleNamespace(predictor=lambda: predictor, params=None)
     monkeypatch.setattr(run, "open_run", lambda *args: opened)
     monkeypatch.setattr(flags, "parse_run", lambda p, argv: (p.parse_args(argv), None))
     return predictor
