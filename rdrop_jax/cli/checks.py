@@ -67,7 +67,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def check(config: ConfigDict) -> None:
+def check_values(config: ConfigDict) -> None:
     """Check all values that can be checked without data or devices.
 
     Raises:

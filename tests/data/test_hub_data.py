@@ -278,7 +278,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.tasks.{package} import {module}
 data = ConfigDict({data!r})
 found = {module}.find(data)
-found.check()
+found.check_files()
 print(json.dumps([{{s: [r().source, r().target] for s, r in found.splits.items()}},
                   found.provenance()]))
 """

@@ -23,7 +23,7 @@ from rdrop_jax.models.embeddings import POSITIONS
 from rdrop_jax.models.layers import ACTIVATIONS
 from rdrop_jax.models.outputs import AdaptiveOutput
 from rdrop_jax.tasks import vocabulary_loss
-from rdrop_jax.tasks.fields import check_choices, check_least, resized
+from rdrop_jax.tasks.field_checks import check_choices, check_least, resized
 from rdrop_jax.tasks.language_modeling import running_text, vocabularies
 from rdrop_jax.tasks.language_modeling.generation import MODES
 
@@ -31,7 +31,7 @@ ADAPTIVE = "adaptive_transformer"
 SIZES = {"transformer": decoder.SIZES, ADAPTIVE: adaptive.SIZES}
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Check the config fields specific to language models.
 
     Raises:

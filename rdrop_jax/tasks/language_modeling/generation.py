@@ -21,9 +21,13 @@ from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.decoder import Decoder
 from rdrop_jax.models.outputs import log_probs
-from rdrop_jax.tasks.language_modeling.blocks import Windows
 from rdrop_jax.tasks.language_modeling.token_files import Split
-from rdrop_jax.tasks.language_modeling.vocabularies import UNKNOWN, Tokens, Vocabulary
+from rdrop_jax.tasks.language_modeling.vocabularies import (
+    UNKNOWN,
+    LineVocabulary,
+    Tokens,
+)
+from rdrop_jax.tasks.language_modeling.windows import Windows
 from rdrop_jax.tasks.seq2seq.translator import read_lines
 from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Predictor
@@ -47,7 +51,7 @@ class TextGenerator:
         self,
         config: ConfigDict,
         module: Decoder | AdaptiveDecoder,
-        vocabulary: Vocabulary,
+        vocabulary: LineVocabulary,
     ) -> None:
         self.config, self.vocabulary = config, vocabulary
         self._longest = module.max_length
@@ -132,7 +136,7 @@ def nll_of_windows(
       nll: computes it for a batch, per window or per token.
       mesh: device mesh.
       params: parameters of the model.
-      windows: windows of text, such as `blocks.Windows`.
+      windows: windows of text, such as `windows.Windows`.
       batch_size: number of windows per batch.
 
     Returns:
@@ -166,7 +170,7 @@ class SplitLines(list[str]):
         self.ids, self.stored = ids, stored
 
 
-def split_lines(split: Split, vocabulary: Vocabulary) -> SplitLines:
+def split_lines(split: Split, vocabulary: LineVocabulary) -> SplitLines:
     """Return the lines of a split.
 
     Args:
@@ -252,7 +256,7 @@ def _continue(
 
 def _score_lines(
     config: ConfigDict,
-    vocabulary: Vocabulary,
+    vocabulary: LineVocabulary,
     score: Callable[[Rows], np.ndarray],
     lines: list[str],
     ids: list[list[int]],
@@ -268,7 +272,7 @@ def _score_lines(
 
 def _score_split(
     config: ConfigDict,
-    vocabulary: Vocabulary,
+    vocabulary: LineVocabulary,
     score: Callable[[Rows], np.ndarray],
     lines: SplitLines,
 ) -> Iterator[dict[str, Any]]:
@@ -296,7 +300,7 @@ def _score_split(
 
 
 def _scored(
-    vocabulary: Vocabulary, line: str, ids: Int[np.ndarray, " tokens"], nll: float
+    vocabulary: LineVocabulary, line: str, ids: Int[np.ndarray, " tokens"], nll: float
 ) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "text": line,

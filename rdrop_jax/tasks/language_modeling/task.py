@@ -24,9 +24,8 @@ from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.decoder import Decoder
 from rdrop_jax.models.outputs import nll
 from rdrop_jax.tasks.language_modeling import running_text, token_files
-from rdrop_jax.tasks.language_modeling.blocks import Windows
 from rdrop_jax.tasks.language_modeling.config import (
-    check,
+    check_config,
     make_loss,
     make_model,
     out_axes,
@@ -41,6 +40,7 @@ from rdrop_jax.tasks.language_modeling.generation import (
     split_lines,
 )
 from rdrop_jax.tasks.language_modeling.token_files import Corpus, Split
+from rdrop_jax.tasks.language_modeling.windows import Windows
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.training.distributed import write_on_process_0
 from rdrop_jax.training.task import (
@@ -75,7 +75,7 @@ def build(
     Raises:
       InputError: a field is out of range, or the text is not that of the run.
     """
-    check(config)
+    check_config(config)
     if workdir is not None and not resuming:
         texts = config.data.name not in running_text.PREPARED
         write_on_process_0(
@@ -258,7 +258,7 @@ def make_samples(
         ids = split(corpus, "test").ids[:_PROMPT].tolist()
         (found,) = generator.generate(params, [ids])
         texts = [corpus.vocabulary.decode(x) for x in (ids, found)]
-        begun, new = (" ".join(text.split()) for text in texts)
-        return [f"sample: {begun} ... {new}"]
+        prompt, new = (" ".join(text.split()) for text in texts)
+        return [f"sample: {prompt} ... {new}"]
 
     return samples

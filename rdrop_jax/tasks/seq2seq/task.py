@@ -18,7 +18,12 @@ from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
-from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+from rdrop_jax.tasks.field_checks import (
+    check_choices,
+    check_heads,
+    check_least,
+    resized,
+)
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
@@ -149,7 +154,7 @@ def make_forward(module: Seq2Seq) -> Forward:
     return forward
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Check the config fields shared by all sequence-to-sequence tasks.
 
     Raises:

@@ -14,7 +14,7 @@ from rdrop_jax.core.passes import Params
 from rdrop_jax.data import tables
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.decoding import batched_search
-from rdrop_jax.decoding.options import SearchOptions
+from rdrop_jax.decoding.search_options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.models.cache import Cache

@@ -10,7 +10,7 @@ from rdrop_jax.data import tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
-from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.field_checks import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import task
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.scores import TextMetrics
@@ -42,7 +42,7 @@ def build(
       InputError: a field is out of range, or the vocabularies are not those of the
         run.
     """
-    check(config)
+    check_config(config)
     recorded = workdir_lib.recorded_data(workdir)
     commit = recorded.get(config.data.name, "")
     find = functools.cache(lambda: translation_sets.find(config.data, commit))
@@ -100,7 +100,7 @@ def make_metrics(config: ConfigDict) -> TextMetrics:
             references = [text.lower() for text in references]
         if used not in ("none", "compound"):
             hypotheses, references = (
-                [shown(text) for text in side] for side in (hypotheses, references)
+                [shown(text) for text in texts] for texts in (hypotheses, references)
             )
         return scoring.scores(hypotheses, references, used)
 
@@ -130,13 +130,13 @@ def write_vocabularies(config: ConfigDict, split: Split, workdir: Path) -> None:
     tokenizers.save(make_vocabularies(config, split), workdir)
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Check the config fields specific to translation.
 
     Raises:
       InputError: a field is invalid; names the field, expected and found values.
     """
-    task.check(config)
+    task.check_config(config)
     data, score = config.data, config.eval
     choices = {
         "eval.bleu": (score.bleu, (scoring.AUTO, *scoring.TOKENIZE)),
@@ -154,7 +154,7 @@ def check(config: ConfigDict) -> None:
             "data.joint_vocabulary=False; take model.share=decoder"
         )
     if data.moses:
-        moses.check("data.moses")
+        moses.check_installed("data.moses")
 
 
 def make_model(config: ConfigDict, source_size: int, target_size: int) -> Seq2Seq:

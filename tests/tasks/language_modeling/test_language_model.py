@@ -257,7 +257,7 @@ PRESETS = ("demo", "chars", "files", "wikitext103", "wikitext103_adaptive")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets(preset):
     config = flags.load(f"{LM}:{preset}", {})
-    language_config.check(config)
+    language_config.check_config(config)
     resolved = config_lib.resolve(config, 100.0)
     vocab = {"demo": 2000, "chars": 90, "files": 10_000}.get(preset, 267_735)
     module = language_config.make_model(resolved, vocab)

@@ -15,7 +15,7 @@ from helpers.programs import run
 
 from benchmarks.memory import blank_vocabulary, compile_step
 from rdrop_jax import predict, tasks
-from rdrop_jax.cli.checks import check
+from rdrop_jax.cli.checks import check_values
 from rdrop_jax.cli.prepare import prepare
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.config import resolve
@@ -274,8 +274,8 @@ def test_empty_documents_are_dropped_from_training_and_counted(folder, tmp_path)
 @pytest.mark.parametrize("name", CONFIGS.PRESETS)
 def test_presets_have_their_shapes(name):
     c = CONFIGS.get_config(name)
-    check(c)
-    summarization.check(c)
+    check_values(c)
+    summarization.check_config(c)
     resolved = resolve(c, 1000.5)
     module = summarization.make_model(c, c.data.vocab_size)
     params = jax.eval_shape(
