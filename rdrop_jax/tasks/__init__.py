@@ -99,5 +99,19 @@ def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
         module.prepare(config, workdir, begun=begun)
 
 
+def abstract(config: ConfigDict) -> tuple["Task", dict[str, tuple[tuple[int, ...], str]]]:
+    """Build a task without its data, and describe a batch of its training data.
+
+    Args:
+      config: resolved config of the run.
+
+    Returns:
+      The task, and shape and dtype of each array of a batch.
+    """
+    module = importlib.import_module(f"{package(config.task).__name__}.abstract")
+    task, shapes = module.abstract(config)
+    return task, shapes
+
+
 def _module(config: ConfigDict) -> Any:
     return importlib.import_module(f"{package(config.task).__name__}.task")
