@@ -1,11 +1,11 @@
-# Everything from a fresh clone with Python 3.11-3.13, pip and make.
+# Everything from a fresh clone with Python 3.11 or newer, pip and make.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONFIG ?= configs/vit.py
 ARGS ?=
 
-.PHONY: train test test-all lint format parity clean
+.PHONY: train test test-all test-versions lint format docs parity clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m rdrop_jax.train --config $(CONFIG) $(ARGS)
@@ -16,6 +16,10 @@ test: $(VENV)/.dev lint
 test-all: $(VENV)/.dev lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+# Core tests on the oldest supported packages, and on every Python that is installed.
+test-versions:
+	sh .ci/test_versions
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -24,6 +28,10 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The documentation site, in docs/_build/html; warnings and broken links are errors.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
 
 # Arrays in tests/parity that other tests compare with, made again by PyTorch; and the
 # tests that need it. An environment of its own: it is large, and nothing else needs it.
@@ -51,5 +59,9 @@ $(VENV)/.dev: $(VENV)/.base requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.base requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-parity .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf docs/_build $(VENV) .venv-parity .venv-versions .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -29,7 +29,8 @@ from rdrop_jax.decoding.batched_search import BestHypotheses, Shapes, make_searc
 from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.files import lines
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.seq2seq import Seq2Seq, Size
+from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.models.sizes import Seq2SeqSize as Size
 from rdrop_jax.tasks.translation import task
 
 PAD, BOS, EOS, UNKNOWN = range(4)

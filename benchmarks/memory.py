@@ -60,7 +60,7 @@ def _texts(config: ConfigDict, classes: int) -> tuple[Any, dict[str, Any]]:
     from rdrop_jax.tasks.summarization import task as summarization
 
     data = config.data
-    rows = config.batch_size // data.max_length
+    rows = config.batch_tokens // data.max_length
     source, target = (rows, data.max_length), (rows, data.max_target_length)
     shapes = {"src": (source, "i4"), "src_where": (source, "?")}
     shapes |= {"inputs": (target, "i4"), "labels": (target, "i4")}

@@ -18,7 +18,7 @@ def first_step() -> None:
     """Print the seconds of tracing, lowering, compiling and running one step."""
     process.tune()
     from benchmarks.step import make_step  # jax starts here
-    from rdrop_jax.models.vit import Size
+    from rdrop_jax.models.sizes import Size
 
     step = make_step(Size(6, 192, 3, 768), 64, 1.0, "hash")
     begin = time.perf_counter()

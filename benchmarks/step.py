@@ -16,7 +16,8 @@ import optax
 from benchmarks.turns import import_torch, interleaved, ratio, repeated, table
 from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
 from rdrop_jax.cli import process
-from rdrop_jax.models.vit import Size, ViT
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.models.vit import ViT
 
 CLASSES, PATCH, PIXELS = 100, 4, (28, 36)  # 63 patches and the class token
 TOKENS = 1 + PIXELS[0] // PATCH * PIXELS[1] // PATCH

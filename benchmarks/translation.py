@@ -17,7 +17,8 @@ from rdrop_jax.cli import process
 from rdrop_jax.config import base_config
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.models.blocks import Rates
-from rdrop_jax.models.seq2seq import Seq2Seq, Size
+from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.models.sizes import Seq2SeqSize as Size
 from rdrop_jax.tasks.seq2seq.task import make_forward
 from rdrop_jax.tasks.vocabulary_loss import make_loss
 

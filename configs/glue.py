@@ -70,8 +70,8 @@ def glue() -> ConfigDict:
     c = base_config()
     c.task = "text_classification"
     c.model.name = "bert"  # or "roberta"
-    c.model.variant = "base"  # mini, MiniLM-L6, base, large: layers and widths
-    c.model.layers = placeholder(int)  # each of these four overrides the variant
+    c.model.size = "base"  # mini, MiniLM-L6, base, large: layers and widths
+    c.model.layers = placeholder(int)  # each of these four overrides the size
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
     c.model.mlp_width = placeholder(int)
@@ -124,7 +124,7 @@ def demo() -> ConfigDict:
     c.data.max_length = 48
     c.data.buckets = 3
 
-    c.model.variant = "mini"
+    c.model.size = "mini"
     c.model.vocab_size = 4000
     c.model.max_positions = 48
     c.model.attention_dropout = 0.0
@@ -181,7 +181,7 @@ def roberta_large(task: str) -> ConfigDict:
     c.rdrop.alpha = RECIPES[task][4]
     c.init_from = "roberta-large"
     c.model.name = "roberta"
-    c.model.variant = "large"
+    c.model.size = "large"
     c.model.vocab_size = 50265
     return c
 
@@ -211,7 +211,7 @@ PRESETS = {
 SCRATCH = {
     "files": {
         "total_steps": "12 epochs",
-        "model.variant": "mini",
+        "model.size": "mini",
         "optimizer.lr": 1e-3,
         "optimizer.end_lr": 0.0,
     }

@@ -30,8 +30,9 @@ def lm() -> ConfigDict:
     c.rdrop.alpha = 1.0
     c.rdrop.clusters = "exact"  # of an adaptive softmax; or gold_cluster, as published
 
-    c.model.name = "transformer_lm_gpt"  # mini; transformer_lm_wiki103, adaptive_mini
-    c.model.layers = placeholder(int)  # each of these four overrides the name
+    c.model.name = "transformer"  # or adaptive_transformer
+    c.model.size = "gpt"  # or mini; adaptive_transformer: wiki103, mini
+    c.model.layers = placeholder(int)  # each of these four overrides the size
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
     c.model.mlp_width = placeholder(int)
@@ -75,7 +76,7 @@ def small() -> ConfigDict:
     """Return settings of a model that trains in minutes on two cores."""
     c = lm()
     c.batch_size = 16
-    c.model.name = "mini"
+    c.model.size = "mini"
     c.data.block_size = 64
     c.optimizer.lr = 3e-3
     c.optimizer.schedule = "cosine"
@@ -170,7 +171,8 @@ def wikitext103_adaptive() -> ConfigDict:
     c.batch_size = 24
     c.accum_steps = 3
 
-    c.model.name = "transformer_lm_wiki103"
+    c.model.name = "adaptive_transformer"
+    c.model.size = "wiki103"
     c.model.activation = "relu"
     c.model.dropout = 0.3
     c.model.activation_dropout = 0.1

@@ -22,12 +22,14 @@ def nmt() -> ConfigDict:
     """Return shared settings: the paper's model and decoding."""
     c = base_config()
     c.task = "translation"
-    c.batch_size = 4096  # tokens: rows x max(source, target length), over all devices
+    del c.batch_size
+    c.batch_tokens = 4096  # rows x max(source, target length), over all devices
     c.rdrop.alpha = 5.0
     c.rdrop.label_smoothing = 0.1
 
-    c.model.name = "transformer_iwslt_de_en"  # or transformer_vaswani_wmt_en_de_big
-    c.model.encoder_layers = placeholder(int)  # each of these five overrides the name
+    c.model.name = "transformer"
+    c.model.size = "iwslt_de_en"  # or vaswani_wmt_en_de_big, as fairseq names them
+    c.model.encoder_layers = placeholder(int)  # each of these five overrides the size
     c.model.decoder_layers = placeholder(int)
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
@@ -78,7 +80,7 @@ def demo() -> ConfigDict:
     """Translate names from English to German, in minutes on two cores. A toy."""
     c = nmt()
     c.total_steps = "30 epochs"
-    c.batch_size = 1024
+    c.batch_tokens = 1024
     c.rdrop.alpha = 1.0
 
     c.data.name = "cldr_names"
@@ -118,7 +120,7 @@ def files() -> ConfigDict:
     """
     c = nmt()
     c.total_steps = "40 epochs"
-    c.batch_size = 2048
+    c.batch_tokens = 2048
     c.rdrop.alpha = 1.0
     c.data.name = "files"
     c.data.files.train = "train"
@@ -159,7 +161,7 @@ def iwslt(name: str, source: str, target: str) -> ConfigDict:
     """
     c = nmt()
     c.total_steps = 300_000
-    c.batch_size = 4096
+    c.batch_tokens = 4096
     c.data.name = name
     c.data.source = source
     c.data.target = target
@@ -288,7 +290,7 @@ def wmt(name: str, target: str) -> ConfigDict:
     """
     c = nmt()
     c.total_steps = 300_000
-    c.batch_size = 4096 * 16 * 8
+    c.batch_tokens = 4096 * 16 * 8
     c.accum_steps = 16
     c.data.name = name
     c.data.source = "en"
@@ -297,7 +299,7 @@ def wmt(name: str, target: str) -> ConfigDict:
     c.data.vocab_size = 32_000
     c.data.max_length = 512
 
-    c.model.name = "transformer_vaswani_wmt_en_de_big"
+    c.model.size = "vaswani_wmt_en_de_big"
     c.model.dtype = "bfloat16"
     c.model.dropout = 0.1
     c.model.attention_dropout = 0.1

@@ -21,12 +21,14 @@ def summarization() -> ConfigDict:
     """Return shared settings: BART, and the paper's objective and decoding."""
     c = base_config()
     c.task = "summarization"
-    c.batch_size = 65_536  # tokens: rows x max(source, target length), on all devices
+    del c.batch_size
+    c.batch_tokens = 65_536  # rows x max(source, target length), over all devices
     c.rdrop.alpha = 0.7
     c.rdrop.label_smoothing = 0.1
 
-    c.model.name = "bart.large"  # or bart.base
-    c.model.encoder_layers = placeholder(int)  # each of these five overrides the name
+    c.model.name = "bart"
+    c.model.size = "large"  # or base
+    c.model.encoder_layers = placeholder(int)  # each of these five overrides the size
     c.model.decoder_layers = placeholder(int)
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
@@ -79,7 +81,7 @@ def demo() -> ConfigDict:
     """
     c = summarization()
     c.total_steps = "8 epochs"
-    c.batch_size = 2048
+    c.batch_tokens = 2048
 
     c.data.name = "docstrings"
     c.data.vocab_size = 2000
@@ -120,7 +122,7 @@ def files() -> ConfigDict:
     """
     c = summarization()
     c.total_steps = "5 epochs"
-    c.batch_size = 8192
+    c.batch_tokens = 8192
     c.init_from = "bart-base"
     c.data.name = "files"
     c.data.files.train = "train.jsonl"
@@ -128,7 +130,7 @@ def files() -> ConfigDict:
     c.data.files.test = "test.jsonl"
     c.data.rows_multiple = 1
 
-    c.model.name = "bart.base"
+    c.model.size = "base"
     c.optimizer.lr = 3e-5
     c.optimizer.schedule = "polynomial"
     c.optimizer.warmup = "5%"
@@ -196,7 +198,7 @@ def scitldr() -> ConfigDict:
     c.data.max_length = 512
     c.data.max_target_length = 128
 
-    c.model.name = "bart.large"
+    c.model.size = "large"
     c.model.dtype = "bfloat16"
     c.model.remat = True
     c.eval.max_length = 60

@@ -23,8 +23,8 @@ def vit() -> ConfigDict:
     c = base_config()
     c.task = "image_classification"
     c.model.name = "vit"
-    c.model.variant = "B"  # mini, Ti, S, B, L: layers, width, heads, mlp width
-    c.model.layers = placeholder(int)  # each of these four overrides the variant
+    c.model.size = "B"  # mini, Ti, S, B, L: layers, width, heads, mlp width
+    c.model.layers = placeholder(int)  # each of these four overrides the size
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
     c.model.mlp_width = placeholder(int)
@@ -83,7 +83,7 @@ def demo() -> ConfigDict:
     c.data.num_classes = 10
     c.data.shift = 0.5
 
-    c.model.variant = "mini"
+    c.model.size = "mini"
     c.model.patch_size = 2
 
     c.optimizer.name = "adam"
@@ -167,7 +167,7 @@ def cifar100_l16() -> ConfigDict:
     """
     c = cifar100()
     c.init_from = "ViT-L_16.npz"
-    c.model.variant = "L"
+    c.model.size = "L"
     return c
 
 
@@ -204,7 +204,7 @@ def imagenet_l16() -> ConfigDict:
     """
     c = imagenet()
     c.init_from = "ViT-L_16.npz"
-    c.model.variant = "L"
+    c.model.size = "L"
     return c
 
 
@@ -296,7 +296,7 @@ PRESETS = {
 SCRATCH = {
     "folder": {
         "total_steps": "100 epochs",
-        "model.variant": "Ti",
+        "model.size": "Ti",
         "optimizer.name": "adam",
         "optimizer.lr": 1e-3,
         "optimizer.weight_decay": 5e-2,

@@ -1,7 +1,8 @@
-"""R-Drop for a Flax NNX module. Run: python examples/nnx.py
+"""R-Drop for a Flax NNX module, with `nnx_forward`. Run: python examples/nnx.py
 
-The module takes its rngs at call time. A module that stores them would draw the same
-mask in both passes.
+Dropout may store its random stream, as here, or the module may take ``rngs`` at each
+call: every pass has its own masks either way. To keep `nnx.Optimizer` and your own
+loop, see nnx_optimizer.py.
 """
 
 import jax
@@ -19,12 +20,11 @@ class Mlp(nnx.Module):
 
     def __init__(self, *, rngs: nnx.Rngs) -> None:
         self.hidden = nnx.Linear(64, 128, rngs=rngs)
-        self.dropout = nnx.Dropout(0.3)
+        self.dropout = nnx.Dropout(0.3, rngs=rngs)
         self.out = nnx.Linear(128, 10, rngs=rngs)
 
-    def __call__(self, x: jax.Array, *, rngs: nnx.Rngs | None = None) -> jax.Array:
-        h = nnx.relu(self.hidden(x))
-        return self.out(self.dropout(h, rngs=rngs))
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.out(self.dropout(nnx.relu(self.hidden(x))))
 
 
 def loss(logits, batch, **objective):
@@ -35,14 +35,17 @@ def main(steps: int = 300) -> float:
     """Train the model; return the test accuracy."""
     images, labels = load_digits(return_X_y=True)
     images = np.asarray(images / 16, np.float32)
-    forward, params = nnx_forward(Mlp(rngs=nnx.Rngs(0)), "x")
+    model = Mlp(rngs=nnx.Rngs(0))
+    forward, params = nnx_forward(model, "x")
     tx = optax.adam(1e-3)
     step = jax.jit(make_train_step(forward, tx, loss, alpha=1.0), donate_argnums=0)
     state = init_state(params, tx, jax.random.key(1))
     for t in range(steps):
         rows = np.random.default_rng(t).integers(0, 1400, 64)
         state, metrics = step(state, {"x": images[rows], "y": labels[rows]})
-    logits = forward(state.params, {"x": images[1400:]}, None)
+    nnx.update(model, state.params)
+    model.eval()
+    logits = model(jnp.asarray(images[1400:]))
     accuracy = float(jnp.mean(jnp.argmax(logits, -1) == labels[1400:]))
     print(f"kl {metrics['kl'].compute():.4f}  test accuracy {accuracy:.3f}")
     return accuracy

@@ -8,20 +8,18 @@ import importlib
 
 _HOME = {
     "core.adapters": ("linen_forward", "nnx_forward"),
-    "core.kernels.adaptive": ("adaptive_rdrop_loss",),
-    "core.divergences": (
-        "bernoulli_symmetric_kl",
-        "js_divergence",
-        "kl_divergence",
-        "squared_difference",
-        "symmetric_kl",
-    ),
+    "core.kernels.adaptive_softmax": ("adaptive_rdrop_loss",),
     "core.dropout": ("dropout", "dropout_mask", "layer_drop"),
     "core.large_vocab": ("LinearOutput", "large_vocab_rdrop_loss"),
     "core.losses": (
         "bernoulli_cross_entropy",
+        "bernoulli_symmetric_kl",
+        "js_divergence",
+        "kl_divergence",
         "softmax_cross_entropy",
+        "squared_difference",
         "squared_error",
+        "symmetric_kl",
     ),
     "core.metrics": ("Mean",),
     "core.passes": ("check_stochastic", "forward_passes"),

@@ -2,20 +2,22 @@
 
 from rdrop_jax.core.adapters import linen_forward as linen_forward
 from rdrop_jax.core.adapters import nnx_forward as nnx_forward
-from rdrop_jax.core.divergences import bernoulli_symmetric_kl as bernoulli_symmetric_kl
-from rdrop_jax.core.divergences import js_divergence as js_divergence
-from rdrop_jax.core.divergences import kl_divergence as kl_divergence
-from rdrop_jax.core.divergences import squared_difference as squared_difference
-from rdrop_jax.core.divergences import symmetric_kl as symmetric_kl
 from rdrop_jax.core.dropout import dropout as dropout
 from rdrop_jax.core.dropout import dropout_mask as dropout_mask
 from rdrop_jax.core.dropout import layer_drop as layer_drop
-from rdrop_jax.core.kernels.adaptive import adaptive_rdrop_loss as adaptive_rdrop_loss
+from rdrop_jax.core.kernels.adaptive_softmax import (
+    adaptive_rdrop_loss as adaptive_rdrop_loss,
+)
 from rdrop_jax.core.large_vocab import LinearOutput as LinearOutput
 from rdrop_jax.core.large_vocab import large_vocab_rdrop_loss as large_vocab_rdrop_loss
 from rdrop_jax.core.losses import bernoulli_cross_entropy as bernoulli_cross_entropy
+from rdrop_jax.core.losses import bernoulli_symmetric_kl as bernoulli_symmetric_kl
+from rdrop_jax.core.losses import js_divergence as js_divergence
+from rdrop_jax.core.losses import kl_divergence as kl_divergence
 from rdrop_jax.core.losses import softmax_cross_entropy as softmax_cross_entropy
+from rdrop_jax.core.losses import squared_difference as squared_difference
 from rdrop_jax.core.losses import squared_error as squared_error
+from rdrop_jax.core.losses import symmetric_kl as symmetric_kl
 from rdrop_jax.core.metrics import Mean as Mean
 from rdrop_jax.core.objective import rdrop_loss as rdrop_loss
 from rdrop_jax.core.objective import rdrop_multilabel_loss as rdrop_multilabel_loss

@@ -1,7 +1,10 @@
 """python -m rdrop_jax.prepare cifar100 --data_dir DATA"""
 
-from rdrop_jax.cli import flags
-from rdrop_jax.cli.prepare import main as main
+from rdrop_jax import extras
+
+with extras.explained(__name__, "train"):
+    from rdrop_jax.cli import process
+    from rdrop_jax.cli.prepare import main as main
 
 if __name__ == "__main__":
-    flags.run(main)
+    process.run(main)

@@ -1,22 +1,19 @@
 """Versions and devices, for results and logs. Imports jax inside functions only."""
 
 import platform
-from collections.abc import Sequence
-from importlib import metadata
 
 import rdrop_jax
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+# Packages used for computation.
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
-    """Return the versions of Python, rdrop_jax and installed packages.
+def versions() -> dict[str, str]:
+    """Return the versions of Python, rdrop_jax and the packages of the table."""
+    from importlib import metadata  # slow to import
 
-    Args:
-      packages: names of distributions.
-    """
     own = {"python": platform.python_version(), "rdrop_jax": rdrop_jax.__version__}
-    return own | {name: metadata.version(name) for name in packages}
+    return own | {name: metadata.version(name) for name in PACKAGES}
 
 
 def devices() -> str:

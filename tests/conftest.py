@@ -1,15 +1,13 @@
 """Strict JAX for every test: 8 simulated CPU devices, no rank promotion."""
 
+import importlib.util
 import os
 from pathlib import Path
 
 import jax
+import jax.experimental
 import jaxtyping
 import pytest
-from helpers.programs import run, train_argv
-from helpers.tiny import train
-
-from rdrop_jax.cli import process
 
 ROOT = Path(__file__).parent.parent
 
@@ -35,12 +33,32 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Names of newer jax that tests use.
+if not hasattr(jax, "P"):
+    jax.P = jax.sharding.PartitionSpec
+if not hasattr(jax, "enable_x64"):
+    jax.enable_x64 = jax.experimental.enable_x64
+if not hasattr(jax, "set_mesh"):
+    jax.set_mesh = jax.sharding.use_mesh
+
 
 @pytest.fixture(scope="session", autouse=True)
 def console_messages():
-    """Prints messages as the programs do."""
+    """Prints messages as the programs do, if what they need is installed."""
+    if importlib.util.find_spec("ml_collections") is None:
+        yield
+        return
+    from rdrop_jax.cli import process  # after jaxtyping's import hook
+
     with process.console_messages():
         yield
+
+
+@pytest.fixture
+def checked_shard_map():
+    """Skips a test where jax is too old for loops in a shard_map with check_vma."""
+    if jax.__version_info__ < (0, 7):
+        pytest.skip("before jax 0.7, shard_map needs check_vma=False")
 
 
 @pytest.fixture
@@ -54,6 +72,8 @@ def no_shape_types():
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """Workdir and output of a finished run of tests/helpers/programs.py."""
+    from helpers.programs import run, train_argv
+
     workdir = tmp_path_factory.mktemp("run")
     code, out, err = run("train", *train_argv(workdir))
     assert code == 0, err
@@ -63,5 +83,7 @@ def trained(tmp_path_factory):
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """Workdir and result of a finished run of tests/helpers/tiny.py."""
+    from helpers.tiny import train  # needs what the extra train brings
+
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, train(workdir)

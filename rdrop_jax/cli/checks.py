@@ -1,11 +1,11 @@
 """Config checks that require neither jax nor data."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.config import RENAMED, flatten
+from rdrop_jax.config import batch_field, flatten
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths, roots
 
@@ -27,7 +27,6 @@ _AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for what is left")
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _SEED,
     "data.split_seed": _SEED,
-    "batch_size": _POSITIVE,
     "accum_steps": _POSITIVE,
     "rdrop.alpha": _NOT_NEGATIVE,
     "rdrop.num_passes": (lambda v: v is None or v >= 1, "none, or at least 1"),
@@ -76,7 +75,8 @@ def check(config: ConfigDict) -> None:
     """
     paths.check_config(config)
     flat = flatten(config)
-    for name, (accepts, expected) in CHECKS.items():
+    batch = batch_field(config)
+    for name, (accepts, expected) in {**CHECKS, batch: _POSITIVE}.items():
         if not accepts(flat[name]):
             raise InputError(f"{name}: expected {expected}, found {flat[name]!r}")
     for name, value in flat.items():
@@ -85,9 +85,9 @@ def check(config: ConfigDict) -> None:
             raise InputError(
                 f"{name}: expected an integer from {-limit} to {limit}, found {value}"
             )
-    if config.batch_size % config.accum_steps:
+    if config[batch] % config.accum_steps:
         raise InputError(
-            f"accum_steps: expected a divisor of batch_size={config.batch_size}, found "
+            f"accum_steps: expected a divisor of {batch}={config[batch]}, found "
             f"{config.accum_steps}"
         )
     if config.reinit and not config.init_from:
@@ -129,24 +129,22 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
         )
 
 
-def check_sizes(config: ConfigDict, overrides: Mapping[str, str]) -> None:
-    """Reject an explicit held-out size together with a file, for text classification.
+def check_sizes(config: ConfigDict, given: Collection[str]) -> None:
+    """Reject an explicit held-out size together with a file.
 
-    A file takes precedence over a preset's size. Presets of other tasks set no size.
+    A file takes precedence over a size that only the preset sets.
 
     Args:
       config: config with the overrides applied.
-      overrides: field name to text.
+      given: fields that the command line sets.
 
     Raises:
       InputError: both fields are set; the message names them.
     """
-    if config.task != "text_classification" or config.data.name != "files":
+    if config.data.name != "files" or "files" not in config.data:
         return
-    old = {new: name for name, new in RENAMED[config.task].items()}
-    given = config.copy_and_resolve_references().unlock()
+    data = config.data.copy_and_resolve_references().unlock()
     for split in ("validation", "test"):
-        field = f"data.{split}"
-        if not {field, old.get(field)} & overrides.keys():
-            given.data[split] = 0.0
-    roots.check_sizes(given.data)
+        if f"data.{split}" not in given:
+            data[split] = 0.0
+    roots.check_sizes(data)

@@ -5,6 +5,7 @@ that need not be there. Reads no data and no weights, and runs nothing.
 """
 
 import json
+import math
 import re
 import time
 from collections import Counter
@@ -39,7 +40,7 @@ class Report:
       state: bytes of the train state and the batch.
       temporary: bytes of activations, gradients and other intermediate arrays.
       unaliased: bytes of outputs that do not reuse the state's memory.
-      memory: bytes of the device.
+      memory: bytes of the device; None if unknown.
       flops: floating-point operations; None if the compiler does not count them.
       bytes: bytes read and written; None if the compiler does not count them.
       collectives: number of each collective operation in the program.
@@ -52,7 +53,7 @@ class Report:
     state: int
     temporary: int
     unaliased: int
-    memory: int
+    memory: int | None
     flops: float | None
     bytes: float | None
     collectives: dict[str, int]
@@ -61,11 +62,13 @@ class Report:
 
     @property
     def needed(self) -> int:
+        """Bytes of a step on one device."""
         return self.state + self.temporary + self.unaliased
 
     @property
     def fits(self) -> bool:
-        return self.needed <= self.memory
+        """True if the step fits, or if the memory of the device is unknown."""
+        return self.memory is None or self.needed <= self.memory
 
 
 def compile_step(config: ConfigDict, target: targets.Target) -> tuple[Any, Report]:
@@ -110,13 +113,14 @@ def make_report(
     found = compiled.memory_analysis()
     costs = compiled.cost_analysis() or {}
     flops, moved = costs.get("flops"), costs.get("bytes accessed")
-    least = [x / y for x, y in ((flops, chip.flops), (moved, chip.bandwidth)) if x]
+    rates = ((flops, chip.flops), (moved, chip.bandwidth))
+    least = [x / rate for x, rate in rates if x and math.isfinite(rate)]
     return Report(
         parameters=parameters,
         state=found.argument_size_in_bytes,
         temporary=found.temp_size_in_bytes,
         unaliased=found.output_size_in_bytes - found.alias_size_in_bytes,
-        memory=int(chip.memory),
+        memory=int(chip.memory) if math.isfinite(chip.memory) else None,
         flops=flops,
         bytes=moved,
         collectives=count_collectives(compiled.as_text()),
@@ -167,12 +171,12 @@ def fit(
         accum *= 2
     for change in tried:
         _, report = compile_step(flags.load(spec, overrides | change), target)
-        print(f"{_as_flags(change) or 'no change'}: {_gib(report.needed)}", flush=True)
+        print(f"{_as_flags(change) or 'no change'}: {_size(report.needed)}", flush=True)
         if report.fits:
             return change, report
     raise InputError(
-        f"--fit: expected at most {_gib(report.memory)} per device, found "
-        f"{_gib(report.needed)} with {_as_flags(tried[-1])}. Use more devices with "
+        f"--fit: expected at most {_size(report.memory or 0)} per device, got "
+        f"{_size(report.needed)} with {_as_flags(tried[-1])}. Use more devices with "
         "--config.mesh.fsdp, or a smaller model."
     )
 
@@ -181,7 +185,9 @@ def _as_flags(change: dict[str, str]) -> str:
     return " ".join(f"--config.{name}={value}" for name, value in change.items())
 
 
-def _gib(count: float) -> str:
+def _size(count: int) -> str:
+    if count < 2**30:
+        return f"{count / 2**20:.1f} MiB"
     return f"{count / 2**30:.2f} GiB"
 
 
@@ -189,10 +195,12 @@ def table(report: Report) -> str:
     """Format the costs of a step as a Markdown table."""
     rows = {
         "parameters": f"{report.parameters:,}",
-        "state and batch": _gib(report.state),
-        "temporary": _gib(report.temporary),
-        "outputs in addition to the state": _gib(report.unaliased),
-        "memory of the device": _gib(report.memory),
+        "state and batch": _size(report.state),
+        "temporary": _size(report.temporary),
+        "outputs in addition to the state": _size(report.unaliased),
+        "memory of the device": (
+            "unknown" if report.memory is None else _size(report.memory)
+        ),
         "fits": "yes" if report.fits else "no",
         "operations": "not counted" if report.flops is None else f"{report.flops:.3g}",
         "bytes moved": "not counted" if report.bytes is None else f"{report.bytes:.3g}",

@@ -1,8 +1,8 @@
 """python -m rdrop_jax.evaluate --workdir runs/vit [--split test]"""
 
 import json
+import logging
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from rdrop_jax.cli import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.training import distributed
 from rdrop_jax.training import workdir as workdir_lib
+
+_logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -42,9 +44,7 @@ def evaluate(
     if split is None:
         split = "test" if "test" in run.task.evaluators else "validation"
         if split != "test":
-            print(
-                "--split: the run has no test data: scoring validation", file=sys.stderr
-            )
+            _logger.warning("--split: the run has no test data: scoring validation")
     if split not in run.task.evaluators:
         known = ", ".join(run.task.evaluators)
         raise InputError(f"--split: expected one of {known}, found {split!r}")

@@ -36,7 +36,7 @@ def export(
       InputError: no such run or checkpoint, a format that the run's task does not
         support, or an output that cannot be written.
     """
-    check(workdir, output)
+    check_output(workdir, output)
     from rdrop_jax.cli.run import open_run  # jax starts here
 
     run = open_run(workdir, checkpoint)
@@ -51,7 +51,7 @@ def export(
     return run.step
 
 
-def check(workdir: Path, output: Path) -> None:
+def check_output(workdir: Path, output: Path) -> None:
     """Check workdir and output before jax starts.
 
     Raises:

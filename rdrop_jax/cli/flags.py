@@ -3,26 +3,23 @@
 import argparse
 import ast
 import difflib
+import functools
 import importlib.util
 import logging
-import os
-import sys
-import threading
-import warnings
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.cli import checks, process
-from rdrop_jax.errors import InputError, Stopped, TrainingError
-from rdrop_jax.files import disk, paths
+from rdrop_jax.cli import checks
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import paths
 from rdrop_jax.training import workdir as workdir_lib
 
-_SMALLER = "Lower batch_size, eval.batch_size or the size of the model."
-_EXIT_WITHIN = 10.0  # seconds for the threads of a program that failed
+_logger = logging.getLogger(__name__)
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,68 +37,6 @@ def path(text: str) -> Path:
     if problem := paths.problem(text):
         raise argparse.ArgumentTypeError(problem)
     return Path(text)
-
-
-def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
-    """Run a program's main; print expected errors without a traceback, and exit."""
-    process.tune()
-    # orbax logs the traceback of an exception before raising it.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    sys.unraisablehook = _unraisable
-    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    # Unreadable images raise an error that names the file.
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    # An unusable compilation cache only costs a compilation.
-    warnings.filterwarnings("ignore", "Error .* persistent compilation cache entry")
-    code = 0
-    try:
-        process.check_streams()
-        process.check_address_space()
-        with process.console_messages():
-            main(sys.argv[1:])
-        if not sys.stdout.closed:
-            sys.stdout.flush()
-    except Stopped as stopped:
-        print(stopped, flush=True)
-    except InputError as error:
-        code = _fail(f"error: {error}", 2)
-    except TrainingError as error:
-        code = _fail(f"error: {error}", 1)
-    except MemoryError as error:
-        code = _fail(f"error: not enough memory. {_SMALLER} {error}".rstrip(), 1)
-    except KeyboardInterrupt:
-        code = _fail("\ninterrupted. Start again to resume", 130)
-    except BrokenPipeError:  # the reader of standard output has exited
-        process.drop_output()
-        code = 1
-    except OSError as error:
-        if error.filename is not None or error.errno not in disk.FULL_CODES:
-            raise
-        # `disk.explained` converts the errors of all other files.
-        process.drop_output()
-        code = _fail(
-            f"error: standard output: cannot write ({error.strerror}). Free some space "
-            "or redirect it, and start again",
-            2,
-        )
-    raise SystemExit(code)
-
-
-def _fail(message: str, code: int) -> int:
-    """Print an error; force an exit if threads of a failed save do not finish soon."""
-    print(message, file=sys.stderr, flush=True)
-    timer = threading.Timer(_EXIT_WITHIN, os._exit, [code])
-    timer.daemon = True
-    timer.start()
-    return code
-
-
-def _unraisable(found: "sys.UnraisableHookArgs") -> None:
-    """Suppress messages of tensorstore's threads after a failed save."""
-    if str(found.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(found)
 
 
 def parse(
@@ -214,13 +149,29 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     if not hasattr(module, "get_config"):
         raise InputError(f"--config: {path} has no function get_config(preset)")
     config = module.get_config(preset) if preset else module.get_config()
-    scratch = getattr(module, "SCRATCH", {}).get(preset, {})
-    if scratch and not overrides.get("init_from", config.init_from):
+    _warn(f"--config {path}: ", config_lib.upgrade(config))
+    scratch, notes = config_lib.renamed(
+        config.task, getattr(module, "SCRATCH", {}).get(preset, {})
+    )
+    _warn(f"--config {path}: SCRATCH: ", notes)
+    given, notes = config_lib.renamed(config.task, overrides)
+    _warn("--config.", notes)
+    if scratch and not given.get("init_from", config.init_from):
         config.update_from_flattened_dict(scratch)
-    override(config, overrides)
-    checks.check_sizes(config, overrides)
+    override(config, given)
+    checks.check_sizes(config, given)
     checks.check(config)
     return config
+
+
+def _warn(prefix: str, notes: Iterable[str]) -> None:
+    for note in notes:
+        _warn_once(prefix + note)
+
+
+@functools.cache  # a comparison loads its config many times
+def _warn_once(message: str) -> None:
+    _logger.warning("%s", message)
 
 
 def find_file(path: str) -> Path:
@@ -251,14 +202,7 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
         for parts in (name.split(".") for name in known)
         for i in range(1, len(parts))
     }
-    renamed = config_lib.RENAMED.get(config.get("task", ""), {})
     for name, text in overrides.items():
-        if name in renamed and name not in known:
-            print(
-                f"--config.{name}: deprecated, use --config.{renamed[name]}",
-                file=sys.stderr,
-            )
-            name = renamed[name]
         if name in groups:
             inside = [k for k in known if k.startswith(name + ".")]
             raise InputError(
@@ -269,17 +213,10 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
             raise InputError(
                 f"--config.{name}: no such field.{config_lib.suggest(name, known)}"
             )
-        optional = known[name] is None
-        value = parse_value(name, text, _type_of(config, name), optional=optional)
+        *parents, leaf = name.split(".")
+        kind = functools.reduce(operator.getitem, parents, config).get_type(leaf)
+        value = parse_value(name, text, kind, optional=known[name] is None)
         config.update_from_flattened_dict({name: value})
-
-
-def _type_of(config: ConfigDict, name: str) -> type:
-    *parents, leaf = name.split(".")
-    group = config
-    for parent in parents:
-        group = group[parent]
-    return group.get_type(leaf)
 
 
 def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> Any:

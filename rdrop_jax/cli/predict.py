@@ -9,6 +9,7 @@ each line, or returns its log probability with --mode score.
 import contextlib
 import itertools
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from os.path import isfile, samefile
@@ -21,6 +22,8 @@ from rdrop_jax.cli import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.training import workdir as workdir_lib
+
+_logger = logging.getLogger(__name__)
 
 
 def load(
@@ -54,9 +57,7 @@ def load(
     from rdrop_jax.cli.run import open_run  # jax starts here
 
     run = open_run(Path(workdir), checkpoint, config)
-    predictor = run.task.predictor(run.mesh)
-    from rdrop_jax.tasks.answers import check_list
-
+    predictor = run.predictor()
     return lambda inputs: list(predictor.run(run.params, check_list(inputs)))
 
 
@@ -94,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
     from rdrop_jax.cli.run import open_run
 
     run = open_run(args.workdir, args.checkpoint, config)
-    predictor = run.task.predictor(run.mesh)
+    predictor = run.predictor()
     if args.split is None:
         inputs: Iterable[Any] = itertools.chain.from_iterable(
             map(predictor.read, args.input)
@@ -115,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
         ):
             for number, answer in enumerate(itertools.chain(first, answers), 1):
                 for note in answer.get("notes", ()):
-                    print(f"input {number}: {note}", file=sys.stderr)
+                    _logger.warning("input %d: %s", number, note)
                 print(line_of(answer, plain, out.encoding), file=out, flush=True)
     except BrokenPipeError:
         raise
@@ -123,6 +124,23 @@ def main(argv: Sequence[str]) -> None:
         raise InputError(
             f"--output: cannot write {args.output!r}: {error.strerror}"
         ) from error
+
+
+def check_list(inputs: Any) -> Iterable[Any]:
+    """Check that a list of inputs was passed, not a single input.
+
+    Returns:
+      The inputs.
+
+    Raises:
+      InputError: the inputs are a string, bytes, a dict, or not iterable.
+    """
+    single = isinstance(inputs, str | bytes | dict) or not hasattr(inputs, "__iter__")
+    if single:
+        raise InputError(
+            f"inputs: expected a list, found {inputs!r:.60}. Pass [INPUT]."
+        )
+    return inputs
 
 
 def line_of(

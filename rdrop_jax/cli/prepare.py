@@ -6,8 +6,9 @@ glue/mrpc, glue/qqp, glue/stsb, glue/mnli, glue/qnli, glue/rte; wikitext103;
 cnn_dailymail; tfds:NAME for any dataset of TensorFlow Datasets.
 """
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rdrop_jax import config as config_lib
@@ -15,17 +16,16 @@ from rdrop_jax.cli import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 
+_logger = logging.getLogger(__name__)
 
-def prepare(
-    name: str, data_dir: Path, files: Sequence[Path], say: Callable[[str], None] = print
-) -> Path:
+
+def prepare(name: str, data_dir: Path, files: Sequence[Path]) -> Path:
     """Convert a dataset to the format that training reads.
 
     Args:
       name: name of the dataset.
       data_dir: folder of prepared datasets.
       files: downloaded archives, or folders that contain them.
-      say: function that logs progress.
 
     Returns:
       The folder of the dataset. An existing folder is not changed.
@@ -42,7 +42,7 @@ def prepare(
         paths.local("--from", file)
     if name.startswith(catalogue.PREFIX):
         data_dir.mkdir(parents=True, exist_ok=True)
-        return catalogue.prepare(data_dir, name.removeprefix(catalogue.PREFIX), say)
+        return catalogue.prepare(data_dir, name.removeprefix(catalogue.PREFIX))
     if name not in recipes:
         hint = config_lib.suggest(name, recipes)
         raise InputError(
@@ -53,9 +53,9 @@ def prepare(
     recipe, read_index = recipes[name]
     if folder.exists():
         read_index(folder)
-        say(f"{folder} is there already; remove it to prepare it again")
+        _logger.info("%s exists. Remove it to prepare it again", folder)
         return folder
-    return recipe(folder, list(files), say)
+    return recipe(folder, list(files))
 
 
 def main(argv: Sequence[str]) -> None:
@@ -83,4 +83,4 @@ def main(argv: Sequence[str]) -> None:
         )
     data_dir = Path(args.data_dir)
     folder = prepare(args.name, data_dir, args.files or [data_dir])
-    print(f"prepared: {folder}")
+    _logger.info("prepared: %s", folder)

@@ -1,4 +1,4 @@
-"""Process settings that programs apply before jax starts; never applied on import."""
+"""Start and end of a program, and its process settings; never applied on import."""
 
 import contextlib
 import ctypes
@@ -9,10 +9,15 @@ import platform
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from rdrop_jax.errors import InputError
+from rdrop_jax import extras
+from rdrop_jax.errors import InputError, Stopped, TrainingError
+from rdrop_jax.files import disk
 from rdrop_jax.training import distributed
 
 # Threads, the heap and jaxlib itself reserve more than they use.
@@ -26,6 +31,70 @@ _MALLOPT = (
     (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: never return heap memory to the kernel
     (-2, 64 * 2**20),  # M_TOP_PAD: grow the heap in large steps
 )
+_SMALLER = "Lower batch_size or batch_tokens, eval.batch_size or the model's size."
+_EXIT_WITHIN = 10.0  # seconds for the threads of a program that failed
+
+
+def run(main: Callable[[Sequence[str]], None]) -> NoReturn:
+    """Run a program's main; print expected errors without a traceback, and exit."""
+    tune()
+    # orbax logs the traceback of an exception before raising it.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    # Unreadable images raise an error that names the file.
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    # An unusable compilation cache only costs a compilation.
+    warnings.filterwarnings("ignore", "Error .* persistent compilation cache entry")
+    code = 0
+    try:
+        check_streams()
+        check_address_space()
+        with console_messages(), extras.explained("__main__"):
+            main(sys.argv[1:])
+        if not sys.stdout.closed:
+            sys.stdout.flush()
+    except Stopped as stopped:
+        print(stopped, flush=True)
+    except InputError as error:
+        code = _fail(f"error: {error}", 2)
+    except TrainingError as error:
+        code = _fail(f"error: {error}", 1)
+    except MemoryError as error:
+        code = _fail(f"error: not enough memory. {_SMALLER} {error}".rstrip(), 1)
+    except KeyboardInterrupt:
+        code = _fail("\ninterrupted. Start again to resume", 130)
+    except BrokenPipeError:  # the reader of standard output has exited
+        drop_output()
+        code = 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in disk.FULL_CODES:
+            raise
+        # `disk.explained` converts the errors of all other files.
+        drop_output()
+        code = _fail(
+            f"error: standard output: cannot write ({error.strerror}). Free some space "
+            "or redirect it, and start again",
+            2,
+        )
+    raise SystemExit(code)
+
+
+def _fail(message: str, code: int) -> int:
+    """Print an error; force an exit if threads of a failed save do not finish soon."""
+    print(message, file=sys.stderr, flush=True)
+    timer = threading.Timer(_EXIT_WITHIN, os._exit, [code])
+    timer.daemon = True
+    timer.start()
+    return code
+
+
+def _unraisable(found: "sys.UnraisableHookArgs") -> None:
+    """Suppress messages of tensorstore's threads after a failed save."""
+    if str(found.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(found)
 
 
 def tune() -> None:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import tasks
 from rdrop_jax.core.passes import Params
+from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.pretrained import families, weight_files
 from rdrop_jax.pretrained.initialize import Weights, flatten, merge
@@ -20,7 +21,7 @@ from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.checkpoint import Checkpoints
 from rdrop_jax.training.mesh import make_mesh
 from rdrop_jax.training.state import abstract_params
-from rdrop_jax.training.task import Task
+from rdrop_jax.training.task import Predictor, Task
 
 _AVERAGE = "average:"
 _logger = logging.getLogger(__name__)
@@ -43,6 +44,18 @@ class Run:
     mesh: Mesh
     params: Params
     step: int
+
+    def predictor(self) -> Predictor:
+        """Make the predictor of the task.
+
+        Raises:
+          InputError: the task has none.
+        """
+        if self.task.predictor is None:
+            raise InputError(
+                f"--workdir: expected a task with predictions, found {self.config.task}"
+            )
+        return self.task.predictor(self.mesh)
 
 
 def open_run(

@@ -1,6 +1,7 @@
 """Accelerators that `rdrop_jax.compile` compiles for. Importing it needs no jax."""
 
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -21,14 +22,14 @@ class Chip:
       described: the device as XLA's compiler for CUDA reads it; empty for a TPU.
     """
 
-    memory: float
+    memory: float | int
     bandwidth: float
     flops: float
     described: str = ""
 
 
 def _gpu(
-    name: str, memory: float, bandwidth: float, flops: float, **device: float
+    name: str, memory: int, bandwidth: float, flops: float, **device: float | int
 ) -> Chip:
     fields = {
         "threads_per_block_limit": 1024,
@@ -104,6 +105,8 @@ CHIPS = {
         major=8,
         minor=9,
     ),
+    # Simulated devices of this machine, to try the program; no properties are known.
+    "cpu": Chip(float("inf"), float("inf"), float("inf")),
     "tpu:v4": Chip(32e9, 1.228e12, 275e12),
     "tpu:v5e": Chip(16e9, 0.819e12, 197e12),
     "tpu:v5p": Chip(95e9, 2.765e12, 459e12),
@@ -132,8 +135,14 @@ class Target:
     topology: str
 
     @property
-    def is_tpu(self) -> bool:
-        return self.name.startswith("tpu:")
+    def kind(self) -> str:
+        """The platform: "cpu", "gpu" or "tpu"."""
+        return self.name.partition(":")[0]
+
+    @property
+    def count(self) -> int:
+        """The number of devices."""
+        return math.prod(map(int, self.topology.split("x")))
 
 
 def parse(name: str) -> Target:
@@ -146,20 +155,20 @@ def parse(name: str) -> Target:
       InputError: an unknown chip, or a wrong number of devices or topology.
     """
     kind, _, rest = name.partition(":")
-    chip, _, size = rest.partition(":")
-    known = CHIPS.get(f"{kind}:{chip}")
+    chip, _, size = ("", "", rest) if kind == "cpu" else rest.partition(":")
+    full = f"{kind}:{chip}".rstrip(":")
+    known = CHIPS.get(full)
     if known is None:
         raise InputError(
-            f"--target: expected one of {', '.join(CHIPS)}, then :DEVICES for a GPU or "
-            f":TOPOLOGY for a TPU, found {name!r}"
+            f"--target: expected one of {', '.join(CHIPS)}, then :DEVICES or, for a "
+            f"TPU, :TOPOLOGY, got {name!r}"
         )
-    pattern = r"[1-9]\d*" if kind == "gpu" else r"[1-9]\d*(x[1-9]\d*){1,2}"
-    size = size or ("1" if kind == "gpu" else _DEFAULT_TOPOLOGY[chip])
-    if not re.fullmatch(pattern, size):
-        example = "gpu:h100:8" if kind == "gpu" else "tpu:v5e:2x4"
-        raise InputError(f"--target: expected a name like {example}, found {name!r}")
-    topology = f"1x1x{size}" if kind == "gpu" else size
-    return Target(f"{kind}:{chip}:{size}", known, topology)
+    tpu = kind == "tpu"
+    size = size or (_DEFAULT_TOPOLOGY[chip] if tpu else "1")
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}" if tpu else r"[1-9]\d*", size):
+        example = "tpu:v5e:2x4" if tpu else "gpu:h100:8"
+        raise InputError(f"--target: expected a name like {example}, got {name!r}")
+    return Target(f"{full}:{size}", known, size if tpu else f"1x1x{size}")
 
 
 def set_environment(target: Target) -> None:
@@ -168,28 +177,24 @@ def set_environment(target: Target) -> None:
     Raises:
       InputError: the package of the compiler is not installed.
     """
-    needed = "libtpu" if target.is_tpu else "jax_plugins.xla_cuda12"
-    try:
-        found = importlib.util.find_spec(needed) is not None
-    except ModuleNotFoundError:
-        found = False
-    if not found:
-        extra = "tpu" if target.is_tpu else "cuda12"
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    if target.kind == "cpu":
+        os.environ["JAX_NUM_CPU_DEVICES"] = str(target.count)
+        return
+    needed = "libtpu" if target.kind == "tpu" else "jax_plugins.xla_cuda12"
+    if not _is_installed(needed):
+        extra = "tpu" if target.kind == "tpu" else "cuda12"
         raise InputError(
             f"--target={target.name}: expected the package {needed}, which is not "
             f'installed. Run `pip install "jax[{extra}]"`, in a separate environment: '
             "the package changes how jax starts."
         )
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    if target.is_tpu:
+    if target.kind == "tpu":
         generation = target.name.split(":")[1]
-        count = 1
-        for n in target.topology.split("x"):
-            count *= int(n)
         os.environ |= {
             "TPU_SKIP_MDS_QUERY": "1",
             "TPU_WORKER_HOSTNAMES": "localhost",
-            "TPU_ACCELERATOR_TYPE": f"{_TPU_TYPES[generation]}-{count}",
+            "TPU_ACCELERATOR_TYPE": f"{_TPU_TYPES[generation]}-{target.count}",
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }
     else:
@@ -197,18 +202,25 @@ def set_environment(target: Target) -> None:
         os.environ["XLA_FLAGS"] = f"{_GPU_FLAGS} {flags}".strip()
 
 
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # its package
+        return False
+
+
 def devices(target: Target) -> Sequence[Any]:
     """Return descriptions of the devices, which programs can be compiled for."""
+    import jax
     from jax.experimental import topologies
 
-    if target.is_tpu:
-        generation = target.name.split(":")[1]
-        found = topologies.get_topology_desc(
-            platform="tpu", topology_name=f"{generation}:{target.topology}"
-        )
+    if target.kind == "cpu":
+        return jax.devices()[: target.count]
+    if target.kind == "tpu":
+        name = f"{target.name.split(':')[1]}:{target.topology}"
+        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
     else:
-        import jax_plugins.xla_cuda12  # noqa: F401  # registers the compiler
-
+        importlib.import_module("jax_plugins.xla_cuda12")  # registers the compiler
         found = topologies.get_topology_desc(
             platform="cuda",
             topology_name="",

@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
-from rdrop_jax.cli import flags
+from rdrop_jax.cli import flags, profiler
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
-from rdrop_jax.pretrained import families
+from rdrop_jax.pretrained import families, hub
 from rdrop_jax.training import agreement, distributed, preemption
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.callbacks import Callback
@@ -31,6 +31,7 @@ def train(
     workdir: Path,
     task: "Task | None" = None,
     callbacks: Sequence[Callback] = (),
+    given: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Start or resume the training of a config in a workdir.
 
@@ -42,6 +43,8 @@ def train(
       workdir: folder of the run; created if absent.
       task: task to train; None builds the task that ``config.task`` names.
       callbacks: functions to call at logs, validations and saves.
+      given: fields that the user sets; pretrained weights specify the others of the
+        model. None if unknown.
 
     Returns:
       The content of result.json.
@@ -53,7 +56,7 @@ def train(
       TrainingError: the loss, gradient or update is not finite.
     """
     if task is None:
-        config = check(config, workdir)
+        config = check(config, workdir, given)
     elif not config.task:
         raise InputError("task: expected a name for the task, got ''")
     return _train_locked(config, workdir, task, callbacks)
@@ -97,41 +100,30 @@ def _build_and_fit(
 
     _logger.info("reading the data")
     clock = time.perf_counter()
-    task = task or _build(config, workdir)
+    resuming = bool(
+        distributed.from_process_0(lambda: workdir_lib.has_checkpoint(workdir))
+    )
+    local = config if resuming else hub.located(config, workdir)
+    agreement.check_equal("init_from", {"commit": hub.commit_of(local)})
+    task = task or tasks.build(local, workdir, resuming=resuming)
     provenance = task.provenance()
 
-    def record_data() -> int:
-        workdir_lib.record_data(provenance, workdir)
-        return 0
-
     agreement.check_equal("data", provenance)
-    distributed.from_process_0(record_data)
+    distributed.write_on_process_0(lambda: workdir_lib.record_data(provenance, workdir))
     resolved = config_lib.resolve(config, task.train_data().steps_per_epoch)
     if (seconds := time.perf_counter() - clock) > 5:
         _logger.info("read the data in %.0f s", seconds)
     initialize = None
-    if config.init_from and not distributed.from_process_0(
-        lambda: workdir_lib.has_checkpoint(workdir)
-    ):
-        weights = run.open_weights(config.init_from, task)
+    if config.init_from and not resuming:
+        weights = run.open_weights(local.init_from, task)
         initialize = run.initializer(weights, task, config.reinit)
         if distributed.is_first():
-            workdir_lib.record_init(workdir, config.init_from, weights.sha256)
+            workdir_lib.record_init(
+                workdir, config.init_from, weights.sha256, hub.commit_of(local)
+            )
     return loop.fit(
         task, resolved, workdir, initialize=initialize, stop=stop, callbacks=callbacks
     )
-
-
-def _build(config: ConfigDict, workdir: Path) -> "Task":
-    """Build the task of a config, after process 0 has written the files it needs."""
-    from rdrop_jax import tasks
-
-    def prepare() -> int:
-        tasks.prepare(config, workdir, begun=workdir_lib.has_checkpoint(workdir))
-        return 0
-
-    distributed.from_process_0(prepare)
-    return tasks.build(config, workdir)
 
 
 def check(
@@ -152,10 +144,10 @@ def check(
     """
     paths.workdir(workdir)
     paths.check_config(config)
-    config = workdir_lib.resumed(tasks.check(config), workdir, given)
-    workdir_lib.check(config, workdir)
+    config = workdir_lib.resumed(tasks.check_data(config), workdir, given)
+    workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
-        families.check(config, tasks.families())
+        return families.check(config, tasks.families(), workdir, given)
     return config
 
 
@@ -182,6 +174,14 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--print_config", action="store_true", help="print the config and exit"
     )
+    parser.add_argument(
+        "--profile",
+        type=profiler.steps,
+        nargs="?",
+        const="10:5",
+        metavar="START:STEPS",
+        help="trace STEPS steps after step START to WORKDIR/profile; default: 10:5",
+    )
     distributed.add_flags(parser)
     args, overrides = flags.parse(parser, argv)
     cluster = distributed.from_flags(args)
@@ -190,8 +190,15 @@ def main(argv: Sequence[str]) -> None:
         print(flags.show(config))
         return
     workdir = args.workdir or default_workdir(args.config)
-    config = check(config, workdir, overrides)
+    given, _ = config_lib.renamed(config.task, overrides)
+    config = check(config, workdir, given)
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)
-    _train_locked(config, workdir)
+    with contextlib.ExitStack() as stack:
+        callbacks = []
+        if args.profile:
+            start, count = args.profile
+            trace = profiler.traced(start, count, workdir / "profile")
+            callbacks.append(stack.enter_context(trace))
+        _train_locked(config, workdir, callbacks=callbacks)

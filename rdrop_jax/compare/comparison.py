@@ -18,7 +18,6 @@ from rdrop_jax.training import direction
 from rdrop_jax.training.preemption import Stop
 
 _REMEDY = "Restore the file from a copy, or use another workdir"
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
 def open_comparison(
@@ -60,8 +59,8 @@ def open_comparison(
                 f"{name}: expected one that all arms have, of "
                 f"{', '.join(probe['scores'])}, found {metric!r}"
             )
-    packages = versions.versions(PACKAGES)
-    content = inputs | {"probe": probe, "versions": packages, "command": command}
+    found = {"probe": probe, "versions": versions.versions(), "command": command}
+    content = inputs | found
     write_json(path, content)
     return content
 
@@ -83,7 +82,9 @@ def read_comparison(path: Path) -> dict[str, Any]:
                 f"--workdir: {path}: expected {name} of a comparison, found {found}. "
                 f"{_REMEDY}"
             )
-    content["base"].pop("eval.mode", None)  # written by earlier versions
+    base = content["base"]
+    base.pop("eval.mode", None)  # written by earlier versions
+    content["base"], _ = config_lib.renamed(base.get("task", ""), base)
     return content
 
 

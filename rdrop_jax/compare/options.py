@@ -99,7 +99,7 @@ class ComparisonOptions:
         return ARMS.get(arm) or f"rdrop with {arm}"
 
 
-def check(options: ComparisonOptions) -> ConfigDict:
+def check_options(options: ComparisonOptions) -> ConfigDict:
     """Check the options as far as possible without data.
 
     Returns:

@@ -176,5 +176,6 @@ def _durations(
         "rdrop.objective_scale": "mean",
     }
     if arm == "double_batch":
-        found["batch_size"] = str(2 * config.batch_size)
+        field = config_lib.batch_field(config)
+        found[field] = str(2 * config[field])
     return found

@@ -1,8 +1,11 @@
 """python -m rdrop_jax.compare --config configs/vit.py --alphas 0,1,5 --seeds 6
 
 Trains with and without R-Drop at equal budgets and reports whether R-Drop helps.
+--render FOLDER makes the page of each stored JSON report again and prints its Markdown;
+--forest FOLDER --output FILE draws one figure of all stored reports.
 """
 
+import logging
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +14,17 @@ from typing import Any
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
 from rdrop_jax.cli import flags
-from rdrop_jax.compare import render, runs
+from rdrop_jax.compare import render, runs, stored_reports
 from rdrop_jax.compare.comparison import Comparison, open_comparison
-from rdrop_jax.compare.options import ARMS, ComparisonOptions, check
+from rdrop_jax.compare.options import ARMS, ComparisonOptions, check_options
 from rdrop_jax.compare.report import make_report
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files import paths
 from rdrop_jax.files.disk import explained, write_json, write_text
 from rdrop_jax.training import direction, preemption
 from rdrop_jax.training import workdir as workdir_lib
+
+_logger = logging.getLogger(__name__)
 
 
 def compare(
@@ -49,8 +54,8 @@ def compare(
       TrainingError: no seed was finished both with and without R-Drop.
     """
     paths.workdir(workdir)
-    base = check(options)
-    tasks.check(base)
+    base = check_options(options)
+    tasks.check_data(base)
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with workdir_lib.locked(workdir), preemption.stoppable() as stop:
@@ -58,12 +63,11 @@ def compare(
         comparison = Comparison(options, stored, workdir, jobs, start, stop)
         comparison.execute()
         report = make_report(comparison)
-        markdown = render.make_markdown(report)
         write_json(workdir / "report.json", report)
-        write_text(workdir / "report.md", markdown)
+        write_text(workdir / "report.md", render.make_markdown(report))
         write_text(workdir / "report.html", render.make_page(report))
-    print(markdown)
-    print(f"report in {workdir}/report.html, .json and .md", flush=True)
+    print(render.make_markdown(report), flush=True)
+    _logger.info("report in %s/report.html, .json and .md", workdir)
     rdrop = next(arm for arm in report["arms"] if arm["arm"] == "rdrop")
     if rdrop["difference"] is None:
         raise TrainingError(report["verdict"]["sentence"])
@@ -155,7 +159,11 @@ def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parse the command line and run the comparison."""
+    """Parse the command line; run the comparison, or draw stored reports."""
+    flags_given = {word.partition("=")[0] for word in argv}
+    if "--render" in flags_given or "--forest" in flags_given:
+        stored_reports.main(argv)
+        return
     options, workdir, jobs = read_options(argv)
     command = f"python -m rdrop_jax.compare {shlex.join(argv)}"
     compare(options, workdir, jobs=jobs, command=command)

@@ -124,7 +124,10 @@ def _charts(report: Report) -> Iterator[Markup]:
     name, mode = report["metric"]["name"], report["metric"]["mode"]
     rows = [
         svg.Interval(
-            f"{arm['arm']}, {arm['setting']}" if arm["setting"] else arm["arm"],
+            # The name of an ablation contains its field and value.
+            f"{arm['arm']}, {arm['setting']}"
+            if arm["setting"] and "=" not in arm["arm"]
+            else arm["arm"],
             diff["mean"],
             math.nan if diff["low"] is None else diff["low"],
             math.nan if diff["high"] is None else diff["high"],

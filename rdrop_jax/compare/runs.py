@@ -1,6 +1,7 @@
 """Runs of a comparison in separate processes."""
 
 import json
+import logging
 import subprocess
 import sys
 import time
@@ -12,6 +13,8 @@ from rdrop_jax.compare.options import ComparisonOptions
 from rdrop_jax.compare.plan import Trial
 from rdrop_jax.errors import InputError
 from rdrop_jax.training.preemption import Stop
+
+_logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -97,7 +100,7 @@ def finished(trial: Trial, workdir: Path) -> bool:
 
 
 class RunProgress:
-    """Progress display: counts runs and estimates the remaining time.
+    """Progress messages: counts runs and estimates the remaining time.
 
     Args:
       total: number of runs of the comparison.
@@ -113,15 +116,20 @@ class RunProgress:
         self._left -= count
 
     def add(self, trial: Trial, seconds: float, outcome: str) -> None:
-        """Print the line of a run that ended."""
+        """Log the line of a run that ended."""
         self._left -= 1
         self._seconds.append(seconds)
         mean = sum(self._seconds) / len(self._seconds)
         minutes, rest = divmod(round(mean * self._left / self._jobs), 60)
-        print(
-            f"[{self._total - self._left}/{self._total}] {trial.name}: {outcome}, "
-            f"{seconds:.0f} s  ETA {minutes}:{rest:02d}",
-            flush=True,
+        _logger.info(
+            "[%d/%d] %s: %s, %.0f s  ETA %d:%02d",
+            self._total - self._left,
+            self._total,
+            trial.name,
+            outcome,
+            seconds,
+            minutes,
+            rest,
         )
 
 
@@ -142,7 +150,7 @@ def execute(
       trials: runs, in order.
       workdir: folder of the comparison.
       jobs: number of concurrent processes.
-      progress: display that is notified of each run that ends.
+      progress: counter that is notified of each run that ends.
       stop: request to stop, polled all the time; once set, the processes are killed.
       start: function that starts the process of a run.
 
@@ -158,7 +166,7 @@ def execute(
     failed: dict[str, str] = {}
     try:
         while waiting or running:
-            stop.check("between updates: what was saved stays")
+            stop.raise_if_requested("between updates: what was saved stays")
             while waiting and len(running) < jobs:
                 trial = waiting.pop(0)
                 process = start(options, trial, workdir / trial.name)

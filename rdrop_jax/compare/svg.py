@@ -14,10 +14,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 18, 30, 44
 # Okabe and Ito's colours, distinct in most types of colour blindness. 7 colours and 5
 # dashes have no common divisor, so 35 styles differ.
 COLOURS = ["#444444", "#0072b2", "#d55e00", "#009e73", "#aa3377", "#56b4e9", "#a6761d"]
+# Mid tones, readable on white and on dark pages; "" is no or an inconclusive verdict.
+VERDICT_COLOURS = {"helps": "#2f81c9", "hurts": "#c9602b", "": "#787878"}
 _DASHES = ("", "7 3", "2 2", "9 3 2 3", "4 4")
 _CHARACTER = 6.5  # upper estimate of the width of a character
 _SAMPLE = 30  # width of a line's sample in the legend
-_ROW, _LEGEND_ROW = 44, 16  # heights
+_ROW, _LEGEND_ROW = 20, 16  # heights
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Interval:
       low: left end.
       high: right end.
       points: single values, drawn as small dots.
+      note: text at the right end of the row.
+      colour: colour of the mark.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Interval:
     low: float
     high: float
     points: Sequence[float] = ()
+    note: str = ""
+    colour: str = VERDICT_COLOURS["helps"]
 
 
 def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> Markup:
@@ -107,12 +113,23 @@ def line_chart(lines: Sequence[Line], *, title: str, x: str, y: str) -> Markup:
     )
 
 
-def interval_chart(rows: Sequence[Interval], *, title: str, x: str) -> Markup:
-    """Draw intervals and single values around zero, one row per item."""
+def interval_chart(
+    rows: Sequence[Interval], *, title: str, x: str, note: str = "", width: int = WIDTH
+) -> Markup:
+    """Draw intervals and single values around zero, one line per item.
+
+    Args:
+      rows: intervals.
+      title: title of the chart.
+      x: label of the axis.
+      note: text under the title.
+      width: total width; names take 160 units, notes of the rows 250.
+    """
     values = [v for r in rows for v in (r.low, r.high, *r.points) if math.isfinite(v)]
     limits = _range([*values, 0.0], margin=0.06)
-    height = _TOP + _BOTTOM + _ROW * len(rows)
-    scale = _scale(limits, 28, WIDTH - 28)
+    left, right = 160, width - (250 if any(row.note for row in rows) else 18)
+    height = _TOP + 18 + _BOTTOM + _ROW * len(rows)
+    scale = _scale(limits, left, right)
 
     def at(value: float) -> str:
         return f"{scale(value):.1f}"
@@ -121,16 +138,21 @@ def interval_chart(rows: Sequence[Interval], *, title: str, x: str) -> Markup:
         "interval_chart.svg",
         title=title,
         x=x,
-        width=WIDTH,
+        note=note,
+        width=width,
         height=height,
-        top=_TOP,
+        left=left,
+        right=right,
+        top=_TOP + 18,
         bottom=height - _BOTTOM,
         zero=at(0.0),
         ticks=[(at(tick), label(tick)) for tick in ticks(*limits)],
         rows=[
             {
-                "y": _TOP + _ROW * number + 30,
-                "name": shortened(row.name, WIDTH - 24.0),
+                "y": _TOP + 18 + _ROW * number + 12,
+                "name": shortened(row.name, left - 16.0),
+                "note": row.note,
+                "colour": row.colour,
                 "points": [at(v) for v in row.points],
                 "ends": math.isfinite(row.high - row.low)
                 and (at(row.low), at(row.high)),

@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from rdrop_jax import tasks, versions
-from rdrop_jax.cli import flags
+from rdrop_jax.cli import flags, process
 from rdrop_jax.cli import train as train_program
-from rdrop_jax.pretrained import families
+from rdrop_jax.pretrained import families, hub
 
 
-def work(job: Mapping[str, Any]) -> None:
+def train_and_diagnose(job: Mapping[str, Any]) -> None:
     """Train a run; if it is a final run, also compute its diagnostics.
 
     Args:
       job: dict with ``config``, ``overrides``, ``workdir`` and ``final``.
     """
     workdir = Path(job["workdir"])
-    train_program.train(flags.load(job["config"], job["overrides"]), workdir)
+    given = job["overrides"]
+    train_program.train(flags.load(job["config"], given), workdir, given=given)
     if job["final"] and not (workdir / "diagnostics.json").is_file():
         from rdrop_jax.compare import diagnostics
 
@@ -43,12 +44,12 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       InputError: unusable data or weights.
     """
-    configs = [tasks.check(flags.load(job["config"], o)) for o in job["probe"]]
-    for config in configs:
+    built = []
+    for overrides in job["probe"]:
+        config = tasks.check_data(flags.load(job["config"], overrides))
         if config.init_from:
-            families.check(config, tasks.families())
-
-    built = [tasks.build(config) for config in configs]
+            config = families.check(config, tasks.families(), given=overrides)
+        built.append(tasks.build(hub.located(config)))
     return {
         "steps_per_epoch": [task.train_data().steps_per_epoch for task in built],
         "scores": list(built[0].scores),
@@ -74,8 +75,8 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(probe(job)), flush=True)
     else:
         _end_with_parent()
-        work(job)
+        train_and_diagnose(job)
 
 
 if __name__ == "__main__":
-    flags.run(main)
+    process.run(main)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.metrics import Mean, Pair
 from rdrop_jax.core.objective import Denominators
 from rdrop_jax.core.passes import Batch, Key, Params
 
@@ -43,8 +43,11 @@ def make_loss_and_grad(
       The loss-and-gradient function.
     """
 
-    def loss_at(
-        outputs: Any, batch: Batch, step: Array, denominators: Denominators | None
+    def loss_of(
+        outputs: Any,
+        batch: Batch,
+        step: Array,
+        denominators: Denominators | None = None,
     ) -> tuple[Array, dict[str, Mean]]:
         found = loss(
             outputs,
@@ -55,26 +58,20 @@ def make_loss_and_grad(
         )
         return _checked(found, needs, accum_steps)
 
-    def loss_fn(
-        params: Params,
-        batch: Batch,
-        keys: Key,
-        step: Array,
-        denominators: Denominators | None,
-    ) -> tuple[Array, dict[str, Mean]]:
-        return loss_at(passes(params, batch, keys), batch, step, denominators)
+    def loss_fn(params: Params, batch: Batch, keys: Key, *options: Any) -> Any:
+        return loss_of(passes(params, batch, keys), batch, *options)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
     def loss_and_grad(params: Params, batch: Batch, keys: Key, step: Array) -> Any:
         if accum_steps == 1:
-            return grad_fn(params, batch, keys, step, None)
+            return grad_fn(params, batch, keys, step)
         outputs = jax.eval_shape(passes, params, batch, keys)
         zeros = jax.tree.map(jnp.zeros_like, outputs)
         # Denominators depend only on the batch, so the loss of zero outputs gives them.
         # The compiler removes the rest of that loss.
-        _, metrics = loss_at(zeros, batch, step, None)
-        whole = metrics["ce"].weight, metrics["kl"].weight
+        _, metrics = loss_of(zeros, batch, step)
+        whole = Pair(metrics["ce"].weight, metrics["kl"].weight)
 
         def part(micro: Batch, index: Array) -> Any:
             micro_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)

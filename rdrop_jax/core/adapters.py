@@ -81,7 +81,7 @@ def nnx_forward(model: Any, inputs: Inputs) -> tuple[Forward, Params]:
       inputs: name of the batch entry to pass, or ``batch -> tuple of arguments``.
 
     Returns:
-      ``(forward, params)``: ``forward(params, batch, key)``, and a pytree of arrays.
+      The function ``forward(params, batch, key)``, and params, a pytree of arrays.
 
     Raises:
       ValueError: the module has batch statistics, which passes would have to share.

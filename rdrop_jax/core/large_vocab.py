@@ -12,27 +12,24 @@ tokens or more. Here they exist for one chunk of positions at a time. With
 each chunk takes three matrix products and nothing is recomputed.
 """
 
+import functools
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Integer
 
 from rdrop_jax.core import losses
-from rdrop_jax.core.kernels.class_ids import Weights
-from rdrop_jax.core.kernels.linear import Options, linear_objective
+from rdrop_jax.core.kernels.chunking import linear_rows
+from rdrop_jax.core.kernels.fused import fused_objective
+from rdrop_jax.core.kernels.linear import LinearOptions, all_chunks
 from rdrop_jax.core.kernels.partition import split_over
-from rdrop_jax.core.kernels.softmax import Form
+from rdrop_jax.core.kernels.softmax import SoftmaxOptions
+from rdrop_jax.core.label_checks import reshape_hint
 from rdrop_jax.core.meshes import on_any_mesh
 from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import Denominators, metrics_of, scales
-from rdrop_jax.core.terms import position_weights, reshape_hint
-
-# Maximum logits per chunk and pass, and the range of positions per chunk.
-_CHUNK_LOGITS = {"cpu": 2**23}
-_CHUNK_LOGITS_ELSEWHERE = 2**25
-_CHUNK_RANGE = (64, 256)
+from rdrop_jax.core.objective import Denominators, fused_loss_and_metrics
+from rdrop_jax.core.terms import position_weights
 
 
 class LinearOutput(NamedTuple):
@@ -99,7 +96,7 @@ def large_vocab_rdrop_loss(
         loop; only the ``tensor`` axis communicates within the loop.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`, without
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`, without
       gradients.
 
     Raises:
@@ -118,14 +115,6 @@ def large_vocab_rdrop_loss(
     _check(hidden, kernel, bias, labels, tied)
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1: found {chunk_size}")
-    positions = hidden.shape[1:-1]
-    dtype = jnp.promote_types(hidden.dtype, jnp.float32)
-    w, label_w = (
-        x.astype(dtype)
-        for x in position_weights(positions, where, weight, label_weight)
-    )
-    own = (jnp.sum(label_w), jnp.sum(w))
-    s_scale, ce_scale = scales(own, denominators, alpha, len(hidden), objective_scale)
     split = split_over(mesh, labels.shape[0] if labels.ndim else 1)
     axis = split.tensor if split else None
     vocab = kernel.shape[0 if tied else 1]
@@ -134,17 +123,26 @@ def large_vocab_rdrop_loss(
             f"the vocabulary must be a multiple of {split.mesh.shape[axis]} devices: "
             f"found {vocab}"
         )
-    options = Options(
-        Form(label_smoothing, smoothing, axis),
+    options = LinearOptions(
+        SoftmaxOptions(label_smoothing, smoothing, axis),
         tied,
-        chunk_size or _chunk_size(vocab),
+        chunk_size or linear_rows(vocab),
     )
-    weights = Weights(w.reshape(-1), label_w.reshape(-1), s_scale, ce_scale)
-    hidden = hidden.reshape(len(hidden), -1, hidden.shape[-1])
-    loss, ce, s = linear_objective(
-        hidden, kernel, bias, labels.reshape(-1), weights, options, split
+    rows = hidden.reshape(len(hidden), -1, hidden.shape[-1])
+    return fused_loss_and_metrics(
+        functools.partial(
+            fused_objective,
+            functools.partial(all_chunks, options, split),
+            (rows, kernel, bias),
+            labels.reshape(-1),
+        ),
+        position_weights(hidden.shape[1:-1], where, weight, label_weight),
+        jnp.promote_types(hidden.dtype, jnp.float32),
+        len(hidden),
+        alpha,
+        objective_scale,
+        denominators,
     )
-    return loss, metrics_of(Mean(ce, own[0]), Mean(s, own[1]), len(hidden))
 
 
 def _check(
@@ -171,9 +169,3 @@ def _check(
         )
     if bias is not None and bias.shape != (vocab,):
         raise ValueError(f"bias must be [{vocab}]: found {bias.shape}")
-
-
-def _chunk_size(vocab: int) -> int:
-    most = _CHUNK_LOGITS.get(jax.default_backend(), _CHUNK_LOGITS_ELSEWHERE)
-    least, top = _CHUNK_RANGE
-    return min(max(1 << max((most // vocab).bit_length() - 1, 0), least), top)

@@ -1,16 +1,19 @@
-"""Per-position losses. No function reduces over positions.
+"""Per-position losses and divergences. No function reduces over positions.
 
 All functions compute in at least float32. ``where`` is a boolean mask over positions
 (True keeps): a masked position gives 0 with zero gradient, even if its inputs are NaN.
 A class whose logit is -inf, or any number below -1e30, is impossible: it has
 probability 0. If both passes exclude it, values stay finite and its gradient is 0. If
-only one pass excludes it, an infinite divergence is +inf and never NaN.
+only one pass excludes it, an infinite divergence is +inf and never NaN. For nearly
+equal passes, rounding errors of `kl_divergence` and `js_divergence` may exceed their
+values and make them negative. `symmetric_kl` is never negative.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Num, Shaped
 
+from rdrop_jax.core.label_checks import are_class_ids, check_same_shape, valid_class_ids
 from rdrop_jax.core.meshes import on_any_mesh
 
 Logits = Float[Array, "*positions classes"]
@@ -57,14 +60,6 @@ def weighted(
     return jnp.where(weight == 0, 0.0, weight * values)
 
 
-def check_same_shape(name_a: str, a: Array, name_b: str, b: Array) -> None:
-    if a.shape != b.shape:
-        raise ValueError(
-            f"{name_a} and {name_b} must have the same shape: found {a.shape} and "
-            f"{b.shape}"
-        )
-
-
 def log_probs(
     logits: Logits, where: Mask | None
 ) -> tuple[Logits, Bool[Array, "*positions classes"]]:
@@ -83,19 +78,6 @@ def check_smoothing(label_smoothing: float, smoothing: str) -> None:
         raise ValueError(f"smoothing must be one of {SMOOTHINGS}: found {smoothing!r}")
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1): found {label_smoothing}")
-
-
-def are_class_ids(labels: Array, logits: Array) -> bool:
-    """Check label shapes; return True for class ids and False for probabilities."""
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        check_same_shape("labels (probabilities)", labels, "logits", logits)
-        return False
-    if labels.shape != logits.shape[:-1]:
-        raise ValueError(
-            "labels (class ids) must have the shape of logits without the class axis: "
-            f"found labels {labels.shape}, logits {logits.shape}"
-        )
-    return True
 
 
 @on_any_mesh(positions=1)
@@ -160,15 +142,10 @@ def _nll(
     possible: Bool[Array, "*positions classes"],
     labels: Integer[Array, "*positions"],
 ) -> Positions:
-    num_classes = log_p.shape[-1]
-    # The number of classes may not fit into an 8-bit label dtype.
-    labels = labels.astype(int)
-    valid = (labels >= 0) & (labels < num_classes)
-    index = jnp.clip(labels, 0, num_classes - 1)[..., None]
-    picked = jnp.take_along_axis(log_p, index, axis=-1)[..., 0]
-    reachable = jnp.take_along_axis(possible, index, axis=-1)[..., 0]
-    # A product, not a select: the gradient of an invalid row must be NaN as well.
-    return jnp.where(reachable, -picked, jnp.inf) * jnp.where(valid, 1.0, jnp.nan)
+    index, valid = valid_class_ids(labels, log_p.shape[-1])
+    picked = jnp.take_along_axis(log_p, index[..., None], axis=-1)[..., 0]
+    reachable = jnp.take_along_axis(possible, index[..., None], axis=-1)[..., 0]
+    return jnp.where(reachable, -picked, jnp.inf) * valid
 
 
 @on_any_mesh(positions=-1)
@@ -238,3 +215,180 @@ def bernoulli_cross_entropy(
     off = jnp.where(y < 1, -(1.0 - y) * jax.nn.log_sigmoid(-z), 0.0)
     valid = jnp.where((y >= 0) & (y <= 1), 1.0, jnp.nan)
     return clear(where, jnp.sum((on + off) * valid, axis=-1))
+
+
+def _probs(
+    logits: Logits, where: Mask | None
+) -> tuple[Logits, Bool[Array, "*positions classes"], Logits]:
+    """Return log-probabilities, possible classes, and probabilities."""
+    log_p, possible = log_probs(logits, where)
+    return log_p, possible, jnp.where(possible, jnp.exp(log_p), 0.0)
+
+
+@on_any_mesh(positions=1)
+def kl_divergence(
+    logits_p: Logits, logits_q: Logits, *, where: Mask | None = None
+) -> Positions:
+    r"""One-way :math:`KL(p \| q) = \sum_v p_v (\log p_v - \log q_v)`.
+
+    Args:
+      logits_p: scores of p [..., classes].
+      logits_q: scores of q [..., classes].
+      where: positions that count.
+
+    Returns:
+      Nats per position [...]; gradients flow through both arguments.
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> p, q = jnp.array([[0.0, 0.0]]), jnp.array([[1.0, 0.0]])
+      >>> round(float(kl_divergence(p, q)[0]), 4)
+      0.1201
+    """
+    check_same_shape("logits_p", logits_p, "logits_q", logits_q)
+    (log_p, in_p, p), (log_q, in_q, _) = (
+        _probs(z, where) for z in (logits_p, logits_q)
+    )
+    terms = jnp.where(in_q, p * (log_p - log_q), jnp.where(in_p, jnp.inf, 0.0))
+    return clear(where, jnp.sum(terms, axis=-1))
+
+
+@on_any_mesh(positions=1)
+def symmetric_kl(
+    logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
+) -> Positions:
+    r"""Consistency term of R-Drop: half the Jeffreys divergence.
+
+    :math:`\tfrac12 (KL(p\|q) + KL(q\|p)) = \tfrac12 \sum_v (p_v - q_v)(\log p_v - \log
+    q_v)`. In this form no term is negative and nearly equal passes lose no precision.
+    Source: Eq. 2 of arXiv 2106.14448. `rdrop_loss` computes it together with its
+    gradient in `rdrop_jax.core.kernels.softmax`.
+
+    Args:
+      logits_a: scores of one pass [..., classes].
+      logits_b: scores of the other [..., classes].
+      where: positions that count.
+
+    Returns:
+      Nats per position [...]; gradients flow through both arguments.
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> a, b = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> round(float(symmetric_kl(a, b)[0]), 4)
+      0.4621
+    """
+    check_same_shape("logits_a", logits_a, "logits_b", logits_b)
+    (log_a, in_a, a), (log_b, in_b, b) = (
+        _probs(z, where) for z in (logits_a, logits_b)
+    )
+    terms = jnp.where(in_a == in_b, (a - b) * (log_a - log_b), jnp.inf)
+    return clear(where, 0.5 * jnp.sum(terms, axis=-1))
+
+
+@on_any_mesh(positions=1)
+def js_divergence(
+    logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
+) -> Positions:
+    r"""Jensen-Shannon divergence :math:`\tfrac12 KL(p\|m) + \tfrac12 KL(q\|m)`,
+    :math:`m = (p + q)/2`; at most log 2, finite even with impossible classes.
+
+    Args:
+      logits_a: scores of one pass [..., classes].
+      logits_b: scores of the other [..., classes].
+      where: positions that count.
+
+    Returns:
+      Nats per position [...].
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> a, b = jnp.array([[99.0, 0.0]]), jnp.array([[0.0, 99.0]])
+      >>> round(float(js_divergence(a, b)[0]), 4)
+      0.6931
+    """
+    check_same_shape("logits_a", logits_a, "logits_b", logits_b)
+    log_a, in_a = log_probs(logits_a, where)
+    log_b, in_b = log_probs(logits_b, where)
+    log_m = jnp.logaddexp(log_a, log_b)
+    log_m = jnp.where(in_a, jnp.where(in_b, log_m, log_a), log_b) - jnp.log(2.0)
+    # After log_m: the order of a gradient's sums depends on it.
+    a = jnp.where(in_a, jnp.exp(log_a), 0.0)
+    b = jnp.where(in_b, jnp.exp(log_b), 0.0)
+    terms = a * (log_a - log_m) + b * (log_b - log_m)
+    return clear(where, 0.5 * jnp.sum(terms, axis=-1))
+
+
+@on_any_mesh(positions=1)
+def squared_difference(
+    logits_a: Logits, logits_b: Logits, *, where: Mask | None = None
+) -> Positions:
+    r"""Squared distance of probabilities :math:`\sum_v (p_v - q_v)^2`.
+
+    Args:
+      logits_a: scores of one pass [..., classes].
+      logits_b: scores of the other [..., classes].
+      where: positions that count.
+
+    Returns:
+      One number in [0, 2] per position [...].
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> a, b = jnp.array([[99.0, 0.0]]), jnp.array([[0.0, 99.0]])
+      >>> float(squared_difference(a, b)[0])
+      2.0
+    """
+    check_same_shape("logits_a", logits_a, "logits_b", logits_b)
+    a, b = (_probs(z, where)[2] for z in (logits_a, logits_b))
+    return clear(where, jnp.sum((a - b) ** 2, axis=-1))
+
+
+@on_any_mesh(positions=1)
+def bernoulli_symmetric_kl(
+    logits_a: Float[Array, "*positions labels"],
+    logits_b: Float[Array, "*positions labels"],
+    *,
+    where: Mask | None = None,
+) -> Positions:
+    r"""Half Jeffreys divergence of independent Bernoullis, summed over labels.
+
+    :math:`\tfrac12 \sum_l (\sigma(a_l) - \sigma(b_l))(a_l - b_l)`: the log-odds are the
+    logits themselves.
+
+    Args:
+      logits_a: scores of one pass [..., labels].
+      logits_b: scores of the other [..., labels].
+      where: positions that count.
+
+    Returns:
+      Nats per position [...].
+
+    Raises:
+      ValueError: shapes differ.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> a, b = jnp.array([[1.0]]), jnp.array([[-1.0]])
+      >>> round(float(bernoulli_symmetric_kl(a, b)[0]), 4)
+      0.4621
+    """
+    check_same_shape("logits_a", logits_a, "logits_b", logits_b)
+    a = at_least_float32(clear(where, logits_a))
+    b = at_least_float32(clear(where, logits_b))
+    same = jnp.isinf(a) & (a == b)  # inf - inf
+    safe_a, safe_b = jnp.where(same, 0.0, a), jnp.where(same, 0.0, b)
+    terms = (jax.nn.sigmoid(safe_a) - jax.nn.sigmoid(safe_b)) * (safe_a - safe_b)
+    return clear(where, 0.5 * jnp.sum(terms, axis=-1))

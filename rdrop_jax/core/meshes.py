@@ -8,7 +8,30 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+try:
+    from jax.sharding import auto_axes
+except ImportError:  # before jax 0.7
+    from jax.experimental.shard import (  # type: ignore[import-not-found,no-redef]
+        auto_axes,
+    )
+
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def platform() -> str:
+    """Return the platform that the current program is traced for.
+
+    It is that of the devices of `jax.set_mesh`, or else of the default backend. A
+    program can thus be compiled for devices that the machine does not have.
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return jax.default_backend() if device is None else device.platform
+
+
+def device_count() -> int:
+    """Return the number of devices of `jax.set_mesh`, or else of all processes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() if mesh.empty else mesh.size
 
 
 def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
@@ -16,7 +39,8 @@ def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
 
     Explicit axes become Auto within the function, so the compiler places intermediate
     arrays. Within `jax.shard_map`, all arguments are cast to vary over the same Manual
-    axes, so that loops and custom gradients see one type. No data moves.
+    axes, so that loops and custom gradients see one type. No data moves. Before jax
+    0.7, pass ``check_vma=False`` to `jax.shard_map`.
 
     Args:
       positions: None if all results are scalars. Otherwise results have one entry per
@@ -51,7 +75,7 @@ def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
                 kept = first.ndim - positions if positions >= 0 else 1
                 spec = PartitionSpec(*first.sharding.spec[:kept])
             out = NamedSharding(mesh, spec)
-            auto = jax.sharding.auto_axes(
+            auto = auto_axes(
                 lambda *arrays: _spread(call(*arrays), arrays[number]),
                 axes=axes,
                 out_sharding=out,
@@ -94,11 +118,20 @@ def _aligned(arrays: list[jax.Array]) -> list[jax.Array]:
     varying = [_varying(x) for x in arrays]
     every = frozenset().union(*varying)
     return [
-        jax.lax.pcast(x, tuple(sorted(every - own)), to="varying") if every - own else x
+        _cast(x, tuple(sorted(every - own))) if every - own else x
         for x, own in zip(arrays, varying, strict=True)
     ]
 
 
+def _cast(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    if hasattr(jax.lax, "pcast"):
+        return jax.lax.pcast(x, axes, to="varying")
+    # Before jax 0.8.
+    return jax.lax.pvary(x, axes)  # type: ignore[attr-defined]
+
+
 def _varying(x: jax.Array) -> frozenset[str]:
-    kind = getattr(jax.typeof(x), "manual_axis_type", None)
-    return frozenset() if kind is None else kind.varying
+    kind = getattr(jax.typeof(x), "manual_axis_type", jax.typeof(x))
+    # Before jax 0.9 the type itself has the axes.
+    found: frozenset[str] = getattr(kind, "varying", getattr(kind, "vma", frozenset()))
+    return found

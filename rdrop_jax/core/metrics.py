@@ -2,12 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+
+
+class Pair(NamedTuple):
+    """One value for each term of the objective.
+
+    Attributes:
+      ce: value of the cross entropy.
+      kl: value of the consistency term.
+    """
+
+    ce: Any
+    kl: Any
 
 
 @jax.tree_util.register_dataclass

@@ -15,40 +15,40 @@ For k = 2 and l = 1 this is the paper's objective averaged over positions. With 
 the weight of CE grows with k and that of s does not.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Num
 
 from rdrop_jax.core import losses
-from rdrop_jax.core.alpha import check_alpha as check_alpha
-from rdrop_jax.core.alpha import is_zero as is_zero
-from rdrop_jax.core.alpha import resolve_num_passes as resolve_num_passes
-from rdrop_jax.core.kernels.class_ids import Weights, softmax_objective
+from rdrop_jax.core.alpha import check_alpha, is_zero
+from rdrop_jax.core.kernels.class_ids import softmax_objective
+from rdrop_jax.core.kernels.softmax import SoftmaxOptions
+from rdrop_jax.core.label_checks import are_class_ids, stacked
 from rdrop_jax.core.meshes import on_any_mesh
-from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.metrics import Mean, Pair
 from rdrop_jax.core.terms import (
     Divergence,
     multilabel_terms,
     position_weights,
     rdrop_terms,
     regression_terms,
-    stacked,
-    takes_class_ids,
 )
 
 OBJECTIVE_SCALES = ("sum", "mean")
-# Total weight of the cross entropy and of the divergence.
+# Total weight of the cross entropy and of the divergence, a `Pair` or a plain tuple.
 Denominators = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 def scales(
-    own: Denominators,
+    own: Pair,
     denominators: Denominators | None,
     alpha: float | Float[Array, ""],
     num_passes: int,
     objective_scale: str,
-) -> tuple[Array, Array]:
-    """Return the factors of the divergence and cross-entropy sums in the loss."""
+) -> Pair:
+    """Return the factors of the weighted sums of both terms in the loss."""
     if objective_scale not in OBJECTIVE_SCALES:
         raise ValueError(
             f"objective_scale must be one of {OBJECTIVE_SCALES}: found "
@@ -57,35 +57,63 @@ def scales(
     check_alpha(alpha, num_passes=num_passes)
     if isinstance(alpha, jax.core.Tracer):
         alpha = jnp.where(alpha >= 0, alpha, jnp.nan)
-    ce, s = (
+    ce, kl = (
         jnp.where(w == 0, 0.0, 1.0 / jnp.where(w == 0, 1.0, w))
         for w in (own if denominators is None else denominators)
     )
     if objective_scale == "mean":
-        ce, s = ce / num_passes, s / num_passes
-    return alpha * s, ce
+        ce, kl = ce / num_passes, kl / num_passes
+    return Pair(ce, alpha * kl)
 
 
 def _loss_and_metrics(
-    terms: tuple[Mean, Mean],
+    terms: Pair,
     num_passes: int,
     alpha: float | Float[Array, ""],
     objective_scale: str,
     denominators: Denominators | None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
-    ce, s = terms
-    own = (ce.weight, s.weight)
-    s_scale, ce_scale = scales(own, denominators, alpha, num_passes, objective_scale)
-    loss = ce_scale * ce.total
+    own = Pair(*(term.weight for term in terms))
+    factors = scales(own, denominators, alpha, num_passes, objective_scale)
+    loss = factors.ce * terms.ce.total
     if not is_zero(alpha):  # 0 * inf would be NaN
-        loss = loss + jnp.where(s_scale == 0, 0.0, s_scale * s.total)
-    return loss, metrics_of(ce, s, num_passes)
+        loss = loss + losses.weighted(factors.kl, terms.kl.total)
+    return loss, _metrics(terms, num_passes)
 
 
-def metrics_of(ce: Mean, s: Mean, num_passes: int) -> dict[str, Mean]:
+def fused_loss_and_metrics(
+    objective: Callable[[Pair, Pair], tuple[Array, Pair]],
+    weights: Pair,
+    dtype: jnp.dtype,
+    num_passes: int,
+    alpha: float | Float[Array, ""],
+    objective_scale: str,
+    denominators: Denominators | None,
+) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    """Return loss and metrics of an objective whose gradient comes with its value.
+
+    Args:
+      objective: function of weights [rows] and scalar factors of both terms, which
+        returns the loss and the weighted sums.
+      weights: result of `position_weights`.
+      dtype: dtype of weights and factors.
+      num_passes: number of passes.
+      alpha: see `rdrop_loss`.
+      objective_scale: see `rdrop_loss`.
+      denominators: see `rdrop_loss`.
+    """
+    weights = Pair(*(w.astype(dtype) for w in weights))
+    own = Pair(*map(jnp.sum, weights))
+    rows = Pair(*(w.reshape(-1) for w in weights))
+    factors = scales(own, denominators, alpha, num_passes, objective_scale)
+    loss, sums = objective(rows, Pair(*(jnp.asarray(x, dtype) for x in factors)))
+    return loss, _metrics(Pair(*map(Mean, sums, own)), num_passes)
+
+
+def _metrics(terms: Pair, num_passes: int) -> dict[str, Mean]:
     """Return the logged metrics: ``ce`` per pass and ``kl``, without gradients."""
-    found = {"ce": Mean(ce.total / num_passes, ce.weight), "kl": s}
-    return jax.lax.stop_gradient(found)
+    ce = Mean(terms.ce.total / num_passes, terms.ce.weight)
+    return jax.lax.stop_gradient({"ce": ce, "kl": terms.kl})
 
 
 @on_any_mesh()
@@ -137,7 +165,7 @@ def rdrop_loss(
         microbatch losses then add up to the loss of the full batch.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`. Metrics
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`. Metrics
       carry no gradient; the terms that `rdrop_terms` returns do.
 
     Raises:
@@ -158,14 +186,20 @@ def rdrop_loss(
       '0.0749'
     """
     logits, labels = stacked("logits", logits), jnp.asarray(labels)
-    options = (len(logits), alpha, objective_scale, denominators)
+    num_passes = len(logits)
+    options = (num_passes, alpha, objective_scale, denominators)
     closed = divergence == "symmetric_kl" and stop_gradient == "none"
-    if closed and len(logits) <= 2 and takes_class_ids(labels, logits):
+    if closed and num_passes <= 2 and are_class_ids(labels, logits, in_passes=True):
         losses.check_smoothing(label_smoothing, smoothing)
-        positions = logits.shape[1:-1]
-        weights = position_weights(positions, where, weight, label_weight)
-        return _closed_form(
-            logits, labels, weights, label_smoothing, smoothing, options
+        rows = logits.reshape(num_passes, -1, logits.shape[-1])
+        softmax = SoftmaxOptions(label_smoothing, smoothing)
+        return fused_loss_and_metrics(
+            lambda *factors: softmax_objective(
+                rows, labels.reshape(-1), *factors, softmax
+            ),
+            position_weights(logits.shape[1:-1], where, weight, label_weight),
+            jnp.promote_types(logits.dtype, jnp.float32),
+            *options,
         )
     terms = rdrop_terms(
         logits,
@@ -179,32 +213,6 @@ def rdrop_loss(
         stop_gradient=stop_gradient,
     )
     return _loss_and_metrics(terms, *options)
-
-
-def _closed_form(
-    logits: Array,
-    labels: Array,
-    weights: tuple[Array, Array],
-    label_smoothing: float,
-    smoothing: str,
-    options: tuple[int, float | Array, str, Denominators | None],
-) -> tuple[Array, dict[str, Mean]]:
-    num_passes, alpha, objective_scale, denominators = options
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    w, label_w = (x.astype(dtype) for x in weights)
-    own = (jnp.sum(label_w), jnp.sum(w))
-    s_scale, ce_scale = (
-        jnp.asarray(x, dtype)
-        for x in scales(own, denominators, alpha, num_passes, objective_scale)
-    )
-    loss, ce, s = softmax_objective(
-        logits.reshape(num_passes, -1, logits.shape[-1]),
-        labels.reshape(-1),
-        Weights(w.reshape(-1), label_w.reshape(-1), s_scale, ce_scale),
-        label_smoothing,
-        smoothing,
-    )
-    return loss, metrics_of(Mean(ce, own[0]), Mean(s, own[1]), num_passes)
 
 
 @on_any_mesh()
@@ -235,7 +243,7 @@ def rdrop_regression_loss(
       denominators: see `rdrop_loss`.
 
     Returns:
-      Scalar loss, and metrics: ``ce`` (the squared error per pass) and ``kl`` (the
+      Scalar loss, and the metrics ``ce`` (the squared error per pass) and ``kl`` (the
       squared difference between passes) as `Mean`.
 
     Raises:
@@ -283,7 +291,7 @@ def rdrop_multilabel_loss(
       denominators: see `rdrop_loss`.
 
     Returns:
-      Scalar loss in nats, and metrics: ``ce`` per pass and ``kl`` as `Mean`.
+      Scalar loss in nats, and the metrics ``ce`` per pass and ``kl`` as `Mean`.
 
     Raises:
       ValueError: mismatched shapes, or a negative alpha.

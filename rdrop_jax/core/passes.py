@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from rdrop_jax.core.meshes import on_any_mesh
+from rdrop_jax.core.meshes import on_any_mesh, platform
 
 Params = Any  # pytree of arrays
 Batch = Any  # pytree of arrays, batch axis first
@@ -97,7 +97,8 @@ def forward_passes(
       batch: any pytree.
       key: one PRNG key, split here, or ``num_passes`` different keys on axis 0.
       num_passes: number of passes k.
-      how: "unroll", "vmap", or "auto" (unroll on CPU, vmap elsewhere).
+      how: "unroll", "vmap", or "auto" (unroll on CPU, vmap elsewhere; within
+        `jax.set_mesh`, the devices of the mesh decide).
       out_axes: axes to stack passes on, a prefix of the outputs as in `jax.vmap`. Use
         None only for outputs that all passes share, to keep one copy. For an output
         that depends on the key, "vmap" rejects None and "unroll" keeps the first pass.
@@ -124,7 +125,7 @@ def forward_passes(
     forwards = _one_each(forward, num_passes)
     axes = (out_axes, 0) if has_aux else out_axes
     if how == "auto":
-        unroll = jax.default_backend() == "cpu" or not callable(forward)
+        unroll = platform() == "cpu" or not callable(forward)
         how = "unroll" if unroll else "vmap"
     if how == "vmap":
         if not callable(forward):
@@ -185,17 +186,15 @@ def check_stochastic(
       EqualPassesError: all passes are equal.
     """
     few = on_any_mesh()(_rows)(batch, rows)
-    forwards = [forward] * 2 if callable(forward) else forward
+    num_passes = 2 if callable(forward) else len(forward)
 
     @jax.jit
-    def differ(params: Params, few: Batch, key: Key) -> Array:
-        moved = jax.tree.map(lambda x: _moved(x, noise), params)
-        keys = jax.random.split(key, len(forwards))
-        outputs = (f(moved, few, k) for f, k in zip(forwards, keys, strict=True))
-        return ~passes_equal(list(outputs))
+    def equal(params: Params, few: Batch, key: Key) -> Array:
+        keys = jax.random.split(key, num_passes)
+        return _passes_equal(forward, params, few, keys, noise)
 
     for attempt in range(_TRIES):
-        if bool(differ(params, few, jax.random.fold_in(key, attempt))):
+        if not equal(params, few, jax.random.fold_in(key, attempt)):
             return
     raise EqualPassesError(_EQUAL)
 
@@ -221,10 +220,7 @@ def warn_if_equal(
     """
 
     def look() -> None:
-        moved = jax.tree.map(lambda x: _moved(x, noise), params)
-        forwards = _one_each(forward, len(keys))
-        outputs = [f(moved, batch, keys[i]) for i, f in enumerate(forwards)]
-        equal = passes_equal(outputs)
+        equal = _passes_equal(forward, params, batch, keys, noise)
         jax.debug.callback(_warn, equal)
 
     jax.lax.cond(due, look, lambda: None)
@@ -235,8 +231,17 @@ def _warn(equal: Any) -> None:
         warnings.warn(_EQUAL, EqualPassesWarning, stacklevel=2)
 
 
-def passes_equal(outputs: Sequence[Any]) -> Array:
-    """Return a boolean scalar: all outputs equal the first, up to rounding."""
+def _passes_equal(
+    forward: Forward | Sequence[Forward],
+    params: Params,
+    batch: Batch,
+    keys: Key,
+    noise: float,
+) -> Array:
+    """Return a boolean scalar: all passes equal the first, up to rounding."""
+    moved = jax.tree.map(lambda x: _moved(x, noise), params)
+    forwards = _one_each(forward, len(keys))
+    outputs = [f(moved, batch, keys[i]) for i, f in enumerate(forwards)]
     first, *others = (jax.tree.leaves(output) for output in outputs)
     close = [
         jnp.allclose(

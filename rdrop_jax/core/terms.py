@@ -7,23 +7,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer, Num
 
-from rdrop_jax.core import divergences, losses
+from rdrop_jax.core import losses
+from rdrop_jax.core.label_checks import are_class_ids, check_one_pass, stacked
 from rdrop_jax.core.meshes import on_any_mesh
-from rdrop_jax.core.metrics import Mean, mean
+from rdrop_jax.core.metrics import Pair, mean
 
 Divergence = str | Callable[[Array, Array], Array]
 
 _DIVERGENCES: dict[str, Callable[..., Array]] = {
-    "symmetric_kl": divergences.symmetric_kl,
-    "forward_kl": divergences.kl_divergence,
-    "reverse_kl": lambda a, b, where: divergences.kl_divergence(b, a, where=where),
-    "js": divergences.js_divergence,
-    "squared": divergences.squared_difference,
+    "symmetric_kl": losses.symmetric_kl,
+    "forward_kl": losses.kl_divergence,
+    "reverse_kl": lambda a, b, where: losses.kl_divergence(b, a, where=where),
+    "js": losses.js_divergence,
+    "squared": losses.squared_difference,
 }
 
 
 def _kl_from_fixed(p: Array, q: Array, where: Array) -> Array:
-    return divergences.kl_divergence(jax.lax.stop_gradient(p), q, where=where)
+    return losses.kl_divergence(jax.lax.stop_gradient(p), q, where=where)
 
 
 # The target of KL(p || q) is p, as in distillation. The other divergences have no
@@ -62,87 +63,13 @@ def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Arr
     return table[divergence]
 
 
-def reshape_hint(
-    name: str, outputs: tuple[int, ...], labels: str, one_pass: tuple[int, ...]
-) -> str:
-    """Return a hint if passes are concatenated along the batch, else an empty string.
-
-    Args:
-      name: name of the outputs.
-      outputs: shape of the outputs.
-      labels: name of the labels.
-      one_pass: shape of the labels, without the class axis if only outputs have one.
-
-    Returns:
-      A sentence with a leading space.
-    """
-    rank = len(one_pass)
-    if rank < 1 or outputs[1:rank] != one_pass[1:]:
-        return ""
-    rest = "".join(f", {n}" for n in outputs[1:])
-    if outputs[0] == 2 * one_pass[0]:
-        return (
-            f" {name} has no axis of passes. For rows [x; x] pass "
-            f"{name}.reshape(2, {one_pass[0]}{rest})."
-        )
-    if outputs[0] == one_pass[0] and len(outputs) - rank in (0, 1):
-        half = f"{one_pass[0] // 2}" if one_pass[0] % 2 == 0 else "batch"
-        return (
-            f" {name} has no axis of passes. For rows [x; x] and labels [y; y] pass "
-            f"{name}.reshape(2, {half}{rest}) and {labels}[:{half}]; for one pass "
-            f"{name}[None]."
-        )
-    return ""
-
-
-def stacked(
-    name: str, outputs: Array, labels: str = "labels", one_pass: tuple[int, ...] = ()
-) -> Array:
-    """Check that outputs are stacked over passes; the error may suggest a reshape."""
-    outputs = jnp.asarray(outputs)
-    if outputs.ndim < 2 or outputs.shape[0] < 1:
-        raise ValueError(
-            f"{name} must be stacked over passes on axis 0, [passes, ...] with at least"
-            f" 2 axes: found shape {outputs.shape}."
-            + reshape_hint(name, outputs.shape, labels, one_pass)
-        )
-    return outputs
-
-
-def takes_class_ids(labels: Array, logits: Array) -> bool:
-    """Check label shapes for stacked logits; return True if labels are class ids."""
-    ids = jnp.issubdtype(labels.dtype, jnp.integer)
-    one_pass = logits.shape[1:-1] if ids else logits.shape[1:]
-    if labels.shape != one_pass:
-        kind = "class ids" if ids else "probabilities"
-        raise ValueError(
-            f"labels ({kind}) must have the shape {one_pass} of one pass of logits, "
-            f"[passes, ..., classes]: found labels {labels.shape}, logits "
-            f"{logits.shape}."
-            + reshape_hint("logits", logits.shape, "labels", labels.shape)
-        )
-    return ids
-
-
-def _check_one_pass(
-    name: str, outputs: Array, labels: str, shape: tuple[int, ...]
-) -> None:
-    """Raise ValueError if labels do not have the shape of one pass."""
-    if outputs.shape[1:] != shape:
-        raise ValueError(
-            f"{labels} must have the same shape as one pass of {name}, "
-            f"[passes, *{labels}]: found {outputs.shape[1:]} and {shape}."
-            + reshape_hint(name, outputs.shape, labels, shape)
-        )
-
-
 def position_weights(
     shape: tuple[int, ...],
     where: Array | None,
     weight: Array | None,
     label_weight: Array | None,
-) -> tuple[Array, Array]:
-    """Return weights ``w`` of the consistency term and ``w * l`` of cross entropy."""
+) -> Pair:
+    """Return weights ``w * l`` of cross entropy and ``w`` of the consistency term."""
     where, weight, label_weight = (
         None if x is None else jnp.asarray(x) for x in (where, weight, label_weight)
     )
@@ -162,22 +89,23 @@ def position_weights(
     w = one if weight is None else losses.at_least_float32(weight)
     label_w = one if label_weight is None else losses.at_least_float32(label_weight)
     w = losses.clear(where, w)
-    return w, w * losses.clear(w != 0, label_w)
+    return Pair(w * losses.clear(w != 0, label_w), w)
 
 
 def _terms(
     outputs: Array,
-    shape: tuple[int, ...],
-    weights: tuple[Array, Array],
+    weights: Pair,
     cross_entropy: Callable[[Array, Array], Array],
     consistency: Callable[[Array, Array, Array], Array],
-) -> tuple[Mean, Mean]:
-    w, label_w = weights
-    counts, labelled = w != 0, label_w != 0
+) -> Pair:
+    labelled, counts = (w != 0 for w in weights)
     ce = sum(cross_entropy(z, labelled) for z in outputs)
     pairs = [consistency(a, b, counts) for a, b in combinations(outputs, 2)]
-    s = sum(pairs) / len(pairs) if pairs else jnp.zeros(shape, w.dtype)
-    return mean(jnp.asarray(ce), weight=label_w), mean(jnp.asarray(s), weight=w)
+    kl = sum(pairs) / len(pairs) if pairs else jnp.zeros_like(weights.kl)
+    return Pair(
+        mean(jnp.asarray(ce), weight=weights.ce),
+        mean(jnp.asarray(kl), weight=weights.kl),
+    )
 
 
 @on_any_mesh()
@@ -192,26 +120,25 @@ def rdrop_terms(
     label_weight: Float[Array, "*positions"] | None = None,
     divergence: Divergence = "symmetric_kl",
     stop_gradient: str = "none",
-) -> tuple[Mean, Mean]:
+) -> Pair:
     """Compute the two terms of the objective before alpha; both carry gradients.
 
     Args: see `rdrop_jax.rdrop_loss`.
 
     Returns:
-      ``(ce, s)``: cross entropy summed over passes with its weight ``sum(w l)``, and
-      the consistency term with ``sum(w)``. The weights depend only on the masks.
+      ``(ce, kl)``, two `Mean`: cross entropy summed over passes with its weight
+      ``sum(w l)``, and the consistency term with ``sum(w)``. The weights depend only on
+      the masks.
 
     Raises:
       ValueError: see `rdrop_jax.rdrop_loss`.
     """
     logits, labels = stacked("logits", logits), jnp.asarray(labels)
-    takes_class_ids(labels, logits)
-    positions = logits.shape[1:-1]
+    are_class_ids(labels, logits, in_passes=True)
     distance = _divergence(divergence, stop_gradient)
     return _terms(
         logits,
-        positions,
-        position_weights(positions, where, weight, label_weight),
+        position_weights(logits.shape[1:-1], where, weight, label_weight),
         lambda z, keep: losses.softmax_cross_entropy(
             z, labels, label_smoothing=label_smoothing, smoothing=smoothing, where=keep
         ),
@@ -227,16 +154,14 @@ def regression_terms(
     where: Bool[Array, " batch"] | None = None,
     weight: Float[Array, " batch"] | None = None,
     label_weight: Float[Array, " batch"] | None = None,
-) -> tuple[Mean, Mean]:
+) -> Pair:
     """Compute `rdrop_terms` for regression; see `rdrop_regression_loss`."""
     shape = jnp.shape(targets)
     predictions = stacked("predictions", predictions, "targets", shape)
-    _check_one_pass("predictions", predictions, "targets", shape)
-    positions = predictions.shape[1:2]
+    check_one_pass("predictions", predictions, "targets", shape)
     return _terms(
         predictions,
-        positions,
-        position_weights(positions, where, weight, label_weight),
+        position_weights(predictions.shape[1:2], where, weight, label_weight),
         lambda y, keep: losses.squared_error(y, targets, where=keep),
         lambda a, b, keep: losses.squared_error(a, b, where=keep),
     )
@@ -250,15 +175,13 @@ def multilabel_terms(
     where: Bool[Array, "*positions"] | None = None,
     weight: Float[Array, "*positions"] | None = None,
     label_weight: Float[Array, "*positions"] | None = None,
-) -> tuple[Mean, Mean]:
+) -> Pair:
     """Compute `rdrop_terms` for multi-label tasks; see `rdrop_multilabel_loss`."""
     logits = stacked("logits", logits)
-    _check_one_pass("logits", logits, "labels", jnp.shape(labels))
-    positions = logits.shape[1:-1]
+    check_one_pass("logits", logits, "labels", jnp.shape(labels))
     return _terms(
         logits,
-        positions,
-        position_weights(positions, where, weight, label_weight),
+        position_weights(logits.shape[1:-1], where, weight, label_weight),
         lambda z, keep: losses.bernoulli_cross_entropy(z, labels, where=keep),
-        lambda a, b, keep: divergences.bernoulli_symmetric_kl(a, b, where=keep),
+        lambda a, b, keep: losses.bernoulli_symmetric_kl(a, b, where=keep),
     )

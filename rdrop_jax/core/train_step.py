@@ -16,8 +16,8 @@ from rdrop_jax.core.accumulate import (
     first_microbatch,
     make_loss_and_grad,
 )
+from rdrop_jax.core.alpha import check_alpha, resolve_num_passes
 from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import check_alpha, resolve_num_passes
 from rdrop_jax.core.passes import (
     Batch,
     Forward,
@@ -27,9 +27,7 @@ from rdrop_jax.core.passes import (
     pass_keys,
     warn_if_equal,
 )
-from rdrop_jax.core.train_state import TrainState as TrainState
-from rdrop_jax.core.train_state import check_params
-from rdrop_jax.core.train_state import init_state as init_state
+from rdrop_jax.core.train_state import TrainState, check_params
 
 Alpha = float | Callable[[Any], Any]  # a schedule maps the step to a scalar
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Mean]]]

@@ -46,26 +46,39 @@ class TrainBatches:
         process: tuple[int, int] = (0, 1),
         workers: int = 0,
     ) -> None:
-        index, count = process
-        if batch_size % count:
-            raise InputError(
-                f"batch_size: expected a multiple of {count} processes, found "
-                f"{batch_size}"
-            )
         stream = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
         self._stream = stream.random_map(transform)
         self._map = make_map(workers)
         self._batch_size = batch_size
-        self._local = range(
-            index * batch_size // count, (index + 1) * batch_size // count
-        )
+        self._local = local_rows(batch_size, process)
         self.steps_per_epoch = len(rows) / batch_size
         self.examples_per_step = float(batch_size)
 
     def __getitem__(self, step: int) -> HostBatch:
         start = step * self._batch_size
-        positions = [start + i for i in self._local]
+        positions = (start + self._local).tolist()
         return stack(list(self._map(self._stream.__getitem__, positions)))
+
+
+def local_rows(
+    batch_size: int, process: tuple[int, int], field: str = "batch_size"
+) -> np.ndarray:
+    """Return the rows of a batch that a process builds.
+
+    Args:
+      batch_size: number of rows over all processes.
+      process: (index, count) of the process.
+      field: config field, for messages.
+
+    Raises:
+      InputError: the rows do not divide evenly over the processes.
+    """
+    index, count = process
+    if batch_size % count:
+        raise InputError(
+            f"{field}: expected a multiple of {count} processes, found {batch_size}"
+        )
+    return np.arange(batch_size).reshape(count, -1)[index]
 
 
 def stack(rows: Sequence[Row]) -> HostBatch:
@@ -117,8 +130,7 @@ def eval_batches(
     Yields:
       Batches of one shape; ``where`` [batch] is False for padding.
     """
-    index, count = process
-    local = np.arange(index * batch_size // count, (index + 1) * batch_size // count)
+    local = local_rows(batch_size, process, "eval.batch_size")
     mapped = make_map(workers)
 
     def make(number: int) -> HostBatch:

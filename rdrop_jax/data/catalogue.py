@@ -1,16 +1,21 @@
 """Datasets of the TensorFlow Datasets catalogue, read without TensorFlow."""
 
 import importlib.util
-from collections.abc import Callable
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from rdrop_jax import extras
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.files.disk import read_json
+from rdrop_jax.files.roots import root, unprepared
 
+_logger = logging.getLogger(__name__)
 PREFIX = "tfds:"
 
 
@@ -42,6 +47,22 @@ def find(root: Path, name: str) -> Path:
     return newest
 
 
+def prepared_folder(data: ConfigDict, page: str) -> Path:
+    """Return the folder of the dataset that a config names, as `find` does.
+
+    Args:
+      data: the config's ``data``.
+      page: documentation page for error messages.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    home, name = Path(root(data)), data.name.removeprefix(PREFIX)
+    if not (home / name).is_dir():
+        raise unprepared(data, "", page)
+    return find(home, name)
+
+
 def _version(folder: Path) -> list[int]:
     return [int(part) for part in folder.name.split(".") if part.isdigit()]
 
@@ -61,32 +82,50 @@ def classes(folder: Path) -> tuple[str, ...]:
     return tuple(lines.read(path)) if path.is_file() else ()
 
 
-class Examples:
-    """Images and labels of one split.
+def read_rows(folder: Path, split: str, features: Iterable[str], **options: Any) -> Any:
+    """Open a split as a sequence of dicts, which are read on demand.
+
+    Args:
+      folder: folder of a version.
+      split: name of the split.
+      features: features that the rows must have.
+      options: further options of `as_data_source`.
 
     Raises:
-      InputError: unexpected features, or fewer examples than in the index.
+      InputError: a missing feature, or fewer examples than in the index.
     """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(str(folder))
+    found = builder.info.features
+    if found is None or not {*features} <= set(found):
+        raise InputError(
+            f"{folder}: expected features {' and '.join(features)}, found {found}"
+        )
+    rows = builder.as_data_source(split, **options)
+    wanted = builder.info.splits[split].num_examples
+    if len(rows) != wanted:
+        raise InputError(
+            f"{folder}, {split}: expected {wanted} examples, found {len(rows)}"
+        )
+    return rows
+
+
+class Examples:
+    """Images and labels of one split."""
 
     labels = None
 
     def __init__(self, folder: Path, split: str) -> None:
-        import tensorflow_datasets as tfds
+        from tensorflow_datasets import decode
 
-        builder = tfds.builder_from_directory(str(folder))
-        features = builder.info.features
-        if features is None or not {"image", "label"} <= set(features):
-            raise InputError(
-                f"{folder}: expected features image and label, found {features}"
-            )
-        undecoded = {"image": tfds.decode.SkipDecoding()}
-        self._source = builder.as_data_source(split, decoders=undecoded)
+        self._source = read_rows(
+            folder,
+            split,
+            ("image", "label"),
+            decoders={"image": decode.SkipDecoding()},
+        )
         self._name = f"{folder}, {split}"
-        wanted = builder.info.splits[split].num_examples
-        if len(self._source) != wanted:
-            raise InputError(
-                f"{self._name}: expected {wanted} examples, found {len(self._source)}"
-            )
 
     def __len__(self) -> int:
         return len(self._source)
@@ -103,39 +142,20 @@ class Examples:
 
 
 def read_texts(folder: Path, split: str, columns: tuple[str, ...]) -> list[list[str]]:
-    """Read text features of one split, white space joined: one list per feature.
-
-    Raises:
-      InputError: unexpected features, or fewer examples than in the index.
-    """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(str(folder))
-    features = builder.info.features
-    if features is None or not {*columns} <= set(features):
-        raise InputError(
-            f"{folder}: expected features {' and '.join(columns)}, found {features}"
-        )
-    rows = builder.as_data_source(split)
-    wanted = builder.info.splits[split].num_examples
-    if len(rows) != wanted:
-        raise InputError(
-            f"{folder}, {split}: expected {wanted} examples, found {len(rows)}"
-        )
+    """Read text features of one split, white space joined: one list per feature."""
     texts: list[list[str]] = [[] for _ in columns]
-    for row in rows:
+    for row in read_rows(folder, split, columns):
         for column, found in zip(columns, texts, strict=True):
             found.append(" ".join(row[column].decode().split()))
     return texts
 
 
-def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:
+def prepare(root: Path, name: str) -> Path:
     """Download a dataset of the catalogue and prepare it as array_record.
 
     Args:
       root: folder of prepared datasets.
       name: ``name`` or ``name/config`` of the dataset, optionally with ``:version``.
-      say: function that receives progress lines.
 
     Returns:
       The output folder.
@@ -145,8 +165,7 @@ def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:
     """
     if importlib.util.find_spec("tensorflow") is None:
         raise InputError(
-            f"{name}: preparing it needs TensorFlow. Run `pip install "
-            "'rdrop-jax[prepare]'`. Training does not need it."
+            f"{name}: {extras.missing('tensorflow')} Training does not need it."
         )
     import tensorflow_datasets as tfds
 
@@ -156,7 +175,7 @@ def prepare(root: Path, name: str, say: Callable[[str], None]) -> Path:
         raise InputError(
             f"{name}: no such dataset in the catalogue: {error}"
         ) from error
-    say(f"preparing {builder.info.full_name} in {builder.data_path}")
+    _logger.info("preparing %s in %s", builder.info.full_name, builder.data_path)
     try:
         builder.download_and_prepare()
     except (OSError, tfds.download.DownloadError) as error:

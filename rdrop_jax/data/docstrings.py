@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -95,9 +96,7 @@ def summaries(package: str, *, shortest: int, rarest: int) -> list[Summary]:
         if len(text) >= shortest and "/" in doc.file and subpackage[0] != "_":
             places.setdefault(text, set()).add(subpackage)
     alone = [(text, found.pop()) for text, found in places.items() if len(found) == 1]
-    sizes: dict[str, int] = {}
-    for _, subpackage in alone:
-        sizes[subpackage] = sizes.get(subpackage, 0) + 1
+    sizes = Counter(subpackage for _, subpackage in alone)
     return sorted(Summary(t, s) for t, s in alone if sizes[s] >= rarest)
 
 

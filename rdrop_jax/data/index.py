@@ -50,6 +50,21 @@ def read(
     return index
 
 
+def read_texts(folder: Path) -> dict[str, Any]:
+    """Read the index of a folder with text files, as `read` does.
+
+    The index contains the sizes of all ``files``, or of a .jsonl file for each of the
+    ``splits``.
+    """
+
+    def sizes(index: dict[str, Any]) -> dict[str, int]:
+        if "files" in index:
+            return {name: file["bytes"] for name, file in index["files"].items()}
+        return {f"{s}.jsonl": file["bytes"] for s, file in index["splits"].items()}
+
+    return read(folder, sizes)
+
+
 def size_of(path: Path) -> int | None:
     """Return the bytes of a file; None if it is missing or its name is invalid."""
     try:

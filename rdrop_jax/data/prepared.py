@@ -28,10 +28,15 @@ def read_index(folder: Path) -> dict[str, Any]:
     """Read the index of a prepared dataset.
 
     Raises:
-      InputError: the index is missing, corrupt or of an unsupported format, or a file
-        is missing.
+      InputError: the index is missing, corrupt or of an unsupported format, a file is
+        missing, or the records are not images.
     """
-    return index_lib.read(folder, _sizes)
+    index = index_lib.read(folder, _sizes)
+    if index["features"] != IMAGE_FEATURES:
+        raise InputError(
+            f"{folder}: expected records of {IMAGE_FEATURES}, found {index['features']}"
+        )
+    return index
 
 
 def _sizes(index: dict[str, Any]) -> dict[str, int]:
@@ -148,12 +153,12 @@ class Writer:
         if source is not None and next(source, None) is not None:
             raise InputError(f"{split}: expected {rows} records, found more")
 
-    def finish(self, classes: Sequence[str], features: dict[str, str]) -> Path:
+    def finish(self, classes: Sequence[str]) -> Path:
         """Write the index and rename the temporary folder to the output folder."""
         index = {
             "format": index_lib.FORMAT,
             "name": self._folder.name,
-            "features": features,
+            "features": IMAGE_FEATURES,
             "splits": self._splits,
             "rows": {
                 split: sum(shard["rows"] for shard in files.values())
@@ -192,11 +197,3 @@ def _write_shard(path: Path, source: Iterator[bytes], count: int, wanted: str) -
     finally:
         writer.close()
     publish(temporary, path)
-
-
-def check_images(index: dict[str, Any], folder: Path) -> None:
-    """Raise an `InputError` if a prepared dataset does not contain images."""
-    if index["features"] != IMAGE_FEATURES:
-        raise InputError(
-            f"{folder}: expected records of {IMAGE_FEATURES}, found {index['features']}"
-        )

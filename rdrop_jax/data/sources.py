@@ -9,8 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from rdrop_jax import extras
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums
 
 
 @runtime_checkable
@@ -122,7 +122,7 @@ def digits_file() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             "data.name=digits: expected scikit-learn, which contains the digits, found "
-            "no such package. Run `pip install scikit-learn`."
+            f"no such package. Run `{extras.install('train')}`."
         )
     file = Path(spec.submodule_search_locations[0], "datasets/data/digits.csv.gz")
     if not file.is_file():
@@ -153,8 +153,3 @@ def digits(split: str, split_seed: int) -> Images:
     rows = table[order[cut[split]]]
     pixels = np.round(rows[:, :-1] * (255 / 16)).astype(np.uint8)
     return Images(pixels.reshape(-1, 8, 8, 1), rows[:, -1], f"digits, {split},")
-
-
-def digits_sha256() -> str:
-    """Return the SHA-256 checksum of the file that `digits` reads."""
-    return checksums.sha256(digits_file())

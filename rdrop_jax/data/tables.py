@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rdrop_jax import extras
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lfs, lines
 
@@ -139,9 +140,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise InputError(
-            f"{path}: Parquet needs pyarrow. Run `pip install 'rdrop-jax[parquet]'`."
-        ) from error
+        raise InputError(f"{path}: {extras.missing('pyarrow')}") from error
     lfs.check(path)
     number = size = 0
     try:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -243,24 +243,3 @@ def load(workdir: Path) -> Vocabularies:
         raise InputError(f"{folder}: expected joint.json, found {sorted(found)}")
     joint = found.get("joint")
     return Vocabularies(joint or found["source"], joint or found["target"])
-
-
-def ensure(workdir: Path, make: Callable[[], Vocabularies], *, begun: bool) -> int:
-    """Ensure that a run has its vocabularies; return 0.
-
-    They are rebuilt until the run has a checkpoint: rebuilding is deterministic, and a
-    run without checkpoints may still change its config.
-
-    Args:
-      workdir: folder of the run.
-      make: function that trains or loads them.
-      begun: True if the run has checkpoints, which need their original vocabularies.
-
-    Raises:
-      InputError: the vocabularies of a run with checkpoints are missing.
-    """
-    if begun:
-        load(workdir)
-    else:
-        save(make(), workdir)
-    return 0

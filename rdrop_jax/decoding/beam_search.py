@@ -25,8 +25,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rdrop_jax.decoding.constraints import begin_with, forbid_repeats
-from rdrop_jax.decoding.options import SearchOptions, check_options, divisor
+from rdrop_jax.decoding.constraints import forbid_repeats
+from rdrop_jax.decoding.options import SearchOptions, divisor
 from rdrop_jax.decoding.top_k import top_k
 from rdrop_jax.models.cache import Cache, reorder
 
@@ -147,7 +147,11 @@ def first_step(
     Returns:
       The state after the first step.
     """
-    check_options(options)
+    if not 1 <= options.n_best <= options.beam:
+        raise ValueError(
+            "n_best must be between 1 and beam: found "
+            f"{options.n_best} of {options.beam}"
+        )
     batch, beam = len(max_length), options.beam
     blank = jnp.full((batch, beam, length), options.pad, jnp.int32)
     none = jnp.full((batch, beam), _NEVER, jnp.float32)
@@ -163,9 +167,15 @@ def first_step(
         cache,
     )
     start = jnp.full((batch, 1), options.bos, jnp.int32)
-    if options.first is not None:
-        tokens_to_logits = begin_with(options.first, tokens_to_logits)
-    return _step(tokens_to_logits, start, state, options)
+
+    def first(ids: Array, cache: Cache) -> tuple[Array, Cache]:
+        logits, cache = tokens_to_logits(ids, cache)
+        if options.first is not None:  # probability 1
+            only = jnp.arange(logits.shape[-1]) == options.first
+            logits = jnp.broadcast_to(jnp.where(only, 0.0, _NEVER), logits.shape)
+        return logits, cache
+
+    return _step(first, start, state, options)
 
 
 def run(
@@ -240,9 +250,6 @@ def _continuations(
     beam, at = options.beam, state.step
     logits = logits.astype(jnp.float32)
     log_norm = jax.nn.logsumexp(logits, axis=-1)
-    if options.constrain is not None:
-        log_probs = options.constrain(logits - log_norm[..., None], state.tokens, at)
-        logits, log_norm = log_probs, jnp.zeros_like(log_norm)
     if options.no_repeat:
         logits = forbid_repeats(logits, state.tokens, at, options.no_repeat)
     limit = (at >= state.max_length)[:, None]

@@ -1,8 +1,5 @@
 """Constraints on hypotheses, as jit-compatible functions of their tokens."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -44,16 +41,3 @@ def forbid_repeats(
         jnp.arange(beam)[None, :, None],
         tokens[..., size - 1 :],
     ].min(jnp.where(same, -jnp.inf, jnp.inf))
-
-
-def begin_with(
-    token: int, tokens_to_logits: Callable[..., tuple[Array, Any]]
-) -> Callable[..., tuple[Array, Any]]:
-    """Wrap a first step so that it can only choose ``token``, with probability 1."""
-
-    def forced(ids: Array, cache: Any) -> tuple[Array, Any]:
-        logits, cache = tokens_to_logits(ids, cache)
-        only = jnp.arange(logits.shape[-1]) == token
-        return jnp.broadcast_to(jnp.where(only, 0.0, -jnp.inf), logits.shape), cache
-
-    return forced

@@ -1,13 +1,9 @@
 """Options of a beam search, and the length penalty of finished hypotheses."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
-
-Constrain = Callable[[Array, Array, Array], Array]
-PENALTIES = ("power", "gnmt")
 
 
 class SearchOptions(NamedTuple):
@@ -19,9 +15,8 @@ class SearchOptions(NamedTuple):
       pad: padding id after the end; never chosen.
       beam: number of live hypotheses per example.
       n_best: number of hypotheses to return, at most ``beam``.
-      length_penalty: exponent of the length; 0 compares plain log-probabilities.
-      penalty: "power" divides by ``length ** length_penalty``, "gnmt" by
-        ``((5 + length) / 6) ** length_penalty``.
+      length_penalty: exponent of the length by which log-probabilities are divided; 0
+        compares plain log-probabilities.
       early_stop: stop an example once ``beam`` hypotheses have finished, as fairseq.
         False continues until no live hypothesis can reach the ``n_best``. The bound is
         the best live log-probability, divided by the most favourable length penalty
@@ -33,9 +28,6 @@ class SearchOptions(NamedTuple):
         this.
       forbid: further ids that are never chosen, such as that of the unknown token. BOS
         is also forbidden, unless it equals EOS.
-      constrain: None, or ``(log_probs [batch, beam, vocab], tokens [batch, beam, time],
-        step) -> log_probs``. It may lower log-probabilities, down to -inf. The first
-        ``step`` tokens are those chosen so far.
     """
 
     bos: int
@@ -44,29 +36,13 @@ class SearchOptions(NamedTuple):
     beam: int = 5
     n_best: int = 1
     length_penalty: float = 1.0
-    penalty: str = "power"
     early_stop: bool = True
     first: int | None = None
     free_end: bool = False
     no_repeat: int = 0
     forbid: tuple[int, ...] = ()
-    constrain: Constrain | None = None
-
-
-def check_options(options: SearchOptions) -> None:
-    """Raise ValueError for invalid options."""
-    if options.penalty not in PENALTIES:
-        raise ValueError(f"penalty must be one of {PENALTIES}: {options.penalty!r}")
-    if not 1 <= options.n_best <= options.beam:
-        raise ValueError(
-            "n_best must be between 1 and beam: found "
-            f"{options.n_best} of {options.beam}"
-        )
 
 
 def divisor(length: Array, options: SearchOptions) -> Array:
     """Return the length penalty of a hypothesis of ``length`` tokens (the divisor)."""
-    size = length.astype(jnp.float32)
-    if options.penalty == "gnmt":
-        size = (5.0 + size) / 6.0
-    return size**options.length_penalty
+    return length.astype(jnp.float32) ** options.length_penalty

@@ -1,17 +1,19 @@
 """Untrusted archives: verified before they are read, never unpacked to disk."""
 
 import hashlib
+import logging
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rdrop_jax.errors import InputError
 
+_logger = logging.getLogger(__name__)
 _CHUNK = 2**22
-_SAY_EVERY = 10.0  # seconds
+_LOG_EVERY = 10.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -58,29 +60,28 @@ def locate(sources: tuple[Source, ...], files: list[Path]) -> dict[str, Path]:
 
 
 def verify(
-    sources: tuple[Source, ...], paths: dict[str, Path], say: Callable[[str], None]
+    sources: tuple[Source, ...], paths: dict[str, Path]
 ) -> dict[str, dict[str, Any]]:
     """Compute the checksums of sources and compare them with the published ones.
 
     Raises:
       InputError: a file differs from the published one.
     """
-    return {s.file: _verified(s, paths[s.file], say) for s in sources}
+    return {s.file: _verified(s, paths[s.file]) for s in sources}
 
 
-def _verified(source: Source, path: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _verified(source: Source, path: Path) -> dict[str, Any]:
     sums = {name: hashlib.new(name) for name in ("md5", "sha256")}
-    size, done, spoke = path.stat().st_size, 0, time.monotonic()
+    size, done, logged = path.stat().st_size, 0, time.monotonic()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             for value in sums.values():
                 value.update(chunk)
             done += len(chunk)
-            if time.monotonic() - spoke > _SAY_EVERY:
-                spoke = time.monotonic()
-                say(
-                    f"checking {path.name}: {done / size:.0%} of {size / 2**30:.1f} GiB"
-                )
+            if time.monotonic() - logged > _LOG_EVERY:
+                logged = time.monotonic()
+                share, total = f"{done / size:.0%}", f"{size / 2**30:.1f} GiB"
+                _logger.info("checking %s: %s of %s", path.name, share, total)
     for name, value in sums.items():
         wanted = getattr(source, name)
         if wanted and value.hexdigest() != wanted:

@@ -63,12 +63,8 @@ def check(path: Path, field: str = "") -> None:
             )
         memory.check(size, what)
         for entry in entries:
-            _check_entry(archive, entry, f"{what}: {entry.filename}")
-
-
-def _check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, what: str) -> None:
-    with archive.open(entry) as file:
-        _check_header(file, entry.file_size, what)
+            with archive.open(entry) as file:
+                _check_header(file, entry.file_size, f"{what}: {entry.filename}")
 
 
 def _check_header(file: IO[bytes] | io.BufferedIOBase, size: int, what: str) -> None:

@@ -10,10 +10,12 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.config import flatten
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import hub
 
 # Config fields that contain a path, and the group of files by split.
 _FIELDS = ("init_from", "data.dir", "data.name", "data.vocabulary", "data.tokenizer")
 _GROUP = "data.files."
+_NAMED = ("init_from", "data.name")  # these accept hf:ORG/NAME
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", re.DOTALL)
 # Schemes that stay a URL after pathlib has merged the slashes of gs://bucket.
 _STORES = (
@@ -98,7 +100,8 @@ def check_config(config: ConfigDict | Mapping[str, object]) -> None:
     for name, value in flatten(config).items():
         if name in _FIELDS or name.startswith(_GROUP):
             for path in value if isinstance(value, list) else [value]:
-                if isinstance(path, str):
+                named = name in _NAMED and isinstance(path, str) and hub.is_name(path)
+                if isinstance(path, str) and not named:
                     local(name, path)
 
 
@@ -110,7 +113,9 @@ def _remedy(scheme: str, slashes: str, rest: str) -> str:
             return "Give the path alone, without file://"
         path = "/" + unquote(tail if len(slashes) == 2 and slash else rest)
         return f"Use {path!r}"
-    if scheme in ("http", "https", "ftp", "ftps", "hf", "git"):
+    if scheme == "hf":
+        return "For a repository of the Hub, use hf:ORG/NAME in init_from or data.name"
+    if scheme in ("http", "https", "ftp", "ftps", "git"):
         return "Download it, and give the path of the local copy"
     return (
         "Mount the storage as a folder or copy the data to a local disk, and give that "

@@ -13,19 +13,18 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rdrop_jax.models.blocks import Form, Rates
+from rdrop_jax.models.blocks import BlockSettings, Rates, Stack, causal_mask
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.causal import CausalStack, empty_cache
-from rdrop_jax.models.decoder import Size
-from rdrop_jax.models.embeddings import Positions
+from rdrop_jax.models.embeddings import Positions, token_positions
 from rdrop_jax.models.layers import PARTITION_RULES, Dropout, Dtype
 from rdrop_jax.models.outputs import AdaptiveOutput
+from rdrop_jax.models.sizes import Size
 
 __all__ = ["PARTITION_RULES", "SIZES", "AdaptiveDecoder", "clusters"]
 
 SIZES = {
-    "adaptive_mini": Size(2, 128, 4, 512),
-    "transformer_lm_wiki103": Size(16, 1024, 8, 4096),
+    "mini": Size(2, 128, 4, 512),
+    "wiki103": Size(16, 1024, 8, 4096),
 }
 
 
@@ -88,7 +87,7 @@ class AdaptiveDecoder(nn.Module):
     vocab_size: int
     cutoffs: tuple[int, ...] = (20_000, 60_000)
     factor: int = 4
-    size: Size = SIZES["transformer_lm_wiki103"]
+    size: Size = SIZES["wiki103"]
     rates: Rates = Rates(dropout=0.3, attention=0.1, activation=0.1)
     softmax_dropout: float = 0.2
     activation: str = "relu"
@@ -124,7 +123,7 @@ class AdaptiveDecoder(nn.Module):
         )
         self.drop_in = Dropout(self.rates.dropout, self.masks)
         self.drop_out = [Dropout(self.softmax_dropout, self.masks) for _ in self.parts]
-        self.form = Form(
+        settings = BlockSettings(
             self.size.heads,
             self.size.mlp_width,
             self.rates,
@@ -133,7 +132,7 @@ class AdaptiveDecoder(nn.Module):
             self.dtype,
             self.masks,
         )
-        self.stack = CausalStack(self.size.layers, self.form, False, self.remat)
+        self.stack = Stack(self.size.layers, settings, False, self.remat)
 
     def __call__(
         self, tokens: Int[Array, "batch time"], *, train: bool
@@ -146,21 +145,18 @@ class AdaptiveDecoder(nn.Module):
 
         Returns:
           Inputs and kernels of the head and of each tail, in the format of
-          `rdrop_jax.core.kernels.adaptive.adaptive_rdrop_loss`.
+          `rdrop_jax.core.kernels.adaptive_softmax.adaptive_rdrop_loss`.
 
         Raises:
           ValueError: more positions than ``max_length``.
         """
-        time = tokens.shape[1]
-        if time > self.max_length:
-            raise ValueError(f"max_length is {self.max_length}: found {time} positions")
-        x = self._embed(tokens, jnp.arange(time)[None], train)
-        return self._output(self.stack(x, train), train)
+        at = token_positions(tokens, self.max_length)
+        x = self._embed(tokens, at, train)
+        return self._output(self.stack(x, causal_mask(tokens.shape[1]), train), train)
 
     def init_cache(self, batch: int, length: int, beam: int = 1) -> Cache:
         """Create an empty cache of ``length`` positions."""
-        size = self.size
-        return empty_cache(size.layers, self.form, size.width, batch, length, beam)
+        return self.stack.empty_cache(self.size.width, batch, length, beam)
 
     def decode_step(
         self, tokens: Int[Array, "batch beam"], cache: Cache

@@ -1,11 +1,25 @@
-"""Encoder and decoder blocks, post-norm as published or pre-norm."""
+"""Encoder and decoder blocks, post-norm as published or pre-norm, and their stack."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.layers import Attention, Dtype, KeysValues, LayerDrop, Mlp
+
+# Encoded source and the mask of its tokens.
+Source = tuple[Float[Array, "batch source width"], Bool[Array, "batch 1 1 source"]]
+
+_XAVIER = nn.initializers.variance_scaling
+# Initializers of queries, keys and values (fairseq's gain of 1 / sqrt(2)), of the
+# attention output, and of the MLP.
+FAIRSEQ_INITS = (
+    _XAVIER(0.5, "fan_avg", "uniform"),
+    _XAVIER(1.0, "fan_avg", "uniform"),
+    nn.initializers.xavier_uniform(),
+)
 
 
 class Rates(NamedTuple):
@@ -16,15 +30,17 @@ class Rates(NamedTuple):
       attention: rate on attention weights.
       activation: rate after the activation of an MLP.
       layer: rate of per-example LayerDrop.
+      attention_out: rate after the attention output; None means ``dropout``.
     """
 
     dropout: float = 0.1
     attention: float = 0.0
     activation: float = 0.0
     layer: float = 0.0
+    attention_out: float | None = None
 
 
-class Form(NamedTuple):
+class BlockSettings(NamedTuple):
     """Settings shared by all blocks of a model."""
 
     heads: int
@@ -34,72 +50,65 @@ class Form(NamedTuple):
     activation: str
     dtype: Dtype
     masks: str
+    norm_eps: float = 1e-5
+    inits: tuple[nn.initializers.Initializer, ...] = FAIRSEQ_INITS
 
 
-class _Block(nn.Module):
-    """Sublayers with a residual connection around each.
+class Block(nn.Module):
+    """Self-attention, optional attention to a source, and MLP, with residuals.
 
     Attributes:
-      form: settings shared by all blocks.
+      settings: settings shared by all blocks.
+      cross_attention: whether the block attends to a source.
     """
 
-    form: Form
-
-    def _attention(self) -> Attention:
-        xavier = nn.initializers.variance_scaling
-        form = self.form
-        return Attention(
-            form.heads,
-            form.rates.attention,
-            form.rates.dropout,
-            form.dtype,
-            form.masks,
-            xavier(0.5, "fan_avg", "uniform"),  # fairseq's gain of 1 / sqrt(2)
-            xavier(1.0, "fan_avg", "uniform"),
-        )
-
-    def _mlp(self) -> Mlp:
-        form = self.form
-        return Mlp(
-            form.mlp_width,
-            form.rates.dropout,
-            form.dtype,
-            form.masks,
-            form.rates.activation,
-            form.activation,
-            nn.initializers.xavier_uniform(),
-        )
-
-    def _norm(self) -> nn.LayerNorm:
-        return nn.LayerNorm(1e-5, dtype=self.form.dtype)
-
-    def _before(self, x: Array, norm: nn.Module) -> Array:
-        return norm(x) if self.form.pre_norm else x
-
-    def _after(self, x: Array, norm: nn.Module) -> Array:
-        return x if self.form.pre_norm else norm(x)
-
-
-class EncoderBlock(_Block):
-    """Self-attention and MLP."""
+    settings: BlockSettings
+    cross_attention: bool = False
 
     def setup(self) -> None:
         """Create parameters and submodules."""
+        s = self.settings
         self.attention, self.attention_norm = self._attention(), self._norm()
-        self.mlp, self.mlp_norm = self._mlp(), self._norm()
-        self.drop = LayerDrop(self.form.rates.layer, self.form.masks)
+        if self.cross_attention:
+            self.cross, self.cross_norm = self._attention(), self._norm()
+        self.mlp = Mlp(
+            s.mlp_width,
+            s.rates.dropout,
+            s.dtype,
+            s.masks,
+            s.rates.activation,
+            s.activation,
+            s.inits[2],
+        )
+        self.mlp_norm = self._norm()
+        self.drop = LayerDrop(s.rates.layer, s.masks)
 
     def __call__(
         self,
         x: Float[Array, "batch time width"],
         where: Bool[Array, "#batch 1 #time time"] | None,
+        source: Source | None,
         train: bool,
     ) -> Float[Array, "batch time width"]:
-        """Apply the block; ``where`` is True where a position may attend."""
+        """Apply the block to all positions.
+
+        Args:
+          x: inputs.
+          where: True where a position may attend; None for everywhere.
+          source: encoded source and its mask, if the block attends to one.
+          train: whether dropout is on.
+
+        Returns:
+          An array like x.
+        """
         start = x
         h = self._before(x, self.attention_norm)
         x = x + self.attention(h, h, where=where, train=train)
         x = self._after(x, self.attention_norm)
+        if source is not None:
+            h = self._before(x, self.cross_norm)
+            x = x + self.cross(h, source[0], where=source[1], train=train)
+            x = self._after(x, self.cross_norm)
         x = x + self.mlp(self._before(x, self.mlp_norm), train=train)
         return self.drop(start, self._after(x, self.mlp_norm), train=train)
 
@@ -108,62 +117,133 @@ class EncoderBlock(_Block):
         x: Float[Array, "batch beam width"],
         past: KeysValues,
         index: Int[Array, ""],
+        source: tuple[KeysValues, Bool[Array, "batch source"]] | None,
     ) -> tuple[Float[Array, "batch beam width"], KeysValues]:
         """Apply the block to position ``index`` of every beam, causal, dropout off."""
         h = self._before(x, self.attention_norm)
         h, past = self.attention.step(h, past, index)
         x = self._after(x + h, self.attention_norm)
-        x = x + self.mlp(self._before(x, self.mlp_norm), train=False)
-        return self._after(x, self.mlp_norm), past
-
-
-class DecoderBlock(_Block):
-    """Causal self-attention, attention to the source, MLP."""
-
-    def setup(self) -> None:
-        """Create parameters and submodules."""
-        self.attention, self.attention_norm = self._attention(), self._norm()
-        self.cross, self.cross_norm = self._attention(), self._norm()
-        self.mlp, self.mlp_norm = self._mlp(), self._norm()
-        self.drop = LayerDrop(self.form.rates.layer, self.form.masks)
-
-    def __call__(
-        self,
-        x: Float[Array, "batch time width"],
-        where: Bool[Array, "#batch 1 time time"],
-        memory: Float[Array, "batch source width"],
-        memory_where: Bool[Array, "batch 1 1 source"],
-        train: bool,
-    ) -> Float[Array, "batch time width"]:
-        """Apply the block to a full target."""
-        start = x
-        h = self._before(x, self.attention_norm)
-        x = x + self.attention(h, h, where=where, train=train)
-        x = self._after(x, self.attention_norm)
-        h = self._before(x, self.cross_norm)
-        x = x + self.cross(h, memory, where=memory_where, train=train)
-        x = self._after(x, self.cross_norm)
-        x = x + self.mlp(self._before(x, self.mlp_norm), train=train)
-        return self.drop(start, self._after(x, self.mlp_norm), train=train)
-
-    def step(
-        self,
-        x: Float[Array, "batch beam width"],
-        past: KeysValues,
-        index: Int[Array, ""],
-        memory: KeysValues,
-        memory_where: Bool[Array, "batch source"],
-    ) -> tuple[Float[Array, "batch beam width"], KeysValues]:
-        """Apply the block to position ``index`` of every beam; see `Attention.step`."""
-        h = self._before(x, self.attention_norm)
-        h, past = self.attention.step(h, past, index)
-        x = self._after(x + h, self.attention_norm)
-        h = self._before(x, self.cross_norm)
-        x = x + self.cross.look(h, memory, memory_where)
-        x = self._after(x, self.cross_norm)
+        if source is not None:
+            h = self._before(x, self.cross_norm)
+            x = x + self.cross.look(h, *source)
+            x = self._after(x, self.cross_norm)
         x = x + self.mlp(self._before(x, self.mlp_norm), train=False)
         return self._after(x, self.mlp_norm), past
 
     def keys_values(self, memory: Float[Array, "batch source width"]) -> KeysValues:
         """Compute keys and values of the source, for `step`."""
         return self.cross.keys_values(memory)
+
+    def _attention(self) -> Attention:
+        s = self.settings
+        out = s.rates.attention_out
+        return Attention(
+            s.heads,
+            s.rates.attention,
+            s.rates.dropout if out is None else out,
+            s.dtype,
+            s.masks,
+            *s.inits[:2],
+        )
+
+    def _norm(self) -> nn.LayerNorm:
+        return nn.LayerNorm(self.settings.norm_eps, dtype=self.settings.dtype)
+
+    def _before(self, x: Array, norm: nn.Module) -> Array:
+        return norm(x) if self.settings.pre_norm else x
+
+    def _after(self, x: Array, norm: nn.Module) -> Array:
+        return x if self.settings.pre_norm else norm(x)
+
+
+def block_class(remat: bool) -> type[Block]:
+    """Return `Block`, or a version that is recomputed in the backward pass."""
+    return nn.remat(Block, static_argnums=(4,)) if remat else Block
+
+
+class Stack(nn.Module):
+    """Blocks of an encoder or a decoder.
+
+    Attributes:
+      depth: number of blocks.
+      settings: settings of the blocks.
+      final_norm: whether a LayerNorm follows the last block.
+      remat: recompute each block in the backward pass.
+      cross_attention: whether the blocks attend to a source.
+    """
+
+    depth: int
+    settings: BlockSettings
+    final_norm: bool
+    remat: bool
+    cross_attention: bool = False
+
+    def setup(self) -> None:
+        """Create parameters and submodules."""
+        cls = block_class(self.remat)
+        self.block = [
+            cls(self.settings, self.cross_attention) for _ in range(self.depth)
+        ]
+        if self.final_norm:
+            self.norm = nn.LayerNorm(1e-5, dtype=self.settings.dtype)
+
+    def __call__(
+        self,
+        x: Float[Array, "batch time width"],
+        where: Bool[Array, "#batch 1 #time time"],
+        train: bool,
+        source: Source | None = None,
+    ) -> Float[Array, "batch time width"]:
+        """Apply the blocks to all positions at once; see `Block`."""
+        for block in self.block:
+            x = block(x, where, source, train)
+        return self._last(x)
+
+    def step(
+        self, x: Float[Array, "batch beam width"], cache: Cache
+    ) -> tuple[Float[Array, "batch beam width"], Cache]:
+        """Apply the blocks to the next position, with dropout off.
+
+        Args:
+          x: one vector per hypothesis.
+          cache: cache of the preceding positions.
+
+        Returns:
+          An array like x, and the cache including this position.
+        """
+        sources: list[Any] = [None] * self.depth
+        if cache.shared:
+            memories, where = cache.shared
+            sources = [(memory, where) for memory in memories]
+        beams = []
+        for block, past, source in zip(self.block, cache.beams, sources, strict=True):
+            x, past = block.step(x, past, cache.filled, source)
+            beams.append(past)
+        return self._last(x), Cache(tuple(beams), cache.shared, cache.filled + 1)
+
+    def empty_cache(
+        self, width: int, batch: int, length: int, beam: int, shared: tuple = ()
+    ) -> Cache:
+        """Create an empty cache.
+
+        Args:
+          width: width of the model.
+          batch: number of examples.
+          length: number of allocated positions.
+          beam: number of hypotheses per example.
+          shared: keys and values of the source for each block, and its mask.
+
+        Returns:
+          The cache.
+        """
+        s = self.settings
+        zeros = jnp.zeros((batch, beam, s.heads, length, width // s.heads), s.dtype)
+        return Cache((KeysValues(zeros, zeros),) * self.depth, shared, jnp.int32(0))
+
+    def _last(self, x: Array) -> Array:
+        return self.norm(x) if self.final_norm else x
+
+
+def causal_mask(time: int) -> Bool[Array, "1 1 time time"]:
+    """Return the mask of positions that attend to themselves and earlier ones."""
+    return jnp.tril(jnp.ones((1, 1, time, time), bool))

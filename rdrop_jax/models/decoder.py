@@ -5,8 +5,6 @@ embedding table; inputs are scaled by the square root of the width. Dropout is a
 after the embedding, after every sublayer and on attention weights.
 """
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -14,11 +12,11 @@ from jaxtyping import Array, Float, Int
 
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.models import layers
-from rdrop_jax.models.blocks import Form, Rates
+from rdrop_jax.models.blocks import BlockSettings, Rates, Stack, causal_mask
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.causal import CausalStack, empty_cache
-from rdrop_jax.models.embeddings import Embed
+from rdrop_jax.models.embeddings import Embed, token_positions
 from rdrop_jax.models.layers import Dtype
+from rdrop_jax.models.sizes import Size
 
 # The embedding table is sharded over the vocabulary, the rest as in layers.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
@@ -27,18 +25,9 @@ PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 
 
-class Size(NamedTuple):
-    """Depth and widths."""
-
-    layers: int
-    width: int
-    heads: int
-    mlp_width: int
-
-
 SIZES = {
     "mini": Size(2, 128, 4, 512),
-    "transformer_lm_gpt": Size(12, 768, 12, 3072),
+    "gpt": Size(12, 768, 12, 3072),
 }
 
 
@@ -61,7 +50,7 @@ class Decoder(nn.Module):
     """
 
     vocab_size: int
-    size: Size = SIZES["transformer_lm_gpt"]
+    size: Size = SIZES["gpt"]
     rates: Rates = Rates(dropout=0.1, attention=0.1)
     pre_norm: bool = True
     activation: str = "gelu"
@@ -93,7 +82,7 @@ class Decoder(nn.Module):
             self.dtype,
             self.masks,
         )
-        self.form = Form(
+        settings = BlockSettings(
             self.size.heads,
             self.size.mlp_width,
             self.rates,
@@ -102,7 +91,7 @@ class Decoder(nn.Module):
             self.dtype,
             self.masks,
         )
-        self.stack = CausalStack(self.size.layers, self.form, self.pre_norm, self.remat)
+        self.stack = Stack(self.size.layers, settings, self.pre_norm, self.remat)
 
     def __call__(
         self, tokens: Int[Array, "batch time"], *, train: bool
@@ -120,16 +109,13 @@ class Decoder(nn.Module):
         Raises:
           ValueError: more positions than ``max_length``.
         """
-        time = tokens.shape[1]
-        if time > self.max_length:
-            raise ValueError(f"max_length is {self.max_length}: found {time} positions")
-        x = self.embed(self.embedding, tokens, jnp.arange(time)[None], train)
-        return self._output(self.stack(x, train))
+        at = token_positions(tokens, self.max_length)
+        x = self.embed(self.embedding, tokens, at, train)
+        return self._output(self.stack(x, causal_mask(tokens.shape[1]), train))
 
     def init_cache(self, batch: int, length: int, beam: int = 1) -> Cache:
         """Create an empty cache of ``length`` positions."""
-        size = self.size
-        return empty_cache(size.layers, self.form, size.width, batch, length, beam)
+        return self.stack.empty_cache(self.size.width, batch, length, beam)
 
     def decode_step(
         self, tokens: Int[Array, "batch beam"], cache: Cache

@@ -38,6 +38,16 @@ def sinusoids(length: int, width: int, kind: str) -> Float[np.ndarray, "length w
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
+def token_positions(
+    tokens: Int[Array, "batch time"], max_length: int
+) -> Int[Array, "1 time"]:
+    """Return the positions of tokens; raise ValueError above ``max_length``."""
+    time = tokens.shape[1]
+    if time > max_length:
+        raise ValueError(f"max_length is {max_length}: found {time} positions")
+    return jnp.arange(time)[None]
+
+
 class Positions(nn.Module):
     """Position embeddings.
 

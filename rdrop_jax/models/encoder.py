@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu
-from rdrop_jax.models.vit import Size
+from rdrop_jax.models.sizes import Size
 
 SIZES = {
     "mini": Size(2, 128, 4, 256),
@@ -26,7 +26,7 @@ PAD_ID = {"bert": 0, "roberta": 1}  # id of the padding token
 _INIT = nn.initializers.normal(0.02)
 
 
-class Block(nn.Module):
+class BertBlock(nn.Module):
     """Post-norm encoder block.
 
     Attributes:
@@ -118,7 +118,7 @@ class Encoder(nn.Module):
         x = self._embed(tokens, types, where).astype(self.dtype)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
         x = Dropout(self.dropout, self.masks)(x, train=train)
-        block = nn.remat(Block, static_argnums=(3,)) if self.remat else Block
+        block = nn.remat(BertBlock, static_argnums=(3,)) if self.remat else BertBlock
         for i in range(self.size.layers):
             x = block(
                 self.size,

@@ -6,10 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rdrop_jax.core.kernels.chunking import chunked, sizes
 from rdrop_jax.core.large_vocab import LinearOutput
-
-# Maximum number of log-probabilities per chunk.
-_CHUNK = 2**23
 
 
 class AdaptiveOutput(NamedTuple):
@@ -71,20 +69,18 @@ def nll(output: Output, labels: Int[Array, "batch time"]) -> Float[Array, "batch
     """
     batch, time = labels.shape
     vocab = vocab_size(output)
-    size = max(1, min(time, _CHUNK // max(batch * vocab, 1)))
+    size = max(1, min(time, sizes().log_probs // max(batch * vocab, 1)))
     count = -(-time // size)
 
-    def cut(x: Array) -> Array:
+    def divided(x: Array) -> Array:
         # Chunk along time, so that rows stay on their devices.
-        rest = [(0, 0), (0, count * size - time)] + [(0, 0)] * (x.ndim - 2)
-        parts = jnp.pad(x, rest).reshape(batch, count, size, *x.shape[2:])
-        return jnp.moveaxis(parts, 1, 0)
+        return chunked(x, count, size, axis=1)
 
     def chunk(part: tuple[Any, Array]) -> Array:
         found = log_probs(output._replace(hidden=part[0]))
         return -jnp.take_along_axis(found, part[1][..., None], axis=-1)[..., 0]
 
-    found = jax.lax.map(chunk, jax.tree.map(cut, (output.hidden, labels)))
+    found = jax.lax.map(chunk, jax.tree.map(divided, (output.hidden, labels)))
     return jnp.moveaxis(found, 0, 1).reshape(batch, -1)[:, :time]
 
 

@@ -6,8 +6,6 @@ Dropout is applied after both embeddings and after every sublayer. Attention wei
 activations and whole layers (LayerDrop) have separate rates.
 """
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,10 +13,11 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models import layers
-from rdrop_jax.models.blocks import DecoderBlock, EncoderBlock, Form, Rates
+from rdrop_jax.models.blocks import BlockSettings, Rates, Stack, causal_mask
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.embeddings import Embed
-from rdrop_jax.models.layers import Dtype, KeysValues
+from rdrop_jax.models.embeddings import Embed, token_positions
+from rdrop_jax.models.layers import Dtype
+from rdrop_jax.models.sizes import Seq2SeqSize
 
 SHARE = ("all", "decoder", "none")
 
@@ -31,48 +30,16 @@ PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
 )
 
 
-class Size(NamedTuple):
-    """Depths and widths."""
-
-    encoder_layers: int
-    decoder_layers: int
-    width: int
-    heads: int
-    mlp_width: int
-
-
 SIZES = {
-    "transformer_iwslt_de_en": Size(6, 6, 512, 4, 1024),
-    "transformer_vaswani_wmt_en_de_big": Size(6, 6, 1024, 16, 4096),
-    "bart.base": Size(6, 6, 768, 12, 3072),
-    "bart.large": Size(12, 12, 1024, 16, 4096),
+    "transformer": {
+        "iwslt_de_en": Seq2SeqSize(6, 6, 512, 4, 1024),
+        "vaswani_wmt_en_de_big": Seq2SeqSize(6, 6, 1024, 16, 4096),
+    },
+    "bart": {
+        "base": Seq2SeqSize(6, 6, 768, 12, 3072),
+        "large": Seq2SeqSize(12, 12, 1024, 16, 4096),
+    },
 }
-
-
-class _Stack(nn.Module):
-    """Blocks of the encoder or decoder, with a final norm if they are pre-norm."""
-
-    block_class: type[nn.Module]
-    depth: int
-    form: Form
-    remat: bool
-
-    def setup(self) -> None:
-        cls = self.block_class
-        if self.remat:
-            train = 3 if cls is EncoderBlock else 5
-            cls = nn.remat(cls, static_argnums=(train,))
-        self.block = [cls(self.form) for _ in range(self.depth)]
-        if self.form.pre_norm:
-            self.norm = nn.LayerNorm(1e-5, dtype=self.form.dtype)
-
-    def __call__(self, x: Array, *args: Array | bool) -> Array:
-        for block in self.block:
-            x = block(x, *args)
-        return self.last(x)
-
-    def last(self, x: Array) -> Array:
-        return self.norm(x) if self.form.pre_norm else x
 
 
 class Seq2Seq(nn.Module):
@@ -98,7 +65,7 @@ class Seq2Seq(nn.Module):
     """
 
     vocab_size: int
-    size: Size = SIZES["transformer_iwslt_de_en"]
+    size: Seq2SeqSize = SIZES["transformer"]["iwslt_de_en"]
     rates: Rates = Rates()
     source_vocab_size: int | None = None
     share: str = "all"
@@ -131,7 +98,7 @@ class Seq2Seq(nn.Module):
             zeros = nn.initializers.zeros
             self.bias = self.param("logits_bias", zeros, table[:1], jnp.float32)
         self.source_embed, self.target_embed = self._embed(), self._embed()
-        form = Form(
+        settings = BlockSettings(
             size.heads,
             size.mlp_width,
             self.rates,
@@ -140,8 +107,11 @@ class Seq2Seq(nn.Module):
             self.dtype,
             self.masks,
         )
-        self.encoder = _Stack(EncoderBlock, size.encoder_layers, form, self.remat)
-        self.decoder = _Stack(DecoderBlock, size.decoder_layers, form, self.remat)
+        norm, remat = self.pre_norm, self.remat
+        self.encoder = Stack(size.encoder_layers, settings, norm, remat)
+        self.decoder = Stack(
+            size.decoder_layers, settings, norm, remat, cross_attention=True
+        )
 
     def _embed(self) -> Embed:
         return Embed(
@@ -191,7 +161,8 @@ class Seq2Seq(nn.Module):
     ) -> Float[Array, "batch source width"]:
         """Encode the source; return the memory that the decoder attends to."""
         table = self.embedding if self.share == "all" else self.source
-        x = self.source_embed(table, src, self._at(src), train)
+        at = token_positions(src, self.max_length)
+        x = self.source_embed(table, src, at, train)
         return self.encoder(x, src_where[:, None, None], train)
 
     def decode_hidden(
@@ -203,9 +174,10 @@ class Seq2Seq(nn.Module):
         train: bool = False,
     ) -> Float[Array, "batch time width"]:
         """Return the inputs of the output layer for a full target."""
-        x = self.target_embed(self.embedding, inputs, self._at(inputs), train)
-        causal = jnp.tril(jnp.ones((1, 1, x.shape[1], x.shape[1]), bool))
-        return self.decoder(x, causal, memory, src_where[:, None, None], train)
+        at = token_positions(inputs, self.max_length)
+        x = self.target_embed(self.embedding, inputs, at, train)
+        causal = causal_mask(inputs.shape[1])
+        return self.decoder(x, causal, train, (memory, src_where[:, None, None]))
 
     def logits(
         self, hidden: Float[Array, "*rows width"]
@@ -242,11 +214,10 @@ class Seq2Seq(nn.Module):
         Returns:
           The cache, including keys and values of the source.
         """
-        heads, width = self.size.heads, self.size.width
-        shape = (len(memory), beam, heads, length, width // heads)
-        empty = KeysValues(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
         known = tuple(block.keys_values(memory) for block in self.decoder.block)
-        return Cache((empty,) * len(known), (known, src_where), jnp.int32(0))
+        return self.decoder.empty_cache(
+            self.size.width, len(memory), length, beam, (known, src_where)
+        )
 
     def decode_step(
         self, tokens: Int[Array, "batch beam"], cache: Cache
@@ -260,20 +231,6 @@ class Seq2Seq(nn.Module):
         Returns:
           Logits, and the cache including these tokens.
         """
-        known, src_where = cache.shared
         x = self.target_embed(self.embedding, tokens, cache.filled[None, None], False)
-        beams = []
-        for block, past, memory in zip(
-            self.decoder.block, cache.beams, known, strict=True
-        ):
-            x, past = block.step(x, past, cache.filled, memory, src_where)
-            beams.append(past)
-        logits = self.logits(self.decoder.last(x))
-        return logits, Cache(tuple(beams), cache.shared, cache.filled + 1)
-
-    def _at(self, tokens: Array) -> Array:
-        if tokens.shape[1] > self.max_length:
-            raise ValueError(
-                f"max_length is {self.max_length}: found {tokens.shape[1]} positions"
-            )
-        return jnp.arange(tokens.shape[1])[None]
+        x, cache = self.decoder.step(x, cache)
+        return self.logits(x), cache

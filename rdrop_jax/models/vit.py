@@ -8,23 +8,13 @@ weights also applies after the attention output; it is 0 by default, as in the R
 code.
 """
 
-from typing import NamedTuple
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, Mlp
-
-
-class Size(NamedTuple):
-    """Depth and widths of an encoder."""
-
-    layers: int
-    width: int
-    heads: int
-    mlp_width: int
-
+from rdrop_jax.models.blocks import BlockSettings, Rates, block_class
+from rdrop_jax.models.layers import Dense, Dropout, Dtype
+from rdrop_jax.models.sizes import Size
 
 SIZES = {
     "mini": Size(4, 64, 4, 128),
@@ -35,29 +25,7 @@ SIZES = {
 }
 
 
-class Block(nn.Module):
-    """Pre-norm encoder block."""
-
-    size: Size
-    dropout: float
-    attention_dropout: float
-    dtype: Dtype
-    masks: str
-    norm_eps: float
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch time width"], train: bool
-    ) -> Float[Array, "batch time width"]:
-        h = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="attention_norm")(x)
-        rate = self.attention_dropout
-        attention = Attention(
-            self.size.heads, rate, rate, self.dtype, self.masks, name="attention"
-        )
-        x = x + attention(h, h, train=train)
-        h = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="mlp_norm")(x)
-        mlp = Mlp(self.size.mlp_width, self.dropout, self.dtype, self.masks, name="mlp")
-        return x + mlp(h, train=train)
+_LECUN = nn.initializers.lecun_normal()
 
 
 class ViT(nn.Module):
@@ -106,17 +74,21 @@ class ViT(nn.Module):
         x = Dropout(self.dropout, self.masks)(
             x + positions.astype(self.dtype), train=train
         )
-        block = nn.remat(Block, static_argnums=(2,)) if self.remat else Block
+        rate = self.attention_dropout
+        settings = BlockSettings(
+            self.size.heads,
+            self.size.mlp_width,
+            Rates(self.dropout, rate, activation=self.dropout, attention_out=rate),
+            True,
+            "gelu",
+            self.dtype,
+            self.masks,
+            self.norm_eps,
+            (_LECUN, _LECUN, _LECUN),
+        )
+        block = block_class(self.remat)
         for i in range(self.size.layers):
-            x = block(
-                self.size,
-                self.dropout,
-                self.attention_dropout,
-                self.dtype,
-                self.masks,
-                self.norm_eps,
-                name=f"block_{i}",
-            )(x, train)
+            x = block(settings, name=f"block_{i}")(x, None, None, train)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="norm")(x)
         head = Dense(self.num_classes, self.dtype, nn.initializers.zeros, name="head")
         return head(x[:, 0])

@@ -1,34 +1,109 @@
 """Model families that each task can be initialized from. Does not import jax."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.pretrained import weight_files
+from rdrop_jax.files import hub as hub_names
+from rdrop_jax.pretrained import hub, weight_files
 
 # Values of model_type in config.json that each task reads.
 Families = Mapping[str, tuple[str, ...]]
+_ENCODER = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "mlp_width": "intermediate_size",
+}
+_TEXT = {"vocab_size": "vocab_size", "max_positions": "max_position_embeddings"}
+# Fields of the model and their names in config.json, by model_type.
+_FIELDS = {
+    "vit": _ENCODER | {"patch_size": "patch_size"},
+    "bert": _ENCODER | _TEXT,
+    "roberta": _ENCODER | _TEXT,
+    "bart": {
+        "encoder_layers": "encoder_layers",
+        "decoder_layers": "decoder_layers",
+        "width": "d_model",
+        "heads": "encoder_attention_heads",
+        "mlp_width": "encoder_ffn_dim",
+        "max_positions": "max_position_embeddings",
+    },
+}
 
 
-def check(config: ConfigDict, families: Families) -> None:
+def check(
+    config: ConfigDict,
+    families: Families,
+    workdir: Path | None = None,
+    given: Collection[str] | None = None,
+) -> ConfigDict:
     """Check ``init_from`` of a config by headers and sizes, before importing jax.
 
     Args:
       config: config of the run.
       families: model families by task.
+      workdir: folder of the run, see `hub.located`.
+      given: fields that the user sets; None if unknown.
+
+    Returns:
+      The config; fields of the model that the user does not set are those of the
+      weights' config.json.
 
     Raises:
-      InputError: the weights are missing, invalid, or of another model family.
+      InputError: the weights are missing, invalid, or of another model family, or a
+        field that the user sets differs from config.json.
     """
-    path = Path(config.init_from)
-    if config.task not in families and weight_files.is_weights(path):
-        raise only_workdirs(config.init_from)
+    name = config.init_from
+    named = hub_names.is_name(name)
+    if config.task not in families and (named or weight_files.is_weights(Path(name))):
+        raise only_workdirs(name)
+    local = hub.located(config, workdir).init_from
+    path = Path(local)
     if path.exists() and weight_files.is_weights(path):
-        _check_type(weight_files.read_config(path), config, families)
-    weight_files.check(config.init_from)
+        stored = weight_files.read_config(path)
+        free = given is not None and "model.name" not in given
+        _check_type(stored, config, families, free=free)
+        config = _completed(config, stored, families[config.task], given)
+    weight_files.check(local)
+    return config
+
+
+def _completed(
+    config: ConfigDict,
+    stored: Mapping[str, Any],
+    own: tuple[str, ...],
+    given: Collection[str] | None,
+) -> ConfigDict:
+    """Fill in the fields of the model from config.json."""
+    model_type, model = stored.get("model_type"), config.model
+    wanted = {
+        name: stored[theirs]
+        for name, theirs in _FIELDS.get(str(model_type), {}).items()
+        if type(stored.get(theirs)) is int
+    }
+    if model_type == "roberta" and "max_positions" in wanted:
+        # Its table has rows for the ids up to that of padding.
+        wanted["max_positions"] -= int(stored.get("pad_token_id", 1)) + 1
+    if len(own) > 1 and model_type in own:
+        wanted["name"] = model_type
+    changed = {name: v for name, v in wanted.items() if model[name] != v}
+    for name, value in changed.items():
+        unset = model[name] is None if given is None else f"model.{name}" not in given
+        if not unset:
+            raise InputError(
+                f"model.{name}: expected {value!r}, as in config.json of init_from="
+                f"{config.init_from}, got {model[name]!r}. Remove this field, or use "
+                "other weights"
+            )
+    if not changed:
+        return config
+    filled = config.copy_and_resolve_references().unlock()
+    filled.model.update(changed)
+    return filled.lock()
 
 
 def only_workdirs(name: str) -> InputError:
@@ -37,12 +112,14 @@ def only_workdirs(name: str) -> InputError:
 
 
 def _check_type(
-    found: Mapping[str, Any], config: ConfigDict, families: Families
+    found: Mapping[str, Any], config: ConfigDict, families: Families, *, free: bool
 ) -> None:
     own, model_type = families[config.task], found.get("model_type")
     name = config.model.name
     wanted = own[0] if len(own) == 1 else name if name in own else ""
     if model_type is None or not wanted or model_type == wanted:
+        return
+    if free and model_type in own:
         return
     known = "; ".join(f"{task}: {', '.join(types)}" for task, types in families.items())
     remedy = f"Families that can be read: {known}."

@@ -13,13 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rdrop_jax.errors import InputError, rust_explained
-from rdrop_jax.files import checksums, lfs, memory, npz_headers
+from rdrop_jax.files import checksums, hub, lfs, memory, npz_headers
 from rdrop_jax.files.disk import publish, read_json, replaced
 from rdrop_jax.training import workdir as workdir_lib
 
 EXPECTED = (
-    "a workdir, WORKDIR:STEP, a .npz, a .safetensors, or a folder with config.json and "
-    "model.safetensors"
+    "a workdir, WORKDIR:STEP, a .npz, a .safetensors, a folder with config.json and "
+    "model.safetensors, or hf:ORG/NAME"
 )
 _WHOLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -88,6 +88,7 @@ def _not_found(name: str) -> InputError:
     return InputError(
         f"init_from: expected {EXPECTED}, found nothing at {name}. docs/pretrained.md "
         "lists sources of weights. --config.init_from= trains from scratch."
+        + hub.hint("init_from", name)
     )
 
 

@@ -14,13 +14,14 @@ if TYPE_CHECKING:  # imports jax
     from rdrop_jax.training.task import Task
 
 # Packages by name of the task. A package has no import of jax and defines
-#   check(config) -> config   checks the training data and completes the config
+#   check_data(config) -> config   checks the training data, completes the config
 #   FAMILIES                  values of model_type in config.json of readable weights
 #   RECIPES                   datasets that `rdrop_jax.prepare` converts:
-#                             name -> (prepare(folder, files, say), read_index(folder))
+#                             name -> (prepare(folder, files), read_index(folder))
 # and its module ``task``
-#   build(config, workdir) -> rdrop_jax.training.task.Task
-#   prepare(config, workdir, begun=...)   writes the run's own files; may be absent
+#   build(config, workdir, resuming=...) -> rdrop_jax.training.task.Task
+# and its module ``abstract``
+#   abstract(config) -> the task without its data, and the shapes of a batch
 TASKS = {
     "image_classification": "rdrop_jax.tasks.image_classification",
     "text_classification": "rdrop_jax.tasks.text_classification",
@@ -41,7 +42,7 @@ def package(name: str) -> ModuleType:
     return importlib.import_module(TASKS[name])
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check the training data of a config and fill in what follows from them.
 
     Args:
@@ -53,7 +54,7 @@ def check(config: ConfigDict) -> ConfigDict:
     Raises:
       InputError: the training data are missing or do not fit the config.
     """
-    checked: ConfigDict = package(config.task).check(config)
+    checked: ConfigDict = package(config.task).check_data(config)
     return checked
 
 
@@ -72,46 +73,37 @@ def recipes() -> dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]]:
     }
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> "Task":
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> "Task":
     """Build the task that ``config.task`` names.
 
     Args:
       config: config of the run.
-      workdir: folder with the files written by `prepare`; None makes them again.
+      workdir: folder of the run, with the files that the task keeps there, such as a
+        vocabulary; None makes their content again, in memory.
+      resuming: True if the run has checkpoints, which need the existing files. False
+        writes the files, on process 0.
 
     Returns:
       The task.
     """
-    task: Task = _module(config).build(config, workdir)
+    module = importlib.import_module(f"{package(config.task).__name__}.task")
+    task: Task = module.build(config, workdir, resuming=resuming)
     return task
 
 
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the files that the task keeps in the workdir, such as a vocabulary.
-
-    Args:
-      config: config of the run.
-      workdir: folder of the run.
-      begun: True if the run has checkpoints, which need the existing files.
-    """
-    module = _module(config)
-    if hasattr(module, "prepare"):
-        module.prepare(config, workdir, begun=begun)
-
-
-def abstract(config: ConfigDict) -> tuple["Task", dict[str, tuple[tuple[int, ...], str]]]:
+def abstract(
+    config: ConfigDict,
+) -> tuple["Task", dict[str, tuple[tuple[int, ...], str]]]:
     """Build a task without its data, and describe a batch of its training data.
 
     Args:
       config: resolved config of the run.
 
     Returns:
-      The task, and shape and dtype of each array of a batch.
+      The task, and shape and dtype of each array of a batch of the longest rows.
     """
     module = importlib.import_module(f"{package(config.task).__name__}.abstract")
     task, shapes = module.abstract(config)
     return task, shapes
-
-
-def _module(config: ConfigDict) -> Any:
-    return importlib.import_module(f"{package(config.task).__name__}.task")

@@ -1,11 +1,16 @@
 """Checks of config fields, shared by tasks."""
 
+import importlib
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
+
+# Shape and dtype by name of an array of a batch.
+Shapes = dict[str, tuple[tuple[int, ...], str]]
 
 
 def check_choices(choices: Mapping[str, tuple[str, Sequence[str]]]) -> None:
@@ -36,6 +41,20 @@ def check_least(least: Mapping[str, tuple[int | float | None, int | float]]) -> 
     for field, (value, low) in least.items():
         if value is not None and not value >= low:
             raise InputError(f"{field}: expected at least {low}, found {value}")
+
+
+def model_module(config: ConfigDict, models: Mapping[str, str]) -> ModuleType:
+    """Import the module that builds the model of a config.
+
+    Args:
+      config: config of the run.
+      models: modules by ``model.name``.
+
+    Raises:
+      InputError: an unknown ``model.name``.
+    """
+    check_choices({"model.name": (config.model.name, tuple(models))})
+    return importlib.import_module(models[config.model.name])
 
 
 def resized(model: ConfigDict, size: Any) -> Any:

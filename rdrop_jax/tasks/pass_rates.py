@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.core.objective import resolve_num_passes
+from rdrop_jax.core.alpha import resolve_num_passes
 from rdrop_jax.core.passes import Forward
 
 

@@ -7,9 +7,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.accumulate import Loss
+from rdrop_jax.core.alpha import resolve_num_passes
 from rdrop_jax.core.large_vocab import LinearOutput, large_vocab_rdrop_loss
 from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import rdrop_loss, resolve_num_passes
+from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.outputs import logits

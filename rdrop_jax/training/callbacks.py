@@ -14,16 +14,18 @@ class Callback:
       validation: ``(step, scores)``, after a validation.
       save: ``(step, state)``, after the arrays of a checkpoint are copied off the
         devices. The next step overwrites the state: copy the arrays to keep.
+      step: ``(step, state)``, after every step. Reading the state waits for the device.
     """
 
     log: Callable[[int, Mapping[str, float]], object] | None = None
     validation: Callable[[int, Mapping[str, float]], object] | None = None
     save: Callable[[int, Any], object] | None = None
+    step: Callable[[int, Any], object] | None = None
 
 
 def notify(
     callbacks: Iterable[Callback],
-    event: Literal["log", "validation", "save"],
+    event: Literal["log", "validation", "save", "step"],
     step: int,
     value: Any,
 ) -> None:

@@ -168,6 +168,13 @@ def joined() -> bool:
     return jax is not None and jax.distributed.is_initialized()
 
 
+def process() -> tuple[int, int]:
+    """Return the index of this process and the number of processes."""
+    import jax
+
+    return jax.process_index(), jax.process_count()
+
+
 def is_first() -> bool:
     """Return whether this is process 0; True for a single process."""
     return not joined() or sys.modules["jax"].process_index() == 0
@@ -200,6 +207,20 @@ def from_process_0(decide: Callable[[], int]) -> int:
     if found == _FAILED:
         raise InputError("process 0 cannot continue; see its message")
     return found
+
+
+def write_on_process_0(write: Callable[[], object]) -> None:
+    """Call a function on process 0 alone, before any process continues.
+
+    Raises:
+      InputError: ``write`` failed. Process 0 raises the original error instead.
+    """
+
+    def written() -> int:
+        write()
+        return 0
+
+    from_process_0(written)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,10 @@
 """Log lines of a run, and the record of its start for result.json."""
 
 import logging
+import os
 import re
+import shutil
+import subprocess
 import sys
 import time
 from datetime import UTC, datetime
@@ -50,6 +53,7 @@ def timed(title: str, evaluate: Evaluator, params: Params) -> dict[str, float]:
 
 def start_lines(config: ConfigDict, step: int) -> list[str]:
     """Return lines with versions, devices and the source of the parameters."""
+    unused = unused_gpu()
     found = versions()
     if step:
         weights = f"the checkpoint of step {step}"
@@ -57,12 +61,33 @@ def start_lines(config: ConfigDict, step: int) -> list[str]:
         weights = config.init_from
     else:
         weights = "random initialization (init_from is empty)"
-    size = config.model.get("variant", "") or ""
+    size = config.model.get("size", "") or ""
     return [
         f"rdrop_jax {found['rdrop_jax']}, jax {found['jax']}; {devices()}"
         f", processes: {jax.process_count()}",
+        *([unused] if unused else []),
         f"weights: {weights}; model: {f'{config.model.name} {size}'.strip()}",
     ]
+
+
+def unused_gpu() -> str:
+    """Return a line on an NVIDIA GPU that jax lacks the packages for, or ""."""
+    program = shutil.which("nvidia-smi")
+    chosen = os.environ.get("JAX_PLATFORMS")
+    if chosen or program is None or jax.default_backend() != "cpu":
+        return ""
+    try:
+        found = subprocess.run(
+            [program, "-L"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    if not found.stdout.startswith("GPU "):
+        return ""
+    return (
+        "devices: expected the GPU that nvidia-smi finds, got the CPU. Run "
+        f'`{sys.executable} -m pip install "jax[cuda12]=={jax.__version__}"`'
+    )
 
 
 def data_line(task: Task, data: RandomAccess) -> str:
@@ -70,9 +95,8 @@ def data_line(task: Task, data: RandomAccess) -> str:
 
     Test data are read only at the end, so that their size is not included.
     """
-    sizes = "".join(
-        f"{name} {task.size(name)}, " for name in ("train", "validation") if task.size
-    )
+    size, splits = task.report.size, ("train", "validation")
+    sizes = "".join(f"{name} {size(name)}, " for name in splits if size)
     return f"data: {sizes}{data.steps_per_epoch:.6g} steps per epoch"
 
 

@@ -13,9 +13,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.core.objective import resolve_num_passes
+from rdrop_jax.core.alpha import resolve_num_passes
 from rdrop_jax.core.passes import EqualPassesError, Params, check_stochastic
-from rdrop_jax.core.train_step import Step, TrainState
+from rdrop_jax.core.train_state import TrainState
+from rdrop_jax.core.train_step import Step
 from rdrop_jax.data.batches import prefetch
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files.disk import check_space, read_json, write_json
@@ -70,7 +71,7 @@ def fit(
       callbacks: functions to call at logs, validations and saves.
 
     Returns:
-      The content of result.json: scores of the checkpoint with the best validation.
+      The content of result.json, with scores of the best checkpoint.
 
     Raises:
       InputError: the disk is full, or dropout masks do not differ between passes.
@@ -119,7 +120,7 @@ def fit(
         )
         trainer.run_steps()
         checkpoints.wait()
-        stop.check(f"at step {int(trainer.state.step)}: saved")
+        stop.raise_if_requested(f"at step {int(trainer.state.step)}: saved")
         return trainer.write_result(started)
 
 
@@ -177,6 +178,7 @@ class Trainer:
         )
         for step, metrics in self._updates(data, window, log_steps):
             window.add(metrics)
+            notify(self.callbacks, "step", step, self.state)
             last, stopping = step == config.total_steps, self.stop.reached(step)
             logs = log_steps.due(step) or last
             validates = last or due(step, config.eval.every)
@@ -209,10 +211,11 @@ class Trainer:
             ahead=self.config.data.prefetch,
             late=lambda: window.idle(self.state.step),
         )
-        self.stop.check(f"before step {start + 1}")
+        self.stop.raise_if_requested(f"before step {start + 1}")
         for step, batch in enumerate(batches, start + 1):
             window.busy()
-            with jax.transfer_guard("disallow"):
+            named = jax.profiler.StepTraceAnnotation("train", step_num=step)
+            with named, jax.transfer_guard("disallow"):
                 self.state, metrics = update(self.state, batch)
             if step == start + 1:
                 jax.block_until_ready(self.state)
@@ -222,7 +225,7 @@ class Trainer:
 
     def _log_setup(self, data: RandomAccess) -> None:
         """Log notes on the data, and warn of alpha without a second pass."""
-        for line in (*self.task.notes(), data_line(self.task, data)):
+        for line in (*self.task.report.notes(), data_line(self.task, data)):
             _logger.info(line)
         r = self.config.rdrop
         if r.num_passes == 1 and r.alpha > 0:
@@ -291,7 +294,7 @@ class Trainer:
             "checkpoint_step": best,
             **scores,
             "seconds": round(self.progress.seconds, 2),
-            "data": task.provenance() | task.signatures(),
+            "data": task.provenance() | task.report.signatures(),
         }
         if init := workdir_lib.recorded_init(config, self.workdir):
             result["init"] = init
@@ -300,8 +303,9 @@ class Trainer:
             write_json(path, result)
         for split in splits:
             _logger.info(scores_line(f"best step {best}  {split}", result[split]))
-        for line in task.samples(self.mesh)(params) if task.samples else ():
-            _logger.info(line)
+        if samples := task.report.samples:
+            for line in samples(self.mesh)(params):
+                _logger.info(line)
         _logger.info("trained in %s s; result in %s", result["seconds"], path)
         return result
 
@@ -379,7 +383,7 @@ def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) 
     if config.rdrop.num_passes == 1:
         return
     try:
-        forward = task.pass_forwards() or task.forward
-        check_stochastic(forward, state.params, batch, state.key)
+        forwards = task.step.forwards or task.forward
+        check_stochastic(forwards, state.params, batch, state.key)
     except EqualPassesError as error:
         raise InputError(f"rdrop.alpha={config.rdrop.alpha}: {error}") from error

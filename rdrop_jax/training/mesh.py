@@ -57,6 +57,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return a sharding that keeps every array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def shard_batch(mesh: Mesh, batch: Any, *, full: bool = False) -> Any:
     """Shard the rows of a host batch over the data and fsdp axes.
 
@@ -118,7 +123,7 @@ def state_shardings(mesh: Mesh, abstract: Any, rules: Rules = ()) -> Any:
     """
 
     def place(path: Any, leaf: Any) -> NamedSharding:
-        name = "/".join(_entry(entry) for entry in path)
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec = next((s for rule, s in rules if re.search(f"({rule})$", name)), ())
         axes = [*spec, *[None] * (len(leaf.shape) - len(spec))][: len(leaf.shape)]
         axes = [
@@ -159,10 +164,3 @@ def gathered(shardings: Any, params: Any) -> Any:
         return NamedSharding(sharding.mesh, PartitionSpec(*axes))
 
     return jax.lax.with_sharding_constraint(params, jax.tree.map(unsharded, shardings))
-
-
-def _entry(entry: Any) -> str:
-    for attribute in ("key", "name", "idx"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)

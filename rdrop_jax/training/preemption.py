@@ -25,7 +25,7 @@ class Stop:
         del step
         return bool(self.signal)
 
-    def check(self, where: str) -> None:
+    def raise_if_requested(self, where: str) -> None:
         """Raise if a stop was requested.
 
         Args:

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Params
-from rdrop_jax.core.train_step import Step, TrainState, init_state, make_train_step
+from rdrop_jax.core.train_state import TrainState, init_state
+from rdrop_jax.core.train_step import Step, make_train_step
 from rdrop_jax.training.checkpoint import Checkpoints, Progress
 from rdrop_jax.training.mesh import gathered, state_shardings
 from rdrop_jax.training.optim import make_alpha, make_optimizer, make_schedule
@@ -47,7 +48,7 @@ def abstract_params(task: Task, mesh: Mesh) -> Params:
 
 
 def _placed(shapes: Any, task: Task, mesh: Mesh) -> Any:
-    shardings = state_shardings(mesh, shapes, task.partition_rules)
+    shardings = state_shardings(mesh, shapes, task.step.partition_rules)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shapes,
@@ -77,11 +78,11 @@ def make_step(
     if mesh is not None and mesh.shape["fsdp"] > 1:
         placed = jax.tree.map(lambda x: x.sharding, abstract_params(task, mesh))
         gather = functools.partial(gathered, placed)
-    loss = task.loss
-    if mesh is not None and mesh.size > 1 and task.sharded_loss is not None:
-        loss = task.sharded_loss(mesh)
+    loss, options = task.loss, task.step
+    if mesh is not None and mesh.size > 1 and options.sharded_loss is not None:
+        loss = options.sharded_loss(mesh)
     return make_train_step(
-        task.pass_forwards() or task.forward,
+        options.forwards or task.forward,
         tx,
         loss,
         # The loss rejects alpha > 0 for one pass, which has no consistency term.
@@ -92,7 +93,7 @@ def make_step(
         accum_steps=config.accum_steps,
         ema=config.optimizer.ema,
         how=r.how,
-        out_axes=task.out_axes,
+        out_axes=options.out_axes,
         gather=gather,
     )
 

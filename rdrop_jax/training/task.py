@@ -54,35 +54,66 @@ class Predictor:
 
 
 @dataclass(frozen=True)
+class StepOptions:
+    """Options of the train step that few tasks need.
+
+    Attributes:
+      forwards: one forward per pass; empty if all passes run `Task.forward`.
+      out_axes: axes along which `forward_passes` stacks the passes.
+      sharded_loss: ``mesh -> loss`` for several devices; None if the compiler can
+        shard `Task.loss`.
+      partition_rules: sharding rules of the parameters over the tensor axis.
+    """
+
+    forwards: tuple[Forward, ...] = ()
+    out_axes: Any = 0
+    sharded_loss: Callable[[Mesh], Loss] | None = None
+    partition_rules: Rules = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Content of the log and of result.json that a task adds.
+
+    Attributes:
+      size: ``split -> number of rows or tokens``, for the log: "1,437 rows".
+      notes: messages to the user about the training data, one line each.
+      signatures: description of the scores and of the batches for result.json, called
+        at the end of a run; a run may resume with different ones, such as after a
+        package update.
+      samples: ``mesh -> params -> lines`` to log at the end.
+    """
+
+    size: Callable[[str], str] | None = None
+    notes: Callable[[], Iterable[str]] = tuple
+    signatures: Callable[[], dict[str, str]] = dict
+    samples: Callable[[Mesh], Callable[[Params], list[str]]] | None = None
+
+
+@dataclass(frozen=True)
 class Task:
     """Pure functions and data of one task.
+
+    Training needs the first six fields. `rdrop_jax.compare` uses ``examples``,
+    `rdrop_jax.predict` the predictor, `rdrop_jax.export` and ``init_from`` the family.
 
     Attributes:
       init: ``key -> params``.
       forward: ``(params, batch, key | None) -> outputs``.
-      pass_forwards: one forward per pass of an R-Drop step; empty if all are equal.
       loss: ``(outputs stacked over passes, batch, **objective) -> (scalar, metrics)``,
         as expected by `rdrop_jax.make_train_step`.
-      sharded_loss: ``mesh -> loss`` for several devices; None if the compiler can
-        shard ``loss``.
-      out_axes: axes along which `forward_passes` stacks the passes.
       train_data: training batches; called only for training, and read once.
       scores: names of the evaluators' scores, from which ``eval.metric`` selects.
       evaluators: ``split -> mesh -> evaluator``; making one reads the data.
-      predictor: ``mesh -> predictor``.
+      provenance: description of the data, mainly checksums. A run resumes only with
+        the same one.
       examples: ``split -> mesh -> scores per example``; empty if scores are only
         defined for a corpus.
-      partition_rules: sharding rules of the parameters over the tensor axis.
+      predictor: ``mesh -> predictor``; None if unsupported.
       pretrained: import and export of parameters in formats of other libraries; None
         if unsupported.
-      provenance: description of the data for result.json, mainly checksums of embedded
-        data.
-      signatures: description of the scores and of the batches for result.json, called
-        at the end of a run; a run may resume with different ones, such as after a
-        package update.
-      size: ``split -> number of rows or tokens``, for the log: "1,437 rows".
-      notes: messages to the user about the training data, one line each.
-      samples: ``mesh -> params -> lines`` to print at the end; None prints nothing.
+      step: options of the train step.
+      report: content of the log and of result.json.
     """
 
     init: Callable[[Key], Params]
@@ -91,17 +122,11 @@ class Task:
     train_data: Callable[[], RandomAccess]
     scores: tuple[str, ...]
     evaluators: Mapping[str, Callable[[Mesh], Evaluator]]
-    predictor: Callable[[Mesh], Predictor]
+    provenance: Callable[[], dict[str, str]] = dict
     examples: Mapping[str, Callable[[Mesh], ExampleScores]] = field(
         default_factory=dict
     )
-    pass_forwards: Callable[[], tuple[Forward, ...]] = tuple
-    sharded_loss: Callable[[Mesh], Loss] | None = None
-    out_axes: Any = 0
-    partition_rules: Rules = ()
+    predictor: Callable[[Mesh], Predictor] | None = None
     pretrained: Family | None = None
-    provenance: Callable[[], dict[str, str]] = field(default=dict)
-    signatures: Callable[[], dict[str, str]] = field(default=dict)
-    size: Callable[[str], str] | None = None
-    notes: Callable[[], tuple[str, ...]] = field(default=tuple)
-    samples: Callable[[Mesh], Callable[[Params], list[str]]] | None = None
+    step: StepOptions = StepOptions()
+    report: Report = Report()

@@ -20,6 +20,12 @@ from rdrop_jax.files.disk import explained, open_regular, read_json, write_json
 
 # Fields whose "auto" means the stored value if the run has checkpoints.
 _KEPT = ("eval.bleu", "eval.rouge_tokenizer")
+# Fields of the model that config.json of pretrained weights specifies.
+_OF_WEIGHTS = (
+    *("model.name", "model.layers", "model.encoder_layers", "model.decoder_layers"),
+    *("model.width", "model.heads", "model.mlp_width", "model.patch_size"),
+    *("model.vocab_size", "model.max_positions"),
+)
 _INIT, _DATA = "init.json", "data.json"
 _RESTORE = "Restore it from a copy, or use another workdir"
 # Some network file systems have no locks.
@@ -71,12 +77,12 @@ def initialize(config: ConfigDict, workdir: Path) -> None:
     """
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
-    check(config, workdir)
+    check_config(config, workdir)
     written = {} if is_of_0_1(workdir) else {"version": rdrop_jax.__version__}
     write_json(workdir / "config.json", config.to_dict() | written)
 
 
-def check(config: ConfigDict, workdir: Path) -> None:
+def check_config(config: ConfigDict, workdir: Path) -> None:
     """Check that the run in the workdir, if any, was started with this config.
 
     Raises:
@@ -103,8 +109,8 @@ def resumed(
 ) -> ConfigDict:
     """Return a config that takes values from the workdir for fields left at default.
 
-    These are fields set to "auto" and, for a run started by version 0.1, fields whose
-    defaults have changed.
+    These are fields set to "auto", fields of the model that pretrained weights specify
+    and, for a run started by version 0.1, fields whose defaults have changed.
 
     Args:
       config: config of the program.
@@ -115,6 +121,13 @@ def resumed(
         return config
     stored, now = (config_lib.flatten(c) for c in (read(workdir), config))
     kept = {n: stored[n] for n in _KEPT if now.get(n) == "auto" and n in stored}
+    if (
+        given is not None
+        and config.init_from
+        and config.init_from == stored.get("init_from")
+    ):
+        unset = {*_OF_WEIGHTS} & stored.keys() & now.keys() - {*given}
+        kept |= {name: stored[name] for name in unset}
     if given is not None and is_of_0_1(workdir):
         fields = {*config_lib.NEW_DEFAULTS} - {*given}
         old = {n: stored[n] for n in fields if n in stored and stored[n] != now.get(n)}
@@ -192,9 +205,12 @@ def check_unchanged(
             )
 
 
-def record_init(workdir: Path, name: str, sha256: Mapping[str, str]) -> None:
+def record_init(
+    workdir: Path, name: str, sha256: Mapping[str, str], commit: str = ""
+) -> None:
     """Record the source of the initial parameters, for result.json of a resumed run."""
-    write_json(workdir / _INIT, {"from": name, "sha256": dict(sha256)})
+    at = {"commit": commit} if commit else {}
+    write_json(workdir / _INIT, {"from": name, **at, "sha256": dict(sha256)})
 
 
 def recorded_init(config: ConfigDict, workdir: Path) -> dict[str, Any] | None:
@@ -228,7 +244,9 @@ def read(workdir: Path) -> ConfigDict:
             f"{_RESTORE}"
         )
     stored.pop("version", None)
-    return ConfigDict(config_lib.upgraded(stored)).lock()
+    config = ConfigDict(stored)
+    config_lib.upgrade(config)
+    return config.lock()
 
 
 def split_checkpoint(name: str) -> tuple[Path, str]:

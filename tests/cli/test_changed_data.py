@@ -120,7 +120,7 @@ def test_held_out_pairs_are_those_of_the_run(tmp_path, task):
     config = task.config(tmp_path, data__files__validation="", eval__batch_size=8)
     recorded = pair_sets.files(config.data, ("source", "target")).provenance()
     workdir = tmp_path / "run"
-    tasks.prepare(config, workdir, begun=False)
+    tasks.build(config, workdir, resuming=False)
     started(workdir, recorded)
     mesh = tiny_mesh()
     rows = tasks.build(config, workdir).predictor(mesh).rows

@@ -210,7 +210,7 @@ def test_help_names_the_flags_and_every_shared_field():
     done, _ = run("rdrop_jax.train", "--help")
     assert done.returncode == 0
     assert "--workdir" in done.stdout
-    assert "--config.optimizer.lr = 1e-3  # peak learning rate" in done.stdout
+    assert "--config.optimizer.lr = 0.001  # peak learning rate" in done.stdout
     for name in config_lib.flatten(config_lib.base_config()):
         assert f"--config.{name} = " in done.stdout
 

@@ -44,8 +44,8 @@ def test_translation_of_own_files_has_the_dropout_of_the_results():
 @pytest.mark.parametrize(
     ("name", "size", "with_weights", "from_scratch"),
     [
-        ("vit.py:folder", "model.variant", "B", "Ti"),
-        ("glue.py:files", "model.variant", "base", "mini"),
+        ("vit.py:folder", "model.size", "B", "Ti"),
+        ("glue.py:files", "model.size", "base", "mini"),
         ("summarization.py:files", "model.width", None, 256),
         ("summarization.py:scitldr", "model.width", None, 256),
     ],
@@ -59,7 +59,7 @@ def test_without_weights_the_model_is_small(name, size, with_weights, from_scrat
 
     assert field({"init_from": ""}) == from_scratch
     assert field({"init_from": "weights"}) == with_weights
-    given = "L" if size == "model.variant" and "vit" in name else "large"
+    given = "L" if size == "model.size" and "vit" in name else "large"
     given = "64" if size == "model.width" else given
     assert str(field({"init_from": "", size: given})) == given
 

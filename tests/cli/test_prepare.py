@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import logging
 import pickle
 import tarfile
 
@@ -21,17 +22,13 @@ from rdrop_jax.tasks.image_classification import cifar, imagenet
 ROWS = {"train": 6, "test": 3}
 
 
-def silent(line):
-    pass
-
-
 def opened(row):
     return np.asarray(Image.open(io.BytesIO(row["image"])))
 
 
 def test_cifar_keeps_every_pixel_label_and_name(tmp_path):
     path, expected, tables = cifar_archive(tmp_path, ROWS)
-    folder = cifar.prepare(tmp_path / "cifar100", [path], silent, expected)
+    folder = cifar.prepare(tmp_path / "cifar100", [path], expected)
     index = prepared.read_index(folder)
     assert index["classes"] == ["class 0", "class 1", "class 2", "class 3"]
     assert index["rows"] == ROWS
@@ -62,7 +59,7 @@ def test_another_archive_is_refused(tmp_path):
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"expected md5 {expected.source.md5}, found"):
-        cifar.prepare(tmp_path / "out", [path], silent, expected)
+        cifar.prepare(tmp_path / "out", [path], expected)
     assert not (tmp_path / "out").exists()
     # And by its real name through the program.
     code, _, err = run("prepare", "cifar100", "--data_dir", tmp_path, "--from", path)
@@ -103,12 +100,12 @@ def test_counts_and_labels_are_checked(tmp_path):
     ):
         other = dataclasses.replace(expected, **changed)
         with pytest.raises(InputError, match=message):
-            cifar.prepare(tmp_path / "out", [path], silent, other)
+            cifar.prepare(tmp_path / "out", [path], other)
     bad = {b"data": np.zeros((3, 3072), np.uint8), b"fine_labels": [0, 9, 1]}
     content = {"cifar-100-python/test": pickle.dumps(bad, protocol=4)}
     path, expected, _ = cifar_archive(tmp_path, ROWS, **content)
     with pytest.raises(InputError, match="labels from 0 to 3, found 9 in row 1"):
-        cifar.prepare(tmp_path / "out2", [path], silent, expected)
+        cifar.prepare(tmp_path / "out2", [path], expected)
     assert not (tmp_path / "out2").exists()
 
 
@@ -136,7 +133,7 @@ def test_names_that_leave_an_archive_and_links_are_refused(tmp_path):
 
 def test_imagenet_takes_ids_from_sorted_wordnet_names(tmp_path):
     expected, images, truth = imagenet_archives(tmp_path)
-    folder = imagenet.prepare(tmp_path / "out", [tmp_path], silent, expected, shard=4)
+    folder = imagenet.prepare(tmp_path / "out", [tmp_path], expected, shard=4)
     index = prepared.read_index(folder)
     assert index["classes"] == ["word 0", "word 1"]
     rows = prepared.Records(folder, index, "train")
@@ -155,27 +152,30 @@ def test_imagenet_counts_are_checked(tmp_path):
         counts = {"train": rows, "test": 5}
         other = dataclasses.replace(expected, rows=counts)
         with pytest.raises(InputError, match=message):
-            imagenet.prepare(tmp_path / f"out{rows}", [tmp_path], silent, other)
+            imagenet.prepare(tmp_path / f"out{rows}", [tmp_path], other)
         assert not (tmp_path / f"out{rows}").exists()
 
 
 def test_an_interrupted_preparation_goes_on(tmp_path):
     expected, _, _ = imagenet_archives(tmp_path)
-    whole = imagenet.prepare(tmp_path / "whole", [tmp_path], silent, expected, shard=2)
+    whole = imagenet.prepare(tmp_path / "whole", [tmp_path], expected, shard=2)
 
-    def interrupted(line):
-        if line.startswith("train: 4"):
+    def interrupt(record):
+        if record.getMessage().startswith("train: 4"):
             raise KeyboardInterrupt
+        return True
 
     folder = tmp_path / "out"
+    logging.getLogger(imagenet.__name__).addFilter(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        imagenet.prepare(folder, [tmp_path], interrupted, expected, shard=2)
+        imagenet.prepare(folder, [tmp_path], expected, shard=2)
+    logging.getLogger(imagenet.__name__).removeFilter(interrupt)
     assert not folder.exists()
     partial = tmp_path / "out.partial"
     first = partial / "train-00000.array_record"
     (partial / "train-00002.array_record.tmp").write_bytes(b"half a shard")
     before = first.stat().st_mtime_ns
-    imagenet.prepare(folder, [tmp_path], silent, expected, shard=2)
+    imagenet.prepare(folder, [tmp_path], expected, shard=2)
     assert (folder / first.name).stat().st_mtime_ns == before
     for split in ("train", "test"):
         one, other = (
@@ -187,7 +187,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path):
 
 def test_a_damaged_dataset_is_noticed(tmp_path):
     path, expected, _ = cifar_archive(tmp_path, ROWS)
-    folder = cifar.prepare(tmp_path / "cifar100", [path], silent, expected)
+    folder = cifar.prepare(tmp_path / "cifar100", [path], expected)
     shard = folder / "test-00000.array_record"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
@@ -213,7 +213,7 @@ def test_bad_requests_are_named(tmp_path, monkeypatch):
     ):
         prepare.prepare("cifar100", tmp_path, [tmp_path])
     monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'rdrop-jax\[prepare\]'"):
+    with pytest.raises(InputError, match=r"pip install -e .*\[prepare\]"):
         prepare.prepare("tfds:mnist", tmp_path, [])
     monkeypatch.delenv("RDROP_DATA_DIR", raising=False)
     with pytest.raises(InputError, match=r"--data_dir: expected a folder"):

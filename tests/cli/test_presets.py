@@ -39,9 +39,9 @@ def test_every_preset_has_its_shapes(preset):
         head = config.data.num_classes * params["head"]["kernel"].shape[0] / 1e6
         positions = params["positions"].size / 1e6
         at_224 = 197 * params["positions"].shape[-1] / 1e6
-        expected = MILLIONS[config.model.variant]
+        expected = MILLIONS[config.model.size]
         assert count - head - positions + at_224 == pytest.approx(expected, abs=0.1)
-        assert config.init_from == f"ViT-{config.model.variant}_16.npz"
+        assert config.init_from == f"ViT-{config.model.size}_16.npz"
     assert vit.PRESETS[preset].__doc__
     assert preset == "demo" or f"vit.py:{preset}" in vit.PRESETS[preset].__doc__
 

@@ -30,8 +30,7 @@ def scored(folder, kind, lines, context=5):
         eval__context=context,
     )
     workdir = folder / kind
-    tasks.prepare(config, workdir, begun=False)
-    task, mesh = tasks.build(config, workdir), make_mesh()
+    task, mesh = tasks.build(config, workdir, resuming=False), make_mesh()
     params = task.init(jax.random.key(0))
     predictor = task.predictor(mesh)
     answers = list(predictor.run(params, predictor.rows("test")))

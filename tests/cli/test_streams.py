@@ -13,7 +13,7 @@ from rdrop_jax.cli import process
 from rdrop_jax.errors import InputError
 
 PROGRAM = (
-    "from rdrop_jax.cli import flags\ndef main(argv):\n    {body}\nflags.run(main)"
+    "from rdrop_jax.cli import process\ndef main(argv):\n    {body}\nprocess.run(main)"
 )
 
 
@@ -58,8 +58,8 @@ def test_too_little_memory_is_a_message():
     done = run("raise MemoryError('of 1 TB')")
     assert done.returncode == 1
     assert done.stderr == (
-        "error: not enough memory. Lower batch_size, eval.batch_size or the size of "
-        "the model. of 1 TB\n"
+        "error: not enough memory. Lower batch_size or batch_tokens, eval.batch_size "
+        "or the model's size. of 1 TB\n"
     )
 
 
@@ -77,7 +77,7 @@ def test_threads_left_by_a_failed_save_do_not_keep_the_program(monkeypatch):
     """As after the inodes of a disk were used up."""
     body = (
         "import threading; from rdrop_jax.errors import InputError; "
-        "flags._EXIT_WITHIN = 0.5; "
+        "process._EXIT_WITHIN = 0.5; "
         "threading.Thread(target=threading.Event().wait).start(); "
         "raise InputError('full')"
     )

@@ -87,7 +87,7 @@ class LocalRuns(FakeRuns):
 
     def __call__(self, options, trial, workdir):
         job = {"config": options.config, "overrides": trial.overrides}
-        worker.work(job | {"workdir": str(workdir), "final": trial.final})
+        worker.train_and_diagnose(job | {"workdir": str(workdir), "final": trial.final})
         return self
 
 

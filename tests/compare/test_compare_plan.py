@@ -153,4 +153,4 @@ def test_no_setting_is_tried_twice():
 )
 def test_bad_arguments_are_named(argv, message):
     with pytest.raises(InputError, match=message.replace("[0", "[0")):
-        options_lib.check(read(*argv))
+        options_lib.check_options(read(*argv))

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.chunk_sizes import set_sizes
 from jax.test_util import check_grads
 
-from rdrop_jax import rdrop_loss, rdrop_terms
-from rdrop_jax.core.kernels import class_ids
-from rdrop_jax.core.kernels.softmax import rows_objective
+from rdrop_jax import rdrop_loss, rdrop_terms, softmax_cross_entropy, symmetric_kl
+from rdrop_jax.core.kernels import chunking, class_ids
+from rdrop_jax.core.kernels.clusters import clusters_objective
+from rdrop_jax.core.kernels.softmax import SoftmaxOptions, rows_objective
+from rdrop_jax.core.metrics import Pair
 from rdrop_jax.training.mesh import make_mesh, shard_batch
 
 ROWS, CLASSES = 56, 7
@@ -19,12 +22,12 @@ def chunks(request, monkeypatch):
     """Runs a test without the loop, and with chunks of 3 of each device's 7 rows."""
     own = ROWS // jax.device_count()
     if request.param == "chunks":
-        monkeypatch.setattr(class_ids, "_WHOLE", 0)
-        monkeypatch.setattr(class_ids, "_CHUNK", {"cpu": 2 * CLASSES})
-        monkeypatch.setattr(class_ids, "_LEAST_ROWS", 1)
-        assert (own, class_ids._chunk_rows(own, CLASSES)) == (7, 3)
+        set_sizes(
+            monkeypatch, softmax_whole=0, softmax_logits=2 * CLASSES, softmax_rows=1
+        )
+        assert (own, chunking.softmax_rows(own, CLASSES)) == (7, 3)
     else:
-        assert class_ids._chunk_rows(own, CLASSES) == own
+        assert chunking.softmax_rows(own, CLASSES) == own
     jax.clear_caches()
     yield
     jax.clear_caches()
@@ -181,8 +184,10 @@ def test_on_eight_devices_no_row_moves():
 
 @pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("explicit", [False, True])
-def test_in_the_shard_map_and_on_the_mesh_of_others(explicit):
+def test_in_the_shard_map_and_on_the_mesh_of_others(explicit, request):
     """With jax's own defaults: check_vma=True, and meshes of explicit axes."""
+    if not explicit:
+        request.getfixturevalue("checked_shard_map")
     logits, labels, _ = example()
     kind = jax.sharding.AxisType.Explicit if explicit else jax.sharding.AxisType.Auto
     mesh = jax.make_mesh((8,), ("mine",), axis_types=(kind,))
@@ -209,13 +214,14 @@ def test_in_the_shard_map_and_on_the_mesh_of_others(explicit):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.usefixtures("checked_shard_map")
 @pytest.mark.parametrize("chunks", ["chunks"], indirect=True)
 def test_in_a_shard_map_chunks_are_of_the_devices_own_rows(chunks, monkeypatch):
     rows = []
 
-    def spy(x, *args):
-        rows.append(x.logits[0].shape[0])
-        return rows_objective(x, *args)
+    def spy(logits, *args):
+        rows.append(logits[0].shape[0])
+        return rows_objective(logits, *args)
 
     monkeypatch.setattr(class_ids, "rows_objective", spy)
     logits, labels, _ = example()
@@ -244,8 +250,7 @@ def test_float64_scales_beside_float32_logits():
 @pytest.mark.parametrize("positions", [4096, 8 * 509])
 def test_chunks_keep_scratch_small(monkeypatch, positions):
     """Against autodiff of the leanest plain formula, 64 times as much."""
-    monkeypatch.setattr(class_ids, "_CHUNK", {"cpu": 40_000})
-    monkeypatch.setattr(class_ids, "_LEAST_ROWS", 4)
+    set_sizes(monkeypatch, softmax_logits=40_000, softmax_rows=4)
     logits = jax.ShapeDtypeStruct((2, positions, 10_000), jnp.float32)
     labels = jax.ShapeDtypeStruct((positions,), jnp.int32)
 
@@ -282,3 +287,36 @@ def test_nothing_is_nan_where_one_pass_excludes_a_class():
         assert np.isfinite(value) if alpha == 0.0 else np.isposinf(value)
         assert float(slope) == 0.0
         assert np.all(np.isfinite(jax.grad(loss)(logits, alpha)))
+
+
+def test_the_fused_terms_equal_the_plain_losses():
+    logits, labels, _ = example()
+    labels = labels.at[:3].set(jnp.array([-1, CLASSES, 100]))  # out of range: NaN
+    all_count, one = Pair(*[jnp.ones(ROWS, bool)] * 2), Pair(*[jnp.ones(ROWS)] * 2)
+    options = SoftmaxOptions(0.1, "fairseq")
+    found, _ = rows_objective(list(logits), labels, all_count, one, options, False)
+    smoothed = {"label_smoothing": 0.1, "smoothing": "fairseq"}
+    ce = sum(softmax_cross_entropy(z, labels, **smoothed) for z in logits)
+    np.testing.assert_allclose(found.ce, ce, rtol=1e-5)
+    assert np.isnan(found.ce).tolist() == [True] * 3 + [False] * (ROWS - 3)
+    np.testing.assert_allclose(found.kl, symmetric_kl(*logits), rtol=1e-4, atol=1e-6)
+
+
+def test_the_fused_terms_of_clusters_equal_the_plain_losses():
+    rng = np.random.default_rng(3)
+    head, tail = (jnp.asarray(rng.normal(0, 2, (2, 9, n))) for n in (4, 5))
+    labels = jnp.array([-1, 8, 0, 1, 2, 3, 5, 6, 7])  # 3 + 5 tokens
+    log_head = jax.nn.log_softmax(head)
+    log_tail = log_head[..., 3:] + jax.nn.log_softmax(tail)
+    whole = jnp.concatenate([log_head[..., :3], log_tail], axis=-1)
+    found, _ = clusters_objective(
+        [list(head), list(tail)],
+        labels,
+        jnp.ones(9, bool),
+        Pair(jnp.ones(9), jnp.ones(9)),
+        exact=True,
+    )
+    ce = sum(softmax_cross_entropy(z, labels) for z in whole)
+    np.testing.assert_allclose(found.ce, ce, rtol=1e-5)
+    assert np.isnan(found.ce).tolist() == [True] * 2 + [False] * 7
+    np.testing.assert_allclose(found.kl, symmetric_kl(*whole), rtol=1e-4)

@@ -1,11 +1,9 @@
 """One number in Linen, NNX, Equinox and plain JAX; adapters and their guards."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from helpers import toy
 
 from rdrop_jax import (
@@ -17,6 +15,8 @@ from rdrop_jax import (
 )
 
 eqx = pytest.importorskip("equinox", reason="equinox is in the extra dev")
+nn = pytest.importorskip("flax.linen", reason="flax is in the extra train")
+nnx = pytest.importorskip("flax.nnx", reason="flax is in the extra train")
 KEY = jax.random.key(5)
 
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.chunk_sizes import set_sizes
 from jax.sharding import AxisType
 
 from rdrop_jax import LinearOutput, forward_passes, large_vocab_rdrop_loss, rdrop_loss
-from rdrop_jax.core.kernels import linear
 from rdrop_jax.training.mesh import make_mesh
 
 PASSES, BATCH, TIME, WIDTH, VOCAB = 2, 8, 5, 6, 24
@@ -94,8 +94,7 @@ def test_value_and_all_gradients_equal_those_of_logits(tied, chunk_size, smoothi
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_kernel_gradients_in_blocks_of_words(tied, monkeypatch):
-    monkeypatch.setattr(linear, "_WHOLE_KERNEL", 10)
-    monkeypatch.setattr(linear, "_WORDS", 7)  # 24 = 3 * 7 + 3
+    set_sizes(monkeypatch, kernel_whole=10, kernel_block=7)  # 24 = 3 * 7 + 3
     arguments, labels, where = make(tied)
     compare(arguments, labels=labels, where=where, tied=tied, extra={"chunk_size": 9})
 

@@ -214,8 +214,10 @@ def test_value_outside_jit(entered):
 
 
 @pytest.mark.parametrize(("case", "check"), marked([(True,), (False,)], (True,)))
-def test_shard_map(case, check):
+def test_shard_map(case, check, request):
     """Each device's part of the batch is a batch of its own."""
+    if check:
+        request.getfixturevalue("checked_shard_map")
     run, x = CASES[case]
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     stacked = np.stack(np.split(x, 8, 1)) if x is LOGITS else np.stack([x] * 8)

@@ -16,7 +16,11 @@ from rdrop_jax import (
     rdrop_loss,
 )
 from rdrop_jax.core.metrics import compute
-from rdrop_jax.models.vit import Size, ViT
+
+pytest.importorskip("flax", reason="flax is in the extra train")
+
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.models.vit import ViT
 
 TX = optax.sgd(0.1)
 RNG = np.random.default_rng(0)

@@ -284,6 +284,10 @@ def test_optimizers_are_told_the_loss():
     assert float(state.opt_state[1].best_value) == compute(metrics)["loss"]
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ < (0, 7),
+    reason="jax 0.6 cannot select by a random mask on Explicit axes",
+)
 @pytest.mark.parametrize("accum_steps", [1, 2])
 def test_steps_on_an_explicit_mesh(accum_steps):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))

@@ -9,6 +9,7 @@ from rdrop_jax import flags, tasks
 from rdrop_jax.data import batches, sources
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import checksums
 from rdrop_jax.tasks.image_classification import images
 
 
@@ -107,7 +108,7 @@ def test_digits_are_split_without_overlap():
     assert splits["test"].images.max() == 255
     other = sources.digits("test", 1)
     assert np.any(other.labels != splits["test"].labels)
-    assert len(sources.digits_sha256()) == 64
+    assert len(checksums.sha256(sources.digits_file())) == 64
 
 
 def test_labels_out_of_range_name_the_row():
@@ -124,7 +125,7 @@ def test_labels_out_of_range_name_the_row():
 def test_missing_data_is_named(monkeypatch):
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"data\.name=digits: expected scikit-learn"):
-        tasks.check(flags.load("configs/vit.py", {}))
+        tasks.check_data(flags.load("configs/vit.py", {}))
 
 
 class Fixed(np.random.Generator):

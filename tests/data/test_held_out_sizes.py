@@ -61,21 +61,20 @@ MAKE = {
 @pytest.mark.parametrize("task", MAKE)
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_a_size_next_to_a_file_is_refused(tmp_path, task, split):
-    tasks.check(MAKE[task](tmp_path))  # the preset's size gives way
+    tasks.check_data(MAKE[task](tmp_path))  # the preset's size gives way
     with pytest.raises(InputError, match=rf"^data.{split}: .* Remove one of them"):
-        tasks.check(MAKE[task](tmp_path, **{f"data__{split}": 0.2}))
+        tasks.check_data(MAKE[task](tmp_path, **{f"data__{split}": 0.2}))
 
 
-def test_the_earlier_name_of_a_size_is_refused_next_to_a_file(tmp_path, capsys):
+def test_the_earlier_name_of_a_size_is_refused_next_to_a_file(tmp_path):
     with pytest.raises(InputError, match=r"^data.validation: .* Remove one of them"):
         texts.load(texts.files(tmp_path), data__held_out=5)
-    assert "deprecated" in capsys.readouterr().err
 
 
 def test_a_language_model_reports_and_resumes_what_is_held_out(tmp_path):
     config = tiny_lm.config_of(tmp_path, data__validation=20)
     task = tasks.build(config)
-    assert task.notes()[0].startswith("validation: 140 tokens held out of ")
+    assert task.report.notes()[0].startswith("validation: 140 tokens held out of ")
     plain = tiny_lm.config_of(tmp_path)
     stored = plain.to_dict()
     del stored["data"]["validation"], stored["data"]["test"]

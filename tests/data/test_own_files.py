@@ -189,7 +189,7 @@ def test_the_presets_hold_out_pairs_if_their_default_files_are_missing(tmp_path)
     for language in ("en", "de"):
         (tmp_path / f"train.{language}").write_text("a b\n" * 20)
     config = flags.load(tiny_nmt.NMT + ":files", {"data.dir": str(tmp_path)})
-    assert tasks.check(config).data.files.to_dict() == {
+    assert tasks.check_data(config).data.files.to_dict() == {
         "train": "train",
         "validation": "",
         "test": "",
@@ -199,4 +199,4 @@ def test_the_presets_hold_out_pairs_if_their_default_files_are_missing(tmp_path)
         {"data.dir": str(tmp_path), "data.files.validation": "dev"},
     )
     with pytest.raises(InputError, match=r"^data.files.validation: expected .*dev.en"):
-        tasks.check(config)
+        tasks.check_data(config)

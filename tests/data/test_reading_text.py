@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from helpers import tiny_nmt
 
+from rdrop_jax.cli.predict import check_list
 from rdrop_jax.data import labels, subwords, tables, tokenizers
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
-from rdrop_jax.tasks.answers import check_list, class_answer
-from rdrop_jax.tasks.seq2seq import pair_sets, parallel
+from rdrop_jax.tasks.classification import class_answer
+from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.tasks.seq2seq.translator import (
     Answer,
-    Translator,
     make_predictor,
     read_lines,
     read_texts,
@@ -27,6 +27,7 @@ from rdrop_jax.tasks.text_classification.texts import (
     encode_labels,
     find_classes,
 )
+from rdrop_jax.tasks.translation import task as translation
 from rdrop_jax.tasks.translation import translation_sets
 
 HALF = "\ud83d"
@@ -251,27 +252,21 @@ def test_a_predictor_reads_texts_as_training_does(tmp_path, train, test):
         else:
             for ending in ("en", "de"):
                 (tmp_path / f"{name}.{ending}").write_text("\n".join(wanted))
-    data = tiny_nmt.config(
+    config = tiny_nmt.config(
         tmp_path,
         data__files__train=train,
         data__files__validation="",
         data__files__test=test,
         **{f"data__columns__{k}": v for k, v in columns.items()},
-    ).data
-    pairs = translation_sets.find(data).splits
-
-    class Shown(Translator):
-        chunk, shown, read = 8, staticmethod(str), staticmethod(str)
-
-        def __init__(self):
-            pass
-
-        def translate(self, params, found):
-            return [Answer([text], [0.0]) for text in found]
-
-    predictor = make_predictor(
-        Shown(), lambda name: pairs[name](), pair_sets.form(data), "source"
     )
+    pairs = translation_sets.find(config.data).splits
+
+    def translate(params, found):
+        return [Answer([text], [0.0]) for text in found]
+
+    joint = tokenizers.train("joint", wanted, 20)
+    spec = translation.make_spec(config, tokenizers.Vocabularies(joint, joint))
+    predictor = make_predictor(config, spec, translate, lambda name: pairs[name]())
     single = train == "train.jsonl"
     path = str(tmp_path / (test if "." in test else f"{test}.en"))
     for inputs in (predictor.rows("test"), predictor.read(path), wanted):

@@ -55,7 +55,7 @@ def both(size=50):
 
 
 def test_a_run_keeps_its_vocabularies(tmp_path):
-    tokenizers.ensure(tmp_path, both, begun=False)
+    tokenizers.save(both(), tmp_path)
     found = tokenizers.load(tmp_path)
     assert found.provenance() == both().provenance()
     assert set(found.provenance()) == {
@@ -64,10 +64,7 @@ def test_a_run_keeps_its_vocabularies(tmp_path):
     }
     assert not found.joint
     assert both(40).provenance() != both().provenance()
-    # Nothing was saved with them: another config makes others.
-    tokenizers.ensure(tmp_path, lambda: both(40), begun=False)
-    assert tokenizers.load(tmp_path).provenance() == both(40).provenance()
-    tokenizers.ensure(tmp_path, both, begun=True)
+    tokenizers.save(both(40), tmp_path)
     assert tokenizers.load(tmp_path).provenance() == both(40).provenance()
 
 
@@ -80,7 +77,7 @@ def test_joint_is_one(tmp_path, vocabulary):
 
 def test_a_vocabulary_that_is_not_the_runs_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"expected the vocabulary of a run"):
-        tokenizers.ensure(tmp_path, both, begun=True)
+        tokenizers.load(tmp_path)
     tokenizers.save(both(), tmp_path)
     path = tmp_path / "vocabulary" / "target.json"
     text = path.read_text()

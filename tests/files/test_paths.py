@@ -19,6 +19,7 @@ WEB = ["http://h/x", "https://h/x", "hf://o/x", "hf:/o/x"]
 @pytest.mark.parametrize("url", [*CLOUD, *WEB, "other://h/x"])
 def test_urls_are_refused_with_a_remedy(url):
     remedy = "Download it" if url in WEB else "Mount the storage"
+    remedy = "use hf:ORG/NAME" if url.startswith("hf:") else remedy
     with pytest.raises(InputError, match=rf"--x: expected a local path.*{remedy}"):
         paths.local("--x", url)
     with pytest.raises(InputError, match="expected a local path"):

@@ -18,7 +18,7 @@ TINY = {
     "log.every": "20",
     "log.tensorboard": "false",
     "eval.batch_size": "16",
-    "model.variant": "mini",
+    "model.size": "mini",
     "model.layers": "1",
     "model.width": "32",
     "model.heads": "2",

@@ -30,7 +30,8 @@ TINY = {
 
 
 ADAPTIVE = {
-    "model.name": "adaptive_mini",
+    "model.name": "adaptive_transformer",
+    "model.size": "mini",
     "model.cutoffs": "(6, 12)",
     "model.factor": "2",
     "model.softmax_dropout": "0.1",

@@ -9,7 +9,7 @@ NMT = str(Path(__file__).parents[2] / "configs" / "nmt.py")
 WORDS = ["eins", "zwei", "drei", "vier", "haus", "baum", "rot", "blau"]
 TINY = {
     "total_steps": "6",
-    "batch_size": "256",
+    "batch_tokens": "256",
     "rdrop.alpha": "1",
     "optimizer.schedule": "constant",
     "optimizer.warmup": "0",

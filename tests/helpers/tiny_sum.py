@@ -10,7 +10,7 @@ SUMMARIZATION = str(Path(__file__).parents[2] / "configs" / "summarization.py")
 WORDS = ["ten", "two", "men", "cat", "dog", "house", "tree", "red", "blue", "old"]
 TINY = {
     "total_steps": "4",
-    "batch_size": "512",
+    "batch_tokens": "512",
     "accum_steps": "1",
     "init_from": "",
     "optimizer.lr": "1e-3",

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from rdrop_jax.models.vit import Size, ViT
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.models.vit import ViT
 
 PARITY = Path(__file__).parents[1] / "parity" / "vit"
 

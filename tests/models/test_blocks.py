@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rdrop_jax.data.batches import TrainBatches
-from rdrop_jax.tasks.language_modeling.blocks import Blocks, Windows
+from rdrop_jax.tasks.language_modeling.blocks import Windows
 
 TEXT = np.arange(100, 123, dtype=np.int32)
 BEFORE = 7
@@ -24,7 +24,7 @@ def counted(rows):
 
 @pytest.mark.parametrize("size", [1, 2, 5, 23, 24, 40])
 def test_blocks_hold_every_token_once(size):
-    blocks = Blocks(TEXT, size, BEFORE)
+    blocks = Windows(TEXT, size, BEFORE)
     rows = [blocks[i] for i in range(len(blocks))]
     assert [label for label, _ in counted(rows)] == TEXT.tolist()
     inputs = np.concatenate([row["inputs"][row["where"]] for row in rows])
@@ -36,7 +36,7 @@ def test_blocks_hold_every_token_once(size):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8])
 def test_windows_score_every_token_once_with_its_context(size, share):
     context = int(share * size)
-    windows = Windows(TEXT, size, context, BEFORE)
+    windows = Windows(TEXT, size, BEFORE, context)
     found = counted(windows[i] for i in range(len(windows)))
     assert [label for label, _ in found] == TEXT.tolist()
     new = size - context
@@ -46,7 +46,7 @@ def test_windows_score_every_token_once_with_its_context(size, share):
 
 
 def test_what_a_window_reads():
-    row = Windows(TEXT, 5, 3, BEFORE)[3]  # scores tokens 6 and 7 after 3, 4, 5
+    row = Windows(TEXT, 5, BEFORE, 3)[3]  # scores tokens 6 and 7 after 3, 4, 5
     assert row["labels"].tolist() == [103, 104, 105, 106, 107]
     assert row["inputs"].tolist() == [102, 103, 104, 105, 106]
     assert row["where"].tolist() == [False, False, False, True, True]
@@ -55,7 +55,7 @@ def test_what_a_window_reads():
 def test_batches_are_a_function_of_seed_and_step():
     def batches(seed, process=(0, 1)):
         return TrainBatches(
-            Blocks(TEXT, 4, BEFORE),
+            Windows(TEXT, 4, BEFORE),
             lambda row, rng: row,
             batch_size=2,
             seed=seed,

@@ -11,7 +11,8 @@ import pytest
 from rdrop_jax import dropout
 from rdrop_jax.models import layers
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Mlp, gelu
-from rdrop_jax.models.vit import SIZES, Size, ViT
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.models.vit import SIZES, ViT
 
 TINY = Size(layers=2, width=16, heads=2, mlp_width=32)
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 1)), jnp.float32)
@@ -210,3 +211,24 @@ def test_gelu_and_its_slope_are_exact():
         np.testing.assert_allclose(gelu(x), exact(x64), atol=1e-6)
     np.testing.assert_allclose(jax.vmap(jax.grad(gelu))(x), slope, atol=1e-6)
     assert gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+
+
+class Twice(nn.Module):
+    """Two sites of each kind."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        a, b = Dropout(0.5)(x, train=train), Dropout(0.5)(x, train=train)
+        c = LayerDrop(0.5)(0.0 * x, x, train=train)
+        d = LayerDrop(0.5)(0.0 * x, x, train=train)
+        return a, b, c, d
+
+
+def test_layers_draw_per_site_and_only_in_training():
+    x = jnp.ones((64, 8))
+    a, b, c, d = Twice().apply({}, x, True, rngs={"dropout": jax.random.key(0)})
+    assert 0.3 < float(jnp.mean(a != b)) < 0.7
+    assert 0.2 < float(jnp.mean(c[:, 0] != d[:, 0])) < 0.8
+    assert np.all(np.asarray(c) == np.asarray(c)[:, :1])
+    for out in Twice().apply({}, x, False):
+        np.testing.assert_array_equal(out, x)

@@ -17,7 +17,8 @@ from rdrop_jax import dropout
 from rdrop_jax.models import layers
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.embeddings import sinusoids
-from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq, Size
+from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
+from rdrop_jax.models.sizes import Seq2SeqSize as Size
 from rdrop_jax.tasks.summarization.weights import to_ours
 from rdrop_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 
@@ -104,12 +105,12 @@ def test_names_that_no_model_has_are_refused():
 
 @pytest.mark.parametrize(
     ("name", "millions"),
-    [("transformer_iwslt_de_en", 36.7), ("transformer_vaswani_wmt_en_de_big", 209.9)],
+    [("iwslt_de_en", 36.7), ("vaswani_wmt_en_de_big", 209.9)],
 )
 def test_sizes_are_fairseqs(name, millions):
     """31.6 and 176.4 million in the layers, the rest in one table."""
-    vocab = {"transformer_iwslt_de_en": 10_000}.get(name, 32_768)
-    module = Seq2Seq(vocab, SIZES[name])
+    vocab = {"iwslt_de_en": 10_000}.get(name, 32_768)
+    module = Seq2Seq(vocab, SIZES["transformer"][name])
     shapes = jax.eval_shape(
         lambda: module.init(jax.random.key(0), SRC, WHERE, INPUTS, train=False)
     )

@@ -17,7 +17,8 @@ from rdrop_jax.decoding.batched_search import Shapes, make_search
 from rdrop_jax.decoding.constraints import forbid_repeats
 from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.errors import InputError
-from rdrop_jax.models.seq2seq import Seq2Seq, Size
+from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.models.sizes import Seq2SeqSize as Size
 from rdrop_jax.pretrained.initialize import flatten, merge
 from rdrop_jax.tasks.seq2seq.task import init_params
 from rdrop_jax.tasks.summarization import weights as bart

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from rdrop_jax import dropout
 from rdrop_jax.models import layers
 from rdrop_jax.models.encoder import NORM_EPS, SIZES, Classifier, Encoder
-from rdrop_jax.models.vit import Size
-from rdrop_jax.tasks.text_classification.weights import to_ours, to_theirs
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.tasks.text_classification.bert import to_ours, to_theirs
 
 STORED = Path(__file__).parents[1] / "parity" / "encoder"
 TINY = Size(layers=2, width=16, heads=4, mlp_width=24)

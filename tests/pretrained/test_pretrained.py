@@ -22,15 +22,15 @@ from rdrop_jax import train as train_program
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
-from rdrop_jax.models.vit import Size
+from rdrop_jax.models.sizes import Size
 from rdrop_jax.pretrained import weight_files
 from rdrop_jax.pretrained.initialize import Weights, flatten, merge
-from rdrop_jax.tasks.image_classification import weights as vit
+from rdrop_jax.tasks.image_classification import vit
 
 
 def load(path, size=16, module=MODEL, **options):
     """Parameters of the model of tests/parity, and notes."""
-    family = vit.family(module, vit.Images(size, 3, [0.5] * 3, [0.5] * 3))
+    family = vit.family(module, vit.Preprocessing(size, 3, [0.5] * 3, [0.5] * 3))
     blank = jnp.zeros((1, size, size, 3))
     template = module.init(jax.random.key(0), blank, train=False)["params"]
     return merge(

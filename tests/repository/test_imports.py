@@ -17,7 +17,7 @@ PACKAGE = ROOT / "rdrop_jax"
 
 # A module may import from its own level and those below; programs are on top.
 LEVELS = [
-    {"errors"},
+    {"errors", "extras"},
     {"core"},
     {"config", "files", "versions"},
     {"models", "decoding"},

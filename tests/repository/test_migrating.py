@@ -139,9 +139,12 @@ def blocks(page):
 
 
 def table(page):
-    """The page's one table, as {first cell: {column: cell}}."""
-    lines = [x for x in (DOCS / page).read_text().splitlines() if x.startswith("|")]
-    names, _, *rows = ([c.strip() for c in x[1:-1].split("|")] for x in lines)
+    """The page's table of alphas, as {first cell: {column: cell}}."""
+    parts = (DOCS / page).read_text().split("\n\n")
+    (part,) = (p for p in parts if p.startswith("|") and "alpha here" in p)
+    names, _, *rows = (
+        [c.strip() for c in x[1:-1].split("|")] for x in part.splitlines()
+    )
     return {row[0]: dict(zip(names, row, strict=True)) for row in rows}
 
 

@@ -39,6 +39,11 @@ def test_the_page_trains(page):
     assert all(r["kl"] > 0 for r in records if r["kind"] == "train")
 
 
+def test_a_task_without_a_predictor_says_so(page):
+    with pytest.raises(ValueError, match="with predictions, found my_task"):
+        page["run"].predictor()
+
+
 def test_callbacks_run_at_log_validation_and_save(page, tmp_path):
     calls = []
     callback = page["Callback"](

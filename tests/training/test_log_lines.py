@@ -4,6 +4,7 @@ import json
 import sys
 from datetime import UTC, datetime
 
+import jax
 import pytest
 from helpers import messages
 from helpers.tiny import config as tiny_config
@@ -37,11 +38,33 @@ def test_a_run_reports_its_machine_and_its_data(timed):
     assert sorted(order, key=said.index) == order
 
 
+@pytest.mark.parametrize(
+    ("listed", "platforms", "hint"),
+    [
+        ("GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "", True),
+        ("GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)", "cpu", False),
+        ("No devices were found", "", False),
+    ],
+)
+def test_a_gpu_that_jax_does_not_use(listed, platforms, hint, tmp_path, monkeypatch):
+    program = tmp_path / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho '{listed}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    lines = log_lines.start_lines(tiny_config(), 0)
+    command = f'{sys.executable} -m pip install "jax[cuda12]=={jax.__version__}"'
+    assert any(command in line for line in lines) == hint
+    assert all("\n" not in line for line in lines)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert log_lines.unused_gpu() == ""
+
+
 def test_the_result_has_versions_devices_command_and_dates(timed):
     workdir, result, _, start = timed
     run = json.loads((workdir / "result.json").read_bytes())["run"]
     assert run == result["run"]
-    names = {"rdrop_jax", "jax", "jaxlib", "flax", "optax", "numpy", "python"}
+    names = {*versions.PACKAGES, "rdrop_jax", "python"}
     assert set(run["versions"]) == names
     assert run["devices"] == versions.devices()
     assert run["device_count"] >= 1

@@ -52,11 +52,11 @@ def test_the_cache_goes_where_the_user_says(monkeypatch, tmp_path):
 
 def test_a_program_keeps_what_it_compiled(tmp_path):
     code = (
-        "from rdrop_jax.cli import flags\n"
+        "from rdrop_jax.cli import process\n"
         "def main(argv):\n"
         "    import jax\n"
         "    jax.jit(lambda x: x * 2)(1.0).block_until_ready()\n"
-        "flags.run(main)"
+        "process.run(main)"
     )
     run(code, XDG_CACHE_HOME=str(tmp_path))
     assert list(tmp_path.glob("rdrop_jax/*/jit_*"))

@@ -209,13 +209,13 @@ def test_each_pass_has_the_rate_that_it_is_given():
     params = jax.tree.map(wave, params)  # a head at 0 hides masks
     batch = jax.tree.map(jnp.asarray, task.train_data()[0])
     off = task.forward(params, batch, None)
-    first, second = (f(params, batch, key) for f in task.pass_forwards())
+    first, second = (f(params, batch, key) for f in task.step.forwards)
     np.testing.assert_allclose(first, off, rtol=1e-6)
     at_rate = tasks.build(config(model__dropout=0.3)).forward
     np.testing.assert_array_equal(second, at_rate(params, batch, key))
     assert not np.allclose(second, off)
     plain = tasks.build(config(rdrop__dropouts="(0, 0.3)", rdrop__alpha=0))
-    assert plain.pass_forwards() == ()
+    assert plain.step.forwards == ()
 
 
 @pytest.mark.parametrize(
@@ -323,8 +323,8 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
 def test_masks_that_do_not_differ_stop_the_run(tmp_path, monkeypatch):
     build = tasks.build
 
-    def without_key(config, workdir):
-        task = build(config, workdir)
+    def without_key(config, workdir, **options):
+        task = build(config, workdir, **options)
         forward = lambda params, batch, key: task.forward(params, batch, None)  # noqa: E731
         return replace(task, forward=forward)
 
@@ -341,7 +341,7 @@ def test_labels_out_of_range_stop_the_run(tmp_path):
 
 def test_bad_models_and_data_are_named(tmp_path):
     for overrides, message in [
-        ({"model__variant": "XL"}, "model.variant: expected one of mini, Ti, S, B, L"),
+        ({"model__size": "XL"}, "model.size: expected one of mini, Ti, S, B, L"),
         ({"model__heads": 0}, "model.heads: expected at least 1, found 0"),
         ({"model__patch_size": 0}, "model.patch_size: expected at least 1, found 0"),
         ({"data__shift": -1}, "data.shift: expected at least 0, found -1"),

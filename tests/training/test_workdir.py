@@ -125,13 +125,13 @@ def test_readers_are_not_refused(finished):
 def test_what_storage_threads_print_is_left_out():
     """They complain of a closed loop after a save that failed; the rest is shown."""
     program = (
-        "import sys; from rdrop_jax.cli import flags\n"
+        "import sys; from rdrop_jax.cli import process\n"
         "class Dies:\n"
         "    def __init__(self, text): self.text = text\n"
         "    def __del__(self): raise RuntimeError(self.text)\n"
         "def main(argv):\n"
         "    Dies('Event loop is closed'); Dies('a bug')\n"
-        "flags.run(main)"
+        "process.run(main)"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True

@@ -9,64 +9,55 @@ tail's row of the head. Each softmax turns them into :math:`G - p \sum_v G_v`.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Integer
 
 from rdrop_jax.core.kernels.softmax import Softmax, softmax
+from rdrop_jax.core.label_checks import valid_class_ids
 from rdrop_jax.core.losses import clear
-
-
-class Clusters(NamedTuple):
-    """Rows of logits, one array per cluster and pass, with labels and coefficients.
-
-    Attributes:
-      logits: logits of the head, then of each tail, [rows, tokens] per pass, at least
-        float32 and finite even in masked rows. The head has one more column per tail
-        after its tokens.
-      labels: token ids [rows], counted through head and tails.
-      labelled: True if the label of the row counts [rows].
-      s: coefficient of the divergence [rows].
-      ce: coefficient of the cross entropy [rows].
-    """
-
-    logits: list[list[Array]]
-    labels: Array
-    labelled: Array
-    s: Array
-    ce: Array
+from rdrop_jax.core.metrics import Pair
 
 
 def clusters_objective(
-    x: Clusters, exact: bool
-) -> tuple[Float[Array, " rows"], Float[Array, " rows"], list[list[Array]]]:
+    logits: list[list[Array]],
+    labels: Integer[Array, " rows"],
+    labelled: Bool[Array, " rows"],
+    factors: Pair,
+    exact: bool,
+) -> tuple[Pair, list[list[Array]]]:
     """Compute cross entropy of all passes and divergence per row, and the gradient.
 
     Args:
-      x: the rows.
+      logits: logits of the head, then of each tail, [rows, tokens] per pass, at least
+        float32 and finite even in masked rows. The head has one more column per tail
+        after its tokens.
+      labels: token ids, counted through head and tails.
+      labelled: True if the label of the row counts.
+      factors: factors of the two terms in the loss [rows].
       exact: True for the divergence of the full distribution. False for that of the
         head plus, with weight 1, that of the tail containing the label.
 
     Returns:
-      ``ce`` [rows], ``s`` [rows], and the gradient of ``sum(x.ce * ce + x.s * s)`` in
-      the structure of the logits.
+      The two terms [rows], and the gradient of
+      ``sum(factors.ce * ce + factors.kl * kl)`` in the structure of the logits.
     """
-    found = [[softmax(z) for z in passes] for passes in x.logits]
-    ce, places = _cross_entropy(found, clear(x.labelled, x.labels).astype(int))
-    ce = clear(x.labelled, ce)
+    found = [[softmax(z) for z in passes] for passes in logits]
+    ce, places = _cross_entropy(found, clear(labelled, labels))
+    ce = clear(labelled, ce)
     # An invalid label gives a NaN gradient too.
-    column = jnp.where(jnp.isnan(ce), jnp.nan, x.ce)[:, None]
+    column = jnp.where(jnp.isnan(ce), jnp.nan, factors.ce)[:, None]
     gradient = [
         [column * (place.inside * f.p - place.hot) for f in passes]
         for passes, place in zip(found, places, strict=True)
     ]
     if len(found[0]) == 1:
-        return ce, jnp.zeros_like(ce), gradient
-    s, pulls = _divergence(found, [place.inside for place in places], exact)
-    half = 0.5 * x.s[:, None]
+        return Pair(ce, jnp.zeros_like(ce)), gradient
+    kl, pulls = _divergence(found, [place.inside for place in places], exact)
+    half = 0.5 * factors.kl[:, None]
     gradient = [
-        [g + half * pull for g, pull in zip(*pair, strict=True)]
-        for pair in zip(gradient, pulls, strict=True)
+        [g + half * pull for g, pull in zip(*both, strict=True)]
+        for both in zip(gradient, pulls, strict=True)
     ]
-    return ce, s, gradient
+    return Pair(ce, kl), gradient
 
 
 class _Place(NamedTuple):
@@ -82,6 +73,7 @@ def _cross_entropy(
     """Sum cross entropy over passes per row; NaN if the label is out of range."""
     sizes = [passes[0].z.shape[-1] for passes in found]
     words = end = sizes[0] - len(found) + 1
+    labels, valid = valid_class_ids(labels, sum(sizes) - len(found) + 1)
     at = [labels]
     for i, size in enumerate(sizes[1:]):
         local = labels - end
@@ -89,7 +81,6 @@ def _cross_entropy(
         at[0] = jnp.where((local >= 0) & (local < size), words + i, at[0])
         at.append(local)
         end += size
-    valid = jnp.where((labels >= 0) & (labels < end), 1.0, jnp.nan)
     ce, places = jnp.zeros(labels.shape, found[0][0].z.dtype), []
     for passes, size, index in zip(found, sizes, at, strict=True):
         inside = (index >= 0) & (index < size)
@@ -102,7 +93,7 @@ def _cross_entropy(
     return ce * valid, places
 
 
-class _Pair(NamedTuple):
+class _Change(NamedTuple):
     """Terms of the divergence between two passes P and Q of a cluster.
 
     For the head, P and Q are its probabilities. For a tail, they are multiplied by the
@@ -122,7 +113,7 @@ def _divergence(
     """Return half the Jeffreys divergence per row, and twice its gradient."""
     (a, b), tails = found[0], found[1:]
     words = a.z.shape[-1] - len(tails)
-    head = _pair(a, b)
+    head = _change(a, b)
     own = words if exact else a.z.shape[-1]  # the tail's tokens cover its head row
     # In this form no term is negative and nearly equal passes lose no precision.
     twice = _sum((head.change * head.r)[:, :own])
@@ -133,7 +124,7 @@ def _divergence(
             m, n, shift = a.p[:, row], b.p[:, row], head.r[:, row]
         else:
             m, n, shift = hit, hit, jnp.zeros_like(hit)
-        tail = _pair(f, g, m, n, shift)
+        tail = _change(f, g, m, n, shift)
         both, of_p = _sum(tail.change * tail.r), _sum(tail.p_r)
         of_q = of_p - both
         twice += both
@@ -149,24 +140,24 @@ def _divergence(
     return 0.5 * twice[:, 0], pulls
 
 
-def _pair(
+def _change(
     a: Softmax,
     b: Softmax,
     m: Array | float = 1.0,
     n: Array | float = 1.0,
     shift: Array | float = 0.0,
-) -> _Pair:
+) -> _Change:
     """Scale P by ``m`` and Q by ``n``; ``shift`` is log m - log n."""
     r = (a.z - b.z) - (a.log_z - b.log_z) + shift
     p, q = m * a.p, n * b.p
-    return _Pair(r, p - q, p * r, q * r)
+    return _Change(r, p - q, p * r, q * r)
 
 
-def _pull(pair: _Pair, a: Softmax, b: Softmax, g_p: Array, g_q: Array) -> list[Array]:
+def _pull(x: _Change, a: Softmax, b: Softmax, g_p: Array, g_q: Array) -> list[Array]:
     """Return the two gradients in logits; ``g_p`` and ``-g_q`` are the sums of G."""
     return [
-        pair.p_r + pair.change - a.p * g_p,
-        b.p * g_q - pair.q_r - pair.change,
+        x.p_r + x.change - a.p * g_p,
+        b.p * g_q - x.q_r - x.change,
     ]
 
 

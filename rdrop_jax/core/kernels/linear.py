@@ -10,184 +10,134 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Integer
 
-from rdrop_jax.core.kernels.class_ids import Weights, all_rows, weighted_sums
-from rdrop_jax.core.kernels.partition import Split
-from rdrop_jax.core.kernels.softmax import Form
+from rdrop_jax.core.kernels.chunking import chunked, even_chunks, sizes
+from rdrop_jax.core.kernels.class_ids import all_rows
+from rdrop_jax.core.kernels.partition import MeshSplit
+from rdrop_jax.core.kernels.softmax import SoftmaxOptions
 from rdrop_jax.core.losses import as_factor
-
-# Above this vocabulary size, the kernel gradient is accumulated in blocks of tokens.
-_WHOLE_KERNEL = 100_000
-_WORDS = 16_384
+from rdrop_jax.core.metrics import Pair
 
 
-class Options(NamedTuple):
+class LinearOptions(NamedTuple):
     """Options of the chunked computation.
 
     Attributes:
-      form: form of the objective.
+      softmax: options of the objective.
       tied: whether the kernel is [vocab, width].
       chunk_size: positions per chunk and device.
     """
 
-    form: Form
+    softmax: SoftmaxOptions
     tied: bool
     chunk_size: int
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
-def linear_objective(
-    hidden: Float[Array, "passes positions width"],
-    kernel: Float[Array, "in_features out_features"],
-    bias: Float[Array, " vocab"] | None,
-    labels: Integer[Array, " positions"],
-    weights: Weights,
-    options: Options,
-    split: Split | None,
-) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """Compute `closed_form.softmax_objective` of ``hidden @ kernel + bias``.
+# Hidden states [1 or 2, positions, width], kernel [width, vocab], or [vocab, width] if
+# tied, and bias [vocab] or None.
+Inputs = tuple[Array, Array, Array | None]
 
-    Supports first derivatives in reverse mode, in hidden states, kernel, bias and
-    weights.
+
+def all_chunks(
+    options: LinearOptions,
+    split: MeshSplit | None,
+    inputs: Inputs,
+    labels: Integer[Array, " positions"],
+    weights: Pair,
+    scales: Pair,
+    with_gradient: bool,
+) -> tuple[Pair, Any]:
+    """Compute the terms of ``hidden @ kernel + bias`` per position, and the gradients.
+
+    This is a `rdrop_jax.core.kernels.fused.RowsFunction` once ``options`` and ``split``
+    are bound. Kernel gradients are summed over devices.
 
     Args:
-      hidden: hidden states [1 or 2, positions, width].
-      kernel: kernel [width, vocab], or [vocab, width] if tied.
-      bias: bias [vocab] or None.
-      labels: class ids.
-      weights: see `softmax_objective`.
       options: options of the computation.
       split: mesh axes to shard over; None for one device.
+      inputs: see `Inputs`.
+      labels: class ids.
+      weights: weights of both terms [positions].
+      scales: scalar factors of the two weighted sums.
+      with_gradient: whether to compute the gradients.
 
     Returns:
-      The loss, and the sums of cross entropy and divergence, which carry no gradient.
+      The two terms [positions], and the gradients in the structure of the inputs, or
+      None.
     """
-    ce, s, _ = _chunks(hidden, kernel, bias, labels, weights, options, split, False)
-    return weighted_sums(ce, s, weights)
-
-
-def _forward(
-    hidden: Array,
-    kernel: Array,
-    bias: Array | None,
-    labels: Array,
-    weights: Weights,
-    options: Options,
-    split: Split | None,
-) -> tuple[Any, Any]:
-    ce, s, gradients = _chunks(
-        hidden, kernel, bias, labels, weights, options, split, True
-    )
-    found = weighted_sums(ce, s, weights)
-    return found, (gradients, ce, s, found[1:], weights)
-
-
-def _backward(options: Options, split: Split | None, kept: Any, cotangents: Any) -> Any:
-    gradients, ce, s, (ce_sum, s_sum), weights = kept
-    c = cotangents[0]
-    d_hidden, d_kernel, d_bias = (
-        None if g is None else (g * c).astype(g.dtype) for g in gradients
-    )
-    d_weights = Weights(
-        s=c * weights.s_scale * s,
-        ce=c * weights.ce_scale * ce,
-        s_scale=c * s_sum,
-        ce_scale=c * ce_sum,
-    )
-    return d_hidden, d_kernel, d_bias, None, d_weights
-
-
-linear_objective.defvjp(_forward, _backward)
-
-
-def _chunks(
-    hidden: Array,
-    kernel: Array,
-    bias: Array | None,
-    labels: Array,
-    weights: Weights,
-    options: Options,
-    split: Split | None,
-    with_gradient: bool,
-) -> tuple[Array, Array, Any]:
-    """Run `_local_chunks` on every device and sum kernel gradients over devices."""
     if split is None:
-        return _local_chunks(
-            hidden, kernel, bias, labels, weights, options, with_gradient
-        )
+        return _local_chunks(options, inputs, labels, weights, scales, with_gradient)
     rows: Any = PartitionSpec(split.rows)
     whole: Any = PartitionSpec()
     tensor = PartitionSpec(split.tensor)
     across = tensor if options.tied else PartitionSpec(None, split.tensor)
-    by_rows = PartitionSpec(None, split.rows)
+    by_input = (PartitionSpec(None, split.rows), across, tensor)
 
-    def local(h: Array, k: Array, b: Array | None, y: Array, w: Weights) -> Any:
-        ce, s, gradients = _local_chunks(h, k, b, y, w, options, with_gradient)
+    def local(inputs: Inputs, labels: Array, weights: Pair, scales: Pair) -> Any:
+        values, gradients = _local_chunks(
+            options, inputs, labels, weights, scales, with_gradient
+        )
         if not with_gradient:
-            return ce, s, gradients
+            return values, None
         d_hidden, *shared = gradients
-        if options.form.axis:
-            d_hidden = jax.lax.psum(d_hidden, options.form.axis)
-        return ce, s, (d_hidden, *jax.lax.psum(shared, split.rows))
+        if options.softmax.axis:
+            d_hidden = jax.lax.psum(d_hidden, options.softmax.axis)
+        return values, (d_hidden, *jax.lax.psum(shared, split.rows))
 
     return jax.shard_map(
         local,
         mesh=split.mesh,
-        in_specs=(by_rows, across, tensor, rows, Weights(rows, rows, whole, whole)),
-        out_specs=(rows, rows, (by_rows, across, tensor) if with_gradient else whole),
+        in_specs=(by_input, rows, rows, whole),
+        out_specs=(rows, by_input if with_gradient else whole),
         check_vma=False,
-    )(hidden, kernel, bias, labels, weights)
+    )(inputs, labels, weights, scales)
 
 
 def _local_chunks(
-    hidden: Array,
-    kernel: Array,
-    bias: Array | None,
+    options: LinearOptions,
+    inputs: Inputs,
     labels: Array,
-    weights: Weights,
-    options: Options,
+    weights: Pair,
+    scales: Pair,
     with_gradient: bool,
-) -> tuple[Array, Array, Any]:
-    """Compute cross entropy and divergence per position, and the three gradients."""
+) -> tuple[Pair, Any]:
+    """Compute the terms per position and the gradients on one device."""
+    hidden, kernel, bias = inputs
     passes, positions, width = hidden.shape
-    count = max(-(-positions // options.chunk_size), 1)
-    size = -(-positions // count)
-    rest = count * size - positions
-    hidden = jnp.pad(hidden, ((0, 0), (0, rest), (0, 0)))
-    labels, w_s, w_ce = (
-        jnp.pad(x, (0, rest)).reshape(count, size)
-        for x in (labels, weights.s, weights.ce)
-    )
+    count, size = even_chunks(positions, options.chunk_size)
+    hidden = jnp.pad(hidden, ((0, 0), (0, count * size - positions), (0, 0)))
+    per_row = jax.tree.map(lambda x: chunked(x, count, size), (labels, weights))
     dtype = jnp.promote_types(hidden.dtype, jnp.float32)
     product = functools.partial(jax.lax.dot_general, preferred_element_type=dtype)
     inner, outer = (1, 0) if options.tied else (0, 1)  # axes of width and vocabulary
 
-    def chunk(i: Array) -> tuple[Array, Array, Array, Array]:
-        at = Weights(w_s[i], w_ce[i], weights.s_scale, weights.ce_scale)
+    def chunk(i: Array) -> tuple[Pair, Array, Array]:
+        labels, weights = jax.tree.map(lambda x: x[i], per_row)
         h = jax.lax.dynamic_slice(hidden, (0, i * size, 0), (passes, size, width))
         # Clear here too: NaN times a gradient of 0 would reach the kernel gradient.
-        h = jnp.where((at.s != 0)[None, :, None], h, jnp.zeros((), h.dtype))
+        h = jnp.where((weights.kl != 0)[None, :, None], h, jnp.zeros((), h.dtype))
         h = h.reshape(-1, width)
         z = product(h, kernel, (((1,), (inner,)), ((), ())))
         if bias is not None:
             z += bias[None].astype(dtype)
-        ce, s, g = all_rows(
+        values, g = all_rows(
             z.reshape(passes, size, z.shape[-1]),
-            labels[i],
-            at,
-            options.form,
+            labels,
+            weights,
+            scales,
+            options.softmax,
             with_gradient=with_gradient,
             local=True,
         )
-        return ce, s, h, g
+        return values, h, g
 
     def body(i: Array, carry: tuple) -> tuple:
-        ce, s, gradients = carry
-        new_ce, new_s, h, g = chunk(i)
-        ce, s = ce.at[i].set(new_ce), s.at[i].set(new_s)
+        values, gradients = carry
+        new_values, h, g = chunk(i)
+        values = jax.tree.map(lambda old, new: old.at[i].set(new), values, new_values)
         if not with_gradient:
-            return ce, s, None
+            return values, None
         d_hidden, d_kernel, d_bias = gradients
         g = g.reshape(len(h), g.shape[-1])
         d_bias = None if d_bias is None else d_bias + jnp.sum(g, axis=0)
@@ -196,24 +146,20 @@ def _local_chunks(
         new = new.astype(hidden.dtype).reshape(passes, size, width)
         d_hidden = jax.lax.dynamic_update_slice(d_hidden, new, (0, i * size, 0))
         d_kernel = _add_product(d_kernel, h, g, options.tied, product)
-        return ce, s, (d_hidden, d_kernel, d_bias)
+        return values, (d_hidden, d_kernel, d_bias)
 
     # Derived from the inputs: within `jax.shard_map` the carry must have their type.
-    zeros = jnp.zeros_like(w_s, dtype)
+    zeros = jax.tree.map(lambda w: jnp.zeros_like(w, dtype), per_row[1])
     gradients = None
     if with_gradient:
-        gradients = (
-            jnp.zeros_like(hidden),
-            jnp.zeros_like(kernel, dtype),
-            None if bias is None else jnp.zeros_like(bias, dtype),
-        )
-    ce, s, gradients = jax.lax.fori_loop(0, count, body, (zeros, zeros, gradients))
-    ce, s = (x.reshape(-1)[:positions] for x in (ce, s))
-    if not with_gradient:
-        return ce, s, None
-    d_hidden, d_kernel, d_bias = gradients
-    d_bias = None if bias is None else d_bias.astype(bias.dtype)
-    return ce, s, (d_hidden[:, :positions], d_kernel.astype(kernel.dtype), d_bias)
+        wide = jax.tree.map(lambda x: jnp.zeros_like(x, dtype), (kernel, bias))
+        gradients = (jnp.zeros_like(hidden), *wide)
+    values, gradients = jax.lax.fori_loop(0, count, body, (zeros, gradients))
+    if gradients is not None:
+        d_hidden, *wide = gradients
+        wide = jax.tree.map(lambda g, x: g.astype(x.dtype), wide, [kernel, bias])
+        gradients = (d_hidden[:, :positions], *wide)
+    return Pair(*(x.reshape(-1)[:positions] for x in values)), gradients
 
 
 def _add_product(total: Array, h: Array, g: Array, tied: bool, product: Any) -> Array:
@@ -224,7 +170,7 @@ def _add_product(total: Array, h: Array, g: Array, tied: bool, product: Any) -> 
         return product(words, h, contract) if tied else product(h, words, contract)
 
     vocab = g.shape[1]
-    if vocab <= _WHOLE_KERNEL:
+    if vocab <= sizes().kernel_whole:
         return total + of(g)
     axis = 0 if tied else 1
 
@@ -233,8 +179,9 @@ def _add_product(total: Array, h: Array, g: Array, tied: bool, product: Any) -> 
         old = jax.lax.dynamic_slice_in_dim(total, start, size, axis)
         return jax.lax.dynamic_update_slice_in_dim(total, old + of(words), start, axis)
 
-    blocks, rest = divmod(vocab, _WORDS)
+    size = sizes().kernel_block
+    blocks, rest = divmod(vocab, size)
     total = jax.lax.fori_loop(
-        0, blocks, lambda i, total: add(total, i * _WORDS, _WORDS), total
+        0, blocks, lambda i, total: add(total, i * size, size), total
     )
-    return add(total, blocks * _WORDS, rest) if rest else total
+    return add(total, blocks * size, rest) if rest else total

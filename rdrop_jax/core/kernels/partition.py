@@ -7,7 +7,7 @@ from jax.sharding import AxisType, Mesh
 ROWS, TENSOR = ("data", "fsdp"), "tensor"
 
 
-class Split(NamedTuple):
+class MeshSplit(NamedTuple):
     """Mesh axes of the rows, and of the vocabulary if it is sharded.
 
     Attributes:
@@ -21,7 +21,7 @@ class Split(NamedTuple):
     tensor: str | None
 
 
-def split_over(mesh: Mesh | None, rows: int) -> Split | None:
+def split_over(mesh: Mesh | None, rows: int) -> MeshSplit | None:
     """Check a mesh and that it divides ``rows``; return None for a single device.
 
     Raises:
@@ -48,4 +48,4 @@ def split_over(mesh: Mesh | None, rows: int) -> Split | None:
             f"{rows}"
         )
     tensor = TENSOR if mesh.shape.get(TENSOR, 1) > 1 else None
-    return Split(mesh, axes, tensor)
+    return MeshSplit(mesh, axes, tensor)

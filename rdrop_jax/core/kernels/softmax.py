@@ -1,7 +1,7 @@
 r"""Objective and gradient of a chunk of rows of logits, with local or sharded classes.
 
 With :math:`r = \log p - \log q`, :math:`K_1 = KL(p\|q)`, :math:`K_2 = KL(q\|p)`, the
-target :math:`t`, and per-position coefficients c of the cross entropy and s of the
+target :math:`t`, and per-position factors c of the cross entropy and s of the
 divergence,
 
 .. math::
@@ -13,13 +13,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Integer
 
+from rdrop_jax.core.label_checks import valid_class_ids
 from rdrop_jax.core.losses import IMPOSSIBLE, at_least_float32, clear
+from rdrop_jax.core.metrics import Pair
 
 
-class Form(NamedTuple):
-    """Form of the objective.
+class SoftmaxOptions(NamedTuple):
+    """Options of the objective of a softmax.
 
     Attributes:
       label_smoothing: epsilon.
@@ -33,26 +35,6 @@ class Form(NamedTuple):
     axis: str | None = None
 
 
-class Rows(NamedTuple):
-    """Rows of logits, one array per pass, with labels, masks and coefficients.
-
-    Attributes:
-      logits: logits [rows, classes] per pass.
-      labels: global class ids [rows], counted over all shards.
-      counts: True if the row counts [rows].
-      labelled: True if the label of the row counts [rows].
-      s: coefficient of the divergence [rows].
-      ce: coefficient of the cross entropy [rows].
-    """
-
-    logits: list[Array]
-    labels: Array
-    counts: Array
-    labelled: Array
-    s: Array
-    ce: Array
-
-
 class Softmax(NamedTuple):
     """Logits, probabilities and log-sum-exp of one pass."""
 
@@ -62,46 +44,51 @@ class Softmax(NamedTuple):
 
 
 def rows_objective(
-    x: Rows, form: Form, with_gradient: bool
-) -> tuple[Float[Array, " rows"], Float[Array, " rows"], list[Array]]:
+    logits: list[Float[Array, "rows classes"]],
+    labels: Integer[Array, " rows"],
+    counts: Pair,
+    factors: Pair,
+    options: SoftmaxOptions,
+    with_gradient: bool,
+) -> tuple[Pair, list[Array]]:
     """Compute cross entropy of all passes and divergence per row, and the gradient.
 
     Args:
-      x: the rows.
-      form: form of the objective.
+      logits: logits, one array per pass.
+      labels: global class ids, counted over all shards.
+      counts: masks [rows]: True if the label counts, and if the row counts.
+      factors: factors of the two terms in the loss [rows].
+      options: options of the objective.
       with_gradient: whether to compute the gradient.
 
     Returns:
-      ``ce`` [rows], ``s`` [rows], and for each pass the gradient of
-      ``sum(x.ce * ce + x.s * s)`` [rows, classes]. Without ``with_gradient``, the
-      list of gradients is empty.
+      The two terms [rows], and for each pass the gradient of
+      ``sum(factors.ce * ce + factors.kl * kl)`` [rows, classes]. Without
+      ``with_gradient``, the list of gradients is empty.
     """
     passes = [
         softmax(
-            jnp.maximum(at_least_float32(clear(x.counts, z)), IMPOSSIBLE), form.axis
+            jnp.maximum(at_least_float32(clear(counts.kl, z)), IMPOSSIBLE), options.axis
         )
-        for z in x.logits
+        for z in logits
     ]
-    part = x.logits[0].shape[-1]
-    classes = part * _parts(form.axis)
-    labels = clear(x.labelled, x.labels)
-    labels = labels.astype(int)
-    valid = (labels >= 0) & (labels < classes)
-    nan = jnp.where(valid, 1.0, jnp.nan)
-    labels = jnp.clip(labels, 0, classes - 1)
-    if form.axis:
-        labels -= part * jax.lax.axis_index(form.axis)
-    parts = [_cross_entropy(f, labels, form) for f in passes]
-    ce = clear(x.labelled, sum(part[0] for part in parts) * nan)
-    s, pulls = _divergence(passes, form.axis)
+    part = logits[0].shape[-1]
+    labels, valid = valid_class_ids(
+        clear(counts.ce, labels), part * _parts(options.axis)
+    )
+    if options.axis:
+        labels -= part * jax.lax.axis_index(options.axis)
+    parts = [_cross_entropy(f, labels, options) for f in passes]
+    ce = clear(counts.ce, sum(part[0] for part in parts) * valid)
+    kl, pulls = _divergence(passes, options.axis)
     if not with_gradient:
-        return ce, s, []
-    column = (x.ce * nan)[:, None]
+        return Pair(ce, kl), []
+    column = (factors.ce * valid)[:, None]
     gradient = [column * part[1] for part in parts]
     if pulls:
-        half = 0.5 * x.s[:, None]
+        half = 0.5 * factors.kl[:, None]
         gradient = [g + half * pull for g, pull in zip(gradient, pulls, strict=True)]
-    return ce, s, gradient
+    return Pair(ce, kl), gradient
 
 
 def _parts(axis: str | None) -> int:
@@ -126,16 +113,18 @@ def softmax(z: Float[Array, "rows classes"], axis: str | None = None) -> Softmax
     return Softmax(z, exp * (1.0 / total), peak + jnp.log(total))
 
 
-def _cross_entropy(f: Softmax, labels: Array, form: Form) -> tuple[Array, Array]:
+def _cross_entropy(
+    f: Softmax, labels: Array, options: SoftmaxOptions
+) -> tuple[Array, Array]:
     """Return cross entropy per row [rows] and its gradient [rows, classes].
 
     ``labels`` are relative to the first class of this shard and may be outside it.
     """
-    label_smoothing, part = form.label_smoothing, f.z.shape[-1]
+    label_smoothing, part = options.label_smoothing, f.z.shape[-1]
     within = jnp.clip(labels, 0, part - 1)[:, None]
     picked = jnp.take_along_axis(f.z, within, axis=-1)
-    if form.axis:
-        picked = _sum(jnp.where(within == labels[:, None], picked, 0.0), form.axis)
+    if options.axis:
+        picked = _sum(jnp.where(within == labels[:, None], picked, 0.0), options.axis)
     reachable = picked > IMPOSSIBLE
     nll = jnp.where(reachable, f.log_z - picked, jnp.inf)
     hot = jnp.arange(part)[None] == labels[:, None]
@@ -145,10 +134,10 @@ def _cross_entropy(f: Softmax, labels: Array, form: Form) -> tuple[Array, Array]
     possible = f.z > IMPOSSIBLE
     # The sum gives the number of impossible classes, as long as the finite logits of a
     # row add up to less than 5e29. This saves one pass over the row.
-    impossible = jnp.round(_sum(f.z, form.axis) / IMPOSSIBLE)
-    num = part * _parts(form.axis) - jax.lax.stop_gradient(impossible)
-    everywhere = _sum(jnp.where(possible, f.log_z - f.z, 0.0), form.axis)
-    if form.smoothing == "uniform":
+    impossible = jnp.round(_sum(f.z, options.axis) / IMPOSSIBLE)
+    num = part * _parts(options.axis) - jax.lax.stop_gradient(impossible)
+    everywhere = _sum(jnp.where(possible, f.log_z - f.z, 0.0), options.axis)
+    if options.smoothing == "uniform":
         each = label_smoothing / num
         own = jnp.full_like(each, 1.0 - label_smoothing)
     else:

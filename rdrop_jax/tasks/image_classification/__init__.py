@@ -1,11 +1,17 @@
-"""Image classification with a Vision Transformer. Importing it needs no jax."""
+"""Image classification. Importing it needs no jax."""
 
 from rdrop_jax.data import prepared
 from rdrop_jax.tasks.image_classification import cifar, imagenet
-from rdrop_jax.tasks.image_classification.image_sets import check as check
+from rdrop_jax.tasks.image_classification.image_sets import check_data as check_data
 
-# Values of model_type in config.json that the task reads and exports.
-FAMILIES = ("vit",)
+# Modules by ``model.name``, which is also the model_type in config.json of weights. A
+# module defines
+#   make_model(config) -> flax.linen.Module
+#   make_family(model, config.data) -> rdrop_jax.pretrained.initialize.Family
+MODELS = {
+    "vit": "rdrop_jax.tasks.image_classification.vit",
+}
+FAMILIES = tuple(MODELS)
 RECIPES = {
     "cifar100": (cifar.prepare, prepared.read_index),
     "imagenet2012": (imagenet.prepare, prepared.read_index),

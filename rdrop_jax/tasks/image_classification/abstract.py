@@ -1,11 +1,10 @@
-"""Shapes of training batches, from the config alone."""
+"""The task and shapes of training batches, from the config alone."""
 
 from ml_collections import ConfigDict
 
+from rdrop_jax.tasks.fields import Shapes
 from rdrop_jax.tasks.image_classification.task import build
 from rdrop_jax.training.task import Task
-
-Shapes = dict[str, tuple[tuple[int, ...], str]]
 
 
 def abstract(config: ConfigDict) -> tuple[Task, Shapes]:

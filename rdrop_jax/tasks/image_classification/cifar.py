@@ -5,8 +5,9 @@ uint8 arrays.
 """
 
 import io
+import logging
 import pickle
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,7 @@ from rdrop_jax.data import prepared
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import archives
 
+_logger = logging.getLogger(__name__)
 _LIMIT = 2**29  # bytes per member; the largest is 155 MB
 _RAISED = (
     pickle.UnpicklingError,
@@ -62,7 +64,6 @@ CIFAR100 = Expected(
 def prepare(
     folder: Path,
     files: list[Path],
-    say: Callable[[str], None],
     expected: Expected = CIFAR100,
 ) -> Path:
     """Write CIFAR-100 as PNG images with fine labels, in the order of the archive.
@@ -70,7 +71,6 @@ def prepare(
     Args:
       folder: output folder.
       files: the archive, or folders that contain it.
-      say: function that receives progress lines.
       expected: counts and checksums.
 
     Returns:
@@ -81,7 +81,7 @@ def prepare(
     """
     paths = archives.locate((expected.source,), files)
     path = paths[expected.source.file]
-    sums = archives.verify((expected.source,), paths, say)
+    sums = archives.verify((expected.source,), paths)
     tables = _tables(path, ("meta", *expected.rows))
     names = tables["meta"].get(b"fine_label_names")
     if not isinstance(names, list) or len(names) != expected.classes:
@@ -99,11 +99,11 @@ def prepare(
                 yield prepared.record(label, _png(image))
 
         for done in writer.write(split, rows, records, shard=10_000):
-            say(f"{split}: {done} of {rows} images")
+            _logger.info("%s: %d of %d images", split, done, rows)
     classes = [
         name.decode() if isinstance(name, bytes) else str(name) for name in names
     ]
-    return writer.finish(classes, prepared.IMAGE_FEATURES)
+    return writer.finish(classes)
 
 
 def _tables(path: Path, wanted: tuple[str, ...]) -> dict[str, dict[Any, Any]]:

@@ -16,6 +16,7 @@ from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lfs
 from rdrop_jax.tasks.image_classification.image_files import FORMATS
+from rdrop_jax.tasks.image_classification.images import picture
 
 _logger = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     if isinstance(image, np.ndarray):
         if image.shape[-1] == channels:
             return image
-        grey = image.shape[-1] == 1
-        return converted(Image.fromarray(image[..., 0] if grey else image), channels)
+        return converted(picture(image), channels)
     try:
         file = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
         with Image.open(file, formats=FORMATS) as opened:

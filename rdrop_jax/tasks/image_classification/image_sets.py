@@ -2,19 +2,20 @@
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, prepared, sources
+from rdrop_jax.data import hub as data_hub
+from rdrop_jax.data.datasets import Dataset, prepared_folder
 from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.data.splits import SPLITS, hold_out
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums
-from rdrop_jax.files.roots import root, unprepared
-from rdrop_jax.tasks.image_classification import folder, images, npz
+from rdrop_jax.files import checksums, hub
+from rdrop_jax.files.roots import root
+from rdrop_jax.tasks.image_classification import folder, hub_images, images, npz
 from rdrop_jax.training import workdir as workdir_lib
 
 # Datasets of rdrop_jax.prepare and their sources.
@@ -25,28 +26,12 @@ PREPARED = {
 }
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """An image dataset on disk.
-
-    Attributes:
-      splits: functions that read the dataset's own splits, by name.
-      classes: class names by id; empty if unnamed.
-      provenance: checksums, for result.json.
-      notes: messages about skipped files.
-    """
-
-    splits: Mapping[str, Callable[[], ImageRows]]
-    classes: tuple[str, ...]
-    provenance: Callable[[], dict[str, str]]
-    notes: tuple[str, ...] = ()
-
-
-def find(data: ConfigDict) -> ImageSet:
+def find(data: ConfigDict, commit: str = "") -> Dataset[ImageRows]:
     """Find the dataset that a config names.
 
     Args:
       data: the config's ``data``.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       The dataset, of which only names and indices are read.
@@ -55,35 +40,37 @@ def find(data: ConfigDict) -> ImageSet:
       InputError: not prepared; the message explains how to prepare it.
     """
     if data.name == "digits":
-        sources.digits_file()
-        return ImageSet(
-            {s: _call(sources.digits, s, data.split_seed) for s in SPLITS},
-            (),
-            lambda: {"digits.csv.gz": sources.digits_sha256()},
+        file = sources.digits_file()
+        return Dataset(
+            {s: functools.partial(sources.digits, s, data.split_seed) for s in SPLITS},
+            lambda: {"digits.csv.gz": checksums.sha256(file)},
         )
     if data.name in PREPARED:
         return _prepared(data)
     if data.name.startswith(catalogue.PREFIX):
         return _catalogue(data)
+    if hub.is_name(data.name):
+        return _named(data, commit)
     if data.name == "folder":
         files, classes = folder.find(_root(data), tuple(data.classes))
-        return ImageSet(
-            {name: _call(lambda rows: rows, rows) for name, rows in files.items()},
-            classes,
+        return Dataset(
+            {name: functools.partial(files.__getitem__, name) for name in files},
             lambda: {name: _listing(rows) for name, rows in files.items()},
+            classes,
             next(iter(files.values())).notes,
         )
     if data.name == "npz":
         paths = npz.find(_root(data), training=not data.num_classes)
-        return ImageSet(
-            {name: _call(npz.load, path) for name, path in paths.items()},
-            npz.classes(paths["train"]) if "train" in paths else tuple(data.classes),
+        return Dataset(
+            {name: functools.partial(npz.load, path) for name, path in paths.items()},
             lambda: {path.name: checksums.sha256(path) for path in paths.values()},
+            npz.classes(paths["train"]) if "train" in paths else tuple(data.classes),
             npz.notes(_root(data)),
         )
     raise InputError(
-        f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, or "
-        f"{catalogue.PREFIX}NAME, found {data.name!r}"
+        f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, "
+        f"{catalogue.PREFIX}NAME or {hub.PREFIX}ORG/NAME, found {data.name!r}."
+        f"{hub.hint('data.name', data.name)}"
     )
 
 
@@ -107,7 +94,7 @@ def own_splits(recorded: Mapping[str, str]) -> frozenset[str]:
 
 
 def open_split(
-    found: ImageSet,
+    found: Dataset[ImageRows],
     data: ConfigDict,
     name: str,
     recorded: Mapping[str, str] | None = None,
@@ -152,18 +139,13 @@ def open_split(
     return sources.Subset(rows, hold_out(len(rows), missing, data.split_seed)[name])
 
 
-def notes(found: ImageSet, data: ConfigDict) -> tuple[str, ...]:
+def notes(found: Dataset[ImageRows], data: ConfigDict) -> tuple[str, ...]:
     """Return a note for each split that is held out of the training images."""
     missing = [s for s in ("validation", "test") if s not in found.splits]
     return tuple(
         f"{s}: {len(open_split(found, data, s))} rows held out of the training images"
         for s in missing
     )
-
-
-def _call(make: Callable[..., ImageRows], *args: object) -> Callable[[], ImageRows]:
-    """Return a cached function, so that splits held out of one source read it once."""
-    return functools.cache(lambda: make(*args))
 
 
 def _root(data: ConfigDict) -> Path:
@@ -178,34 +160,46 @@ def _root(data: ConfigDict) -> Path:
     return Path(home)
 
 
-def _prepared(data: ConfigDict) -> ImageSet:
-    place = Path(root(data), data.name)
-    if not (place / "index.json").is_file():
-        raise unprepared(data, PREPARED[data.name], "data")
+def _prepared(data: ConfigDict) -> Dataset[ImageRows]:
+    place = prepared_folder(data, PREPARED[data.name], "data")
     index = prepared.read_index(place)
-    prepared.check_images(index, place)
-    return ImageSet(
-        {s: _call(prepared.Records, place, index, s) for s in index["splits"]},
-        tuple(index["classes"]),
+    return Dataset(
+        {
+            s: functools.partial(prepared.Records, place, index, s)
+            for s in index["splits"]
+        },
         lambda: {name: s["sha256"] for name, s in index["sources"].items()},
+        tuple(index["classes"]),
     )
 
 
-def _catalogue(data: ConfigDict) -> ImageSet:
-    home = Path(root(data))
-    name = data.name.removeprefix(catalogue.PREFIX)
-    if not (home / name).is_dir():
-        raise unprepared(data, "", "data")
-    place = catalogue.find(home, name)
+def _catalogue(data: ConfigDict) -> Dataset[ImageRows]:
+    place = catalogue.prepared_folder(data, "data")
     if "train" not in (splits := catalogue.splits(place)):
         raise InputError(
             f"data.name={data.name}: expected a split train in {place}, found "
             f"{', '.join(splits) or 'none'}"
         )
-    return ImageSet(
-        {s: _call(catalogue.Examples, place, s) for s in splits},
-        catalogue.classes(place),
+    return Dataset(
+        {s: functools.partial(catalogue.Examples, place, s) for s in splits},
         lambda: {"dataset_info.json": checksums.sha256(place / "dataset_info.json")},
+        catalogue.classes(place),
+    )
+
+
+def _named(data: ConfigDict, commit: str) -> Dataset[ImageRows]:
+    loaded = data_hub.load(data.name, commit)
+    chosen = data_hub.choose(loaded, {})
+    if "test" in chosen and not hub_images.labelled(loaded, chosen["test"]):
+        del chosen["test"]
+    _, label = hub_images.columns(loaded, chosen["train"])
+    return Dataset(
+        {
+            split: functools.partial(hub_images.HubImages, loaded, name)
+            for split, name in chosen.items()
+        },
+        lambda: {data.name: loaded.commit},
+        data_hub.class_names(loaded, chosen["train"], label),
     )
 
 
@@ -222,7 +216,7 @@ def _listing(rows: folder.Files) -> str:
     )
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check the training data and fill in the class names and their number.
 
     The workdir stores them, so that prediction needs no dataset and a change of the

@@ -1,8 +1,9 @@
 """ImageNet (ILSVRC 2012) from its archives, with unmodified JPEG files."""
 
 import io
+import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from rdrop_jax.data import prepared
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import archives
 
+_logger = logging.getLogger(__name__)
 _SITE = "https://image-net.org/challenges/LSVRC/2012/2012-downloads.php (an account)"
 _LIMIT = 2**25  # bytes per image; the largest is 16 MB
 _META = "meta.mat"
@@ -51,7 +53,6 @@ IMAGENET2012 = Expected(
 def prepare(
     folder: Path,
     files: list[Path],
-    say: Callable[[str], None],
     expected: Expected = IMAGENET2012,
     shard: int = 10_000,
 ) -> Path:
@@ -63,7 +64,6 @@ def prepare(
     Args:
       folder: output folder.
       files: the archives, or folders that contain them.
-      say: function that receives progress lines.
       expected: counts and checksums.
       shard: images per file.
 
@@ -75,7 +75,7 @@ def prepare(
     """
     sources = (expected.train, expected.validation, expected.devkit)
     paths = archives.locate(sources, files)
-    sums = archives.verify(sources, paths, say)
+    sums = archives.verify(sources, paths)
     devkit = _devkit(paths[expected.devkit.file], expected)
     names = dict(devkit.classes.values())
     ids = {wordnet: i for i, wordnet in enumerate(sorted(names))}
@@ -87,8 +87,8 @@ def prepare(
     writer = prepared.Writer(folder, sums)
     for split, rows in expected.rows.items():
         for done in writer.write(split, rows, makers[split], shard):
-            say(f"{split}: {done} of {rows} images")
-    return writer.finish([names[w] for w in sorted(names)], prepared.IMAGE_FEATURES)
+            _logger.info("%s: %d of %d images", split, done, rows)
+    return writer.finish([names[w] for w in sorted(names)])
 
 
 def _train(path: Path, ids: dict[str, int], start: int) -> Iterator[bytes]:

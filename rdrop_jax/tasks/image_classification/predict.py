@@ -21,7 +21,7 @@ from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data.batches import Row, make_map, pad, stack
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines, npz_headers
-from rdrop_jax.tasks.answers import class_answer
+from rdrop_jax.tasks.classification import class_answer
 from rdrop_jax.tasks.image_classification import image_files, images
 from rdrop_jax.tasks.image_classification.decode import (
     BadImage,

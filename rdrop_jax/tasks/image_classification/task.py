@@ -3,48 +3,63 @@
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.adapters import linen_forward
-from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import sources
 from rdrop_jax.data.batches import HostBatch, Row, TrainBatches, eval_batches
+from rdrop_jax.data.datasets import Dataset
+from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
-from rdrop_jax.models.vit import SIZES, Size, ViT
-from rdrop_jax.pretrained.initialize import Family
-from rdrop_jax.tasks.examples import make_example_scores
-from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
-from rdrop_jax.tasks.image_classification import image_sets, images, scores, subsets
-from rdrop_jax.tasks.image_classification import weights as vit_files
+from rdrop_jax.tasks.classification import make_example_scores, make_loss
+from rdrop_jax.tasks.fields import model_module
+from rdrop_jax.tasks.image_classification import (
+    MODELS,
+    image_sets,
+    images,
+    scores,
+    subsets,
+)
 from rdrop_jax.tasks.image_classification.decode import Decoded
 from rdrop_jax.tasks.image_classification.predict import make_predictor
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.mesh import shard_batch
-from rdrop_jax.training.task import Evaluator, ExampleScores, Task
+from rdrop_jax.training.distributed import process
+from rdrop_jax.training.mesh import replicated, shard_batch
+from rdrop_jax.training.task import (
+    Evaluator,
+    ExampleScores,
+    Report,
+    StepOptions,
+    Task,
+)
 
 Split = Callable[[str], Decoded]
 Sums = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="image_classification"``.
 
     Args:
       config: config of the run.
       workdir: folder of the run, which records its splits; None uses no records.
+      resuming: ignored; the task keeps no files.
     """
-    module = make_model(config)
+    del resuming
+    architecture = model_module(config, MODELS)
+    module = architecture.make_model(config)
     size, channels = config.data.image_size, config.data.channels
     forward = make_forward(module)
 
@@ -52,22 +67,10 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         blank = jnp.zeros((1, size, size, channels), jnp.float32)
         return module.init(key, blank, train=False)["params"]
 
-    def loss(
-        logits: jax.Array, batch: Batch, **objective: Any
-    ) -> tuple[jax.Array, dict[str, Mean]]:
-        return rdrop_loss(
-            logits,
-            batch["label"],
-            **objective,
-            label_weight=batch.get("labelled"),
-            label_smoothing=config.rdrop.label_smoothing,
-            smoothing=config.rdrop.smoothing,
-            divergence=config.rdrop.divergence,
-            stop_gradient=config.rdrop.stop_gradient,
-        )
-
-    found = functools.cache(lambda: image_sets.find(config.data))
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
+    found = functools.cache(
+        lambda: image_sets.find(config.data, recorded().get(config.data.name, ""))
+    )
     opened: dict[str, Decoded] = {}
 
     def split(name: str) -> Decoded:
@@ -87,10 +90,7 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
     return Task(
         init=init,
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(make_model(changed))
-        ),
-        loss=loss,
+        loss=make_loss(config),
         train_data=functools.cache(lambda: make_train_data(config, split("train"))),
         scores=scores.NAMES,
         evaluators={
@@ -102,65 +102,31 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             for name in SPLITS
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
-        size=lambda name: f"{len(split(name)):,} rows",
-        partition_rules=PARTITION_RULES,
-        pretrained=make_family(module, config.data),
+        pretrained=architecture.make_family(module, config.data),
         provenance=lambda: found().provenance(),
-        signatures=left_out,
-        notes=lambda: (*found().notes, *image_sets.notes(found(), config.data)),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config, lambda changed: make_forward(architecture.make_model(changed))
+            ),
+            partition_rules=PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(name)):,} rows",
+            notes=lambda: (*found().notes, *image_sets.notes(found(), config.data)),
+            signatures=left_out,
+        ),
     )
 
 
-def make_forward(module: ViT) -> Forward:
+def make_forward(module: nn.Module) -> Forward:
     """Make ``(params, batch, key | None) -> logits``."""
     return linen_forward(
         module, "image", train={"train": True}, evaluate={"train": False}
     )
 
 
-def make_model(config: ConfigDict) -> ViT:
-    """Build the module described by ``config.model``."""
-    m = config.model
-    if m.name != "vit":
-        raise InputError(f"model.name: expected vit, found {m.name!r}")
-    check_choices({"model.variant": (m.variant, tuple(SIZES))})
-    counts = {f"model.{k}": m[k] for k in (*Size._fields, "patch_size")}
-    counts |= {f"data.{k}": config.data[k] for k in ("image_size", "num_classes")}
-    check_least({field: (value, 1) for field, value in counts.items()})
-    size = resized(m, SIZES[m.variant])
-    check_heads(size)
-    if config.data.image_size % m.patch_size:
-        raise InputError(
-            "model.patch_size: expected a divisor of data.image_size "
-            f"{config.data.image_size}, found {m.patch_size}"
-        )
-    return ViT(
-        size=size,
-        num_classes=config.data.num_classes,
-        patch_size=m.patch_size,
-        dropout=m.dropout,
-        attention_dropout=m.attention_dropout,
-        dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
-        masks=m.masks,
-        norm_eps=m.norm_eps,
-    )
-
-
-def make_family(module: ViT, data: ConfigDict) -> Family:
-    """Make the import and export functions for weights of the model."""
-    images = vit_files.Images(
-        size=data.image_size,
-        channels=data.channels,
-        mean=np.broadcast_to(data.mean, data.channels).tolist(),
-        std=np.broadcast_to(data.std, data.channels).tolist(),
-        labels=tuple(data.classes),
-    )
-    return vit_files.family(module, images)
-
-
 def load_split(
-    found: image_sets.ImageSet,
+    found: Dataset[ImageRows],
     config: ConfigDict,
     name: str,
     recorded: Mapping[str, str] | None = None,
@@ -192,10 +158,6 @@ def load_split(
     )
 
 
-def _process() -> tuple[int, int]:
-    return jax.process_index(), jax.process_count()
-
-
 def make_train_data(config: ConfigDict, rows: Decoded) -> TrainBatches:
     """Make shuffled, augmented batches of the training split."""
     augmented = images.make_train_transform(config.data)
@@ -209,7 +171,7 @@ def make_train_data(config: ConfigDict, rows: Decoded) -> TrainBatches:
         transform,
         batch_size=config.batch_size,
         seed=config.seed,
-        process=_process(),
+        process=process(),
         workers=config.data.workers,
     )
 
@@ -231,8 +193,8 @@ def _eval_batches(
 def make_sums(forward: Forward, mesh: Mesh) -> Sums:
     """Make the jitted part of evaluation, shared by all splits."""
 
-    # Replicated, because every process reads all sums.
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    # Every process reads all sums.
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def sums(params: Params, batch: Batch) -> dict[str, jax.Array]:
         logits = forward(params, batch, None)
         return scores.sums(logits, batch["label"], batch["where"])
@@ -251,7 +213,7 @@ def make_evaluator(
     rows, sums = split(name), sums_on(mesh)
 
     def evaluate(params: Params) -> dict[str, float]:
-        batches = _eval_batches(config, rows, _process())
+        batches = _eval_batches(config, rows, process())
         return scores.scores(
             jax.device_get(sums(params, shard_batch(mesh, batch))) for batch in batches
         )

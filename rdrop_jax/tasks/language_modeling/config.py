@@ -8,11 +8,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.accumulate import Loss
-from rdrop_jax.core.kernels import adaptive as adaptive_loss
-from rdrop_jax.core.kernels.adaptive import adaptive_rdrop_loss
+from rdrop_jax.core.alpha import resolve_num_passes
+from rdrop_jax.core.kernels import adaptive_softmax as adaptive_loss
+from rdrop_jax.core.kernels.adaptive_softmax import adaptive_rdrop_loss
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import resolve_num_passes
 from rdrop_jax.core.passes import Batch
 from rdrop_jax.errors import InputError
 from rdrop_jax.models import adaptive, decoder
@@ -27,7 +27,8 @@ from rdrop_jax.tasks.fields import check_choices, check_least, resized
 from rdrop_jax.tasks.language_modeling import running_text, vocabularies
 from rdrop_jax.tasks.language_modeling.generation import MODES
 
-SIZES = decoder.SIZES | adaptive.SIZES
+ADAPTIVE = "adaptive_transformer"
+SIZES = {"transformer": decoder.SIZES, ADAPTIVE: adaptive.SIZES}
 
 
 def check(config: ConfigDict) -> None:
@@ -38,7 +39,6 @@ def check(config: ConfigDict) -> None:
     """
     m, data, score = config.model, config.data, config.eval
     choices = {
-        "data.name": (data.name, running_text.NAMES),
         "data.tokens": (data.tokens, vocabularies.KINDS),
         "eval.predict": (score.predict, MODES),
         "model.activation": (m.activation, tuple(ACTIVATIONS)),
@@ -46,7 +46,9 @@ def check(config: ConfigDict) -> None:
         "model.positions": (m.positions, POSITIONS),
         "rdrop.clusters": (config.rdrop.clusters, adaptive_loss.DIVERGENCES),
     }
+    running_text.check_name(data)
     check_choices(choices)
+    check_choices({"model.size": (m.size, tuple(SIZES[m.name]))})
     least = {
         "data.block_size": (data.block_size, 1),
         "data.min_count": (data.min_count, 0),
@@ -75,7 +77,7 @@ def check(config: ConfigDict) -> None:
             f"data.vocabulary: expected no file with data.tokens={data.tokens}, found "
             f"{data.vocabulary!r}"
         )
-    if m.name in adaptive.SIZES:
+    if m.name == ADAPTIVE:
         _check_clusters(config)
 
 
@@ -99,7 +101,7 @@ def _check_clusters(config: ConfigDict) -> None:
 def make_model(config: ConfigDict, vocab_size: int) -> Decoder | AdaptiveDecoder:
     """Build the module described by ``config.model`` for a vocabulary size."""
     m = config.model
-    size = resized(m, SIZES[m.name])
+    size = resized(m, SIZES[m.name][m.size])
     if size.width % size.heads or size.width % 2:
         raise InputError(
             f"model.width: expected an even multiple of {size.heads} heads, found "
@@ -118,7 +120,7 @@ def make_model(config: ConfigDict, vocab_size: int) -> Decoder | AdaptiveDecoder
         "remat": m.remat,
         "masks": m.masks,
     }
-    if m.name not in adaptive.SIZES:
+    if m.name != ADAPTIVE:
         return Decoder(**shared)
     cutoffs = tuple(m.cutoffs)
     try:
@@ -132,7 +134,7 @@ def make_model(config: ConfigDict, vocab_size: int) -> Decoder | AdaptiveDecoder
 
 def out_axes(config: ConfigDict) -> LinearOutput | AdaptiveOutput:
     """Return stacking axes: passes stack hidden states and share the kernels."""
-    if config.model.name in adaptive.SIZES:
+    if config.model.name == ADAPTIVE:
         return AdaptiveOutput(0, None)
     return LinearOutput(0, None, None)
 
@@ -148,7 +150,7 @@ def make_loss(config: ConfigDict, vocab_size: int, mesh: Mesh | None) -> Loss:
     Returns:
       ``(outputs, batch, **objective) -> (scalar, metrics)``.
     """
-    if config.model.name not in adaptive.SIZES:
+    if config.model.name != ADAPTIVE:
         return vocabulary_loss.make_loss(config, vocab_size, mesh)
 
     def loss(

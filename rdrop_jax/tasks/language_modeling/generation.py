@@ -30,8 +30,8 @@ from rdrop_jax.training.task import Predictor
 
 MODES = ("generate", "score")
 _SHORTEST = 32  # minimum number of positions to compile for
-# ``(params, batch) -> negative log-likelihood of the scored tokens in each row``
-Sums = Callable[[Params, Batch], jax.Array]
+# ``(params, batch) -> negative log-likelihood`` of each token, or of each row.
+TokenNll = Callable[[Params, Batch], jax.Array]
 
 
 class TextGenerator:
@@ -116,13 +116,20 @@ class TextGenerator:
         return found
 
 
+def make_windows(
+    config: ConfigDict, ids: Int[np.ndarray, " tokens"], before: int
+) -> Windows:
+    """Make the windows in which a text is scored."""
+    return Windows(ids, config.eval.block_size, before, config.eval.context)
+
+
 def nll_of_windows(
-    sums: Sums, mesh: Mesh, params: Params, windows: Rows, batch_size: int
+    nll: TokenNll, mesh: Mesh, params: Params, windows: Rows, batch_size: int
 ) -> Float[np.ndarray, "rows *tokens"]:
     """Compute the negative log-likelihood of the scored tokens of windows, in nats.
 
     Args:
-      sums: computes it for a batch, per window or per token.
+      nll: computes it for a batch, per window or per token.
       mesh: device mesh.
       params: parameters of the model.
       windows: windows of text, such as `blocks.Windows`.
@@ -138,23 +145,9 @@ def nll_of_windows(
     found = []
     for batch in eval_batches(windows, renamed, batch_size=batch_size):
         batch["where"] = batch["where"][:, None] & batch.pop("new")
-        rows = sums(params, shard_batch(mesh, batch, full=True))
+        rows = nll(params, shard_batch(mesh, batch, full=True))
         found.append(np.asarray(jax.device_get(rows), np.float64))
     return np.concatenate(found)[: len(windows)]
-
-
-class _Many:
-    """Concatenated windows of several texts."""
-
-    def __init__(self, texts: Sequence[Windows]) -> None:
-        self._places = [(t, i) for t in texts for i in range(len(t))]
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, row: int) -> Row:
-        text, i = self._places[row]
-        return text[i]
 
 
 class SplitLines(list[str]):
@@ -189,8 +182,7 @@ def split_lines(split: Split, vocabulary: Vocabulary) -> SplitLines:
 
 def make_predictor(
     generator: TextGenerator,
-    sums: Sums,
-    each: Sums,
+    nll: TokenNll,
     mesh: Mesh,
     rows: Callable[[str], SplitLines],
 ) -> Predictor:
@@ -201,8 +193,7 @@ def make_predictor(
 
     Args:
       generator: samples continuations.
-      sums: negative log-likelihood per window of a batch.
-      each: negative log-likelihood per token of a batch of windows.
+      nll: negative log-likelihood per token of a batch of windows.
       mesh: device mesh.
       rows: ``name -> lines`` of a split.
 
@@ -210,14 +201,15 @@ def make_predictor(
       The predictor.
     """
     config, vocabulary = generator.config, generator.vocabulary
-    answer = {
-        "generate": functools.partial(_continue, generator),
-        "score": functools.partial(_score, config, vocabulary, sums, mesh),
-    }[config.eval.predict]
+
+    def score(params: Params, windows: Rows) -> Float[np.ndarray, "rows tokens"]:
+        return nll_of_windows(nll, mesh, params, windows, config.eval.batch_size)
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
-        if isinstance(inputs, SplitLines) and config.eval.predict == "score":
-            yield from _score_split(config, vocabulary, each, mesh, params, inputs)
+        score_lines = config.eval.predict == "score"
+        scored = functools.partial(score, params)
+        if isinstance(inputs, SplitLines) and score_lines:
+            yield from _score_split(config, vocabulary, scored, inputs)
             return
         lines, number = iter(inputs), 0
         while chunk := list(itertools.islice(lines, config.eval.batch_size)):
@@ -229,7 +221,10 @@ def make_predictor(
                 ids = vocabulary.encode(chunk)
             except InputError as error:
                 raise InputError(f"--input: {error}") from error
-            yield from answer(params, chunk, ids, number)
+            if score_lines:
+                yield from _score_lines(config, vocabulary, scored, chunk, ids)
+            else:
+                yield from _continue(generator, params, chunk, ids, number)
             number += len(chunk)
 
     read = functools.partial(read_lines, with_tables=False)
@@ -255,22 +250,18 @@ def _continue(
         yield answer
 
 
-def _score(
+def _score_lines(
     config: ConfigDict,
     vocabulary: Vocabulary,
-    sums: Sums,
-    mesh: Mesh,
-    params: Params,
+    score: Callable[[Rows], np.ndarray],
     lines: list[str],
     ids: list[list[int]],
-    number: int,
 ) -> Iterator[dict[str, Any]]:
-    del number
-    score, end = config.eval, vocabulary.end
+    end = vocabulary.end
     texts = [np.asarray([*line, end], np.int32) for line in ids]
-    windows = [Windows(t, score.block_size, score.context, end) for t in texts]
-    each = nll_of_windows(sums, mesh, params, _Many(windows), score.batch_size)
-    ends = np.cumsum([len(w) for w in windows])
+    windows = [make_windows(config, text, end) for text in texts]
+    each = score([text[i] for text in windows for i in range(len(text))])
+    ends = np.cumsum([len(text) for text in windows])
     for line, text, part in zip(lines, texts, np.split(each, ends[:-1]), strict=True):
         yield _scored(vocabulary, line, text, float(part.sum()))
 
@@ -278,21 +269,18 @@ def _score(
 def _score_split(
     config: ConfigDict,
     vocabulary: Vocabulary,
-    each: Sums,
-    mesh: Mesh,
-    params: Params,
+    score: Callable[[Rows], np.ndarray],
     lines: SplitLines,
 ) -> Iterator[dict[str, Any]]:
     """Score the lines of a text; their log-probabilities sum to that of the text."""
-    score, ids = config.eval, lines.ids
-    windows = Windows(ids, score.block_size, score.context, vocabulary.end)
-    found = nll_of_windows(each, mesh, params, windows, score.batch_size)
+    ids, context = lines.ids, config.eval.context
+    found = score(make_windows(config, ids, vocabulary.end))
     # Window w scores its last tokens, which start at w * (block_size - context).
-    new = score.block_size - score.context
+    new = config.eval.block_size - context
     nll = np.zeros(len(ids))
     for row, part in enumerate(found):
         start = row * new
-        first = min(start, score.context)
+        first = min(start, context)
         count = min(new, len(ids) - start)
         nll[start : start + count] = part[first : first + count]
     ends = np.flatnonzero(np.asarray(ids) == vocabulary.end) + 1
@@ -319,7 +307,8 @@ def _scored(
     }
     unknown = int(np.sum(np.asarray(ids) == vocabulary.unknown))
     # A word "<unk>" in the text is a regular token of a word vocabulary.
-    written = line.split().count(UNKNOWN) if _has_words(vocabulary) else 0
+    has_words = isinstance(vocabulary, Tokens) and vocabulary.kind == "words"
+    written = line.split().count(UNKNOWN) if has_words else 0
     notes = []
     if unknown > written:
         notes.append(f"{unknown - written} tokens are not in the vocabulary")
@@ -328,7 +317,3 @@ def _scored(
     if notes:
         answer["notes"] = notes
     return answer
-
-
-def _has_words(vocabulary: Vocabulary) -> bool:
-    return isinstance(vocabulary, Tokens) and vocabulary.kind == "words"

@@ -1,16 +1,18 @@
 """Running-text datasets: docstrings, the user's files, WikiText-103. Needs no jax."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import docstrings, tables
+from rdrop_jax.data import hub as data_hub
 from rdrop_jax.data.splits import SPLITS, hold_out_groups
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import hub
 from rdrop_jax.files.lines import read as read_lines
-from rdrop_jax.files.roots import check_sizes, root
+from rdrop_jax.files.roots import check_sizes, root, unprepared
 from rdrop_jax.tasks.language_modeling import token_files, vocabularies
 from rdrop_jax.tasks.language_modeling.token_files import Corpus
 
@@ -19,21 +21,21 @@ NAMES = ("docstrings", "files", *PREPARED)
 PACKAGES = ("numpy", "scipy")
 # Fraction of the characters to hold out if the config has no size.
 HELD_OUT = 0.05
+_TEXT = "text"  # column of a dataset of the Hub
 _LINE = 20  # shorter lines may be headings
 
 
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check that the files of the text exist, and return the config.
 
     Raises:
       InputError: a file is missing; the message explains how to prepare it.
     """
     data = config.data
-    if data.name not in NAMES:
-        raise InputError(
-            f"data.name: expected one of {', '.join(NAMES)}, found {data.name!r}"
-        )
-    if data.name == "docstrings":
+    check_name(data)
+    if hub.is_name(data.name):
+        hub_lines(data)
+    elif data.name == "docstrings":
         for package in PACKAGES:
             docstrings.root(package)
     elif data.name == "files":
@@ -41,6 +43,44 @@ def check(config: ConfigDict) -> ConfigDict:
     else:
         token_files.read_index(prepared(data))
     return config
+
+
+def check_name(data: ConfigDict) -> None:
+    """Check ``data.name``.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    if data.name not in NAMES and not hub.is_name(data.name):
+        raise InputError(
+            f"data.name: expected one of {', '.join(NAMES)} or {hub.PREFIX}ORG/NAME, "
+            f"found {data.name!r}.{hub.hint('data.name', data.name)}"
+        )
+
+
+def hub_lines(data: ConfigDict) -> dict[str, Iterator[str]]:
+    """Return the lines of the column ``text`` of a dataset of the Hugging Face Hub.
+
+    Returns:
+      Lines by split, for the splits that the dataset has.
+
+    Raises:
+      InputError: the dataset cannot be loaded, or has no such column.
+    """
+    found = data_hub.load(data.name)
+    chosen = data_hub.choose(found, dict(data.files))
+
+    def read(split: str) -> Iterator[str]:
+        for row in data_hub.rows(found, split, [_TEXT]):
+            yield from str(row.fields[_TEXT] or "").removesuffix("\n").split("\n")
+
+    for split in chosen.values():
+        if _TEXT not in (there := found.splits[split].column_names):
+            raise InputError(
+                f"data.name: {found.text}: expected a column {_TEXT!r} in {split}, "
+                f"found {', '.join(there)}"
+            )
+    return {split: read(name) for split, name in chosen.items()}
 
 
 def prepared(data: ConfigDict) -> Path:
@@ -51,13 +91,7 @@ def prepared(data: ConfigDict) -> Path:
     """
     folder = Path(root(data), data.name)
     if not (folder / "index.json").is_file():
-        where = root(data)
-        raise InputError(
-            f"data.name={data.name}: no prepared text in {folder}. Prepare "
-            f"it once:\n  python -m rdrop_jax.prepare {data.name} --data_dir "
-            f"{where or 'DATA'} --from DOWNLOADS\nand train with "
-            f"--config.data.dir={where or 'DATA'}; see docs/language-models.md"
-        )
+        raise unprepared(data, "DOWNLOADS", "language-models")
     return folder
 
 
@@ -89,7 +123,12 @@ def corpus(data: ConfigDict) -> Corpus:
     if data.name == "docstrings":
         texts: Mapping[str, Sequence[str]] = docstring_lines(data.split_seed)
     else:
-        lines_of = {s: list(read_lines(p)) for s, p in files(data).items()}
+        opened = (
+            hub_lines(data)
+            if hub.is_name(data.name)
+            else {s: read_lines(p) for s, p in files(data).items()}
+        )
+        lines_of = {s: list(lines) for s, lines in opened.items()}
         texts = hold_out(lines_of, {s: data[s] for s in SPLITS[1:]})
     for split, lines in texts.items():
         if not any(line.strip() for line in lines):

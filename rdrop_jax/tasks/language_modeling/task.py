@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.decoder import Decoder
 from rdrop_jax.models.outputs import nll
 from rdrop_jax.tasks.language_modeling import running_text, token_files
-from rdrop_jax.tasks.language_modeling.blocks import Blocks, Windows
+from rdrop_jax.tasks.language_modeling.blocks import Windows
 from rdrop_jax.tasks.language_modeling.config import (
     check,
     make_loss,
@@ -32,28 +33,41 @@ from rdrop_jax.tasks.language_modeling.config import (
 )
 from rdrop_jax.tasks.language_modeling.generation import (
     SplitLines,
-    Sums,
     TextGenerator,
+    TokenNll,
     make_predictor,
+    make_windows,
     nll_of_windows,
     split_lines,
 )
 from rdrop_jax.tasks.language_modeling.token_files import Corpus, Split
 from rdrop_jax.tasks.pass_rates import pass_forwards
-from rdrop_jax.training.task import Evaluator, ExampleScores, Task
+from rdrop_jax.training.distributed import write_on_process_0
+from rdrop_jax.training.task import (
+    Evaluator,
+    ExampleScores,
+    Report,
+    StepOptions,
+    Task,
+)
 
 FOLDER = "text"
 SCORES = ("perplexity", "bits_per_character", "loss")
+# ``params -> negative log-likelihood`` of each window of a split, in nats.
+WindowNll = Callable[[Params], Float[np.ndarray, " windows"]]
 _PROMPT = 16  # tokens of the prompt of the sample
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="language_model"``.
 
     Args:
       config: config of the run.
       workdir: folder with the encoded text, or only the vocabulary if the text is
         prepared; None encodes the text again.
+      resuming: False writes these files.
 
     Returns:
       The task.
@@ -62,49 +76,63 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
       InputError: a field is out of range, or the text is not that of the run.
     """
     check(config)
-    corpus = load(config, workdir)
+    if workdir is not None and not resuming:
+        texts = config.data.name not in running_text.PREPARED
+        write_on_process_0(
+            lambda: token_files.save(load(config, None), workdir / FOLDER, texts=texts)
+        )
+    return make_task(config, load(config, workdir))
+
+
+def make_task(config: ConfigDict, corpus: Corpus) -> Task:
+    """Build the task for a given text."""
     vocabulary = corpus.vocabulary
     module = make_model(config, len(vocabulary))
     forward = make_forward(module)
-    sums = functools.cache(functools.partial(make_sums, forward))
+    sums = functools.cache(functools.partial(make_nll, forward, per_row=True))
     generator = TextGenerator(config, module, vocabulary)
 
     def lines(name: str) -> SplitLines:
         return split_lines(split(corpus, name), vocabulary)
 
+    def on_split(make: Callable[[WindowNll, Split], Any], name: str, mesh: Mesh) -> Any:
+        text = split(corpus, name)
+        windows = make_windows(config, text.ids, vocabulary.end)
+        size = config.eval.batch_size
+        return make(lambda p: nll_of_windows(sums(mesh), mesh, p, windows, size), text)
+
     return Task(
         init=functools.partial(init_params, module),
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(make_model(changed, len(vocabulary)))
-        ),
         loss=make_loss(config, len(vocabulary), None),
-        sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
-        out_axes=out_axes(config),
         train_data=functools.cache(
             lambda: make_train_data(config, split(corpus, "train"), vocabulary.end)
         ),
         scores=SCORES,
         evaluators={
-            name: functools.partial(
-                make_evaluator, config, sums, corpus, vocabulary.end, name
-            )
-            for name in SPLITS
+            name: functools.partial(on_split, make_evaluator, name) for name in SPLITS
         },
         predictor=lambda mesh: make_predictor(
-            generator, sums(mesh), make_each(forward, mesh), mesh, lines
+            generator, make_nll(forward, mesh), mesh, lines
         ),
         examples={
-            name: functools.partial(
-                make_examples, config, sums, corpus, vocabulary.end, name
-            )
-            for name in SPLITS
+            name: functools.partial(on_split, make_examples, name) for name in SPLITS
         },
-        size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
-        partition_rules=decoder.PARTITION_RULES,
         provenance=lambda: dict(corpus.provenance),
-        notes=lambda: notes(config, corpus),
-        samples=lambda mesh: make_samples(generator, corpus),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config,
+                lambda changed: make_forward(make_model(changed, len(vocabulary))),
+            ),
+            out_axes=out_axes(config),
+            sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
+            partition_rules=decoder.PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(corpus, name).ids):,} tokens",
+            notes=lambda: notes(config, corpus),
+            samples=lambda mesh: make_samples(generator, corpus),
+        ),
     )
 
 
@@ -125,17 +153,6 @@ def notes(config: ConfigDict, corpus: Corpus) -> tuple[str, ...]:
         for s in SPLITS[1:]
         if not data.files[s]
     )
-
-
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the token ids of a run's text to its workdir, before its first step.
-
-    For a prepared text, only the vocabulary is written.
-    """
-    check(config)
-    if not begun:
-        texts = config.data.name not in running_text.PREPARED
-        token_files.save(load(config, None), workdir / FOLDER, texts=texts)
 
 
 def load(config: ConfigDict, workdir: Path | None) -> Corpus:
@@ -166,7 +183,7 @@ def init_params(module: Decoder | AdaptiveDecoder, key: jax.Array) -> Params:
 def make_train_data(config: ConfigDict, text: Split, before: int) -> TrainBatches:
     """Make shuffled blocks of the training text."""
     return TrainBatches(
-        Blocks(text.ids, config.data.block_size, before),
+        Windows(text.ids, config.data.block_size, before),
         lambda row, rng: row,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -174,83 +191,40 @@ def make_train_data(config: ConfigDict, text: Split, before: int) -> TrainBatche
     )
 
 
-def make_sums(forward: Forward, mesh: Mesh) -> Sums:
-    """Make a jitted negative log-likelihood per row, replicated on all processes."""
+def make_nll(forward: Forward, mesh: Mesh, *, per_row: bool = False) -> TokenNll:
+    """Make a jitted negative log-likelihood, replicated on all processes.
+
+    Args:
+      forward: forward of the model.
+      mesh: device mesh.
+      per_row: True returns the sum over the scored tokens of each row, False the value
+        of each token, 0 if it is masked.
+    """
 
     @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    def sums(params: Params, batch: Batch) -> jax.Array:
+    def compute(params: Params, batch: Batch) -> jax.Array:
         each = nll(forward(params, batch, None), batch["labels"])
-        return jnp.sum(jnp.where(batch["where"], each, 0.0), axis=1)
+        each = jnp.where(batch["where"], each, 0.0)
+        return jnp.sum(each, axis=1) if per_row else each
 
-    return sums
-
-
-def make_each(forward: Forward, mesh: Mesh) -> Sums:
-    """Make a jitted negative log-likelihood per token; 0 for masked tokens."""
-
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
-    def each(params: Params, batch: Batch) -> jax.Array:
-        found = nll(forward(params, batch, None), batch["labels"])
-        return jnp.where(batch["where"], found, 0.0)
-
-    return each
+    return compute
 
 
-def make_nll(
-    config: ConfigDict,
-    sums_on: Callable[[Mesh], Sums],
-    text: Split,
-    before: int,
-    mesh: Mesh,
-) -> Callable[[Params], Float[np.ndarray, " windows"]]:
-    """Make ``params -> negative log-likelihood`` of each window of a text, in nats."""
-    windows = Windows(text.ids, config.eval.block_size, config.eval.context, before)
-    return functools.partial(
-        nll_of_windows,
-        sums_on(mesh),
-        mesh,
-        windows=windows,
-        batch_size=config.eval.batch_size,
-    )
-
-
-def make_evaluator(
-    config: ConfigDict,
-    sums_on: Callable[[Mesh], Sums],
-    corpus: Corpus,
-    before: int,
-    name: str,
-    mesh: Mesh,
-) -> Evaluator:
+def make_evaluator(windows: WindowNll, text: Split) -> Evaluator:
     """Make an evaluator of perplexity on a split; scores every token once."""
-    text = split(corpus, name)
-    each = make_nll(config, sums_on, text, before, mesh)
-
-    def evaluate(params: Params) -> dict[str, float]:
-        return scores(float(each(params).sum()), text)
-
-    return evaluate
+    return lambda params: scores(float(windows(params).sum()), text)
 
 
-def make_examples(
-    config: ConfigDict,
-    sums_on: Callable[[Mesh], Sums],
-    corpus: Corpus,
-    before: int,
-    name: str,
-    mesh: Mesh,
-) -> ExampleScores:
+def make_examples(windows: WindowNll, text: Split) -> ExampleScores:
     """Make a function that returns each window's contribution to a split's scores.
 
     The last window may be shorter, so a contribution is not the mean loss of its
     window. The mean of all contributions is the score of the split. Dropout is off.
     """
-    text = split(corpus, name)
-    each = make_nll(config, sums_on, text, before, mesh)
 
     def examples(params: Params, key: Key | None) -> dict[str, np.ndarray]:
         del key  # no class probabilities, so callers never request sub-models
-        parts = each(params)
+        parts = windows(params)
         parts = parts * len(parts)
         return {
             "loss": parts / len(text.ids),

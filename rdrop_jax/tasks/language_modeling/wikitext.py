@@ -1,6 +1,7 @@
 """WikiText-103 from its published files."""
 
 import functools
+import logging
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -10,22 +11,20 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.tasks.language_modeling import token_files, vocabularies
 
+_logger = logging.getLogger(__name__)
 _PARTS = {"train": "train", "validation": "valid", "test": "test"}
 # Merity et al., 2016 (arXiv 1609.07843), table 1; including ends of lines.
 TOKENS = {"train": 103_227_021, "validation": 217_646, "test": 245_569}
 WORDS = 267_735
 
 
-def prepare(
-    folder: Path, sources: Sequence[Path], say: Callable[[str], None] = print
-) -> Path:
+def prepare(folder: Path, sources: Sequence[Path]) -> Path:
     """Write WikiText-103 as word ids of its vocabulary.
 
     Args:
       folder: output folder.
       sources: ``wikitext-103-v1.zip``, a folder with its files, or the files
         ``wiki.train.tokens``, ``wiki.valid.tokens`` and ``wiki.test.tokens``.
-      say: function that receives progress lines.
 
     Returns:
       The folder.
@@ -37,13 +36,14 @@ def prepare(
         split: _find(sources, rf"wiki\.{part}\.tokens")
         for split, part in _PARTS.items()
     }
-    say("counting words")
+    _logger.info("counting words")
     words = vocabularies.learn("words", found["train"](), 0, 1)
     made = token_files.make(words, {split: found[split]() for split in found})
     token_files.save(made, folder)
     for split, tokens in TOKENS.items():
-        say(f"{split}: {len(made.splits[split].ids)} tokens; published: {tokens}")
-    say(f"vocabulary: {len(words)} words; published: {WORDS}")
+        count = len(made.splits[split].ids)
+        _logger.info("%s: %d tokens; published: %d", split, count, tokens)
+    _logger.info("vocabulary: %d words; published: %d", len(words), WORDS)
     return folder
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
@@ -26,22 +28,14 @@ class Encoded(NamedTuple):
     notes: tuple[str, ...]
 
 
-def encode(
-    pairs: Pairs,
-    vocabularies: Vocabularies,
-    *,
-    max_length: int,
-    overlong: str,
-    max_target_length: int | None = None,
-) -> Encoded:
+def encode(pairs: Pairs, vocabularies: Vocabularies, data: ConfigDict) -> Encoded:
     """Encode sentence pairs.
 
     Args:
       pairs: sentence pairs.
       vocabularies: source and target vocabularies.
-      max_length: maximum number of tokens in a sentence, including its end.
-      overlong: "truncate" truncates and counts longer sentences, "refuse" raises.
-      max_target_length: maximum for targets, if different.
+      data: the config's ``data``, which limits the lengths. Targets have the limit
+        ``max_target_length`` if the task has that field.
 
     Returns:
       The encoded pairs, without end-of-sentence tokens.
@@ -50,17 +44,18 @@ def encode(
       InputError: a sentence is too long; the message names the first one.
     """
     sides, notes = [], list(pairs.notes)
-    first = second = ("data.max_length", max_length)
-    if max_target_length is not None:
-        second = ("data.max_target_length", max_target_length)
-    for texts, vocabulary, (field, most) in (
-        (pairs.source, vocabularies.source, first),
-        (pairs.target, vocabularies.target, second),
+    if data.get("lowercase"):
+        pairs = pairs.lowercased()
+    target = "max_target_length" if "max_target_length" in data else "max_length"
+    for texts, vocabulary, name in (
+        (pairs.source, vocabularies.source, "max_length"),
+        (pairs.target, vocabularies.target, target),
     ):
+        field, most = f"data.{name}", data[name]
         cut: list[int] = []
         ids = _ids(texts, vocabulary, most, cut)
         sides.append(make_side(ids, len(vocabulary)))
-        if cut and overlong == "refuse":
+        if cut and data.overlong == "refuse":
             raise InputError(
                 f"{pairs.origin}: expected at most {field}={most} "
                 f"tokens, found more in {texts[cut[0]][:40]!r} ({len(cut)} such "

@@ -1,38 +1,58 @@
 """Parallel corpora: files, prepared corpora and the catalogue. Needs no jax."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
+from rdrop_jax.data import hub as hub_data
+from rdrop_jax.data import index as index_lib
+from rdrop_jax.data.datasets import Dataset, prepared_folder
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums
-from rdrop_jax.files.roots import check_sizes, root, unprepared
-from rdrop_jax.tasks.seq2seq import parallel, prepared_text
+from rdrop_jax.files import checksums, hub
+from rdrop_jax.files.roots import check_sizes, root
+from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
+
+# Corpora from installed packages.
+EMBEDDED = ("cldr_names", "docstrings")
 
 
 @dataclass(frozen=True)
-class PairSet:
+class PairSet(Dataset[Pairs]):
     """A parallel corpus on disk.
 
     Attributes:
-      splits: functions that read a split, by name.
-      provenance: checksums, for result.json.
       check: function that raises an `InputError` if a training file is missing.
       held_out: names of the splits that are held out of the training files.
       train: checksums of the training files.
     """
 
-    splits: Mapping[str, Callable[[], Pairs]]
-    provenance: Callable[[], dict[str, str]]
     check: Callable[[], None] = lambda: None
     held_out: tuple[str, ...] = ()
     train: Callable[[], dict[str, str]] = dict
+
+
+def computed(
+    read: Callable[[], Mapping[str, Pairs]], provenance: Callable[[], dict[str, str]]
+) -> PairSet:
+    """Make the pair set of an embedded corpus.
+
+    Args:
+      read: returns the pairs of all splits.
+      provenance: checksums of the corpus.
+    """
+
+    def split(name: str) -> Pairs:
+        return read()[name]
+
+    return PairSet(
+        {name: functools.partial(split, name) for name in SPLITS}, provenance
+    )
 
 
 def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
@@ -65,14 +85,38 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     missing = {split: data[split] for split in SPLITS[1:] if split not in named}
 
     def read(split: str) -> Pairs:
-        place = paths("train" if split in missing else split)
-        pairs = parallel.read(place, columns, form)
-        if split != "train" and split in named:
+        return parallel.read(paths(split), columns, form)
+
+    def check() -> None:
+        for split in named:
+            paths(split)
+
+    return PairSet(
+        _with_held_out(read, missing, data.split_seed),
+        lambda: {
+            str(path): checksums.sha256(path)
+            for split in named
+            for path in paths(split)
+        },
+        check=check,
+        held_out=tuple(missing),
+        train=lambda: {str(path): checksums.sha256(path) for path in paths("train")},
+    )
+
+
+def _with_held_out(
+    read: Callable[[str], Pairs], missing: Mapping[str, float | None], split_seed: int
+) -> dict[str, Callable[[], Pairs]]:
+    """Hold missing splits out of the training pairs, and drop empty training pairs."""
+
+    def split_of(split: str) -> Pairs:
+        pairs = read("train" if split in missing else split)
+        if split != "train" and split not in missing:
             return pairs
         full = parallel.without_empty(pairs)
         kept = full
         if missing and len(full):
-            cut = parallel.hold_out(full, missing, data.split_seed)
+            cut = parallel.hold_out(full, missing, split_seed)
             lines = [
                 f"{s}: {len(cut[s])} rows held out of {full.origin}" for s in missing
             ]
@@ -85,33 +129,67 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             )
         return kept
 
-    def check() -> None:
-        for split in named:
-            paths(split)
-
-    return PairSet(
-        {split: functools.partial(read, split) for split in SPLITS},
-        lambda: {
-            str(path): checksums.sha256(path)
-            for split in named
-            for path in paths(split)
-        },
-        check,
-        tuple(missing),
-        lambda: {str(path): checksums.sha256(path) for path in paths("train")},
-    )
+    return {split: functools.partial(split_of, split) for split in SPLITS}
 
 
-def form(data: ConfigDict, prepared: Sequence[str] = prepared_text.NAMES) -> Form:
-    """Return the text normalization of a run, for prediction.
+def named(
+    data: ConfigDict, languages: tuple[str, str] | None = None, commit: str = ""
+) -> PairSet:
+    """Find a dataset of the Hugging Face Hub.
 
     Args:
       data: the config's ``data``.
-      prepared: names of corpora that are stored as lines of text.
+      languages: source and target language of a column ``translation``, which is read
+        if the dataset has it.
+      commit: commit to use; "" takes the newest of the revision.
+
+    Returns:
+      The pairs; splits that the dataset lacks are held out of training.
+
+    Raises:
+      InputError: the dataset cannot be loaded, or lacks a split or column.
     """
+    columns = (data.columns.source, data.columns.target)
+    load = functools.partial(hub_data.load, data.name, commit)
+
+    @functools.cache
+    def chosen() -> dict[str, str]:
+        return hub_data.choose(load(), dict(data.files))
+
+    def read(split: str) -> Pairs:
+        found = load()
+        there = found.splits[chosen()[split]].column_names
+        nested = languages is not None and "translation" in there
+        wanted = (languages or columns) if nested else columns
+        rows = hub_data.rows(
+            found, chosen()[split], ["translation"] if nested else there
+        )
+        if nested:
+            rows = (replace(r, fields=r.fields["translation"] or {}) for r in rows)
+        return parallel.collect(rows, wanted, f"{found.text}, {chosen()[split]}")
+
+    def check() -> None:
+        chosen()
+
+    def splits() -> dict[str, Callable[[], Pairs]]:
+        missing = {s: data[s] for s in SPLITS[1:] if s not in chosen()}
+        return _with_held_out(read, missing, data.split_seed)
+
+    return PairSet(
+        {split: functools.partial(lambda s: splits()[s](), split) for split in SPLITS},
+        lambda: {data.name: load().commit},
+        check=check,
+    )
+
+
+def form(data: ConfigDict) -> Form:
+    """Return the text normalization of a run, for prediction without its data."""
     if data.name == "files":
         return parallel.form_of(Path(data.files.train))
-    return parallel.stripped if data.name in prepared else parallel.one_line
+    one_line = data.name in EMBEDDED or hub.is_name(data.name)
+    if one_line or data.name.startswith(catalogue.PREFIX):
+        return parallel.one_line
+    return parallel.stripped  # prepared corpora are lines of text
 
 
 def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:
@@ -149,6 +227,27 @@ def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:
     return config
 
 
+def check_data(
+    config: ConfigDict, find: Callable[[ConfigDict], PairSet], ending: str = ""
+) -> ConfigDict:
+    """Check that the training data exist; hold splits without files out of training.
+
+    Args:
+      config: config of the run.
+      find: finds the dataset of the config's ``data``.
+      ending: see `with_files`.
+
+    Returns:
+      The config, without the preset's files that do not exist.
+
+    Raises:
+      InputError: the training data are missing, or a split has a size and a file.
+    """
+    config = with_files(config, ending)
+    find(config.data).check()
+    return config
+
+
 def prepared(
     data: ConfigDict, endings: tuple[str, str], page: str = "translation"
 ) -> PairSet:
@@ -162,10 +261,8 @@ def prepared(
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    folder = Path(root(data), data.name)
-    if not (folder / "index.json").is_file():
-        raise unprepared(data, "DOWNLOADS", page)
-    index = prepared_text.read_index(folder)
+    folder = prepared_folder(data, "DOWNLOADS", page)
+    index = index_lib.read_texts(folder)
 
     def read(split: str) -> Pairs:
         return parallel.read(parallel.find(folder / split, *endings))
@@ -189,11 +286,7 @@ def catalogued(
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    place = Path(root(data))
-    name = data.name.removeprefix(catalogue.PREFIX)
-    if not (place / name).is_dir():
-        raise unprepared(data, "", page)
-    folder = catalogue.find(place, name)
+    folder = catalogue.prepared_folder(data, page)
     missing = {*SPLITS} - {*catalogue.splits(folder)}
     if missing:
         raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")

@@ -1,7 +1,7 @@
 """Sentence pairs from parallel text, .tsv, .jsonl and .parquet files, also gzipped."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,13 @@ class Pairs:
         if references is not None:
             references = [references[i] for i in rows]
         return Pairs(source, target, self.origin, self.notes, references)
+
+    def lowercased(self) -> "Pairs":
+        """Convert sources and targets to lower case, without further references."""
+        source, target = (
+            [text.lower() for text in side] for side in (self.source, self.target)
+        )
+        return replace(self, source=source, target=target, references=None)
 
     @property
     def targets(self) -> list[list[str]]:
@@ -101,14 +108,32 @@ def read(
     """
     if len(files) == 2:
         return _read_text(*files, form or form_of(files[0]))
-    rows = list(texts(files[0], columns, form))
+    return _collected(list(texts(files[0], columns, form)), str(files[0]))
+
+
+def collect(
+    found: Iterable[tables.Row], columns: tuple[str, str], origin: str
+) -> Pairs:
+    """Collect pairs from rows with named columns.
+
+    Raises:
+      InputError: a missing column, or a cell that is not text; names the row.
+    """
+    rows = [
+        [[one_line(text) for text in _texts_of(row, c, "")] for c in columns]
+        for row in found
+    ]
+    return _collected(rows, origin)
+
+
+def _collected(rows: list[list[list[str]]], origin: str) -> Pairs:
     targets = [each for _, each in rows]
     return _some(
         Pairs(
             # A list of sources is sentences of one text; a list of targets, references.
             [" ".join(source) for source, _ in rows],
             [each[0] for each in targets],
-            str(files[0]),
+            origin,
             references=targets if any(len(each) > 1 for each in targets) else None,
         )
     )

@@ -26,19 +26,6 @@ NAMES = (
 )
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read the index of a prepared corpus.
-
-    Raises:
-      InputError: the index is missing, corrupt or of an unsupported format, or a file
-        is missing.
-    """
-    return index_lib.read(
-        folder,
-        lambda index: {name: file["bytes"] for name, file in index["files"].items()},
-    )
-
-
 class Writer:
     """Writer that builds a corpus in a temporary folder and renames it when complete.
 

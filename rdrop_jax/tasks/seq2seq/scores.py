@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -12,23 +13,48 @@ from ml_collections import ConfigDict
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.losses import softmax_cross_entropy
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.models.outputs import nll as nll_of
 from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.sides import Side
-from rdrop_jax.tasks.seq2seq.translator import Translator
+from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, Translate
 from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores
 
 _logger = logging.getLogger(__name__)
+_SAMPLE = 200  # maximum number of source characters in a sample line
 
 Split = Callable[[str], Pairs]
+
+
+@dataclass(frozen=True)
+class TextMetrics:
+    """Scores of answers against references.
+
+    Attributes:
+      names: names of the scores, with "loss" and "perplexity" of the model.
+      compute: ``(answers, pairs) -> scores`` of a corpus.
+      signatures: description of the scores, for result.json.
+      problem: ``pairs -> problem`` of the scores with the references; empty if there is
+        none.
+      compute_each: ``(answers, pairs) -> scores [examples]``; None if the scores are
+        only defined for a corpus.
+    """
+
+    names: tuple[str, ...]
+    compute: Callable[[list[Answer], Pairs], dict[str, float]]
+    signatures: Callable[[], dict[str, str]]
+    problem: Callable[[Pairs], str]
+    compute_each: Callable[[list[Answer], Pairs], dict[str, np.ndarray]] | None = None
 
 
 def make_evaluator(
     config: ConfigDict,
     forward: Forward,
-    translator: Translator,
+    special: Special,
+    metrics: TextMetrics,
+    translate: Translate,
     split: Split,
     encode: Callable[[str], encoded.Encoded],
     name: str,
@@ -38,8 +64,7 @@ def make_evaluator(
     texts, (source, target, _) = split(name), encode(name)
     tokens = int(target.lengths.sum())
     batches = _eval_batches(config, source, target)
-    special = translator.vocabularies.target.special
-    if jax.process_index() == 0 and (problem := translator.misfit(texts)):
+    if jax.process_index() == 0 and (problem := metrics.problem(texts)):
         _logger.warning("warning: %s: %s", texts.origin, problem)
 
     @jax.jit
@@ -55,10 +80,9 @@ def make_evaluator(
             each = range(batch.shape.rows)
             rows = token_batches.collate(source, target, batch, each, special)
             nll += float(score(params, shard_batch(mesh, rows, full=True)))
-        answers = translator.translate(params, texts.source)
         loss = nll / tokens
         return {
-            **translator.score(answers, texts),
+            **metrics.compute(translate(params, texts.source), texts),
             "loss": loss,
             "perplexity": float(np.exp(min(loss, 700.0))),
             "examples": len(texts),
@@ -74,7 +98,7 @@ def _eval_batches(
         source.lengths, target.lengths, config.data.buckets
     )
     # Evaluation does not accumulate: use as many tokens as a microbatch holds.
-    room = config.batch_size // config.accum_steps
+    room = config.batch_tokens // config.accum_steps
     multiple = config.data.rows_multiple
     room = max(room, multiple * max(map(max, lengths)))
     shapes = token_batches.make_shapes(lengths, room, multiple)
@@ -83,11 +107,7 @@ def _eval_batches(
 
 
 def make_examples(
-    translator: Translator,
-    split: Split,
-    names: tuple[str, ...],
-    name: str,
-    mesh: Mesh,
+    metrics: TextMetrics, translate: Translate, split: Split, name: str, mesh: Mesh
 ) -> ExampleScores:
     """Make a function that scores each example of a split, with dropout off."""
     texts = split(name)
@@ -95,24 +115,21 @@ def make_examples(
     def scores(params: Params, key: Key | None) -> dict[str, np.ndarray]:
         if key is not None:
             raise ValueError("answers are searched without dropout: expected no key")
-        found = translator.score_each(translator.translate(params, texts.source), texts)
-        return {name: np.asarray(found[name]) for name in names}
+        assert metrics.compute_each is not None
+        return metrics.compute_each(translate(params, texts.source), texts)
 
     return scores
 
 
 def make_samples(
-    translator: Translator,
-    split: Split,
-    line: Callable[[str, str, str], str],
-    count: int = 10,
+    spec: Seq2SeqSpec, translate: Translate, split: Split, count: int = 10
 ) -> Callable[[Params], list[str]]:
     """Make a function that translates a few validation texts for the log.
 
     Args:
-      translator: translator of the run.
+      spec: specification of the task.
+      translate: ``(params, texts) -> answers``.
       split: ``name -> pairs`` of a split.
-      line: ``(source, answer, target) -> line``.
       count: number of samples.
 
     Returns:
@@ -123,12 +140,16 @@ def make_samples(
         pairs = split("validation")
         rows = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)
         chosen = pairs.select(rows)
-        answers = translator.translate(params, chosen.source)
+        answers = translate(params, chosen.source)
         return [
-            line(source, translator.shown(answer.texts[0]), reference)
+            f"{_start_of(source)} -> {spec.postprocess(answer.texts[0])} ({reference})"
             for source, answer, reference in zip(
                 chosen.source, answers, chosen.target, strict=True
             )
         ]
 
     return samples
+
+
+def _start_of(text: str) -> str:
+    return text if len(text) <= _SAMPLE else text[: _SAMPLE - 3] + "..."

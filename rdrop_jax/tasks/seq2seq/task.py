@@ -2,8 +2,8 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,116 +14,112 @@ from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.splits import SPLITS
-from rdrop_jax.data.tokenizers import Special, Vocabularies
+from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
-from rdrop_jax.pretrained.initialize import Family
 from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.scores import make_evaluator, make_examples, make_samples
+from rdrop_jax.tasks.seq2seq.scores import (
+    TextMetrics,
+    make_evaluator,
+    make_examples,
+    make_samples,
+)
 from rdrop_jax.tasks.seq2seq.token_batches import TokenBatches
-from rdrop_jax.tasks.seq2seq.translator import Translator
+from rdrop_jax.tasks.seq2seq.translator import (
+    Seq2SeqSpec,
+    make_predictor,
+    make_translate,
+)
 from rdrop_jax.tasks.vocabulary_loss import make_loss
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.task import Predictor, Task
+from rdrop_jax.training.task import Report, StepOptions, Task
 
 
-@dataclass(frozen=True)
-class Seq2SeqSpec:
-    """Components of a sequence-to-sequence task.
-
-    Attributes:
-      make_model: makes the model that a config describes.
-      vocabularies: source and target vocabularies.
-      translator: maps source texts to target texts.
-      find: finds the dataset of the config.
-      encode: converts pairs to token ids.
-      predictor: ``(translator, split) -> predictor``.
-      sample: ``(source, answer, target) -> line`` for the log.
-      scores: names of the scores.
-      signatures: description of the scores, for result.json.
-      per_example: names of the scores that are means over examples.
-      pretrained: import and export of parameters; None if unsupported.
-      recorded: data checksums of the run, by name; empty for a new run.
-    """
-
-    make_model: Callable[[ConfigDict], Seq2Seq]
-    vocabularies: Vocabularies
-    translator: Translator
-    find: Callable[[], PairSet]
-    encode: Callable[[Pairs], encoded.Encoded]
-    predictor: Callable[[Translator, Callable[[str], Pairs]], Predictor]
-    sample: Callable[[str, str, str], str]
-    scores: tuple[str, ...]
-    signatures: Callable[[], dict[str, str]]
-    per_example: tuple[str, ...] = ()
-    pretrained: Family | None = None
-    recorded: Mapping[str, str] = field(default_factory=dict)
-
-
-def make_task(config: ConfigDict, spec: Seq2SeqSpec) -> Task:
+def make_task(
+    config: ConfigDict,
+    spec: Seq2SeqSpec,
+    metrics: TextMetrics,
+    find: Callable[[], PairSet],
+    workdir: Path | None,
+) -> Task:
     """Build a task from its components.
 
     Args:
       config: config of the run.
-      spec: components of the task.
+      spec: specification of the task.
+      metrics: scores of the task.
+      find: finds the dataset of the config.
+      workdir: folder of the run; None if there is none.
 
     Returns:
       The task.
     """
-    found = functools.cache(spec.find)
+    find = functools.cache(find)
+    recorded = workdir_lib.recorded_data(workdir)
 
     @functools.cache
     def split(name: str) -> Pairs:
-        if spec.recorded and found().held_out and name in ("train", *found().held_out):
-            sums = found().train()
-            workdir_lib.check_unchanged(spec.recorded, sums, "data.files.train")
-        return found().splits[name]()
+        if recorded and find().held_out and name in ("train", *find().held_out):
+            workdir_lib.check_unchanged(recorded, find().train(), "data.files.train")
+        return find().splits[name]()
 
-    encode = functools.cache(lambda name: spec.encode(split(name)))
+    vocabularies = spec.vocabularies
+    special, vocab_size = vocabularies.target.special, len(vocabularies.target)
+    encode = functools.cache(
+        lambda name: encoded.encode(split(name), vocabularies, config.data)
+    )
+    translate = make_translate(config, spec)
     module = spec.make_model(config)
     forward, tied = make_forward(module), module.share != "none"
-    special = spec.vocabularies.target.special
-    vocab_size = len(spec.vocabularies.target)
     return Task(
         init=functools.partial(init_params, module),
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(spec.make_model(changed))
-        ),
         loss=make_loss(config, vocab_size),
-        sharded_loss=(
-            functools.partial(make_loss, config, vocab_size) if tied else None
-        ),
-        out_axes=LinearOutput(0, None, None) if tied else 0,
         train_data=functools.cache(
             lambda: make_train_data(config, encode("train"), special)
         ),
-        scores=spec.scores,
+        scores=metrics.names,
         evaluators={
             name: functools.partial(
-                make_evaluator, config, forward, spec.translator, split, encode, name
+                make_evaluator,
+                config,
+                forward,
+                special,
+                metrics,
+                translate,
+                split,
+                encode,
+                name,
             )
             for name in SPLITS
         },
         examples={
-            name: functools.partial(
-                make_examples, spec.translator, split, spec.per_example, name
-            )
-            for name in (SPLITS if spec.per_example else ())
+            name: functools.partial(make_examples, metrics, translate, split, name)
+            for name in (SPLITS if metrics.compute_each else ())
         },
-        predictor=lambda mesh: spec.predictor(spec.translator, split),
-        size=lambda name: f"{len(split(name)):,} rows",
-        partition_rules=PARTITION_RULES,
-        pretrained=spec.pretrained,
-        provenance=lambda: found().provenance() | spec.vocabularies.provenance(),
-        signatures=spec.signatures,
-        notes=lambda: encode("train").notes,
-        samples=lambda mesh: make_samples(spec.translator, split, spec.sample),
+        predictor=lambda mesh: make_predictor(config, spec, translate, split),
+        provenance=lambda: find().provenance() | vocabularies.provenance(),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config, lambda changed: make_forward(spec.make_model(changed))
+            ),
+            out_axes=LinearOutput(0, None, None) if tied else 0,
+            sharded_loss=(
+                functools.partial(make_loss, config, vocab_size) if tied else None
+            ),
+            partition_rules=PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(name)):,} rows",
+            notes=lambda: encode("train").notes,
+            signatures=metrics.signatures,
+            samples=lambda mesh: make_samples(spec, translate, split),
+        ),
     )
 
 
@@ -166,6 +162,8 @@ def check(config: ConfigDict) -> None:
             "model.name": (config.model.name, tuple(SIZES)),
         }
     )
+    sizes = SIZES[config.model.name]
+    check_choices({"model.size": (config.model.size, tuple(sizes))})
     least = {
         "data.vocab_size": (data.vocab_size, 8),
         "data.max_length": (data.max_length, 2),
@@ -195,7 +193,7 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
       options: further options of `Seq2Seq`.
     """
     m = config.model
-    size = resized(m, SIZES[m.name])
+    size = resized(m, SIZES[m.name][m.size])
     check_heads(size)
     return Seq2Seq(
         vocab_size=vocab_size,
@@ -220,7 +218,7 @@ def init_params(module: Seq2Seq, key: jax.Array) -> Params:
 def make_train_data(
     config: ConfigDict, pairs: encoded.Encoded, special: Special
 ) -> TokenBatches:
-    """Make shuffled batches of about ``batch_size`` tokens."""
+    """Make shuffled batches of about ``batch_tokens`` tokens."""
     source, target = pairs.source, pairs.target
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets
@@ -229,7 +227,7 @@ def make_train_data(
     return TokenBatches(
         source,
         target,
-        token_batches.make_shapes(lengths, config.batch_size, multiple),
+        token_batches.make_shapes(lengths, config.batch_tokens, multiple),
         seed=config.seed,
         process=(jax.process_index(), jax.process_count()),
         special=special,

@@ -106,7 +106,7 @@ def make_shapes(
         rows = max_tokens // max(source, target) // multiple * multiple
         if rows < 1:
             raise InputError(
-                f"batch_size: expected at least {multiple} rows of "
+                f"batch_tokens: expected at least {multiple} rows of "
                 f"{max(source, target)} tokens, the longest there are, "
                 f"{multiple * max(source, target)}, found {max_tokens}; or a smaller "
                 "data.max_length"

@@ -3,6 +3,7 @@
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.tasks.seq2seq import pair_sets
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
 from rdrop_jax.tasks.seq2seq.parallel import texts as texts_of
 from rdrop_jax.training.task import Predictor
@@ -30,7 +32,7 @@ class Answer(NamedTuple):
     """Target texts for one source, best first.
 
     Attributes:
-      texts: decoded hypotheses, before `GenerationSettings.shown`.
+      texts: decoded hypotheses, before `Seq2SeqSpec.postprocess`.
       scores: log-probability divided by the length penalty, for each hypothesis.
       notes: messages to the user about the source and the best hypothesis.
       cut_short: True if the best hypothesis has the maximum length.
@@ -42,153 +44,143 @@ class Answer(NamedTuple):
     cut_short: bool = False
 
 
+# ``(params, texts) -> answers``
+Translate = Callable[[Params, list[str]], list[Answer]]
+
+
 class FromData(str):
     """A text from a data split, which already has the format of the data."""
 
     __slots__ = ()
 
 
-class GenerationSettings(NamedTuple):
-    """Generation settings and text hooks of a sequence-to-sequence task.
+@dataclass(frozen=True)
+class Seq2SeqSpec:
+    """Model, text processing and generation settings of a sequence-to-sequence task.
 
     Attributes:
-      options: beam-search options.
+      make_model: makes the model that a config describes.
+      vocabularies: source and target vocabularies.
+      search: beam-search options.
       limits: maps the number of source tokens to the minimum and maximum number of
         target tokens, without the end token.
-      longest: maximum number of target positions, including the end token.
-      score: ``(answers, pairs) -> scores`` of a corpus.
-      score_each: ``(answers, pairs) -> lists of scores`` per example.
-      prepare: converts a text of the data to model input.
-      read: converts a user's text to the format of the data.
-      shown: converts a target text to the format shown to users.
-      misfit: ``pairs -> problem`` of the scores with the references; empty if there is
-        none.
-      unit: noun for a source text in messages.
-      empty: notes for a source without text; may be empty.
-      cut_short: notes for an answer of maximum length; may be empty.
+      preprocess: converts a user's text to the format of the data.
+      postprocess: converts a target text to the format shown to users.
+      empty_note: note for a source without text; may be empty.
+      full_note: note for an answer of maximum length; may be empty.
     """
 
-    options: SearchOptions
+    make_model: Callable[[ConfigDict], Seq2Seq]
+    vocabularies: Vocabularies
+    search: SearchOptions
     limits: Callable[[int], tuple[int, int]]
-    longest: int
-    score: Callable[[list[Answer], Pairs], dict[str, float]]
-    score_each: Callable[[list[Answer], Pairs], dict[str, list[float]]] | None = None
-    prepare: Callable[[str], str] = str
-    read: Callable[[str], str] = str
-    shown: Callable[[str], str] = str
-    misfit: Callable[[Pairs], str] = lambda pairs: ""
-    unit: str = "sentence"
-    empty: tuple[str, ...] = ()
-    cut_short: tuple[str, ...] = ()
+    preprocess: Callable[[str], str] = str
+    postprocess: Callable[[str], str] = str
+    empty_note: str = ""
+    full_note: str = ""
 
 
-class Translator:
-    """A model with its vocabularies; searches are compiled once per shape.
+def search_options(
+    config: ConfigDict, vocabularies: Vocabularies, **options: Any
+) -> SearchOptions:
+    """Return the beam-search options of a config.
 
     Args:
       config: config of the run.
-      module: the model.
       vocabularies: vocabularies of the run.
-      settings: generation settings and text hooks of the task.
+      options: further fields of `SearchOptions`.
     """
+    score, special = config.eval, vocabularies.target.special
+    return SearchOptions(
+        bos=special.start,
+        eos=special.eos,
+        pad=special.pad,
+        beam=score.beam,
+        n_best=score.n_best,
+        length_penalty=score.length_penalty,
+        forbid=(special.unk,),
+        **options,
+    )
 
-    def __init__(
-        self,
-        config: ConfigDict,
-        module: Seq2Seq,
-        vocabularies: Vocabularies,
-        settings: GenerationSettings,
-    ) -> None:
-        self._config, self.vocabularies, self._settings = config, vocabularies, settings
-        self._search = make_search(config, module, settings)
-        self.read, self.shown = settings.read, settings.shown
-        self.score, self.misfit = settings.score, settings.misfit
 
-    def score_each(self, answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
-        """Compute the scores of each example."""
-        if self._settings.score_each is None:
-            raise ValueError("these scores are of a corpus as a whole")
-        return self._settings.score_each(answers, pairs)
+def make_translate(config: ConfigDict, spec: Seq2SeqSpec) -> Translate:
+    """Make a function that translates texts; searches are compiled once per shape.
 
-    def translate(self, params: Params, texts: list[str]) -> list[Answer]:
-        """Translate texts that have the format of the training data.
+    Args:
+      config: config of the run.
+      spec: specification of the task.
 
-        Args:
-          params: parameters of the model.
-          texts: source texts; an empty source gives an empty target.
+    Returns:
+      ``(params, texts) -> answers``, one per text, in order. The texts have the format
+      of the training data; an empty text gives an empty answer. It raises an
+      `InputError` if a text is too long and ``data.overlong`` is "refuse".
+    """
+    search = _make_search(config, spec)
+    special = spec.vocabularies.source.special
+    blank = 1 + (special.bos is not None)
 
-        Returns:
-          One answer per source, in order.
-
-        Raises:
-          InputError: a source is too long and ``data.overlong`` is "refuse".
-        """
-        prepared, notes = self._prepared(texts)
-        blank = 1 + (self.vocabularies.source.special.bos is not None)
+    def translate(params: Params, texts: list[str]) -> list[Answer]:
+        prepared, notes = _encode_sources(config, spec, texts)
         kept = [row for row, ids in enumerate(prepared) if len(ids) > blank]
-        limits = [self._settings.limits(len(prepared[row])) for row in kept]
-        found = self._search(
+        limits = [spec.limits(len(prepared[row])) for row in kept]
+        found = search(
             params,
             [prepared[row] for row in kept],
             [most for _, most in limits],
             [fewest for fewest, _ in limits],
         )
-        answers = [Answer([""], [0.0], self._settings.empty) for _ in texts]
-        decode = self.vocabularies.target.decode
+        empty = (spec.empty_note,) if spec.empty_note else ()
+        answers = [Answer([""], [0.0], empty) for _ in texts]
+        decode = spec.vocabularies.target.decode
         for row, hypotheses, (_, most) in zip(kept, found, limits, strict=True):
             full = bool(hypotheses.tokens) and len(hypotheses.tokens[0]) >= most
             answers[row] = Answer(
                 [decode(ids) for ids in hypotheses.tokens] or [""],
                 hypotheses.scores or [0.0],
-                (*notes[row], *(self._settings.cut_short if full else ())),
+                (*notes[row], *([spec.full_note] if full and spec.full_note else ())),
                 full,
             )
         return answers
 
-    def _prepared(
-        self, texts: list[str]
-    ) -> tuple[list[list[int]], list[tuple[str, ...]]]:
-        data, vocabulary = self._config.data, self.vocabularies.source
-        texts = [self._settings.prepare(text) for text in texts]
-        prepared, notes = [], []
-        encoded = vocabulary.encode(texts)
-        for text, ids in zip(texts, encoded, strict=True):
-            said = []
-            if vocabulary.special.unk in ids:
-                unknown = vocabulary.unknown(text)
-                said.append(f"unknown to the vocabulary: {unknown}")
-            if len(ids) >= data.max_length:
-                found = f"{len(ids) + 1} tokens, data.max_length={data.max_length}"
-                if data.overlong == "refuse":
-                    raise InputError(
-                        f"--input: expected no longer {self._settings.unit} than the "
-                        f"model's, found {found} in {text[:40]!r}"
-                    )
-                said.append(f"cut: {found}")
-            prepared.append([*ids[: data.max_length - 1], vocabulary.special.eos])
-            notes.append(tuple(said))
-        return prepared, notes
-
-    @property
-    def chunk(self) -> int:
-        """Number of sources to translate at once."""
-        return int(self._config.eval.batch_size) * _SORTED
+    return translate
 
 
-def make_search(
-    config: ConfigDict, module: Seq2Seq, settings: GenerationSettings
-) -> batched_search.Search:
+def _encode_sources(
+    config: ConfigDict, spec: Seq2SeqSpec, texts: list[str]
+) -> tuple[list[list[int]], list[list[str]]]:
+    """Return the ids of each text, truncated, and notes on each."""
+    data, vocabulary = config.data, spec.vocabularies.source
+    if data.get("lowercase"):
+        texts = [text.lower() for text in texts]
+    prepared, notes = [], []
+    for text, ids in zip(texts, vocabulary.encode(texts), strict=True):
+        found = []
+        if vocabulary.special.unk in ids:
+            found.append(f"unknown to the vocabulary: {vocabulary.unknown(text)}")
+        if len(ids) >= data.max_length:
+            size = f"{len(ids) + 1} tokens"
+            if data.overlong == "refuse":
+                raise InputError(
+                    f"--input: expected at most data.max_length={data.max_length} "
+                    f"tokens, found {size} in {text[:40]!r}"
+                )
+            found.append(f"cut: {size}, data.max_length={data.max_length}")
+        prepared.append([*ids[: data.max_length - 1], vocabulary.special.eos])
+        notes.append(found)
+    return prepared, notes
+
+
+def _make_search(config: ConfigDict, spec: Seq2SeqSpec) -> batched_search.Search:
     """Make the beam search of a task."""
+    module = spec.make_model(config)
     rows, sources = config.eval.batch_size, config.data.max_length
+    longest = spec.limits(sources)[1] + 1
     shapes = batched_search.Shapes()
     shapes = batched_search.Shapes(
         # The last few sources of a large batch use a batch of a quarter of its size.
         rows=(rows // 4, rows) if rows >= 16 else (rows,),
         sources=(*(n for n in shapes.sources if n < sources), sources),
-        cache_lengths=(
-            *(n for n in shapes.cache_lengths if n < settings.longest),
-            settings.longest,
-        ),
+        cache_lengths=(*(n for n in shapes.cache_lengths if n < longest), longest),
     )
 
     def encode(module: Seq2Seq, src: jax.Array, where: jax.Array, length: int) -> Cache:
@@ -200,27 +192,30 @@ def make_search(
     def step(params: Params, ids: jax.Array, cache: Cache) -> Any:
         return module.apply({"params": params}, ids, cache, method="decode_step")
 
-    return batched_search.make_search(start, step, settings.options, shapes)
+    return batched_search.make_search(start, step, spec.search, shapes)
 
 
 def make_predictor(
-    translator: Translator,
+    config: ConfigDict,
+    spec: Seq2SeqSpec,
+    translate: Translate,
     split: Callable[[str], Pairs],
-    form: Form,
-    column: str,
 ) -> Predictor:
     """Make a predictor that translates texts in order.
 
     Args:
-      translator: translator of the run.
+      config: config of the run.
+      spec: specification of the task.
+      translate: result of `make_translate`.
       split: ``name -> pairs`` of a split.
-      form: text format of the run.
-      column: table column that holds the texts.
     """
+    form = pair_sets.form(config.data)
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
         waiting = iter(inputs)
-        while chunk := list(itertools.islice(waiting, translator.chunk)):
+        while chunk := list(
+            itertools.islice(waiting, config.eval.batch_size * _SORTED)
+        ):
             bad = [x for x in chunk if not isinstance(x, str)]
             if bad:
                 raise InputError(f"--input: expected texts, found {bad[0]!r}")
@@ -228,29 +223,23 @@ def make_predictor(
                 text if isinstance(text, FromData) else form(text) for text in chunk
             ]
             texts = [
-                str(text) if isinstance(text, FromData) else translator.read(text)
+                str(text) if isinstance(text, FromData) else spec.preprocess(text)
                 for text in chunk
             ]
-            for text, answer in zip(
-                chunk, translator.translate(params, texts), strict=True
-            ):
-                shown = [translator.shown(text) for text in answer.texts]
-                found: dict[str, Any] = {
-                    "source": str(text),
-                    "text": shown[0],
-                    "score": round(answer.scores[0], 4),
-                }
-                if len(shown) > 1:
-                    found["n_best"] = [
-                        {"text": text, "score": round(score, 4)}
-                        for text, score in zip(shown, answer.scores, strict=True)
-                    ]
+            for text, answer in zip(chunk, translate(params, texts), strict=True):
+                hypotheses = [
+                    {"text": spec.postprocess(found), "score": round(score, 4)}
+                    for found, score in zip(answer.texts, answer.scores, strict=True)
+                ]
+                shown: dict[str, Any] = {"source": str(text), **hypotheses[0]}
+                if len(hypotheses) > 1:
+                    shown["n_best"] = hypotheses
                 if answer.notes:
-                    found["notes"] = list(answer.notes)
-                yield found
+                    shown["notes"] = list(answer.notes)
+                yield shown
 
     return Predictor(
-        read=lambda path: read_texts(path, column, form),
+        read=lambda path: read_texts(path, config.data.columns.source, form),
         rows=lambda name: map(FromData, split(name).source),
         run=run,
         text=lambda answer: str(answer["text"]),

@@ -1,8 +1,8 @@
 """Summarization with BART. Importing it needs no jax."""
 
-from rdrop_jax.tasks.seq2seq import prepared_text
+from rdrop_jax.data import index
 from rdrop_jax.tasks.summarization import cnn_dailymail
-from rdrop_jax.tasks.summarization.summary_sets import check as check
+from rdrop_jax.tasks.summarization.summary_sets import check_data as check_data
 
 FAMILIES = ("bart",)
-RECIPES = {"cnn_dailymail": (cnn_dailymail.prepare, prepared_text.read_index)}
+RECIPES = {"cnn_dailymail": (cnn_dailymail.prepare, index.read_texts)}

@@ -7,7 +7,8 @@ splits. Each text is one line, otherwise unchanged.
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rdrop_jax.data import tables
@@ -17,6 +18,7 @@ from rdrop_jax.files import archives, lines
 from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.tasks.seq2seq.prepared_text import Writer
 
+_logger = logging.getLogger(__name__)
 ENDINGS = ("article", "highlights")
 # Version 3.0.0 of the tables. See et al. report 287,226 training articles, some empty.
 ROWS = {"train": 287_113, "validation": 13_368, "test": 11_490}
@@ -26,9 +28,7 @@ _ENDS = (".", "!", "?", "...", "'", "`", '"', "\u2019", "\u201d", ")")
 _LARGEST = 2**22  # bytes of a story
 
 
-def prepare(
-    folder: Path, sources: Sequence[Path], say: Callable[[str], None] = print
-) -> Path:
+def prepare(folder: Path, sources: Sequence[Path]) -> Path:
     """Write CNN/DailyMail as gzipped text.
 
     Args:
@@ -37,7 +37,6 @@ def prepare(
         ``train-00000-of-00003.parquet``, ``validation.jsonl.gz`` and ``test.tsv``; or
         cnn_stories.tgz and dailymail_stories.tgz with all_train.txt, all_val.txt and
         all_test.txt.
-      say: function that receives progress lines.
 
     Returns:
       The folder.
@@ -68,7 +67,8 @@ def prepare(
             if empty[split]
             else ""
         )
-        say(f"{split}: {count} articles; published: {ROWS[split]}{less}")
+        published = ROWS[split]
+        _logger.info("%s: %d articles; published: %d%s", split, count, published, less)
     return writer.finish({"published": ROWS})
 
 

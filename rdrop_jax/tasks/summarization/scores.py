@@ -11,9 +11,8 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq import scripts
 
 # "english" is rouge-score's tokenizer: only a-z and 0-9. "unicode" supports every
-# script. "auto" is "english", but raises for references in unsupported scripts.
+# script. Configs also accept "auto", which is "english" if `misfit` finds no problem.
 TOKENIZERS = ("auto", "english", "unicode")
-_LOST = 0.5  # share of damaged words above which "auto" raises
 NAMES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 # Also after full stops of Devanagari, Arabic and Ethiopic, and of Han without a space.
@@ -27,7 +26,7 @@ def rouge_each(
     references: Sequence[Sequence[str]],
     *,
     stem: bool = True,
-    tokenizer: str = "auto",
+    tokenizer: str = "english",
 ) -> dict[str, Float[np.ndarray, " documents"]]:
     """Compute F1 of ROUGE-1, -2, -L and -Lsum per document, from 0 to 100.
 
@@ -42,15 +41,14 @@ def rouge_each(
       references: one or more per document; each score uses the best one separately.
       stem: apply the Porter stemmer to words of more than three letters, as papers do;
         with ``unicode`` only to words of a-z.
-      tokenizer: one of `TOKENIZERS`; "auto" is "english", and raises if that damages
-        more than half of the words of the references.
+      tokenizer: "english" or "unicode".
 
     Returns:
       The scores per document, keyed by `NAMES`.
 
     Raises:
-      InputError: the numbers of summaries and references differ, there are no
-        references, or "auto" cannot tokenize them.
+      InputError: the numbers of summaries and references differ, or there are no
+        references.
 
     Example:
       >>> found = rouge_each(["the cat sat"], [["a dog", "the cat sits"]])
@@ -62,14 +60,6 @@ def rouge_each(
             "references: expected at least one for each summary, found "
             f"{len(references)} for {len(summaries)}"
         )
-    if tokenizer == "auto":
-        share = scripts.damaged(text for each in references for text in each)
-        if share > _LOST:
-            raise InputError(
-                "tokenizer: expected one that reads the references, got english, which "
-                f"damages {share:.0%} of their words. Use tokenizer='unicode', or "
-                "'english' to score them anyway"
-            )
     from rouge_score.rouge_scorer import RougeScorer  # slow: imports nltk
 
     if tokenizer == "unicode":
@@ -86,16 +76,6 @@ def rouge_each(
     return {
         name: np.array([100 * row[name].fmeasure for row in rows]) for name in NAMES
     }
-
-
-def sentences(text: str) -> str:
-    """Put each sentence of a text on a separate line.
-
-    Example:
-      >>> sentences("It is. Is it?  Yes 1.5 times")
-      'It is.\\nIs it?\\nYes 1.5 times'
-    """
-    return _SENTENCE.sub("\n", text)
 
 
 def misfit(references: Sequence[Sequence[str]], tokenizer: str) -> str:
@@ -130,7 +110,7 @@ def rouge(
     *,
     stem: bool = True,
     samples: int = 1000,
-    tokenizer: str = "auto",
+    tokenizer: str = "english",
 ) -> dict[str, float]:
     """Average `rouge_each` over documents, with confidence intervals.
 

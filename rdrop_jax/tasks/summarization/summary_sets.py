@@ -2,13 +2,13 @@
 
 import functools
 import hashlib
-from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, docstrings
-from rdrop_jax.data.splits import SPLITS, hold_out_groups
+from rdrop_jax.data.splits import hold_out_groups
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import hub
 from rdrop_jax.tasks.seq2seq import pair_sets
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
@@ -23,11 +23,12 @@ _HELD_OUT = 0.06
 _SUMMARY, _BODY = (20, 120), (80, 600)  # characters
 
 
-def find(data: ConfigDict) -> PairSet:
+def find(data: ConfigDict, commit: str = "") -> PairSet:
     """Find the dataset that a config names.
 
     Args:
       data: the config's ``data``.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       The dataset, of which only the index is read.
@@ -42,11 +43,14 @@ def find(data: ConfigDict) -> PairSet:
         return pair_sets.files(data, ("source", "target"))
     if data.name == PREPARED:
         return pair_sets.prepared(data, ENDINGS, PAGE)
+    if hub.is_name(data.name):
+        return pair_sets.named(data, None, commit)
     if data.name.startswith(catalogue.PREFIX):
         return pair_sets.catalogued(data, columns, PAGE)
     raise InputError(
         f"data.name: expected one of docstrings, files, {PREPARED}, or "
-        f"{catalogue.PREFIX}NAME, found {data.name!r}"
+        f"{catalogue.PREFIX}NAME or {hub.PREFIX}ORG/NAME, found {data.name!r}."
+        f"{hub.hint('data.name', data.name)}"
     )
 
 
@@ -54,19 +58,18 @@ def _docstrings(split_seed: int) -> PairSet:
     for package in PACKAGES:
         docstrings.root(package)
 
-    def split(name: str) -> Callable[[], Pairs]:
-        return lambda: docstring_pairs(split_seed)[name]
+    read = functools.partial(docstring_pairs, split_seed)
 
     def provenance() -> dict[str, str]:
         rows = [
             f"{name}\t{source}\t{target}"
-            for name, pairs in docstring_pairs(split_seed).items()
+            for name, pairs in read().items()
             for source, target in zip(pairs.source, pairs.target, strict=True)
         ]
         digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
         return {f"docstrings of {', '.join(PACKAGES)}": digest}
 
-    return PairSet({name: split(name) for name in SPLITS}, provenance)
+    return pair_sets.computed(read, provenance)
 
 
 @functools.cache  # seconds of parsing
@@ -102,15 +105,4 @@ def docstring_pairs(split_seed: int) -> dict[str, Pairs]:
     }
 
 
-def check(config: ConfigDict) -> ConfigDict:
-    """Check that the training data exist; hold splits without files out of training.
-
-    Returns:
-      The config, without the preset's files that do not exist.
-
-    Raises:
-      InputError: the training data are missing, or a split has a size and a file.
-    """
-    config = pair_sets.with_files(config, ".jsonl")
-    find(config.data).check()
-    return config
+check_data = functools.partial(pair_sets.check_data, find=find, ending=".jsonl")

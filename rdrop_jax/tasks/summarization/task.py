@@ -1,29 +1,29 @@
 """Summarization: BART over byte-level subwords, with constrained beam search."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
 from rdrop_jax.data import subwords, tokenizer_files, tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
-from rdrop_jax.decoding.options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.fields import check_choices, check_least
-from rdrop_jax.tasks.seq2seq import encoded, pair_sets, task
+from rdrop_jax.tasks.seq2seq import task
+from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.translator import (
-    Answer,
-    GenerationSettings,
-    Translator,
-    make_predictor,
-)
+from rdrop_jax.tasks.seq2seq.scores import TextMetrics
+from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, search_options
 from rdrop_jax.tasks.summarization import scores as scoring
 from rdrop_jax.tasks.summarization import summary_sets, weights
 from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.distributed import write_on_process_0
 from rdrop_jax.training.task import Task
 
 SCORES = (*scoring.NAMES, "loss", "perplexity")
@@ -38,12 +38,15 @@ BART = {
 }
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="summarization"``.
 
     Args:
       config: config of the run.
       workdir: folder with the vocabulary; None loads or trains it again.
+      resuming: False writes the vocabulary.
 
     Returns:
       The task.
@@ -52,59 +55,51 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
       InputError: a field is out of range, or the vocabulary is not that of the run.
     """
     check(config)
+    commit = workdir_lib.recorded_data(workdir).get(config.data.name, "")
+    find = functools.cache(lambda: summary_sets.find(config.data, commit))
     if workdir is None:
-        return with_vocabulary(config, make_vocabulary(config))
-    return with_vocabulary(config, tokenizers.load(workdir), workdir)
+        return with_vocabulary(config, make_vocabulary(config, find), find=find)
+    if not resuming:
+        write_on_process_0(lambda: write_vocabulary(config, find, workdir))
+    return with_vocabulary(config, tokenizers.load(workdir), workdir, find=find)
 
 
 def with_vocabulary(
-    config: ConfigDict, vocabularies: Vocabularies, workdir: Path | None = None
+    config: ConfigDict,
+    vocabularies: Vocabularies,
+    workdir: Path | None = None,
+    *,
+    find: Callable[[], PairSet] | None = None,
 ) -> Task:
     """Build the task for a given vocabulary."""
-    data = config.data
-    module = make_model(config, len(vocabularies.target))
-    return task.make_task(
-        config,
-        task.Seq2SeqSpec(
-            make_model=functools.partial(
-                make_model, vocab_size=len(vocabularies.target)
-            ),
-            vocabularies=vocabularies,
-            translator=Translator(
-                config, module, vocabularies, make_settings(config, vocabularies)
-            ),
-            find=lambda: summary_sets.find(data),
-            encode=lambda pairs: encoded.encode(
-                pairs,
-                vocabularies,
-                max_length=data.max_length,
-                overlong=data.overlong,
-                max_target_length=data.max_target_length,
-            ),
-            predictor=lambda translator, split: make_predictor(
-                translator,
-                split,
-                pair_sets.form(data, (summary_sets.PREPARED,)),
-                config.data.columns.source,
-            ),
-            sample=_line,
-            scores=SCORES,
-            signatures=lambda: {"rouge": signature(config)},
-            recorded=workdir_lib.recorded_data(workdir),
-            per_example=scoring.NAMES,
-            pretrained=weights.family(module, vocabularies.target, generation(config)),
-        ),
+    spec = make_spec(config, vocabularies)
+    family = weights.family(
+        spec.make_model(config), vocabularies.target, generation(config)
     )
+    made = task.make_task(
+        config,
+        spec,
+        make_metrics(config),
+        find or functools.partial(summary_sets.find, config.data),
+        workdir,
+    )
+    return dataclasses.replace(made, pretrained=family)
 
 
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the vocabulary of a run to its workdir, before its first step."""
-    check(config)
-    if not begun and config.eval.rouge_tokenizer == "auto":
-        pairs = summary_sets.find(config.data).splits["validation"]()
-        if problem := scoring.misfit(pairs.targets, "auto"):
-            raise InputError(problem)
-    tokenizers.ensure(workdir, lambda: make_vocabulary(config), begun=begun)
+def write_vocabulary(
+    config: ConfigDict, find: Callable[[], PairSet], workdir: Path
+) -> None:
+    """Write the vocabulary of a new run to its workdir.
+
+    Raises:
+      InputError: ROUGE's default tokenizer does not fit the references.
+    """
+    problem = ""
+    if config.eval.rouge_tokenizer == "auto":
+        problem = scoring.misfit(find().splits["validation"]().targets, "auto")
+    if problem:
+        raise InputError(problem)
+    tokenizers.save(make_vocabulary(config, find), workdir)
 
 
 def check(config: ConfigDict) -> None:
@@ -151,7 +146,7 @@ def make_model(config: ConfigDict, vocab_size: int) -> Seq2Seq:
     )
 
 
-def make_vocabulary(config: ConfigDict) -> Vocabularies:
+def make_vocabulary(config: ConfigDict, find: Callable[[], PairSet]) -> Vocabularies:
     """Load or train the vocabulary of a new run.
 
     In order of precedence: ``data.tokenizer``; the tokenizer next to the parameters of
@@ -177,7 +172,7 @@ def make_vocabulary(config: ConfigDict) -> Vocabularies:
                 )
             return found
         return _joint(tokenizer_files.load(folder))
-    train = summary_sets.find(data).splits["train"]()
+    train = find().splits["train"]()
     texts = [*train.source, *train.target]
     return _joint(subwords.train_bytes(texts, data.vocab_size))
 
@@ -194,52 +189,50 @@ def _joint(tokenizer: Tokenizer) -> Vocabularies:
     return Vocabularies(vocabulary, vocabulary)
 
 
-def make_settings(config: ConfigDict, vocabularies: Vocabularies) -> GenerationSettings:
-    """Make the generation settings, text hooks and scores of summarization."""
-    score, special = config.eval, vocabularies.target.special
-    # `misfit` has checked "auto" against the validation references.
-    auto = score.rouge_tokenizer == "auto"
-    tokenizer = "english" if auto else score.rouge_tokenizer
-
-    def each(answers: list[Answer], pairs: Pairs) -> dict[str, list[float]]:
-        texts = [answer.texts[0] for answer in answers]
-        found = scoring.rouge_each(
-            texts, pairs.targets, stem=score.stem, tokenizer=tokenizer
-        )
-        return {name: values.tolist() for name, values in found.items()}
-
-    def scores(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
-        texts = [answer.texts[0] for answer in answers]
-        found = scoring.rouge(
-            texts,
-            pairs.targets,
-            stem=score.stem,
-            samples=score.bootstrap,
-            tokenizer=tokenizer,
-        )
-        return found | {"at_max_length": float(sum(a.cut_short for a in answers))}
-
-    return GenerationSettings(
-        options=SearchOptions(
-            bos=special.start,
-            eos=special.eos,
-            pad=special.pad,
-            beam=score.beam,
-            n_best=score.n_best,
-            length_penalty=score.length_penalty,
-            first=special.bos,
+def make_spec(config: ConfigDict, vocabularies: Vocabularies) -> Seq2SeqSpec:
+    """Make the specification of summarization."""
+    score = config.eval
+    return Seq2SeqSpec(
+        make_model=functools.partial(make_model, vocab_size=len(vocabularies.target)),
+        vocabularies=vocabularies,
+        search=search_options(
+            config,
+            vocabularies,
+            first=vocabularies.target.special.bos,
             free_end=True,
             no_repeat=score.no_repeat_ngram,
-            forbid=(special.unk,),
         ),
         limits=lambda source: (score.min_length, score.max_length),
-        longest=score.max_length + 1,
-        score=scores,
-        score_each=each,
-        misfit=lambda pairs: scoring.misfit(pairs.targets, score.rouge_tokenizer),
-        unit="document",
-        empty=("empty document: no summary",),
-        cut_short=(f"the summary reached eval.max_length={score.max_length} tokens",),
+        empty_note="empty document: no summary",
+        full_note=f"the summary reached eval.max_length={score.max_length} tokens",
+    )
+
+
+def make_metrics(config: ConfigDict) -> TextMetrics:
+    """Make the scores of summarization."""
+    score = config.eval
+    # `misfit` has checked "auto" against the validation references.
+    auto = score.rouge_tokenizer == "auto"
+    options = {
+        "stem": score.stem,
+        "tokenizer": "english" if auto else score.rouge_tokenizer,
+    }
+
+    def compute_each(answers: list[Answer], pairs: Pairs) -> dict[str, np.ndarray]:
+        texts = [answer.texts[0] for answer in answers]
+        return scoring.rouge_each(texts, pairs.targets, **options)
+
+    def compute(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
+        texts = [answer.texts[0] for answer in answers]
+        found = scoring.rouge(texts, pairs.targets, samples=score.bootstrap, **options)
+        return found | {"at_max_length": float(sum(a.cut_short for a in answers))}
+
+    return TextMetrics(
+        names=SCORES,
+        compute=compute,
+        signatures=lambda: {"rouge": signature(config)},
+        problem=lambda pairs: scoring.misfit(pairs.targets, score.rouge_tokenizer),
+        compute_each=compute_each,
     )
 
 
@@ -273,8 +266,3 @@ def signature(config: ConfigDict) -> str:
         f"rouge-score {version('rouge-score')}, F1, {stem}, best reference, sentences "
         "end at .!?"
     )
-
-
-def _line(source: str, answer: str, target: str) -> str:
-    begins = source if len(source) <= 60 else source[:57] + "..."
-    return f"{begins} -> {answer} ({target})"

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from jaxtyping import Int
 
-from rdrop_jax.data.batches import HostBatch
-from rdrop_jax.errors import InputError
+from rdrop_jax.data.batches import HostBatch, local_rows
 
 # Number of batches whose rows are sorted by length together.
 WINDOW = 64
@@ -96,16 +95,9 @@ class BucketBatches:
         seed: int,
         process: tuple[int, int] = (0, 1),
     ) -> None:
-        index, count = process
-        if batch_size % count:
-            raise InputError(
-                f"batch_size: expected a multiple of {count} processes, found "
-                f"{batch_size}"
-            )
         self._lengths, self._make, self._shapes = lengths, make, shapes
         self._batch_size, self._seed = batch_size, seed
-        part = batch_size // count
-        self._local = slice(index * part, (index + 1) * part)
+        self._local = local_rows(batch_size, process)
         self.steps_per_epoch = len(lengths) / batch_size
         self.examples_per_step = float(batch_size)
         self._order = functools.lru_cache(maxsize=4)(self._make_order)

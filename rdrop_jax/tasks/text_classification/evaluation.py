@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 from scipy.special import expit, softmax
@@ -22,8 +22,7 @@ from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.lines import clean
 from rdrop_jax.models.encoder import PAD_ID
-from rdrop_jax.tasks.answers import class_answer
-from rdrop_jax.tasks.examples import make_example_scores
+from rdrop_jax.tasks.classification import class_answer, make_example_scores
 from rdrop_jax.tasks.text_classification import buckets, scores, text_files
 from rdrop_jax.tasks.text_classification.texts import (
     Columns,
@@ -31,7 +30,7 @@ from rdrop_jax.tasks.text_classification.texts import (
     collect,
     encode_labels,
 )
-from rdrop_jax.training.mesh import shard_batch
+from rdrop_jax.training.mesh import replicated, shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores, Predictor
 
 Split = Callable[[str], Texts]
@@ -58,6 +57,13 @@ class Scorer:
         length = self.config.data.max_length
         return subwords.encode(self.tokenizer(), texts.first, texts.second, length)
 
+    def encode_labelled(self, texts: Texts) -> tuple[subwords.EncodedTexts, np.ndarray]:
+        """Convert the labelled texts to token ids, and their labels to arrays."""
+        data = self.config.data
+        labels, there = encode_labels(texts, data.labels, data.classes)
+        kept = np.flatnonzero(there)
+        return self.encode(texts.take(kept)), labels[kept]
+
     def batches(
         self, encoded: subwords.EncodedTexts, **more: np.ndarray
     ) -> Iterator[tuple[np.ndarray, HostBatch]]:
@@ -78,20 +84,13 @@ class Scorer:
         )
 
 
-def make_scorer(
-    config: ConfigDict, forward: Forward, tokenizer: Callable[[], Tokenizer]
-) -> Scorer:
-    """Make the scorer of a run."""
-    return Scorer(config, forward, tokenizer)
-
-
 def make_outputs(
     scorer: Scorer, mesh: Mesh
 ) -> Callable[[Params, subwords.EncodedTexts], Float[np.ndarray, "rows outputs"]]:
     """Make ``(params, encoded texts) -> outputs``, in the order of the texts."""
 
-    # Replicated, because every process reads all outputs.
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    # Every process reads all outputs.
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def run(params: Params, batch: Batch) -> jax.Array:
         return scorer.forward(params, batch, None).astype(jnp.float32)
 
@@ -112,31 +111,23 @@ def make_outputs(
 def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evaluator:
     """Make an evaluator over all labelled rows of a split."""
     data = scorer.config.data
-    texts = split(name)
-    labels, there = encode_labels(texts, data.labels, data.classes)
-    if not there.any():
+    encoded, labels = scorer.encode_labelled(split(name))
+    if not len(labels):
         raise InputError(f"{data.name}, {name}: expected labelled rows, found none")
-    kept = np.flatnonzero(there)
-    encoded = scorer.encode(texts.take(kept))
     outputs = make_outputs(scorer, mesh)
 
     def evaluate(params: Params) -> dict[str, float]:
-        found = outputs(params, encoded)
-        return scores.SCORES[data.labels](found, labels[kept])
+        return scores.SCORES[data.labels](outputs(params, encoded), labels)
 
     return evaluate
 
 
 def make_examples(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> ExampleScores:
     """Make a function that scores each labelled row of a split with classes."""
-    data = scorer.config.data
-    texts = split(name)
-    labels, there = encode_labels(texts, data.labels, data.classes)
-    kept = np.flatnonzero(there)
-    encoded = scorer.encode(texts.take(kept))
+    encoded, labels = scorer.encode_labelled(split(name))
 
     def batches() -> Iterator[HostBatch]:
-        for rows, batch in scorer.batches(encoded, label=labels[kept]):
+        for rows, batch in scorer.batches(encoded, label=labels):
             where = np.arange(len(batch["label"])) < len(rows)
             yield batch | {"where": where}
 

@@ -10,10 +10,9 @@ https://gluebenchmark.com/tasks. Column names are those of their header lines.
 import functools
 import io
 import json
-import shutil
+import logging
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -21,8 +20,9 @@ from typing import Any, cast
 from rdrop_jax.data import index as index_lib
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, lines
-from rdrop_jax.files.disk import publish
+from rdrop_jax.files.disk import new_folder
 
+_logger = logging.getLogger(__name__)
 PREFIX = "glue/"
 _LARGEST = 2**30  # bytes of a file of GLUE, unpacked
 _SPLITS = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
@@ -109,16 +109,13 @@ def preparer(name: str) -> Callable[..., Path]:
     return functools.partial(prepare, name)
 
 
-def prepare(
-    name: str, folder: Path, files: Sequence[Path], say: Callable[[str], None]
-) -> Path:
+def prepare(name: str, folder: Path, files: Sequence[Path]) -> Path:
     """Write one task in the format that training reads.
 
     Args:
       name: key of `TASKS`.
       folder: output folder.
       files: the task's .zip, or a folder with its .tsv files or with the task's folder.
-      say: function that receives progress lines.
 
     Returns:
       The folder.
@@ -127,35 +124,40 @@ def prepare(
       InputError: files that are missing, corrupt or in an unexpected format.
     """
     task = TASKS[name]
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    splits, sources = {}, {}
-    for split, file in task.splits.items():
-        with ExitStack() as stack:
-            content = stack.enter_context(_open(task, file, files))
-            written = 0
+    splits = {}
+    with new_folder(folder) as partial:
+        for split, file in task.splits.items():
             path = partial / f"{split}.jsonl"
-            out = stack.enter_context(path.open("w", encoding="utf-8"))
-            for row in _rows(task, split, content, f"{task.folder}/{file}", say):
-                out.write(json.dumps(row, ensure_ascii=False) + "\n")
-                written += 1
-        if not written:
-            raise InputError(f"{task.folder}/{file}: expected rows, found none")
-        splits[split] = {
-            "rows": written,
-            "bytes": path.stat().st_size,
-            "sha256": checksums.sha256(path),
-        }
-        say(f"{split}: {written} rows")
-    for source in files:
-        if source.is_file():
-            sources[source.name] = checksums.sha256(source)
-    index = {"format": index_lib.FORMAT, "classes": task.classes, "splits": splits}
-    text = json.dumps(index | {"sources": sources}, indent=1) + "\n"
-    (partial / "index.json").write_text(text)
-    publish(partial, folder)
+            written = _write(task, split, file, files, path)
+            splits[split] = {
+                "rows": written,
+                "bytes": path.stat().st_size,
+                "sha256": checksums.sha256(path),
+            }
+            _logger.info("%s: %d rows", split, written)
+        sources = {f.name: checksums.sha256(f) for f in files if f.is_file()}
+        index = {"format": index_lib.FORMAT, "classes": task.classes, "splits": splits}
+        text = json.dumps(index | {"sources": sources}, indent=1) + "\n"
+        (partial / "index.json").write_text(text)
     return folder
+
+
+def _write(
+    task: GlueTask,
+    split: str,
+    file: str,
+    sources: Sequence[Path],
+    path: Path,
+) -> int:
+    """Write the rows of a split and return their number."""
+    written, origin = 0, f"{task.folder}/{file}"
+    with _open(task, file, sources) as content, path.open("w", encoding="utf-8") as out:
+        for row in _rows(task, split, content, origin):
+            out.write(json.dumps(row, ensure_ascii=False) + "\n")
+            written += 1
+    if not written:
+        raise InputError(f"{origin}: expected rows, found none")
+    return written
 
 
 def _open(task: GlueTask, file: str, sources: Sequence[Path]) -> io.BufferedIOBase:
@@ -199,7 +201,6 @@ def _rows(
     split: str,
     file: io.BufferedIOBase,
     origin: str,
-    say: Callable[[str], None],
 ) -> Iterator[dict[str, Any]]:
     """Yield rows in output format: ``text``, ``text_b``, ``label``."""
     columns = list(task.header) if not split.startswith("test") else []
@@ -232,7 +233,9 @@ def _rows(
         row["label"] = _label(task, fields[task.label], place) if labelled else None
         yield row
     if left_out:
-        say(f"{split}: left out {left_out} lines that lack a text or a label")
+        _logger.info(
+            "%s: left out %d lines that lack a text or a label", split, left_out
+        )
 
 
 def _label(task: GlueTask, text: str, place: str) -> str | float:
@@ -249,16 +252,3 @@ def _label(task: GlueTask, text: str, place: str) -> str | float:
             f"{place}: expected one of {', '.join(task.classes)}, found {text!r}"
         )
     return text
-
-
-def read_index(folder: Path) -> dict[str, Any]:
-    """Read the index of a prepared task.
-
-    Raises:
-      InputError: the index is missing, corrupt or of an unsupported format, or a file
-        is missing.
-    """
-    return index_lib.read(
-        folder,
-        lambda index: {f"{s}.jsonl": f["bytes"] for s, f in index["splits"].items()},
-    )

@@ -12,53 +12,65 @@ from jaxtyping import Array
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
+from rdrop_jax.core.accumulate import Loss
 from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.metrics import Mean
-from rdrop_jax.core.objective import (
-    rdrop_loss,
-    rdrop_multilabel_loss,
-    rdrop_regression_loss,
-)
+from rdrop_jax.core.objective import rdrop_multilabel_loss, rdrop_regression_loss
 from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
-from rdrop_jax.models.encoder import KINDS, NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
+from rdrop_jax.models.encoder import PAD_ID, Classifier
 from rdrop_jax.models.layers import PARTITION_RULES
-from rdrop_jax.models.vit import Size
-from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+from rdrop_jax.tasks import classification
+from rdrop_jax.tasks.fields import model_module
 from rdrop_jax.tasks.pass_rates import pass_forwards
-from rdrop_jax.tasks.text_classification import buckets, evaluation, text_sets
-from rdrop_jax.tasks.text_classification import weights as encoder_files
+from rdrop_jax.tasks.text_classification import (
+    MODELS,
+    buckets,
+    evaluation,
+    text_sets,
+)
 from rdrop_jax.tasks.text_classification.scores import NAMES
 from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
 from rdrop_jax.training import workdir as workdir_lib
-from rdrop_jax.training.task import Task
+from rdrop_jax.training.distributed import process, write_on_process_0
+from rdrop_jax.training.task import Report, StepOptions, Task
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="text_classification"``.
 
     Args:
       config: config of the run; class names that it lacks are read from the data.
       workdir: folder of the run, with its tokenizer; None makes a tokenizer.
+      resuming: False writes the tokenizer.
     """
     config = text_sets.completed(config)
     data = config.data
-    module = make_model(config)
+    architecture = model_module(config, MODELS)
+    module = architecture.make_model(config)
     forward = make_forward(module)
-    found = functools.cache(lambda: text_sets.find(data))
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
+    found = functools.cache(lambda: text_sets.find(data, recorded().get(data.name, "")))
     split = functools.cache(
         lambda name: text_sets.open_split(found(), data, name, recorded())
     )
     kept = None if workdir is None else workdir / tokenizer_files.NAME
 
+    def make() -> Tokenizer:
+        return with_fitting_ids(config, make_tokenizer(config, split))
+
+    if kept is not None and not resuming:
+        write_on_process_0(lambda: subwords.save(make(), kept))
+
     @functools.cache
     def tokenizer() -> Tokenizer:
         if kept is not None and kept.is_file():
-            return checked(config, tokenizer_files.load(kept))
-        return checked(config, make_tokenizer(config, split))
+            return with_fitting_ids(config, tokenizer_files.load(kept))
+        return make()
 
     @functools.cache
     def train_data() -> buckets.BucketBatches:
@@ -70,14 +82,11 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             own = {tokenizer_files.NAME: checksums.sha256(kept)}
         return found().provenance() | own
 
-    scorer = evaluation.make_scorer(config, forward, tokenizer)
+    scorer = evaluation.Scorer(config, forward, tokenizer)
     names = text_sets.split_names(data)
     return Task(
         init=functools.partial(init, module),
         forward=forward,
-        pass_forwards=lambda: pass_forwards(
-            config, lambda changed: make_forward(make_model(changed))
-        ),
         loss=make_loss(config),
         train_data=train_data,
         scores=NAMES[data.labels],
@@ -90,17 +99,19 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
             for name in (names if data.labels == "classes" else ())
         },
         predictor=functools.partial(evaluation.make_predictor, scorer, split),
-        size=lambda name: f"{len(split(name)):,} rows",
-        partition_rules=PARTITION_RULES,
-        pretrained=encoder_files.family(
-            module,
-            labels=data.labels,
-            classes=data.classes,
-            tokenizer=tokenizer,
-        ),
+        pretrained=architecture.make_family(module, data, tokenizer),
         provenance=provenance,
-        signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
-        notes=lambda: text_sets.notes(found(), data),
+        step=StepOptions(
+            forwards=pass_forwards(
+                config, lambda changed: make_forward(architecture.make_model(changed))
+            ),
+            partition_rules=PARTITION_RULES,
+        ),
+        report=Report(
+            size=lambda name: f"{len(split(name)):,} rows",
+            notes=lambda: text_sets.notes(found(), data),
+            signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
+        ),
     )
 
 
@@ -123,80 +134,21 @@ def init(module: Classifier, key: jax.Array) -> Params:
     return module.init(key, blank, blank, blank == 0, train=False)["params"]
 
 
-def make_loss(config: ConfigDict) -> Callable[..., tuple[Array, dict[str, Mean]]]:
+def make_loss(config: ConfigDict) -> Loss:
     """Make the R-Drop loss; unlabelled rows only enter the consistency term."""
-    r, labels = config.rdrop, config.data.labels
+    labels = config.data.labels
+    if labels == "classes":
+        return classification.make_loss(config)
 
     def loss(
         outputs: Array, batch: Batch, **objective: Any
     ) -> tuple[Array, dict[str, Mean]]:
-        target, labelled = batch["label"], batch["labelled"]
+        objective["label_weight"] = batch["labelled"]
         if labels == "numbers":
-            return rdrop_regression_loss(
-                outputs[..., 0], target, label_weight=labelled, **objective
-            )
-        if labels == "multilabel":
-            return rdrop_multilabel_loss(
-                outputs, target, label_weight=labelled, **objective
-            )
-        return rdrop_loss(
-            outputs,
-            target,
-            label_weight=labelled,
-            **objective,
-            label_smoothing=r.label_smoothing,
-            smoothing=r.smoothing,
-            divergence=r.divergence,
-            stop_gradient=r.stop_gradient,
-        )
+            return rdrop_regression_loss(outputs[..., 0], batch["label"], **objective)
+        return rdrop_multilabel_loss(outputs, batch["label"], **objective)
 
     return loss
-
-
-def make_model(config: ConfigDict) -> Classifier:
-    """Build the module described by ``config.model``.
-
-    Raises:
-      InputError: a field is invalid; names the field, expected and found values.
-    """
-    m, data = config.model, config.data
-    if m.name not in KINDS:
-        raise InputError(f"model.name: expected one of {KINDS}, found {m.name!r}")
-    check_choices({"model.variant": (m.variant, tuple(SIZES))})
-    counts = {
-        f"model.{k}": m[k] for k in (*Size._fields, "vocab_size", "max_positions")
-    }
-    counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
-    check_least({field: (value, 1) for field, value in counts.items()})
-    size = resized(m, SIZES[m.variant])
-    check_heads(size)
-    if not 8 <= data.max_length <= m.max_positions:
-        raise InputError(
-            "data.max_length: expected 8 to model.max_positions = "
-            f"{m.max_positions}, found {data.max_length}"
-        )
-    r = config.rdrop
-    plain = (r.label_smoothing, r.divergence, r.stop_gradient)
-    if data.labels != "classes" and plain != (0.0, "symmetric_kl", "none"):
-        raise InputError(
-            "rdrop.label_smoothing, rdrop.divergence, rdrop.stop_gradient: expected "
-            f"0.0, symmetric_kl and none for data.labels={data.labels}, found {plain}"
-        )
-    encoder = Encoder(
-        kind=m.name,
-        size=size,
-        vocab_size=m.vocab_size,
-        max_positions=m.max_positions,
-        num_types=2 if m.name == "bert" else 1,
-        pad_id=PAD_ID[m.name],
-        norm_eps=NORM_EPS[m.name] if m.norm_eps is None else m.norm_eps,
-        dropout=m.dropout,
-        attention_dropout=m.attention_dropout,
-        dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
-        masks=m.masks,
-    )
-    return Classifier(encoder, outputs=max(len(data.classes), 1))
 
 
 def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokenizer:
@@ -221,7 +173,7 @@ def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokeniz
     )
 
 
-def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
+def with_fitting_ids(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
     """Return the tokenizer after checking that it fits the model."""
     subwords.check_fits(
         tokenizer,
@@ -230,25 +182,6 @@ def checked(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
         exact=bool(config.init_from),
     )
     return tokenizer
-
-
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the tokenizer of a run to its workdir.
-
-    Args:
-      config: config of the run.
-      workdir: folder of the run.
-      begun: True if the run has checkpoints, which need the existing tokenizer.
-    """
-    path = workdir / tokenizer_files.NAME
-    if begun:
-        tokenizer_files.load(path)
-        return
-    found = functools.cache(lambda: text_sets.find(config.data))
-    made = make_tokenizer(
-        config, lambda name: text_sets.open_split(found(), config.data, name)
-    )
-    subwords.save(checked(config, made), path)
 
 
 def make_train_data(
@@ -272,5 +205,5 @@ def make_train_data(
         batch_size=config.batch_size,
         shapes=buckets.choose_shapes(encoded.lengths, data.buckets),
         seed=config.seed,
-        process=(jax.process_index(), jax.process_count()),
+        process=process(),
     )

@@ -6,10 +6,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import tables
+from rdrop_jax.data.datasets import Dataset
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import root
-from rdrop_jax.tasks.text_classification.texts import Columns, Texts, TextSet, collect
+from rdrop_jax.tasks.text_classification.texts import Columns, Texts, collect
 
 
 def columns(data: ConfigDict) -> Columns:
@@ -33,7 +34,7 @@ def check_file(split: str, path: Path) -> None:
         raise InputError(f"data.files.{split}: expected a file, found none at {path}")
 
 
-def find(data: ConfigDict) -> TextSet:
+def find(data: ConfigDict) -> Dataset[Texts]:
     """Find the files of a config; each is opened when its split is read.
 
     Raises:
@@ -55,9 +56,8 @@ def find(data: ConfigDict) -> TextSet:
     def provenance() -> dict[str, str]:
         return {p.name: checksums.sha256(p) for p in paths.values()}
 
-    @functools.cache
     def read(split: str) -> Texts:
         check_file(split, paths[split])
         return collect(tables.read(paths[split]), columns(data))
 
-    return TextSet({s: functools.partial(read, s) for s in paths}, (), provenance)
+    return Dataset({s: functools.partial(read, s) for s in paths}, provenance)

@@ -9,17 +9,17 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.data import catalogue, docstrings, tables
+from rdrop_jax.data import index as index_lib
+from rdrop_jax.data.datasets import Dataset, prepared_folder
 from rdrop_jax.data.splits import hold_out
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums
-from rdrop_jax.files.roots import root, unprepared
-from rdrop_jax.tasks.text_classification import glue, text_files
+from rdrop_jax.files import checksums, hub
+from rdrop_jax.tasks.text_classification import glue, text_files, text_hub
 from rdrop_jax.tasks.text_classification.texts import (
     LABELS,
     Columns,
     Texts,
-    TextSet,
     collect,
     encode_labels,
     find_classes,
@@ -35,7 +35,7 @@ def split_names(data: ConfigDict) -> tuple[str, ...]:
     """Return the names of labelled splits, without reading files."""
     if data.name == "docstrings":
         return tuple(_PARTS)
-    if data.name == "files":
+    if is_own(data):
         return tuple(s for s in _PARTS if data.files[s] or s in held_out(data))
     named = [s for s in _glue(data).splits if not s.startswith("test")]
     if data.validation:
@@ -44,11 +44,17 @@ def split_names(data: ConfigDict) -> tuple[str, ...]:
     return tuple(named)
 
 
-def find(data: ConfigDict) -> TextSet:
+def is_own(data: ConfigDict) -> bool:
+    """Return whether ``data.files`` names the splits: files, or splits of the Hub."""
+    return data.name == "files" or hub.is_name(data.name)
+
+
+def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
     """Find the dataset that a config names.
 
     Args:
       data: the config's ``data``.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       The dataset, of which only names and indices are read.
@@ -60,16 +66,17 @@ def find(data: ConfigDict) -> TextSet:
     if data.name == "docstrings":
         rows = functools.cache(_summaries)
         docstrings.root(_PACKAGE)
-        return TextSet(
+        return Dataset(
             {
                 s: functools.partial(_docstrings, rows, s, data.split_seed)
                 for s in _PARTS
             },
-            (),
             lambda: {f"docstrings of {_PACKAGE}": docstrings.sha256(rows())},
         )
     if data.name == "files":
         return text_files.find(data)
+    if hub.is_name(data.name):
+        return text_hub.find(data, commit)
     if data.name.startswith(catalogue.PREFIX):
         return _catalogue(data)
     return _prepared(data)
@@ -85,7 +92,7 @@ def check_labels(data: ConfigDict) -> None:
         raise InputError(
             f"data.labels: expected one of {', '.join(LABELS)}, found {data.labels!r}"
         )
-    if data.name in ("docstrings", "files"):
+    if data.name == "docstrings" or is_own(data):
         return
     task = _glue(data)
     wanted = "classes" if task.classes else "numbers"
@@ -96,7 +103,7 @@ def check_labels(data: ConfigDict) -> None:
 
 
 def open_split(
-    found: TextSet,
+    found: Dataset[Texts],
     data: ConfigDict,
     name: str,
     recorded: Mapping[str, str] | None = None,
@@ -131,7 +138,7 @@ def open_split(
             workdir_lib.check_unchanged(recorded, sums, "data.files.train")
         rows = found.splits["train"]()
         texts = rows.take(hold_out(len(rows), parts, data.split_seed)[name])
-    elif data.name == "files":
+    elif is_own(data):
         texts = found.splits[name]()
     else:
         texts = found.splits[name.replace("test", "validation")]()
@@ -145,13 +152,13 @@ def held_out(data: ConfigDict) -> dict[str, float]:
     if data.name == "docstrings":
         return {}
     sizes = {"validation": data.validation}
-    if data.name == "files":
+    if is_own(data):
         sizes["test"] = data.test
         sizes = {s: size for s, size in sizes.items() if not data.files[s]}
     return {s: size for s, size in sizes.items() if size}
 
 
-def notes(found: TextSet, data: ConfigDict) -> tuple[str, ...]:
+def notes(found: Dataset[Texts], data: ConfigDict) -> tuple[str, ...]:
     """Return a note for each split that is held out of the training rows."""
     origin = data.files.train if data.name == "files" else data.name
     return tuple(
@@ -175,11 +182,15 @@ def completed(config: ConfigDict) -> ConfigDict:
     Raises:
       InputError: the training data are missing.
     """
+    check_labels(config.data)
+    if hub.is_name(config.data.name) and not config.data.classes:
+        config = config.copy_and_resolve_references().unlock()
+        config.data.files.update(text_hub.splits(config.data))
+        config.lock()
     data = config.data
-    check_labels(data)
     classes = data.classes or _classes(data)
     unused = [s for s in ("validation", "test") if data.files[s] and data[s]]
-    if data.name != "files":
+    if not is_own(data):
         unused = []
     if tuple(classes) == tuple(data.classes) and not unused:
         return config
@@ -213,7 +224,9 @@ def check_training(config: ConfigDict) -> None:
 def _classes(data: ConfigDict) -> tuple[str, ...]:
     if data.labels == "numbers":
         return ()
-    if data.name in ("docstrings", "files"):
+    if hub.is_name(data.name) and (named := find(data).classes):
+        return named
+    if data.name == "docstrings" or is_own(data):
         return find_classes(find(data).splits["train"](), data.labels)
     return _glue(data).classes
 
@@ -240,57 +253,54 @@ def _glue(data: ConfigDict) -> glue.GlueTask:
         known = ["docstrings", "files", *(glue.PREFIX + task for task in glue.TASKS)]
         hint = config_lib.suggest(data.name, known)
         raise InputError(
-            f"data.name: expected one of {', '.join(known)}, or "
-            f"{catalogue.PREFIX}{glue.PREFIX}TASK, found {data.name!r}.{hint}"
+            f"data.name: expected one of {', '.join(known)}, "
+            f"{catalogue.PREFIX}{glue.PREFIX}TASK, or {hub.PREFIX}ORG/NAME, found "
+            f"{data.name!r}.{hint or hub.hint('data.name', data.name)}"
         )
     return glue.TASKS[task]
 
 
-def _prepared(data: ConfigDict) -> TextSet:
+def _prepared(data: ConfigDict) -> Dataset[Texts]:
     task = _glue(data)
-    place = Path(root(data), data.name)
-    if not (place / "index.json").is_file():
-        raise unprepared(data, f"{task.folder}.zip", "glue")
-    index = glue.read_index(place)
+    place = prepared_folder(data, f"{task.folder}.zip", "glue")
+    index = index_lib.read_texts(place)
     named = Columns(text_b="text_b" if task.text_b else "")
-    return TextSet(
-        {s: _table(place / f"{s}.jsonl", named) for s in index["splits"]},
-        task.classes,
+
+    def read(split: str) -> Texts:
+        return collect(tables.read(place / f"{split}.jsonl"), named)
+
+    return Dataset(
+        {s: functools.partial(read, s) for s in index["splits"]},
         lambda: {f"{k}.jsonl": s["sha256"] for k, s in index["splits"].items()},
+        task.classes,
     )
 
 
-def _catalogue(data: ConfigDict) -> TextSet:
-    task, name = _glue(data), data.name.removeprefix(catalogue.PREFIX)
-    home = Path(root(data))
-    if not (home / name).is_dir():
-        raise unprepared(data, "", "glue")
-    place = catalogue.find(home, name)
+def _catalogue(data: ConfigDict) -> Dataset[Texts]:
+    task = _glue(data)
+    place = catalogue.prepared_folder(data, "glue")
     # MNLI has two validation splits in the catalogue; use the matched one.
     names = {
-        s: "validation_matched" if s == "validation" and name.endswith("mnli") else s
+        s: "validation_matched"
+        if s == "validation" and data.name.endswith("mnli")
+        else s
         for s in task.splits
         if not s.startswith("test")
     }
     info = place / "dataset_info.json"
-    return TextSet(
-        {
-            s: functools.cache(functools.partial(_examples, place, t, task))
-            for s, t in names.items()
-        },
-        task.classes,
+    return Dataset(
+        {s: functools.partial(_examples, place, t, task) for s, t in names.items()},
         lambda: {info.name: checksums.sha256(info)},
+        task.classes,
     )
 
 
 def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
     """Read a split of tensorflow-datasets, whose labels are class ids."""
-    import tensorflow_datasets as tfds
-
-    source = tfds.builder_from_directory(str(place)).as_data_source(split)
     names = {c: task.features.get(c, c) for c in (task.text, task.text_b) if c}
 
     def rows() -> Iterator[Row]:
+        source = catalogue.read_rows(place, split, (*names.values(), "label"))
         for number in range(len(source)):
             example = source[number]
             fields: dict[str, Any] = {
@@ -303,11 +313,7 @@ def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
     return collect(rows(), Columns(task.text, task.text_b))
 
 
-def _table(path: Path, named: Columns) -> Callable[[], Texts]:
-    return functools.cache(lambda: collect(tables.read(path), named))
-
-
-def check(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict) -> ConfigDict:
     """Check the training data and fill in the class names.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,21 +70,6 @@ class Texts:
             labels=of(self.labels),
             places=of(self.places),
         )
-
-
-@dataclass(frozen=True)
-class TextSet:
-    """A dataset of labelled texts on disk.
-
-    Attributes:
-      splits: functions that read a split, by name.
-      classes: class names by id; empty for numbers, or if they must be read from rows.
-      provenance: checksums, for result.json.
-    """
-
-    splits: Mapping[str, Callable[[], Texts]]
-    classes: tuple[str, ...]
-    provenance: Callable[[], dict[str, str]]
 
 
 def collect(rows: Iterable[Row], columns: Columns, *, labelled: bool = True) -> Texts:

@@ -9,6 +9,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 
+from rdrop_jax import extras
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 
@@ -35,7 +36,7 @@ def check(source: str, target: str) -> None:
         if importlib.util.find_spec(package) is None:
             raise InputError(
                 f"data.name=cldr_names: expected the package {package}, which contains "
-                f"the names, found none. Run `pip install {package}`."
+                f"the names, found none. Run `{extras.install('train')}`."
             )
 
 

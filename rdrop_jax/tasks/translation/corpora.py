@@ -9,6 +9,7 @@ lower-casing. WMT14: 1 to 250 words; validation is newstest2013, test newstest20
 
 import functools
 import itertools
+import logging
 import multiprocessing
 import os
 import re
@@ -23,6 +24,7 @@ from rdrop_jax.tasks.seq2seq.prepared_text import Writer
 from rdrop_jax.tasks.translation import moses
 
 Pair = tuple[str, str]
+_logger = logging.getLogger(__name__)
 _CHUNK = 2_000
 _EVERY = 23
 # Counts may differ slightly between versions of the tokenizer.
@@ -88,15 +90,12 @@ RECIPES = {
 }
 
 
-def prepare(
-    folder: Path, files: list[Path], say: Callable[[str], None] = print
-) -> Path:
+def prepare(folder: Path, files: list[Path]) -> Path:
     """Write a corpus in the format that training reads.
 
     Args:
       folder: output folder, named like the recipe.
       files: archives or folders with the raw files.
-      say: function that receives progress lines.
 
     Returns:
       The folder.
@@ -110,7 +109,7 @@ def prepare(
     # Spawn, not fork: the caller may have threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), context) as pool:
-        tokenize = functools.partial(_tokenized, pool, recipe, say)
+        tokenize = functools.partial(_tokenized, pool, recipe)
         if recipe.parts:
             counts = _wmt(recipe, downloads, writer, tokenize)
         else:
@@ -118,7 +117,7 @@ def prepare(
     for split, count, wanted in zip(
         ("train", "validation", "test"), counts, recipe.pairs, strict=True
     ):
-        say(f"{split}: {count} pairs")
+        _logger.info("%s: %d pairs", split, count)
         if wanted is not None and abs(count - wanted) > _TOLERANCE * wanted:
             raise InputError(
                 f"--from: expected about {wanted} pairs in {split}, as published, "
@@ -219,7 +218,6 @@ def _zipped(names: list[str], sides: Iterator[Iterator[str]]) -> Iterator[Pair]:
 def _tokenized(
     pool: ProcessPoolExecutor,
     recipe: Recipe,
-    say: Callable[[str], None],
     pairs: Iterator[Pair],
 ) -> Iterator[Pair]:
     """Tokenize pairs in several processes, in order, a few chunks ahead."""
@@ -232,7 +230,7 @@ def _tokenized(
             yield from pending.pop(0).result()
         done += len(chunk)
         if done % (100 * _CHUNK) == 0:
-            say(f"{done} pairs read")
+            _logger.info("%d pairs read", done)
     for future in pending:
         yield from future.result()
 

@@ -73,24 +73,35 @@ def scores(
       >>> round(scores(["a very small house"], ["a very small house"])["bleu"])
       100
     """
-    hypotheses, references = _checked(hypotheses, references, tokenize)
+    if tokenize not in TOKENIZE:
+        raise InputError(
+            f"eval.bleu: expected one of {', '.join(TOKENIZE)}, found {tokenize!r}"
+        )
+    if len(hypotheses) != len(references) or not references:
+        raise InputError(
+            "references: expected one for each translation, found "
+            f"{len(references)} for {len(hypotheses)}"
+        )
     equal = sum(h == r for h, r in zip(hypotheses, references, strict=True))
     bleu, chrf = _metrics(tokenize)
+    chrf_score = chrf.corpus_score(hypotheses, [references]).score
+    if tokenize == "compound":
+        hypotheses, references = (
+            [split_compounds(text) for text in side]
+            for side in (hypotheses, references)
+        )
     return {
-        "bleu": bleu.corpus_score(*_split(hypotheses, references, tokenize)).score,
-        "chrf": chrf.corpus_score(hypotheses, [references]).score,
-        "exact_match": equal / max(1, len(hypotheses)),
+        "bleu": bleu.corpus_score(hypotheses, [references]).score,
+        "chrf": chrf_score,
+        "exact_match": equal / len(hypotheses),
     }
 
 
-def signatures(
-    hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a"
-) -> dict[str, str]:
+def signatures(tokenize: str = "13a") -> dict[str, str]:
     """Return the sacreBLEU signatures of these scores, for reproducibility."""
-    hypotheses, references = _checked(hypotheses, references, tokenize)
     bleu, chrf = _metrics(tokenize)
-    bleu.corpus_score(*_split(hypotheses, references, tokenize))
-    chrf.corpus_score(hypotheses, [references])
+    for metric in (bleu, chrf):  # signatures name the number of references
+        metric.corpus_score(["a"], [["a"]])
     extra = "|compounds:split" if tokenize == "compound" else ""
     return {
         "bleu": f"{bleu.get_signature()}{extra}",
@@ -106,17 +117,6 @@ def _metrics(tokenize: str):  # type: ignore[no-untyped-def]
     return BLEU(tokenize=cut, force=cut == "none"), CHRF()
 
 
-def _split(
-    hypotheses: list[str], references: list[str], tokenize: str
-) -> tuple[list[str], list[list[str]]]:
-    if tokenize == "compound":
-        hypotheses, references = (
-            [split_compounds(text) for text in side]
-            for side in (hypotheses, references)
-        )
-    return hypotheses, [references]
-
-
 def split_compounds(text: str) -> str:
     """Split ``well-known`` into ``well ##AT##-##AT## known``, as fairseq's script.
 
@@ -125,18 +125,3 @@ def split_compounds(text: str) -> str:
       'a well ##AT##-##AT## known ##AT##-##AT## a b - c'
     """
     return _COMPOUND.sub(r"\1 ##AT##-##AT## \2", text)
-
-
-def _checked(
-    hypotheses: Sequence[str], references: Sequence[str], tokenize: str
-) -> tuple[list[str], list[str]]:
-    if tokenize not in TOKENIZE:
-        raise InputError(
-            f"eval.bleu: expected one of {', '.join(TOKENIZE)}, found {tokenize!r}"
-        )
-    if len(hypotheses) != len(references) or not references:
-        raise InputError(
-            "references: expected one for each translation, found "
-            f"{len(references)} for {len(hypotheses)}"
-        )
-    return list(hypotheses), list(references)

@@ -7,34 +7,34 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import tokenizers
-from rdrop_jax.data.tokenizers import EOS, PAD, UNK, Vocabularies
-from rdrop_jax.decoding.options import SearchOptions
+from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.fields import check_choices, check_least
-from rdrop_jax.tasks.seq2seq import encoded, pair_sets, task
+from rdrop_jax.tasks.seq2seq import task
+from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.translator import (
-    Answer,
-    GenerationSettings,
-    Translator,
-    make_predictor,
-)
+from rdrop_jax.tasks.seq2seq.scores import TextMetrics
+from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, search_options
 from rdrop_jax.tasks.translation import moses, translation_sets
 from rdrop_jax.tasks.translation import scores as scoring
 from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.distributed import write_on_process_0
 from rdrop_jax.training.task import Task
 
 Split = Callable[[str], Pairs]
 SCORES = ("bleu", "chrf", "exact_match", "loss", "perplexity")
 
 
-def build(config: ConfigDict, workdir: Path | None = None) -> Task:
+def build(
+    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+) -> Task:
     """Build the task of a config with ``task="translation"``.
 
     Args:
       config: config of the run.
       workdir: folder with the vocabularies; None calls `make_vocabularies`.
+      resuming: False writes the vocabularies.
 
     Returns:
       The task.
@@ -44,59 +44,69 @@ def build(config: ConfigDict, workdir: Path | None = None) -> Task:
         run.
     """
     check(config)
-    find = functools.cache(lambda: translation_sets.find(config.data))
+    recorded = workdir_lib.recorded_data(workdir)
+    commit = recorded.get(config.data.name, "")
+    find = functools.cache(lambda: translation_sets.find(config.data, commit))
+
+    def split(name: str) -> Pairs:
+        return find().splits[name]()
+
+    if workdir is not None and not resuming:
+        write_on_process_0(lambda: write_vocabularies(config, split, workdir))
     vocabularies = (
-        make_vocabularies(config, lambda name: find().splits[name]())
+        make_vocabularies(config, split)
         if workdir is None
         else tokenizers.load(workdir)
     )
-    model = functools.partial(
-        make_model,
-        source_size=len(vocabularies.source),
-        target_size=len(vocabularies.target),
-    )
+    return with_vocabularies(config, vocabularies, workdir, find=find)
+
+
+def with_vocabularies(
+    config: ConfigDict,
+    vocabularies: Vocabularies,
+    workdir: Path | None = None,
+    *,
+    find: Callable[[], PairSet] | None = None,
+) -> Task:
+    """Build the task for given vocabularies."""
     return task.make_task(
         config,
-        task.Seq2SeqSpec(
-            make_model=model,
-            vocabularies=vocabularies,
-            translator=Translator(
-                config, model(config), vocabularies, make_settings(config)
-            ),
-            find=find,
-            encode=lambda pairs: encoded.encode(
-                prepared(config, pairs),
-                vocabularies,
-                max_length=config.data.max_length,
-                overlong=config.data.overlong,
-            ),
-            predictor=lambda translator, split: make_predictor(
-                translator,
-                split,
-                pair_sets.form(config.data),
-                config.data.columns.source,
-            ),
-            sample=lambda source, answer, target: f"{source} -> {answer} ({target})",
-            scores=SCORES,
-            signatures=lambda: scoring.signatures(["a"], ["a"], bleu(config)),
-            recorded=workdir_lib.recorded_data(workdir),
-        ),
+        make_spec(config, vocabularies),
+        make_metrics(config),
+        find or functools.partial(translation_sets.find, config.data),
+        workdir,
     )
 
 
-def make_settings(config: ConfigDict) -> GenerationSettings:
-    """Make the generation settings, text hooks and scores of translation."""
+def make_spec(config: ConfigDict, vocabularies: Vocabularies) -> Seq2SeqSpec:
+    """Make the specification of translation."""
     data, score = config.data, config.eval
-    longest = data.max_length
 
     def limits(source: int) -> tuple[int, int]:
         most = int(score.max_length_a * source + score.max_length_b)
-        return 0, min(longest - 1, most)
+        return 0, min(data.max_length - 1, most)
 
+    return Seq2SeqSpec(
+        make_model=functools.partial(
+            make_model,
+            source_size=len(vocabularies.source),
+            target_size=len(vocabularies.target),
+        ),
+        vocabularies=vocabularies,
+        search=search_options(config, vocabularies),
+        limits=limits,
+        preprocess=moses.make_tokenize(data.source) if data.moses else str,
+        postprocess=moses.make_detokenize(data.target) if data.moses else str,
+    )
+
+
+def make_metrics(config: ConfigDict) -> TextMetrics:
+    """Make the scores of translation."""
+    data = config.data
     shown = moses.make_detokenize(data.target) if data.moses else str
-    used = bleu(config)
+    used = scoring.chosen(config.eval.bleu, data.target)
 
-    def scores(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
+    def compute(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
         hypotheses, references = [a.texts[0] for a in answers], pairs.target
         if data.lowercase:
             references = [text.lower() for text in references]
@@ -106,46 +116,30 @@ def make_settings(config: ConfigDict) -> GenerationSettings:
             )
         return scoring.scores(hypotheses, references, used)
 
-    return GenerationSettings(
-        options=SearchOptions(
-            bos=EOS,
-            eos=EOS,
-            pad=PAD,
-            beam=score.beam,
-            n_best=score.n_best,
-            length_penalty=score.length_penalty,
-            forbid=(UNK,),
+    return TextMetrics(
+        names=SCORES,
+        compute=compute,
+        signatures=lambda: scoring.signatures(used),
+        problem=lambda pairs: scoring.misfit(
+            pairs.target, config.eval.bleu, data.target
         ),
-        limits=limits,
-        longest=longest,
-        score=scores,
-        prepare=str.lower if data.lowercase else str,
-        read=moses.make_tokenize(data.source) if data.moses else str,
-        shown=shown,
-        misfit=lambda pairs: scoring.misfit(pairs.target, score.bleu, data.target),
     )
 
 
-def bleu(config: ConfigDict) -> str:
-    """Return the BLEU tokenizer of a config, with "auto" resolved."""
-    return scoring.chosen(config.eval.bleu, config.data.target)
+def write_vocabularies(config: ConfigDict, split: Split, workdir: Path) -> None:
+    """Write the vocabularies of a new run to its workdir.
 
 
-def prepare(config: ConfigDict, workdir: Path, *, begun: bool) -> None:
-    """Write the vocabularies of a run to its workdir, before its first step."""
-    check(config)
-    data = config.data
-    if not begun and config.eval.bleu == scoring.AUTO:
-        pairs = translation_sets.find(data).splits["validation"]()
-        if problem := scoring.misfit(pairs.target, config.eval.bleu, data.target):
-            raise InputError(problem)
-
-    def make() -> Vocabularies:
-        return make_vocabularies(
-            config, lambda n: translation_sets.find(data).splits[n]()
-        )
-
-    tokenizers.ensure(workdir, make, begun=begun)
+    Raises:
+      InputError: BLEU's default tokenizer does not fit the references.
+    """
+    bleu, target = config.eval.bleu, config.data.target
+    problem = ""
+    if bleu == scoring.AUTO:
+        problem = scoring.misfit(split("validation").target, bleu, target)
+    if problem:
+        raise InputError(problem)
+    tokenizers.save(make_vocabularies(config, split), workdir)
 
 
 def check(config: ConfigDict) -> None:
@@ -220,7 +214,7 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
                 "model.share=decoder"
             )
         return named[0]
-    train = prepared(config, split("train"))
+    train = split("train").lowercased() if data.lowercase else split("train")
     if data.joint_vocabulary:
         texts = [*train.source, *train.target]
         joint = tokenizers.train("joint", texts, data.vocab_size)
@@ -229,11 +223,3 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
         tokenizers.train("source", train.source, data.vocab_size),
         tokenizers.train("target", train.target, data.vocab_size),
     )
-
-
-def prepared(config: ConfigDict, pairs: Pairs) -> Pairs:
-    """Preprocess pairs for the model: lower-case them if ``data.lowercase`` is set."""
-    if not config.data.lowercase:
-        return pairs
-    lower = [[text.lower() for text in side] for side in (pairs.source, pairs.target)]
-    return Pairs(lower[0], lower[1], pairs.origin, pairs.notes)

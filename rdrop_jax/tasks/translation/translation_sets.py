@@ -5,19 +5,20 @@ import functools
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
-from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import hub
 from rdrop_jax.tasks.seq2seq import pair_sets, prepared_text
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.translation import cldr
 
 
-def find(data: ConfigDict) -> PairSet:
+def find(data: ConfigDict, commit: str = "") -> PairSet:
     """Find the corpus that a config names.
 
     Args:
       data: the config's ``data``.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       The corpus, of which only the index is read.
@@ -31,28 +32,24 @@ def find(data: ConfigDict) -> PairSet:
         return pair_sets.files(data, (data.source, data.target))
     if data.name in prepared_text.NAMES:
         return _of_languages(data)
+    if hub.is_name(data.name):
+        return pair_sets.named(data, (data.source, data.target), commit)
     if data.name.startswith(catalogue.PREFIX):
         return pair_sets.catalogued(data, (data.source, data.target))
     raise InputError(
         "data.name: expected one of cldr_names, files, "
-        f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME, found "
-        f"{data.name!r}"
+        f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME or "
+        f"{hub.PREFIX}ORG/NAME, found {data.name!r}.{hub.hint('data.name', data.name)}"
     )
 
 
 def _cldr(data: ConfigDict) -> PairSet:
     cldr.check(data.source, data.target)
 
-    def splits() -> dict[str, Pairs]:
+    def read() -> dict[str, Pairs]:
         return cldr.names(data.source, data.target, data.split_seed)
 
-    def split(name: str) -> Pairs:
-        return splits()[name]
-
-    return PairSet(
-        {name: functools.partial(split, name) for name in SPLITS},
-        lambda: {"cldr_names": cldr.sha256(splits())},
-    )
+    return pair_sets.computed(read, lambda: {"cldr_names": cldr.sha256(read())})
 
 
 def _of_languages(data: ConfigDict) -> PairSet:
@@ -65,15 +62,4 @@ def _of_languages(data: ConfigDict) -> PairSet:
     return pair_sets.prepared(data, (data.source, data.target))
 
 
-def check(config: ConfigDict) -> ConfigDict:
-    """Check that the training data exist; hold splits without files out of training.
-
-    Returns:
-      The config, without the preset's files that do not exist.
-
-    Raises:
-      InputError: the training data are missing, or a split has a size and a file.
-    """
-    config = pair_sets.with_files(config)
-    find(config.data).check()
-    return config
+check_data = functools.partial(pair_sets.check_data, find=find)

@@ -24,7 +24,7 @@ def config(name, root, **more):
 
 
 def splits(name, root, **more):
-    data = tasks.check(config(name, root, **more)).data
+    data = tasks.check_data(config(name, root, **more)).data
     found = image_sets.find(data)
     return data, {s: image_sets.open_split(found, data, s) for s in SPLITS}
 
@@ -164,7 +164,7 @@ def test_a_file_of_two_splits_is_refused(tmp_path, file, split):
 
 def test_prepared(tmp_path):
     path, expected, tables = cifar_archive(tmp_path, {"train": 6, "test": 3})
-    cifar.prepare(tmp_path / "cifar100", [path], print, expected)
+    cifar.prepare(tmp_path / "cifar100", [path], expected)
     data, found = splits("cifar100", tmp_path, data__validation="2")
     assert data.num_classes == 4
     assert len(found["train"]), len(found["validation"]) == (4, 2)

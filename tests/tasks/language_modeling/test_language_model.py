@@ -16,7 +16,7 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import export, flags, predict, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.cli.run import open_run
-from rdrop_jax.core.train_step import init_state
+from rdrop_jax.core.train_state import init_state
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.models.outputs import log_probs
@@ -52,9 +52,9 @@ def test_a_run_ends_with_scores_and_a_sample(finished, capsys):
     assert set(result["data"]) == {"vocabulary", "train", "validation", "test"}
     config = config_lib.resolve(config_of(workdir.parent), 1.0)
     task = tasks.build(config, workdir)
-    assert task.samples is not None
+    assert task.report.samples is not None
     run = open_run(workdir)
-    (line,) = task.samples(run.mesh)(run.params)
+    (line,) = task.report.samples(run.mesh)(run.params)
     assert line.startswith("sample: ")
     assert line.count(" ") > 10
 
@@ -289,7 +289,7 @@ def test_schedules_of_the_paper():
         ({"eval.top_p": "0"}, r"eval.top_p: expected in \(0, 1\], found 0"),
         ({"eval.new_tokens": "12"}, "eval.new_tokens: expected less than .* 12"),
         ({"data.tokens": "letters"}, "data.tokens: expected one of words, char"),
-        ({"model.name": "gpt"}, "model.name: expected one of mini"),
+        ({"model.name": "gpt"}, "model.name: expected one of transformer"),
         ({"model.heads": "3"}, "model.width: expected an even multiple of 3 heads"),
         (ADAPTIVE | {"model.cutoffs": "(12, 6)"}, "model.cutoffs.* must increase"),
         (ADAPTIVE | {"rdrop.divergence": "js"}, "rdrop.divergence: expected symm"),

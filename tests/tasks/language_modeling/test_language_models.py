@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.chunk_sizes import set_sizes
 
-from rdrop_jax.core.kernels.adaptive import adaptive_rdrop_loss
+from rdrop_jax.core.kernels.adaptive_softmax import adaptive_rdrop_loss
 from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import forward_passes
 from rdrop_jax.models.adaptive import AdaptiveDecoder, clusters
 from rdrop_jax.models.blocks import Rates
-from rdrop_jax.models.decoder import SIZES, Decoder, Size
+from rdrop_jax.models.decoder import SIZES, Decoder
 from rdrop_jax.models.embeddings import sinusoids
 from rdrop_jax.models.outputs import AdaptiveOutput, log_probs, nll, vocab_size
+from rdrop_jax.models.sizes import Size
 
 SIZE = Size(2, 16, 2, 24)
 WORDS = 23
@@ -145,7 +147,7 @@ def test_nll_in_chunks(name, monkeypatch):
     assert vocab_size(output) == WORDS
     found = -jnp.take_along_axis(log_probs(output), labels[..., None], -1)[..., 0]
     for limit in (2**23, 2 * WORDS * 3, 1):
-        monkeypatch.setattr("rdrop_jax.models.outputs._CHUNK", limit)
+        set_sizes(monkeypatch, log_probs=limit)
         np.testing.assert_allclose(nll(output, labels), found, rtol=1e-6)
 
 
@@ -191,7 +193,7 @@ def test_parameters_of_the_paper_s_models():
         return layers * (attention + dense + norms)
 
     words = 267_735
-    gpt = Decoder(words, SIZES["transformer_lm_gpt"])
+    gpt = Decoder(words, SIZES["gpt"])
     by_hand = words * 768 + blocks(12, 768, 3072) + 2 * 768
     assert count(gpt) == by_hand == 290_676_480
 

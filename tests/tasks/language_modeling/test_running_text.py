@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from helpers import messages
 
 from rdrop_jax import flags
 from rdrop_jax.cli.prepare import prepare
@@ -157,7 +158,7 @@ def test_unknown_words_without_unk(tmp_path):
 )
 def test_what_is_not_there(tmp_path, fields, message):
     with pytest.raises(InputError, match=message):
-        running_text.check(config_of(tmp_path, LINES, **fields))
+        running_text.check_data(config_of(tmp_path, LINES, **fields))
 
 
 @pytest.mark.parametrize("how", ["folder", "zip"])
@@ -176,17 +177,16 @@ def test_wikitext103_from_its_files(tmp_path, how):
             for path in sorted(source.iterdir()):
                 archive.write(path, f"wikitext-103/{path.name}")
         source = tmp_path / "wikitext-103-v1.zip"
-    said = []
     root = tmp_path / "data"
-    folder = prepare("wikitext103", root, [source], said.append)
+    with messages.collected() as said:
+        folder = prepare("wikitext103", root, [source])
     found = token_files.load(folder)
     ids = found.splits["train"].ids.tolist()
     assert found.vocabulary.decode(ids) == "\n= A title =\n\nthe cat <unk> the\n"
     assert len(found.vocabulary) == 7  # its own <unk>, and ends of lines
     assert found.splits["validation"].words == 3
     assert "test: 3 tokens; published: 245569" in said
-    running_text.check(config_of(tmp_path, LINES, name="wikitext103", dir=root))
-    assert prepare("wikitext103", root, [], said.append) == folder
-    assert "is there already" in said[-1]
+    running_text.check_data(config_of(tmp_path, LINES, name="wikitext103", dir=root))
+    assert prepare("wikitext103", root, []) == folder
     with pytest.raises(InputError, match=r"expected wiki.train.tokens in .* none"):
-        prepare("wikitext103", tmp_path / "other", [root], said.append)
+        prepare("wikitext103", tmp_path / "other", [root])

@@ -81,7 +81,7 @@ def test_what_is_missing_is_said_before_jax(tmp_path):
     ):
         changed = {k.replace("__", "."): str(v) for k, v in overrides.items()}
         with pytest.raises(InputError, match=message):
-            tasks.check(load(tiny_nmt.NMT, changed))
+            tasks.check_data(load(tiny_nmt.NMT, changed))
 
 
 def test_a_corpus_of_the_catalogue(tmp_path):

@@ -8,6 +8,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+from helpers import messages
 from helpers.texts import GLUE
 
 from configs import glue as presets
@@ -15,6 +16,7 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import flags, tasks
 from rdrop_jax.cli.prepare import prepare
 from rdrop_jax.errors import InputError
+from rdrop_jax.tasks.text_classification import bert as encoders
 from rdrop_jax.tasks.text_classification import glue, text_sets
 from rdrop_jax.tasks.text_classification import task as text_classification
 from rdrop_jax.training import state
@@ -75,14 +77,13 @@ def load(name, folder, **more):
 @pytest.mark.parametrize("name", glue.TASKS)
 def test_from_the_zip_and_from_a_folder(tmp_path, name):
     task = glue.TASKS[name]
-    said = []
-    place = prepare(f"glue/{name}", tmp_path, [write_zip(tmp_path, name)], said.append)
+    place = prepare(f"glue/{name}", tmp_path, [write_zip(tmp_path, name)])
     assert place == tmp_path / "glue" / name
     source = tmp_path / "from" / task.folder
     source.mkdir(parents=True)
     for split, file in task.splits.items():
         (source / file).write_text(lines(name, split))
-    other = prepare(f"glue/{name}", tmp_path / "b", [tmp_path / "from"], said.append)
+    other = prepare(f"glue/{name}", tmp_path / "b", [tmp_path / "from"])
     for split in task.splits:
         file = f"{split}.jsonl"
         assert (place / file).read_bytes() == (other / file).read_bytes()
@@ -99,9 +100,9 @@ def test_from_the_zip_and_from_a_folder(tmp_path, name):
     blind = [json.loads(x) for x in (place / "test.jsonl").read_text().splitlines()]
     assert len(blind) == 5
     assert all(row["label"] is None for row in blind)
-    again = prepare(f"glue/{name}", tmp_path, [], said.append)
-    assert again == place
-    assert "is there already" in said[-1]
+    with messages.collected() as said:
+        assert prepare(f"glue/{name}", tmp_path, []) == place
+    assert said == [f"{place} exists. Remove it to prepare it again"]
 
 
 def test_held_out_rows_make_the_published_validation_the_test(tmp_path):
@@ -112,7 +113,7 @@ def test_held_out_rows_make_the_published_validation_the_test(tmp_path):
         "validation",
         "validation_mismatched",
     )
-    data = load("mnli", tmp_path, data__held_out=2).data
+    data = load("mnli", tmp_path, data__validation=2).data
     names = text_sets.split_names(data)
     assert names == ("train", "validation", "test", "test_mismatched")
     found = text_sets.find(data)
@@ -162,8 +163,8 @@ def test_lines_that_lost_a_column_are_known_of_qqp(tmp_path):
     folder.mkdir()
     for split, file in glue.TASKS["qqp"].splits.items():
         (folder / file).write_text(lines("qqp", split) + "7\t8\t9\tWhy?\n")
-    said = []
-    prepare("glue/qqp", tmp_path, [tmp_path], said.append)
+    with messages.collected() as said:
+        prepare("glue/qqp", tmp_path, [tmp_path])
     assert "train: left out 1 lines that lack a text or a label" in said
     assert "train: 5 rows" in said
 
@@ -242,7 +243,7 @@ def parameters(module):
 @pytest.mark.parametrize("preset", presets.PRESETS)
 def test_every_preset_has_its_shapes(preset):
     config, task = built(preset)
-    params = parameters(text_classification.make_model(config))
+    params = parameters(encoders.make_model(config))
     shape = (2, config.data.max_length)
     ids = jax.ShapeDtypeStruct(shape, "int32")
     batch = {"tokens": ids, "types": ids, "length": jax.ShapeDtypeStruct((2,), "int32")}

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.texts import files, load, rows, train, write
+from ml_collections import ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from rdrop_jax import evaluate as evaluate_program
@@ -21,8 +22,7 @@ from rdrop_jax.data import subwords, tables, tokenizer_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.encoder import SIZES, Classifier, Encoder
 from rdrop_jax.pretrained.initialize import merge
-from rdrop_jax.tasks.text_classification import text_sets
-from rdrop_jax.tasks.text_classification import weights as encoder_files
+from rdrop_jax.tasks.text_classification import bert, text_sets
 from rdrop_jax.tasks.text_classification.texts import Texts, find_classes
 
 
@@ -371,10 +371,13 @@ def test_weights_that_do_not_fit(exported, tmp_path):
     folder = damaged(exported, tmp_path / "larger", larger)
     with pytest.raises(InputError, match=r"encoder/tokens: expected.*\(300, 32\)"):
         train(tmp_path / "run", names, init_from=folder)
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(stored | {"vocab_size": 300}))
     with pytest.raises(
         InputError, match=r"300 tokens of model.vocab_size, found a tok"
     ):
         train(tmp_path / "run", names, init_from=folder, model__vocab_size=300)
+    (folder / "config.json").write_text(json.dumps(stored))
     for name in (tokenizer_files.NAME, "tokenizer_config.json"):
         (folder / name).unlink()
     with pytest.raises(InputError, match=r"data.tokenizer: expected tokenizer.json"):
@@ -414,9 +417,8 @@ def test_real_weights_equal_transformers():
     where = np.arange(64) < batch["length"][:, None]
     ids = tuple(map(jnp.asarray, (batch["tokens"], batch["types"], where)))
     new = module.init(jax.random.key(0), *ids, train=False)["params"]
-    family = encoder_files.family(
-        module, labels="classes", classes=("a", "b"), tokenizer=lambda: tokenizer
-    )
+    data = ConfigDict({"labels": "classes", "classes": ("a", "b")})
+    family = bert.make_family(module, data, lambda: tokenizer)
     params, notes = merge(
         new, family.read(folder), facts=family.facts, reinit=family.reinit
     )

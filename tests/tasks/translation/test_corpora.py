@@ -14,7 +14,7 @@ from rdrop_jax.flags import load
 from rdrop_jax.tasks.seq2seq import parallel, prepared_text
 from rdrop_jax.tasks.translation import corpora, moses, translation_sets
 
-pytest.importorskip("sacremoses", reason="sacremoses is in the extra nmt")
+pytest.importorskip("sacremoses", reason="sacremoses is in the extra train")
 NMT = "configs/nmt.py"
 
 
@@ -58,7 +58,7 @@ def small(monkeypatch):
 
 def test_iwslt_is_cut_as_published(tmp_path, small):
     source = archive(tmp_path / "de-en.tgz", ted())
-    folder = corpora.prepare(tmp_path / "iwslt14_de_en", [source], lambda line: None)
+    folder = corpora.prepare(tmp_path / "iwslt14_de_en", [source])
     found = {
         split: parallel.read(parallel.find(folder / split, "de", "en"))
         for split in SPLITS
@@ -94,7 +94,7 @@ def test_wmt_takes_all_its_parts(tmp_path, small):
         name = f"test-full/newstest2014-fren-{side}.{language}.sgm"
         files[name] = '<seg id="1">Four.</seg>'
     source = archive(tmp_path / "all.tgz", files)
-    folder = corpora.prepare(tmp_path / "wmt14_en_fr", [source], lambda line: None)
+    folder = corpora.prepare(tmp_path / "wmt14_en_fr", [source])
     train = parallel.read(parallel.find(folder / "train", "en", "fr"))
     assert train.source == [f"one {i}" for i in range(5)]
     assert train.target == [f"un {i}" for i in range(5)]
@@ -107,18 +107,18 @@ def test_other_files_than_published_are_refused(tmp_path):
     with pytest.raises(
         InputError, match=r"expected about 160239 pairs in train, .* 58"
     ):
-        corpora.prepare(tmp_path / "iwslt14_de_en", [source], lambda line: None)
+        corpora.prepare(tmp_path / "iwslt14_de_en", [source])
     assert not (tmp_path / "iwslt14_de_en").exists()
     files = ted()
     files["de-en/train.tags.de-en.en"] += "\nmore"
     source = archive(tmp_path / "more.tgz", files)
     with pytest.raises(InputError, match="no partner for line 62"):
-        corpora.prepare(tmp_path / "iwslt14_de_en", [source], lambda line: None)
+        corpora.prepare(tmp_path / "iwslt14_de_en", [source])
     with pytest.raises(InputError, match=r"expected a file train.tags.es-en.es .*wit3"):
-        corpora.prepare(tmp_path / "iwslt14_es_en", [source], lambda line: None)
+        corpora.prepare(tmp_path / "iwslt14_es_en", [source])
     source.write_bytes(source.read_bytes()[:-200])
     with pytest.raises(InputError, match="a damaged archive"):
-        corpora.prepare(tmp_path / "iwslt14_es_en", [source], lambda line: None)
+        corpora.prepare(tmp_path / "iwslt14_es_en", [source])
 
 
 def test_what_is_not_prepared_says_how(tmp_path):

@@ -62,7 +62,7 @@ def test_preset_is_built_at_full_size_by_shape(name):
     c = CONFIGS.get_config(name)
     check(c)
     if c.data.moses:
-        pytest.importorskip("sacremoses", reason="sacremoses is in the extra nmt")
+        pytest.importorskip("sacremoses", reason="sacremoses is in the extra train")
     translation.check(c)
     resolved = resolve(c, 1000.5)
     assert not any(
@@ -74,7 +74,7 @@ def test_preset_is_built_at_full_size_by_shape(name):
     )
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     if name in PAPER:
-        size = SIZES[c.model.name]
+        size = SIZES[c.model.name][c.model.size]
         tables = (
             (2 if c.model.share == "decoder" else 1) * c.data.vocab_size * size.width
         )

@@ -42,10 +42,10 @@ def test_exact_match_and_chrf_count_all():
 
 
 def test_signatures_name_the_settings():
-    found = scores.signatures(["a"], ["a"], "13a")
+    found = scores.signatures("13a")
     assert "|tok:13a|" in found["bleu"]
     assert "version:" in found["chrf"]
-    assert "|tok:none|" in scores.signatures(["a"], ["a"], "none")["bleu"]
+    assert "|tok:none|" in scores.signatures("none")["bleu"]
 
 
 def test_bad_input_is_named():

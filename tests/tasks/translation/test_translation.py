@@ -1,5 +1,6 @@
 """The translation task: loss, scores, vocabularies, what users type."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,7 +21,7 @@ from rdrop_jax.evaluate import evaluate
 from rdrop_jax.flags import load as load_config
 from rdrop_jax.predict import load
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.translator import Answer, Translator, make_predictor
+from rdrop_jax.tasks.seq2seq.translator import Answer, make_predictor
 from rdrop_jax.tasks.translation import task as translation
 from rdrop_jax.training.mesh import make_mesh
 
@@ -120,7 +121,7 @@ def test_what_is_too_long_is_cut_and_counted_or_refused(folder, run_dir):
     assert unknown["text"]
 
     task = tasks.build(tiny_nmt.config(folder, data__max_length=5))
-    (note, *_) = task.notes()
+    (note, *_) = task.report.notes()
     assert re.search(r"sentences cut to data.max_length=5 tokens, the first '.+'", note)
     task = tasks.build(
         tiny_nmt.config(folder, data__max_length=5, data__overlong="refuse")
@@ -131,18 +132,15 @@ def test_what_is_too_long_is_cut_and_counted_or_refused(folder, run_dir):
         task.train_data()
 
 
-def test_texts_of_the_data_are_not_tokenised_again():
-    class Upper(Translator):
-        chunk, shown, read = 2, staticmethod(str), staticmethod(str.upper)
+def test_texts_of_the_data_are_not_tokenised_again(folder, run_dir):
+    def translate(params, texts):
+        return [Answer([text], [0.0]) for text in texts]
 
-        def __init__(self):
-            pass
-
-        def translate(self, params, texts):
-            return [Answer([text], [0.0]) for text in texts]
-
+    config = tiny_nmt.config(folder)
+    spec = translation.make_spec(config, tokenizers.load(run_dir[0]))
+    spec = dataclasses.replace(spec, preprocess=str.upper)
     pairs = Pairs(["a b", "c"], ["d", "e"], "pairs")
-    predictor = make_predictor(Upper(), lambda name: pairs, str, "source")
+    predictor = make_predictor(config, spec, translate, lambda name: pairs)
     by_split, by_user = (
         [(answer["source"], answer["text"]) for answer in predictor.run({}, texts)]
         for texts in (predictor.rows("test"), ["f g"])
@@ -154,7 +152,7 @@ def test_texts_of_the_data_are_not_tokenised_again():
 def test_a_vocabulary_of_another_run_is_refused(run_dir, folder, tmp_path):
     shutil.copytree(run_dir[0], tmp_path / "run")
     small = tiny_nmt.config(folder, data__vocab_size=50)
-    tasks.prepare(small, tmp_path / "other", begun=False)
+    tasks.build(small, tmp_path / "other", resuming=False)
     path = tmp_path / "run" / "vocabulary" / "joint.json"
     shutil.copy(tmp_path / "other" / "vocabulary" / "joint.json", path)
     with pytest.raises(
@@ -163,8 +161,8 @@ def test_a_vocabulary_of_another_run_is_refused(run_dir, folder, tmp_path):
         load(tmp_path / "run")
     # Parameters bring their vocabulary along.
     for name in (run_dir[0], f"{run_dir[0]}:4"):
-        tasks.prepare(
-            tiny_nmt.config(folder, init_from=name), tmp_path / "new", begun=False
+        tasks.build(
+            tiny_nmt.config(folder, init_from=name), tmp_path / "new", resuming=False
         )
         found = tokenizers.load(tmp_path / "new").provenance()
         assert found == tokenizers.load(run_dir[0]).provenance()
@@ -172,7 +170,7 @@ def test_a_vocabulary_of_another_run_is_refused(run_dir, folder, tmp_path):
     with pytest.raises(
         InputError, match=r"data\.vocabulary: expected that of init_from"
     ):
-        tasks.prepare(tiny_nmt.config(folder, **both), tmp_path / "no", begun=False)
+        tasks.build(tiny_nmt.config(folder, **both), tmp_path / "no", resuming=False)
 
 
 def test_averages_of_checkpoints(run_dir):
@@ -217,11 +215,12 @@ def test_only_as_many_shapes_as_buckets_are_compiled(folder, monkeypatch):
         ({"eval.beam": "2", "eval.n_best": "3"}, "eval.n_best: expected at most"),
         ({"data.overlong": "drop"}, "data.overlong: expected one of truncate, refuse"),
         ({"eval.bleu": "moses"}, "eval.bleu: expected one of auto"),
-        ({"model.name": "bart"}, "model.name: expected one of transformer_iwslt"),
+        ({"model.name": "gpt"}, "model.name: expected one of transformer, bart"),
+        ({"model.size": "gpt"}, "model.size: expected one of iwslt_de_en, vasw"),
         ({"model.heads": "3"}, "model.heads: expected a divisor of width 16, found 3"),
         ({"data.joint_vocabulary": "false"}, "model.share=all: expected one vocab"),
         ({"data.max_length": "1"}, "data.max_length: expected at least 2, found 1"),
-        ({"batch_size": "16"}, "batch_size: expected at least 8 rows of"),
+        ({"batch_tokens": "16"}, "batch_tokens: expected at least 8 rows of"),
     ],
 )
 def test_fields_are_checked(folder, overrides, message):
@@ -287,10 +286,10 @@ def test_predict_names_bad_input(run_dir, tmp_path, argv, content, message):
 
 def test_two_vocabularies_do_not_fit_one_table(folder, tmp_path):
     two = {"data__joint_vocabulary": False, "model__share": "decoder"}
-    tasks.prepare(tiny_nmt.config(folder, **two), tmp_path / "two", begun=False)
+    tasks.build(tiny_nmt.config(folder, **two), tmp_path / "two", resuming=False)
     named = {"data__vocabulary": tmp_path / "two"}
     with pytest.raises(InputError, match=r"share=all: .* one for each in .*two"):
-        tasks.prepare(tiny_nmt.config(folder, **named), tmp_path / "no", begun=False)
-    tasks.prepare(
-        tiny_nmt.config(folder, **named, **two), tmp_path / "yes", begun=False
+        tasks.build(tiny_nmt.config(folder, **named), tmp_path / "no", resuming=False)
+    tasks.build(
+        tiny_nmt.config(folder, **named, **two), tmp_path / "yes", resuming=False
     )

@@ -1,0 +1,143 @@
+"""Configs of earlier versions: renamed and added fields, and changed defaults."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.config.fields import (
+    DURATIONS,
+    base_config,
+    batch_field,
+    flatten,
+    optional,
+)
+
+# Renamed fields by task: old name to present name.
+RENAMED = {
+    "image_classification": {"model.variant": "model.size"},
+    "text_classification": {
+        "data.held_out": "data.validation",
+        "model.variant": "model.size",
+    },
+    "translation": {"batch_size": "batch_tokens"},
+    "summarization": {"batch_size": "batch_tokens"},
+}
+# Values of model.name in version 0.1, by task: present name and size.
+_SEQ2SEQ = {
+    "transformer_iwslt_de_en": ("transformer", "iwslt_de_en"),
+    "transformer_vaswani_wmt_en_de_big": ("transformer", "vaswani_wmt_en_de_big"),
+    "bart.base": ("bart", "base"),
+    "bart.large": ("bart", "large"),
+}
+RENAMED_MODELS = {
+    "translation": _SEQ2SEQ,
+    "summarization": _SEQ2SEQ,
+    "language_model": {
+        "mini": ("transformer", "mini"),
+        "transformer_lm_gpt": ("transformer", "gpt"),
+        "adaptive_mini": ("adaptive_transformer", "mini"),
+        "transformer_lm_wiki103": ("adaptive_transformer", "wiki103"),
+    },
+}
+# Fields whose defaults changed after version 0.1 in presets for user data.
+NEW_DEFAULTS = (
+    "total_steps",
+    *("rdrop.alpha", "model.dropout", "model.size", "model.width", "model.heads"),
+    *("model.mlp_width", "model.encoder_layers", "model.decoder_layers"),
+    *("data.vocab_size", "optimizer.name", "optimizer.lr", "optimizer.end_lr"),
+    *("optimizer.weight_decay", "optimizer.decay", "optimizer.clip"),
+)
+# Fields added since earlier versions, by task, with the value of the old behavior; a
+# type stands for an optional field that is None.
+ADDED: dict[str, dict[str, Any]] = {
+    "text_classification": {"data.validation": 0.0, "data.test": 0.0},
+    "translation": {"data.validation": float, "data.test": float},
+    "language_model": {"data.validation": float, "data.test": float},
+    "summarization": {
+        "data.validation": float,
+        "data.test": float,
+        "eval.rouge_tokenizer": "english",
+    },
+}
+
+
+def renamed(task: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Rename fields of earlier versions.
+
+    Args:
+      task: ``config.task``.
+      fields: values by name, as ``{"data.held_out": 500}``. If an old and its new name
+        occur, the later one counts.
+
+    Returns:
+      The values by present names, and one note for each old name.
+    """
+    names = RENAMED.get(task, {})
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+    for name, value in fields.items():
+        new = names.get(name, name)
+        found[new] = value
+        if new != name:
+            notes.append(f"{name}: deprecated, use {new}")
+    models = RENAMED_MODELS.get(task, {})
+    if (old := found.get("model.name")) in models:
+        found["model.name"], found["model.size"] = models[old]
+        notes.append(
+            f"model.name={old}: deprecated, use model.name={found['model.name']} and "
+            f"model.size={found['model.size']}"
+        )
+    return found, notes
+
+
+def upgrade(config: ConfigDict) -> list[str]:
+    """Change a config of an earlier version in place to the present fields.
+
+    Returns:
+      One note for each old name.
+    """
+    task, old, base = config.get("task", ""), flatten(config), flatten(base_config())
+    names = RENAMED.get(task, {})
+    # A default of the base config beside the new field was not set.
+    unset = {
+        n for n in names if names[n] in old and n in base and old.get(n) == base[n]
+    }
+    # Old names last: in a file that extends a preset they replace its values.
+    fields = sorted(old.items(), key=lambda field: field[0] in names)
+    new, notes = renamed(task, {n: x for n, x in fields if n not in unset})
+    added = {n: x for n, x in ADDED.get(task, {}).items() if n not in old}
+    with config.unlocked():
+        for name in old.keys() - new.keys():
+            group, _, leaf = name.rpartition(".")
+            del (config[group] if group else config)[leaf]
+        config.update_from_flattened_dict({n: optional(x) for n, x in added.items()})
+        changed = {n: x for n, x in new.items() if n not in old or old[n] != x}
+        config.update_from_flattened_dict(changed)
+    return notes
+
+
+def unlike_base(stored: Mapping[str, Any]) -> str:
+    """Return why a stored config cannot be the config of a run; "" if it can.
+
+    Fields of the base config are compared by type, because programs read them before
+    a task checks its fields.
+    """
+    base, flat = flatten(base_config()), flatten(stored)
+    base[batch_field(stored)] = base.pop("batch_size")
+    if not flat.get("task"):
+        return "no task"
+    missing = [name for name in base if name not in flat]
+    if missing:
+        return f"no {', '.join(missing[:5])}"
+    for name, default in base.items():
+        value = flat[name]
+        if default is None or name in DURATIONS:
+            fits = value is None or isinstance(value, int | str)
+        elif isinstance(default, float):
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+        else:
+            fits = type(value) is type(default)
+        if not fits:
+            return f"{name}: {value!r:.60} in place of {type(default).__name__}"
+    return ""

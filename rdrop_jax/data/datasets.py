@@ -1,0 +1,52 @@
+"""Datasets on disk: where they are, and their splits. Needs no jax."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.files.roots import root, unprepared
+
+Rows = TypeVar("Rows")
+
+
+@dataclass(frozen=True)
+class Dataset(Generic[Rows]):
+    """A dataset on disk.
+
+    Attributes:
+      splits: functions that read the dataset's own splits, by name; each reads once.
+      provenance: checksums, for result.json.
+      classes: class names by id; empty for a dataset without classes, or if they must
+        be read from rows.
+      notes: messages about skipped files.
+    """
+
+    splits: Mapping[str, Callable[[], Rows]]
+    provenance: Callable[[], dict[str, str]]
+    classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        once = {name: functools.cache(read) for name, read in self.splits.items()}
+        object.__setattr__(self, "splits", once)
+
+
+def prepared_folder(data: ConfigDict, sources: str, page: str) -> Path:
+    """Return the folder of a dataset that `rdrop_jax.prepare` wrote.
+
+    Args:
+      data: the config's ``data``.
+      sources: names of the source files.
+      page: documentation page for error messages.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    folder = Path(root(data), data.name)
+    if not (folder / "index.json").is_file():
+        raise unprepared(data, sources, page)
+    return folder

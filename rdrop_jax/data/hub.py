@@ -1,0 +1,187 @@
+"""Datasets of the Hugging Face Hub, through its library ``datasets``."""
+
+import functools
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rdrop_jax.config import suggest
+from rdrop_jax.data.tables import Row
+from rdrop_jax.errors import InputError
+from rdrop_jax.files import hub
+
+_FIELD = "data.name"
+# Names of the splits in the order of preference.
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev", "validation_matched"),
+    "test": ("test",),
+}
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A dataset in the cache of the library.
+
+    Attributes:
+      text: ``hf:ORG/NAME[/CONFIG][@REVISION]``.
+      commit: commit of the repository.
+      splits: ``datasets.Dataset`` by name of the split.
+    """
+
+    text: str
+    commit: str
+    splits: Mapping[str, Any]
+
+
+@functools.cache
+def load(text: str, commit: str = "") -> Loaded:
+    """Download a dataset, or find it in the cache; code of its repository never runs.
+
+    The result is the same for the lifetime of the process.
+
+    Args:
+      text: ``hf:ORG/NAME[/CONFIG][@REVISION]``.
+      commit: commit to use instead of the revision; "" uses the revision.
+
+    Raises:
+      InputError: one line with the cause and the remedy.
+    """
+    name = hub.parse(_FIELD, text, parts=True)
+    with _explained(text, name):
+        revision = commit or _commit(name)
+        from datasets import load_dataset_builder
+
+        builder = load_dataset_builder(
+            f"hf://datasets/{name.repo}",
+            name.part or None,
+            revision=revision or name.revision or None,
+        )
+        builder.download_and_prepare()
+        found = Loaded(text, str(builder.hash), dict(builder.as_dataset()))
+    if revision and found.commit != revision:
+        raise InputError(
+            f"{_FIELD}: {text}: expected commit {revision}, found {found.commit} in "
+            "the cache. Connect to the network, and start again"
+        )
+    _logger.info("%s: %s, commit %s", _FIELD, text, found.commit)
+    return found
+
+
+def _commit(name: hub.Name) -> str:
+    """Ask the Hub for the commit of a revision; "" if it cannot be reached."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        info = HfApi().dataset_info(name.repo, revision=name.revision or None)
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        raise
+    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
+        _logger.debug("%s: %s: %s", _FIELD, name.repo, error)  # the cache may have it
+        return ""
+    return str(info.sha)
+
+
+@contextmanager
+def _explained(text: str, name: hub.Name) -> Iterator[None]:
+    """Convert errors of the library to one line each."""
+    try:
+        from datasets import exceptions
+        from huggingface_hub import constants, errors
+    except ImportError as error:
+        raise InputError(
+            f"{_FIELD}: {text}: datasets of the Hub need the package datasets. Run "
+            "`pip install 'rdrop-jax[hub]'`."
+        ) from error
+    start = f"{_FIELD}: {text}: "
+    with hub.explained(_FIELD, text, name):
+        try:
+            yield
+        except InputError:
+            raise
+        except exceptions.DatasetNotFoundError as error:  # `_commit` has found it
+            raise InputError(
+                f"{start}expected access to the dataset, which is gated. Accept its "
+                f"terms at {constants.ENDPOINT}/datasets/{name.repo}, and set HF_TOKEN "
+                "to a token of your account"
+            ) from error
+        except (
+            exceptions.DatasetsError,
+            FileNotFoundError,
+            ValueError,
+            RuntimeError,
+        ) as error:
+            if isinstance(error, errors.LocalEntryNotFoundError):
+                raise
+            raise InputError(f"{start}cannot be read: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    shown = error.__cause__ or error
+    return f"{' '.join(str(shown).split()):.300}" or type(shown).__name__
+
+
+def choose(found: Loaded, named: Mapping[str, str]) -> dict[str, str]:
+    """Return the dataset's split for each of train, validation and test.
+
+    Args:
+      found: the dataset.
+      named: split of the dataset that the user names; "" takes the usual names.
+
+    Returns:
+      Names of splits; a split that the dataset lacks is absent.
+
+    Raises:
+      InputError: no such split, or no training data.
+    """
+    chosen = {}
+    for split, usual in _SPLITS.items():
+        name = named.get(split, "")
+        if name.endswith(".jsonl"):  # a preset's default, for data.name=files
+            name = ""
+        if name and name not in found.splits:
+            raise InputError(
+                f"data.files.{split}: expected a split of {found.text}: "
+                f"{', '.join(found.splits)}, found {name!r}."
+                f"{suggest(name, found.splits)}"
+            )
+        there = [name] if name else [s for s in usual if s in found.splits]
+        if there:
+            chosen[split] = there[0]
+    if "train" not in chosen:
+        raise InputError(
+            f"data.files.train: expected the name of a split of {found.text} to train "
+            f"on: {', '.join(found.splits)}, found none"
+        )
+    return chosen
+
+
+def class_names(found: Loaded, split: str, column: str) -> tuple[str, ...]:
+    """Return the class names of a column, by id; empty if it has none."""
+    feature = found.splits[split].features.get(column)
+    return tuple(getattr(feature, "names", None) or ())
+
+
+def rows(found: Loaded, split: str, columns: Sequence[str]) -> Iterator[Row]:
+    """Read some columns of a split; class ids become names, and -1 None.
+
+    Args:
+      found: the dataset.
+      split: a split of the dataset.
+      columns: columns to read; those that the dataset lacks are ignored.
+    """
+    table = found.splits[split]
+    kept = [c for c in dict.fromkeys(columns) if c in table.column_names]
+    names = {c: class_names(found, split, c) for c in kept}
+    for number, values in enumerate(table.select_columns(kept)):
+        fields = {
+            c: _named(values[c], names[c]) if names[c] else values[c] for c in kept
+        }
+        yield Row(f"{found.text}, {split}, row {number}", fields)
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    return names[value] if type(value) is int and 0 <= value < len(names) else None

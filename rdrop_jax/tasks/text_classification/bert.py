@@ -1,0 +1,268 @@
+"""BERT and RoBERTa: construction, and weights in Hugging Face's format."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tokenizers import Tokenizer
+
+from rdrop_jax.core.passes import Params
+from rdrop_jax.data import tokenizer_files
+from rdrop_jax.errors import InputError
+from rdrop_jax.models.encoder import NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
+from rdrop_jax.models.sizes import Size
+from rdrop_jax.pretrained import mapping, weight_files
+from rdrop_jax.pretrained.initialize import Family, Weights, flatten
+from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+
+_CLASSES = {"bert": "Bert", "roberta": "Roberta"}
+_PROBLEMS = {
+    "classes": "single_label_classification",
+    "multilabel": "multi_label_classification",
+    "numbers": "regression",
+}
+# Label name of a regression head, which has a single row.
+_NUMBER = ("LABEL_0",)
+# Published names to ours, for modules with a kernel or a scale, and a bias.
+_BLOCK = {
+    **{f"attention.self.{x}": f"attention/{x}" for x in ("query", "key", "value")},
+    "attention.output.dense": "attention/attention_out",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "mlp_in",
+    "output.dense": "mlp_out",
+    "output.LayerNorm": "mlp_norm",
+}
+_ENCODER = {
+    "embeddings.LayerNorm": "encoder/embedding_norm",
+    **{
+        f"encoder.layer.{{}}.{theirs}": f"encoder/block_{{}}/{ours}"
+        for theirs, ours in _BLOCK.items()
+    },
+}
+_TABLES = {
+    "embeddings.word_embeddings.weight": "encoder/tokens",
+    "embeddings.position_embeddings.weight": "encoder/positions",
+    "embeddings.token_type_embeddings.weight": "encoder/types",
+}
+_HEADS = {
+    "bert": {"pooler.dense": "pooler", "classifier": "head"},
+    "roberta": {"classifier.dense": "pooler", "classifier.out_proj": "head"},
+}
+# Pretraining heads, often tied to the token embeddings, and buffers without weights.
+_UNUSED = (
+    "cls.",
+    "lm_head.",
+    "embeddings.position_ids",
+    "embeddings.token_type_ids",
+    "pooler.",
+)
+
+
+def make_model(config: ConfigDict) -> Classifier:
+    """Build the module described by ``config.model``.
+
+    Raises:
+      InputError: a field is invalid; names the field, expected and found values.
+    """
+    m, data = config.model, config.data
+    check_choices({"model.size": (m.size, tuple(SIZES))})
+    counts = {
+        f"model.{k}": m[k] for k in (*Size._fields, "vocab_size", "max_positions")
+    }
+    counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
+    check_least({field: (value, 1) for field, value in counts.items()})
+    size = resized(m, SIZES[m.size])
+    check_heads(size)
+    if not 8 <= data.max_length <= m.max_positions:
+        raise InputError(
+            "data.max_length: expected 8 to model.max_positions = "
+            f"{m.max_positions}, found {data.max_length}"
+        )
+    r = config.rdrop
+    plain = (r.label_smoothing, r.divergence, r.stop_gradient)
+    if data.labels != "classes" and plain != (0.0, "symmetric_kl", "none"):
+        raise InputError(
+            "rdrop.label_smoothing, rdrop.divergence, rdrop.stop_gradient: expected "
+            f"0.0, symmetric_kl and none for data.labels={data.labels}, found {plain}"
+        )
+    encoder = Encoder(
+        kind=m.name,
+        size=size,
+        vocab_size=m.vocab_size,
+        max_positions=m.max_positions,
+        num_types=2 if m.name == "bert" else 1,
+        pad_id=PAD_ID[m.name],
+        norm_eps=NORM_EPS[m.name] if m.norm_eps is None else m.norm_eps,
+        dropout=m.dropout,
+        attention_dropout=m.attention_dropout,
+        dtype=jnp.dtype(m.dtype),
+        remat=m.remat,
+        masks=m.masks,
+    )
+    return Classifier(encoder, outputs=max(len(data.classes), 1))
+
+
+def make_family(
+    module: Classifier, data: ConfigDict, tokenizer: Callable[[], Tokenizer]
+) -> Family:
+    """Make the import and export functions for parameters of an encoder.
+
+    Args:
+      module: the model.
+      data: ``config.data``: type of the labels and class names.
+      tokenizer: loads the tokenizer of the run, which is exported with the weights.
+
+    Returns:
+      The family; a missing or mismatched head or pooler is re-initialized.
+    """
+    encoder = module.encoder
+    return Family(
+        read=lambda path: read(path, module),
+        save=lambda params, folder, format: save(
+            params, folder, module, data.labels, data.classes, tokenizer()
+        ),
+        formats=("safetensors",),
+        facts={
+            "model_type": encoder.kind,
+            "hidden_act": "gelu",
+            "model.heads": encoder.size.heads,
+            "pad_token_id": encoder.pad_id,
+        },
+        reinit=("head", "pooler"),
+        classes=tuple(data.classes) or _NUMBER,
+    )
+
+
+def read(path: Path, module: Classifier) -> Weights:
+    """Read a .safetensors file or a folder, and rename its weights to our names.
+
+    Args:
+      path: path of a file or folder.
+      module: the model.
+
+    Returns:
+      The weights; unknown names are unchanged.
+
+    Raises:
+      InputError: the file is damaged or has another format.
+    """
+    encoder = module.encoder
+    stored = weight_files.read(path)
+    arrays, unused = to_ours(stored.arrays, encoder.kind, per_token=module.per_token)
+    notes = [f"not loaded, because unused: {name}" for name in sorted(unused)]
+    return mapping.encoder_weights(arrays, stored, encoder.norm_eps, path, notes)
+
+
+def save(
+    params: Params,
+    folder: Path,
+    module: Classifier,
+    labels: str,
+    classes: Sequence[str],
+    tokenizer: Tokenizer,
+) -> None:
+    """Write parameters and tokenizer in the format of transformers.
+
+    Args:
+      params: parameters of ``module``.
+      folder: output folder.
+      module: the model.
+      labels: see `family`.
+      classes: see `family`.
+      tokenizer: tokenizer of the run.
+    """
+    ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
+    kind = module.encoder.kind
+    arrays = to_theirs(ours, kind, per_token=module.per_token)
+    weight_files.write(arrays, folder, config=_config(module, labels, classes))
+    text = tokenizer.to_str(pretty=True)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    special = {
+        "bert": ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"),
+        "roberta": ("<unk>", "</s>", "<pad>", "<s>", "<mask>"),
+    }[kind]
+    names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+    settings: dict[str, Any] = {"tokenizer_class": f"{_CLASSES[kind]}Tokenizer"}
+    if kind == "bert":
+        settings |= tokenizer_files.settings_of(tokenizer)
+    settings |= dict(zip(names, special, strict=True))
+    settings["model_max_length"] = module.encoder.max_positions
+    weight_files.write_json(folder / "tokenizer_config.json", settings)
+
+
+def _config(module: Classifier, labels: str, classes: Sequence[str]) -> dict[str, Any]:
+    e = module.encoder
+    names = classes or _NUMBER
+    rows = e.max_positions + (e.pad_id + 1 if e.kind == "roberta" else 0)
+    head = "TokenClassification" if module.per_token else "SequenceClassification"
+    return {
+        "architectures": [f"{_CLASSES[e.kind]}For{head}"],
+        "model_type": e.kind,
+        "vocab_size": e.vocab_size,
+        "max_position_embeddings": rows,
+        "type_vocab_size": e.num_types,
+        "pad_token_id": e.pad_id,
+        "problem_type": _PROBLEMS[labels],
+    } | mapping.encoder_config(e, module.outputs, names)
+
+
+def to_ours(
+    arrays: Mapping[str, np.ndarray], kind: str, *, per_token: bool = False
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Rename weights of transformers to our names, and transpose kernels.
+
+    Args:
+      arrays: arrays by their names in transformers.
+      kind: "bert" or "roberta".
+      per_token: True if the model has a head per token, and no pooler.
+
+    Returns:
+      Arrays by our paths, such as ``encoder/block_0/mlp_in/kernel``, with unknown names
+      unchanged; and the names that are ignored on purpose.
+
+    Example:
+      >>> import numpy as np
+      >>> found, unused = to_ours({"classifier.bias": np.zeros(2)}, "bert")
+      >>> list(found), unused
+      (['head/bias'], [])
+    """
+    known = _names(arrays, kind, per_token)
+    plain = {theirs: _plain(theirs, kind) for theirs in arrays}
+    unused = [
+        theirs
+        for theirs, name in plain.items()
+        if name not in known and name.startswith(_UNUSED)
+    ]
+    names = {theirs: known.get(name, theirs) for theirs, name in plain.items()}
+    kept = {theirs: x for theirs, x in arrays.items() if theirs not in unused}
+    return mapping.renamed(kept, names), unused
+
+
+def to_theirs(
+    arrays: Mapping[str, np.ndarray], kind: str, *, per_token: bool = False
+) -> dict[str, np.ndarray]:
+    """Invert `to_ours`, with the name prefix of models with a head."""
+    names = mapping.inverted(_names(arrays, kind, per_token))
+    return {
+        name if name.startswith("classifier") else f"{kind}.{name}": x
+        for name, x in mapping.renamed(arrays, names).items()
+    }
+
+
+def _plain(name: str, kind: str) -> str:
+    """Remove the prefix, and replace the old names of a scale and a bias."""
+    name = name.removeprefix(f"{kind}.")
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+
+
+def _names(names: Iterable[str], kind: str, per_token: bool) -> dict[str, str]:
+    """Map all transformers names, without prefix, to ours."""
+    heads = {"classifier": "head"} if per_token else _HEADS[kind]
+    layers = mapping.layer_numbers(names)
+    return mapping.parameter_names(heads | _ENCODER, _TABLES, layers)

@@ -1,0 +1,63 @@
+"""Labelled texts of the Hugging Face Hub. Needs no jax."""
+
+import functools
+
+from ml_collections import ConfigDict
+
+from rdrop_jax.data import hub as data_hub
+from rdrop_jax.data.datasets import Dataset
+from rdrop_jax.data.labels import is_missing
+from rdrop_jax.errors import InputError
+from rdrop_jax.tasks.text_classification.text_files import columns
+from rdrop_jax.tasks.text_classification.texts import Texts, collect
+
+
+def splits(data: ConfigDict) -> dict[str, str]:
+    """Return the dataset's splits for ``data.files``; a test split needs labels.
+
+    Raises:
+      InputError: the dataset cannot be loaded, or lacks a split.
+    """
+    found, label = data_hub.load(data.name), data.columns.label
+    named = {split: data.files[split] for split in data.files}
+    chosen = data_hub.choose(found, named)
+    if "test" in chosen and not named["test"]:
+        rows = data_hub.rows(found, chosen["test"], [label])
+        if all(is_missing(row.fields.get(label)) for row in rows):
+            del chosen["test"]
+    return chosen
+
+
+def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
+    """Find the dataset that ``data.name`` names.
+
+    Args:
+      data: the config's ``data``, with names of splits in ``files``.
+      commit: commit to use; "" takes the newest of the revision.
+
+    Raises:
+      InputError: the dataset cannot be loaded, or no validation data.
+    """
+    names = {s: data.files[s] for s in data.files if data.files[s]} or splits(data)
+    if "validation" not in names and not data.validation:
+        raise InputError(
+            "data.files.validation: expected the name of a split to select by, or "
+            "data.validation=a share or number of training rows, found neither"
+        )
+    found = functools.partial(data_hub.load, data.name, commit)
+    named = columns(data)
+    wanted = [c for c in (named.text, named.text_b, named.label) if c]
+
+    def read(split: str) -> Texts:
+        all_columns = found().splits[names[split]].column_names
+        kept = wanted if {*wanted} <= {*all_columns} else all_columns
+        return collect(data_hub.rows(found(), names[split], kept), named)
+
+    def classes() -> tuple[str, ...]:
+        return data_hub.class_names(found(), names["train"], named.label)
+
+    return Dataset(
+        {s: functools.partial(read, s) for s in names},
+        lambda: {data.name: found().commit},
+        classes() if data.labels == "classes" and not data.classes else (),
+    )

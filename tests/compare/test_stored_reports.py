@@ -1,0 +1,89 @@
+"""Stored reports become pages and a forest plot again."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from helpers.charts import extents
+
+from rdrop_jax import compare
+from rdrop_jax.compare import render, stored_reports
+from rdrop_jax.errors import InputError
+
+RESULTS = Path(__file__).parents[2] / "docs" / "results"
+
+
+def luminance(colour):
+    parts = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts
+    ]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_stored_report_becomes_its_page_and_markdown(tmp_path, capsys):
+    shutil.copy(RESULTS / "multi30k.json", tmp_path)
+    (tmp_path / "cost.json").write_text("{}")
+    compare.main(["--render", str(tmp_path)])
+    report = json.loads((RESULTS / "multi30k.json").read_text())
+    page = (tmp_path / "multi30k.html").read_text()
+    assert page == render.make_page(report)
+    assert page.count("<svg") >= 4
+    markdown = capsys.readouterr().out
+    assert markdown.startswith(f"## multi30k\n\n{render.make_markdown(report)}")
+    mean = report["arms"][0]["test"]["bleu"]["mean"]
+    assert f"{mean:.4g} \u00b1" in markdown
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"cost.json", "multi30k.html", "multi30k.json"}
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda p: p.stem)
+def test_stored_reports_are_minified_and_complete(path):
+    text = path.read_text()
+    assert text == json.dumps(json.loads(text), separators=(",", ":")) + "\n"
+    assert not path.with_suffix(".html").exists()
+
+
+def test_the_forest_plot_is_that_of_the_stored_reports():
+    drawn = stored_reports.forest_plot(RESULTS)
+    assert drawn == (RESULTS / "forest.svg").read_text()
+    assert len(drawn.encode()) <= 30_000
+    root = ElementTree.fromstring(drawn)
+    texts = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    for path in RESULTS.glob("*.json"):
+        assert path.stem.replace("_", " ") in texts
+    width = float(root.attrib["viewBox"].split()[2])
+    for left, right in extents(drawn):
+        assert left >= 0
+        assert right <= width
+    for colour in set(re.findall("#[0-9a-f]{6}", drawn)):
+        assert min(contrast(colour, "#ffffff"), contrast(colour, "#0d1117")) >= 3.9
+
+
+def test_a_lower_perplexity_is_drawn_at_the_right(tmp_path):
+    shutil.copy(RESULTS / "brown_adaptive.json", tmp_path)
+    compare.main(["--forest", str(tmp_path), "--output", str(tmp_path / "a.svg")])
+    drawn = (tmp_path / "a.svg").read_text()
+    zero = float(re.search(r'class="axis" d="M([\d.]+) ', drawn)[1])
+    (mean,) = re.findall(r'd="M([\d.]+) .*#2f81c9" stroke-width="3"', drawn)
+    assert float(mean) > zero
+    assert "perplexity 131 \u2192 127, 6 seeds" in drawn
+
+
+def test_bad_input_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"expected JSON reports .*, found none"):
+        compare.main(["--render", str(tmp_path)])
+    with pytest.raises(InputError, match="--output: expected an SVG file"):
+        compare.main(["--forest", str(RESULTS)])
+    report = json.loads((RESULTS / "multi30k.json").read_text()) | {"format": 2}
+    (tmp_path / "new.json").write_text(json.dumps(report))
+    with pytest.raises(InputError, match=r"new\.json: expected format 1, found 2"):
+        compare.main([f"--render={tmp_path}"])
