@@ -27,6 +27,6 @@ def abstract(config: ConfigDict) -> tuple[Task, Shapes]:
         )
     names = [END, *(f"token {i}" for i in range(data.vocab_size - 1))]
     vocabulary = Tokens("words", names)
-    blocks = ((config.batch_size, data.block_size), "i4")
-    shapes = {"inputs": blocks, "labels": blocks}
+    block = (config.batch_size, data.block_size)
+    shapes = {"inputs": (block, "i4"), "labels": (block, "i4"), "where": (block, "?")}
     return make_task(config, Corpus(vocabulary, {}, {})), shapes

@@ -5,6 +5,7 @@ from tokenizers import Tokenizer, models
 
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
 from rdrop_jax.tasks.fields import Shapes
+from rdrop_jax.tasks.seq2seq.token_batches import make_shapes
 
 
 def blank_vocabularies(size: int, *, joint: bool) -> Vocabularies:
@@ -27,8 +28,9 @@ def batch_shapes(config: ConfigDict, source: int, target: int) -> Shapes:
       source: number of source positions.
       target: number of target positions.
     """
-    parts = config.accum_steps
-    rows = parts * max(config.batch_tokens // parts // max(source, target), 1)
+    multiple = config.data.rows_multiple * config.accum_steps
+    (shape,) = make_shapes([(source, target)], config.batch_tokens, multiple)
+    rows = shape.rows
     return {
         "src": ((rows, source), "i4"),
         "src_where": ((rows, source), "?"),
