@@ -27,6 +27,10 @@ def abstract(config: ConfigDict) -> tuple[Task, Shapes]:
         )
     names = [END, *(f"token {i}" for i in range(data.vocab_size - 1))]
     vocabulary = Tokens("words", names)
-    block = (config.batch_size, data.block_size)
-    shapes = {"inputs": (block, "i4"), "labels": (block, "i4"), "where": (block, "?")}
+    block: tuple[int, ...] = (config.batch_size, data.block_size)
+    shapes: Shapes = {
+        "inputs": (block, "i4"),
+        "labels": (block, "i4"),
+        "where": (block, "?"),
+    }
     return make_task(config, Corpus(vocabulary, {}, {})), shapes
