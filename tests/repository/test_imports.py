@@ -24,7 +24,7 @@ LEVELS = [
     {"data"},
     {"pretrained", "training"},
     {"tasks"},
-    {"cli", "flags", "train", "evaluate", "predict", "prepare", "export"},
+    {"cli", "flags", "train", "evaluate", "predict", "prepare", "export", "compile"},
     {"compare"},
 ]
 CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}

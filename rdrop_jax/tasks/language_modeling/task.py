@@ -81,7 +81,11 @@ def build(
         write_on_process_0(
             lambda: token_files.save(load(config, None), workdir / FOLDER, texts=texts)
         )
-    corpus = load(config, workdir)
+    return make_task(config, load(config, workdir))
+
+
+def make_task(config: ConfigDict, corpus: Corpus) -> Task:
+    """Build the task for a given text."""
     vocabulary = corpus.vocabulary
     module = make_model(config, len(vocabulary))
     forward = make_forward(module)

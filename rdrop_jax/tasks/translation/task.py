@@ -12,6 +12,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.tasks.field_checks import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import task
+from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.scores import TextMetrics
 from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, search_options
@@ -57,11 +58,22 @@ def build(
         if workdir is None
         else tokenizers.load(workdir)
     )
+    return with_vocabularies(config, vocabularies, workdir, find=find)
+
+
+def with_vocabularies(
+    config: ConfigDict,
+    vocabularies: Vocabularies,
+    workdir: Path | None = None,
+    *,
+    find: Callable[[], PairSet] | None = None,
+) -> Task:
+    """Build the task for given vocabularies."""
     return task.make_task(
         config,
         make_spec(config, vocabularies),
         make_metrics(config),
-        find,
+        find or functools.partial(translation_sets.find, config.data),
         workdir,
     )
 
