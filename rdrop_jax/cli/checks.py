@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rdrop_jax.config import batch_field, flatten
+from rdrop_jax.core import options
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths, roots
 
@@ -32,15 +33,13 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rdrop.num_passes": (lambda v: v is None or v >= 1, "none, or at least 1"),
     "rdrop.every": _POSITIVE,
     "rdrop.label_smoothing": _FRACTION,
-    "rdrop.smoothing": _one_of("uniform", "fairseq"),
-    "rdrop.divergence": _one_of(
-        "symmetric_kl", "forward_kl", "reverse_kl", "js", "squared"
-    ),
-    "rdrop.stop_gradient": _one_of("none", "targets"),
-    "rdrop.objective_scale": _one_of("sum", "mean"),
-    "rdrop.how": _one_of("auto", "unroll", "vmap"),
+    "rdrop.smoothing": _one_of(*options.SMOOTHINGS),
+    "rdrop.divergence": _one_of(*options.DIVERGENCES),
+    "rdrop.stop_gradient": _one_of(*options.STOP_GRADIENTS),
+    "rdrop.objective_scale": _one_of(*options.OBJECTIVE_SCALES),
+    "rdrop.how": _one_of(*options.HOW),
     "model.dtype": _one_of("float32", "bfloat16"),
-    "model.masks": _one_of("hash", "bernoulli"),
+    "model.masks": _one_of(*options.MASKS),
     "data.prefetch": _THREADS,
     "data.workers": _THREADS,
     "optimizer.name": _one_of("adam", "adamw", "sgd", "nag"),

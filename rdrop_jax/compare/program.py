@@ -16,7 +16,7 @@ from rdrop_jax import tasks
 from rdrop_jax.cli import flags
 from rdrop_jax.compare import render, runs, stored_reports
 from rdrop_jax.compare.comparison import Comparison, open_comparison
-from rdrop_jax.compare.options import ARMS, ComparisonOptions, check_options
+from rdrop_jax.compare.comparison_options import ARMS, ComparisonOptions, check_options
 from rdrop_jax.compare.report import make_report
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files import paths

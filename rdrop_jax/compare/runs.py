@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
-from rdrop_jax.compare.options import ComparisonOptions
+from rdrop_jax.compare.comparison_options import ComparisonOptions
 from rdrop_jax.compare.plan import Trial
 from rdrop_jax.errors import InputError
 from rdrop_jax.training.preemption import Stop

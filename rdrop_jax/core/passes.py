@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from rdrop_jax.core.meshes import on_any_mesh, platform
+from rdrop_jax.core.options import HOW
 
 Params = Any  # pytree of arrays
 Batch = Any  # pytree of arrays, batch axis first
@@ -31,7 +32,6 @@ _EQUAL = (
     "R-Drop has no effect. Check that a dropout rate is above 0, that dropout is on in "
     "training, and that the key reaches it."
 )
-HOW = ("auto", "unroll", "vmap")
 # Attempts: one small mask may repeat by chance, but not this many times.
 _TRIES = 20
 

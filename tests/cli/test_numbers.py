@@ -5,7 +5,7 @@ from helpers.tiny import config
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import flags
-from rdrop_jax.compare.options import check_options
+from rdrop_jax.compare.comparison_options import check_options
 from rdrop_jax.compare.program import read_options
 from rdrop_jax.errors import InputError
 from rdrop_jax.training import distributed

@@ -23,6 +23,7 @@ from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores
 
 _logger = logging.getLogger(__name__)
+_SAMPLES = 10  # number of sample lines
 _SAMPLE = 200  # maximum number of source characters in a sample line
 
 Split = Callable[[str], Pairs]
@@ -122,7 +123,7 @@ def make_examples(
 
 
 def make_samples(
-    spec: Seq2SeqSpec, translate: Translate, split: Split, count: int = 10
+    spec: Seq2SeqSpec, translate: Translate, split: Split
 ) -> Callable[[Params], list[str]]:
     """Make a function that translates a few validation texts for the log.
 
@@ -130,7 +131,6 @@ def make_samples(
       spec: specification of the task.
       translate: ``(params, texts) -> answers``.
       split: ``name -> pairs`` of a split.
-      count: number of samples.
 
     Returns:
       ``params -> lines``.
@@ -138,7 +138,7 @@ def make_samples(
 
     def samples(params: Params) -> list[str]:
         pairs = split("validation")
-        rows = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)
+        rows = np.linspace(0, len(pairs) - 1, min(_SAMPLES, len(pairs))).astype(int)
         chosen = pairs.select(rows)
         answers = translate(params, chosen.source)
         return [

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.data import tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.errors import InputError
-from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.models.seq2seq import SHARE, Seq2Seq
 from rdrop_jax.tasks.field_checks import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import task
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
@@ -133,11 +133,10 @@ def write_vocabularies(config: ConfigDict, split: Split, workdir: Path) -> None:
       InputError: BLEU's default tokenizer does not fit the references.
     """
     bleu, target = config.eval.bleu, config.data.target
-    problem = ""
     if bleu == scoring.AUTO:
         problem = scoring.misfit(split("validation").target, bleu, target)
-    if problem:
-        raise InputError(problem)
+        if problem:
+            raise InputError(problem)
     tokenizers.save(make_vocabularies(config, split), workdir)
 
 
@@ -151,7 +150,7 @@ def check_config(config: ConfigDict) -> None:
     data, score = config.data, config.eval
     choices = {
         "eval.bleu": (score.bleu, (scoring.AUTO, *scoring.TOKENIZE)),
-        "model.share": (config.model.share, ("all", "decoder", "none")),
+        "model.share": (config.model.share, SHARE),
     }
     check_choices(choices)
     least = {
