@@ -196,9 +196,8 @@ def test_predict_by_the_program(finished, tmp_path):
     assert code == 0, err
     found = [json.loads(line) for line in out.splitlines()]
     assert [f["text"] for f in found] == ["the cat sees", "the dog"]
-    code, _, err = run_program("predict", "--workdir", workdir, "--mode", "guess")
-    assert code == 2
-    assert "eval.predict: expected one of generate, score, found 'guess'" in err
+    with pytest.raises(InputError, match=r"eval\.predict: expected one of .* 'guess'"):
+        predict.main(["--workdir", str(workdir), "--mode", "guess"])
 
 
 @pytest.mark.parametrize("kind", ["adaptive", "characters"])
