@@ -32,7 +32,7 @@ _REMAT = {"model.remat": "true"}
 
 
 @dataclass(frozen=True)
-class Report:
+class StepCosts:
     """Costs of one step on one device, as the compiler counts them.
 
     Attributes:
@@ -71,7 +71,7 @@ class Report:
         return self.memory is None or self.needed <= self.memory
 
 
-def compile_step(config: ConfigDict, target: targets.Target) -> tuple[Any, Report]:
+def compile_step(config: ConfigDict, target: targets.Target) -> tuple[Any, StepCosts]:
     """Compile the train step of a config for a target.
 
     Args:
@@ -108,14 +108,14 @@ def compile_step(config: ConfigDict, target: targets.Target) -> tuple[Any, Repor
 
 def make_report(
     compiled: Any, chip: targets.Chip, parameters: int, seconds: float
-) -> Report:
+) -> StepCosts:
     """Read the costs of a compiled step."""
     found = compiled.memory_analysis()
     costs = compiled.cost_analysis() or {}
     flops, moved = costs.get("flops"), costs.get("bytes accessed")
     rates = ((flops, chip.flops), (moved, chip.bandwidth))
     least = [x / rate for x, rate in rates if x and math.isfinite(rate)]
-    return Report(
+    return StepCosts(
         parameters=parameters,
         state=found.argument_size_in_bytes,
         temporary=found.temp_size_in_bytes,
@@ -144,7 +144,7 @@ def count_collectives(text: str) -> dict[str, int]:
 
 def fit(
     config: ConfigDict, overrides: dict[str, str], spec: str, target: targets.Target
-) -> tuple[dict[str, str], Report]:
+) -> tuple[dict[str, str], StepCosts]:
     """Find the smallest change of a config whose step fits in the device's memory.
 
     Tries, in this order: no change, rematerialization, then both with 2, 4, ...
@@ -191,7 +191,7 @@ def _size(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"
 
 
-def table(report: Report) -> str:
+def table(report: StepCosts) -> str:
     """Format the costs of a step as a Markdown table."""
     rows = {
         "parameters": f"{report.parameters:,}",

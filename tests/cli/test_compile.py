@@ -63,7 +63,7 @@ def test_fit_tries_remat_and_microbatches_until_the_step_fits(monkeypatch, capsy
     def compile_step(config, target):
         tried.append((config.model.remat, config.accum_steps))
         needed = 100 // config.accum_steps - 10 * config.model.remat
-        return None, program.Report(1, needed, 0, 0, 30, None, None, {}, 1.0, None)
+        return None, program.StepCosts(1, needed, 0, 0, 30, None, None, {}, 1.0, None)
 
     tried = []
     monkeypatch.setattr(program, "compile_step", compile_step)
@@ -75,7 +75,7 @@ def test_fit_tries_remat_and_microbatches_until_the_step_fits(monkeypatch, capsy
 
 
 def test_fit_names_what_does_not_fit(monkeypatch):
-    report = program.Report(1, 2**31, 0, 0, 2**30, None, None, {}, 1.0, None)
+    report = program.StepCosts(1, 2**31, 0, 0, 2**30, None, None, {}, 1.0, None)
     monkeypatch.setattr(program, "compile_step", lambda config, target: (None, report))
     config = flags.load("configs/vit.py", {})
     with pytest.raises(InputError, match=r"at most 1.00 GiB per device, got 2.00 GiB"):

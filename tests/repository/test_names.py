@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[2] / "rdrop_jax"
 # Modules with the same role in each task, and `rdrop_jax.train` etc., which call the
 # module of the program in `cli`.
 ROLES = {"__init__", "abstract", "hub", "predict", "scores", "task"}
-DOORS = {"evaluate", "export", "flags", "predict", "prepare", "train"}
+DOORS = {"compile", "evaluate", "export", "flags", "predict", "prepare", "train"}
 WORDS = {"agreed", "begun", "check", "claim", "flaw", "held", "many", "put", "say"}
 WORDS |= {"seal", "sides"}
 # Modules that write datasets from their published archives.

@@ -149,7 +149,10 @@ def load_split(
             kept = np.concatenate([kept, more])
         rows = sources.Subset(rows, kept, known)
     elif name == "train" and data.unlabelled:
-        raise InputError("data.unlabelled: expected 0 where data.labelled is 0")
+        raise InputError(
+            f"data.unlabelled: expected 0 for data.labelled=0, got {data.unlabelled}. "
+            "Set data.labelled"
+        )
     return Decoded(
         rows,
         channels=data.channels,

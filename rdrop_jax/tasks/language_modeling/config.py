@@ -18,7 +18,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models import adaptive, decoder
 from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.blocks import Rates
-from rdrop_jax.models.decoder import Decoder
+from rdrop_jax.models.decoder import CausalDecoder, Decoder
 from rdrop_jax.models.embeddings import POSITIONS
 from rdrop_jax.models.layers import ACTIVATIONS
 from rdrop_jax.models.outputs import AdaptiveOutput
@@ -98,7 +98,7 @@ def _check_clusters(config: ConfigDict) -> None:
         )
 
 
-def make_model(config: ConfigDict, vocab_size: int) -> Decoder | AdaptiveDecoder:
+def make_model(config: ConfigDict, vocab_size: int) -> CausalDecoder:
     """Build the module described by ``config.model`` for a vocabulary size."""
     m = config.model
     size = resized(m, SIZES[m.name][m.size])

@@ -17,9 +17,8 @@ from rdrop_jax.data.batches import Row, Rows, eval_batches
 from rdrop_jax.decoding.sampling import sample
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.lines import clean
-from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.decoder import Decoder
+from rdrop_jax.models.decoder import CausalDecoder
 from rdrop_jax.models.outputs import log_probs
 from rdrop_jax.tasks.language_modeling.token_files import Split
 from rdrop_jax.tasks.language_modeling.vocabularies import (
@@ -50,7 +49,7 @@ class TextGenerator:
     def __init__(
         self,
         config: ConfigDict,
-        module: Decoder | AdaptiveDecoder,
+        module: CausalDecoder,
         vocabulary: LineVocabulary,
     ) -> None:
         self.config, self.vocabulary = config, vocabulary
@@ -81,14 +80,14 @@ class TextGenerator:
 
         self._run = jax.jit(run)
 
-    def room(self) -> int:
+    def max_prompt(self) -> int:
         """Return the maximum number of prompt tokens, given ``eval.new_tokens``."""
         return int(self._longest - self.config.eval.new_tokens)
 
     def generate(
         self, params: Params, prompts: Sequence[Sequence[int]], first: int = 0
     ) -> list[list[int]]:
-        """Sample new ids for each prompt, conditioned on its last `room` tokens.
+        """Sample new ids for each prompt, conditioned on its last `max_prompt` tokens.
 
         Args:
           params: parameters of the model.
@@ -98,12 +97,13 @@ class TextGenerator:
         Returns:
           ``eval.new_tokens`` ids for each prompt.
         """
-        new, room = self.config.eval.new_tokens, self.room()
+        new, limit = self.config.eval.new_tokens, self.max_prompt()
         found: list[list[int]] = []
         size = self.config.eval.batch_size
         for start in range(0, len(prompts), size):
             chunk = [
-                [self.vocabulary.end, *p][-room:] for p in prompts[start : start + size]
+                [self.vocabulary.end, *p][-limit:]
+                for p in prompts[start : start + size]
             ]
             longest = max(map(len, chunk)) + new
             time = min(max(_SHORTEST, 1 << (longest - 1).bit_length()), self._longest)
@@ -242,15 +242,17 @@ def _continue(
     ids: list[list[int]],
     number: int,
 ) -> Iterator[dict[str, Any]]:
-    room = generator.room()
+    limit = generator.max_prompt()
     found = generator.generate(params, ids, number)
     for line, prompt, new in zip(lines, ids, found, strict=True):
         answer: dict[str, Any] = {
             "prompt": line,
             "text": generator.vocabulary.decode(new),
         }
-        if len(prompt) > room:
-            answer["notes"] = [f"only the last {room} of {len(prompt)} tokens are read"]
+        if len(prompt) > limit:
+            answer["notes"] = [
+                f"only the last {limit} of {len(prompt)} tokens are read"
+            ]
         yield answer
 
 

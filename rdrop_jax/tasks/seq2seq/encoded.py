@@ -58,13 +58,12 @@ def encode(pairs: Pairs, vocabularies: Vocabularies, data: ConfigDict) -> Encode
         if cut and data.overlong == "refuse":
             raise InputError(
                 f"{pairs.origin}: expected at most {field}={most} "
-                f"tokens, found more in {texts[cut[0]][:40]!r} ({len(cut)} such "
-                "sentences); "
-                "data.overlong=truncate would cut them"
+                f"tokens, found more in {len(cut)} sentences, the first "
+                f"{texts[cut[0]][:40]!r}. Set data.overlong=truncate to truncate them"
             )
         if cut:
             notes.append(
-                f"{pairs.origin}: {len(cut)} sentences cut to {field}="
+                f"{pairs.origin}: {len(cut)} sentences truncated to {field}="
                 f"{most} tokens, the first {texts[cut[0]][:40]!r}"
             )
     return Encoded(encoded[0], encoded[1], tuple(notes))

@@ -123,9 +123,9 @@ def _with_held_out(
             kept = replace(cut[split], notes=(*full.notes, *lines))
         if not len(kept):
             raise InputError(
-                f"{pairs.origin}: expected pairs to train on, found {len(pairs)} of "
-                f"which {len(pairs) - len(full)} have an empty side, and none of the "
-                "others without a side that is held out for validation or test"
+                f"{pairs.origin}: expected pairs to train on, found {len(pairs)}, "
+                f"{len(pairs) - len(full)} of them with an empty text and the rest "
+                "with a text that is held out for validation or test"
             )
         return kept
 
@@ -289,7 +289,10 @@ def catalogued(
     folder = catalogue.prepared_folder(data, page)
     missing = {*SPLITS} - {*catalogue.splits(folder)}
     if missing:
-        raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")
+        raise InputError(
+            f"{folder}: expected splits {', '.join(SPLITS)}, found no "
+            f"{', '.join(sorted(missing))}"
+        )
 
     def read(split: str) -> Pairs:
         source, target = catalogue.read_texts(folder, split, columns)

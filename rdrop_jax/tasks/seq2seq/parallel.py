@@ -241,7 +241,7 @@ def without_empty(pairs: Pairs) -> Pairs:
     if not dropped:
         return pairs
     found = pairs.select(kept)
-    note = f"{pairs.origin}: {dropped} pairs with an empty side dropped"
+    note = f"{pairs.origin}: {dropped} pairs with an empty source or target dropped"
     return replace(found, notes=(*pairs.notes, note))
 
 

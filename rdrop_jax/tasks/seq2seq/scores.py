@@ -98,10 +98,10 @@ def _eval_batches(
         source.lengths, target.lengths, config.data.buckets
     )
     # Evaluation does not accumulate: use as many tokens as a microbatch holds.
-    room = config.batch_tokens // config.accum_steps
+    limit = config.batch_tokens // config.accum_steps
     multiple = config.data.rows_multiple
-    room = max(room, multiple * max(map(max, lengths)))
-    shapes = token_batches.make_shapes(lengths, room, multiple)
+    limit = max(limit, multiple * max(map(max, lengths)))
+    shapes = token_batches.make_shapes(lengths, limit, multiple)
     buckets = token_batches.assign(source.lengths, target.lengths, shapes)
     return list(token_batches.cut(np.arange(len(buckets)), buckets, shapes))
 

@@ -105,11 +105,11 @@ def make_shapes(
     for source, target in lengths:
         rows = max_tokens // max(source, target) // multiple * multiple
         if rows < 1:
+            longest = max(source, target)
             raise InputError(
-                f"batch_tokens: expected at least {multiple} rows of "
-                f"{max(source, target)} tokens, the longest there are, "
-                f"{multiple * max(source, target)}, found {max_tokens}; or a smaller "
-                "data.max_length"
+                f"batch_tokens: expected at least {multiple * longest}, which is "
+                f"{multiple} rows of {longest} tokens, found {max_tokens}. Increase "
+                "it, or lower data.max_length"
             )
         shapes.append(Shape(source, target, rows))
     return shapes

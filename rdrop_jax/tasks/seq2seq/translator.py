@@ -164,7 +164,7 @@ def _encode_sources(
                     f"--input: expected at most data.max_length={data.max_length} "
                     f"tokens, found {size} in {text[:40]!r}"
                 )
-            found.append(f"cut: {size}, data.max_length={data.max_length}")
+            found.append(f"truncated: {size}, data.max_length={data.max_length}")
         prepared.append([*ids[: data.max_length - 1], vocabulary.special.eos])
         notes.append(found)
     return prepared, notes

@@ -127,10 +127,10 @@ def check_config(config: ConfigDict) -> None:
     }
     for field, found in longest.items():
         if found > positions:
-            one = ", its end included," if field == "eval.max_length" else ""
+            end = ", with the end token" if field == "eval.max_length" else ""
             raise InputError(
-                f"{field}: expected at most model.max_positions={positions}{one} "
-                f"found {found}"
+                f"{field}: expected at most model.max_positions={positions}, found "
+                f"{found}{end}"
             )
     if score.min_length > score.max_length:
         raise InputError(

@@ -129,7 +129,6 @@ def make_metrics(config: ConfigDict) -> TextMetrics:
 def write_vocabularies(config: ConfigDict, split: Split, workdir: Path) -> None:
     """Write the vocabularies of a new run to its workdir.
 
-
     Raises:
       InputError: BLEU's default tokenizer does not fit the references.
     """
@@ -163,7 +162,7 @@ def check_config(config: ConfigDict) -> None:
     if config.model.share == "all" and not data.joint_vocabulary:
         raise InputError(
             "model.share=all: expected one vocabulary for both languages, found "
-            "data.joint_vocabulary=False; take model.share=decoder"
+            "data.joint_vocabulary=False. Set model.share=decoder"
         )
     if data.moses:
         moses.check_installed("data.moses")
@@ -210,7 +209,7 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
         if config.model.share == "all" and not named[0].joint:
             raise InputError(
                 "model.share=all: expected one vocabulary for both languages, found "
-                f"one for each in {config.init_from or data.vocabulary}; take "
+                f"one for each in {config.init_from or data.vocabulary}. Set "
                 "model.share=decoder"
             )
         return named[0]

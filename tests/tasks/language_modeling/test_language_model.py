@@ -179,7 +179,7 @@ def test_what_is_read_of_prompts(finished):
         return tokens
 
     generator._run = record
-    end, room = vocabulary.end, generator.room()
+    end, room = vocabulary.end, generator.max_prompt()
     assert room == 12 - 4  # positions, and those of new tokens
     generator.generate({}, [[5, 6], list(range(7)), list(range(2, 14))])
     found = [tokens[:length] for tokens, length in read[:3]]

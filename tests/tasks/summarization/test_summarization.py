@@ -95,7 +95,7 @@ def test_what_is_empty_short_or_long(model):
     assert (empty["text"], empty["notes"]) == ("", ["empty document: no summary"])
     assert short["text"]
     assert any(
-        note.startswith("cut: ") and note.endswith("data.max_length=32")
+        note.startswith("truncated: ") and note.endswith("data.max_length=32")
         for note in long["notes"]
     )
     # Neighbours change nothing, nor does white space.
@@ -266,8 +266,10 @@ def test_empty_documents_are_dropped_from_training_and_counted(folder, tmp_path)
         tmp_path, data__files__validation="", data__files__test="", data__max_length=8
     )
     notes = tasks.build(config).report.notes()
-    assert notes[0].endswith("1 pairs with an empty side dropped")
-    assert any("sentences cut to data.max_length=8 tokens" in x for x in notes[1:])
+    assert notes[0].endswith("1 pairs with an empty source or target dropped")
+    assert any(
+        "sentences truncated to data.max_length=8 tokens" in x for x in notes[1:]
+    )
     refused = tiny_sum.config(folder, data__max_length=8, data__overlong="refuse")
     with pytest.raises(InputError, match=r"expected at most data\.max_length=8 tokens"):
         tasks.build(refused).train_data()
