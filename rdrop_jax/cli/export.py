@@ -141,6 +141,10 @@ def _upload(output: Path, push: str, step: int) -> None:
             f"--push: {push}: the Hub refused the upload (HTTP {status}). {remedy}. "
             f"{later}"
         ) from error
+    except ValueError as error:  # the Hub's list of licenses
+        raise InputError(
+            f"--push: {push}: the Hub refused README.md: {' '.join(str(error).split())}"
+        ) from error
     except (errors.HTTPError, OSError) as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise InputError(
