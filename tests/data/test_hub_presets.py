@@ -61,6 +61,29 @@ def card(configs):
     return "\n".join([*lines, "---", ""])
 
 
+READ_PAIRS = """
+import importlib, json
+from rdrop_jax import flags
+def read(spec, module, **changed):
+    config = flags.load(spec, changed)
+    module = importlib.import_module(f"rdrop_jax.tasks.{module}")
+    config = module.check_data(config)
+    found = module.find(config.data)
+    read = {s: split() for s, split in found.splits.items()}
+    return {s: [list(pairs.source), list(pairs.target)] for s, pairs in read.items()}
+"""
+READ_LINES = """
+import json
+from rdrop_jax import flags
+from rdrop_jax.tasks.language_modeling import running_text
+def read(spec):
+    config = running_text.check_data(flags.load(spec, {}))
+    found = running_text.corpus(config.data)
+    text = {s: found.vocabulary.decode(x.ids.tolist()) for s, x in found.splits.items()}
+    return {"words": len(found.vocabulary), "text": text}
+"""
+
+
 def glue(name, split):
     classes = {"stsb": 0, "mnli": 3}.get(name, 2)
     value = datasets.Value("string")
@@ -130,3 +153,35 @@ def test_glue_with_held_out_rows(glue_tasks):
     result = glue_tasks["held out"]
     assert result["rows"] == {"train": ROWS - 2, "validation": 2, "test": ROWS}
     assert result["first"]["test"][0] == "validation sentence1 0"
+
+
+def test_cnn_dailymail(tmp_path):
+    text = datasets.Value("string")
+    features = dict.fromkeys(("article", "highlights", "id"), text)
+    files = {"README.md": card({"3.0.0": SPLITS})}
+    for split in SPLITS:
+        columns = {
+            "article": [f"{split} article", "another\nline", ""],
+            "highlights": ["First .\nSecond .", "One .", "Nothing ."],
+            "id": ["0", "1", "2"],
+        }
+        files[f"3.0.0/{split}-00000-of-00001.parquet"] = parquet(columns, features)
+    call = ["'configs/summarization.py:cnn_dailymail'", "'summarization.summary_sets'"]
+    (splits,) = found(files, "abisee/cnn_dailymail", READ_PAIRS, [call], tmp_path)
+    assert splits["train"] == [
+        ["train article", "another line"],
+        ["First . Second .", "One ."],
+    ]
+    assert [len(splits[s][0]) for s in SPLITS[1:]] == [3, 3]
+
+
+def test_wikitext103(tmp_path):
+    files = {"README.md": card({"wikitext-103-v1": SPLITS})}
+    for split in SPLITS:
+        columns = {"text": ["", " = A title = \n", f" the <unk> of {split} \n"]}
+        packed = parquet(columns, {"text": datasets.Value("string")})
+        files[f"wikitext-103-v1/{split}-00000-of-00001.parquet"] = packed
+    call = ["'configs/lm.py:wikitext103'"]
+    (result,) = found(files, "Salesforce/wikitext", READ_LINES, [call], tmp_path)
+    assert result["text"]["train"] == "\n= A title =\nthe <unk> of train\n"
+    assert result["text"]["test"] == "\n= A title =\nthe <unk> of <unk>\n"
