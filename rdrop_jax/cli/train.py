@@ -146,6 +146,7 @@ def check_start(
     paths.workdir(workdir)
     paths.check_config(config)
     trackers.check_installed(config.log.trackers)
+    config = workdir_lib.resumed(config, workdir, given)  # names of data
     config = workdir_lib.resumed(tasks.check_data(config), workdir, given)
     workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):

@@ -53,6 +53,11 @@ NEW_DEFAULTS = (
     *("data.vocab_size", "optimizer.name", "optimizer.lr", "optimizer.end_lr"),
     *("optimizer.weight_decay", "optimizer.decay", "optimizer.clip"),
 )
+# Fields that name data and weights, which later presets name on the Hub.
+NAMES = (
+    *("init_from", "data.name", "data.files.test", "data.columns.text"),
+    *("data.columns.text_b", "data.columns.source", "data.columns.target"),
+)
 # Fields added since earlier versions, by task, with the value of the old behavior; a
 # type stands for an optional field that is None.
 ADDED: dict[str, dict[str, Any]] = {
