@@ -242,7 +242,7 @@ def test_trains_from_a_model_and_a_dataset_by_name(hub, tmp_path):
     hub.add("org/tiny-bert", model())
     commit = hub.add(REPO, repository(), kind="datasets")
     name = f"hf:{REPO}/pairs"
-    kept = ("total_steps", "batch_size", "eval.every", "log.tensorboard")
+    kept = ("total_steps", "batch_size", "eval.every", "log.trackers")
     kept += ("data.max_length", "data.buckets", "checkpoint.every")
     overrides = {n: TINY[n] for n in kept}
     overrides |= {"init_from": "hf:org/tiny-bert", "data.name": name}
@@ -278,7 +278,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.tasks.{package} import {module}
 data = ConfigDict({data!r})
 found = {module}.find(data)
-found.check()
+found.check_files()
 print(json.dumps([{{s: [r().source, r().target] for s, r in found.splits.items()}},
                   found.provenance()]))
 """

@@ -109,7 +109,7 @@ OPTIONS = {
     "eval.every": "2",
     "checkpoint.every": "0",
     "log.every": "0",
-    "log.tensorboard": "false",
+    "log.trackers": "()",
     "model.layers": "1",
     "model.width": "16",
     "model.heads": "2",
