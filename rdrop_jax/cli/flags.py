@@ -117,7 +117,7 @@ def parse_run(
     config = workdir_lib.read(args.workdir)
     if overrides:
         override(config, overrides)
-        checks.check(config)
+        checks.check_values(config)
     return args, config
 
 
@@ -160,7 +160,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
         config.update_from_flattened_dict(scratch)
     override(config, given)
     checks.check_sizes(config, given)
-    checks.check(config)
+    checks.check_values(config)
     return config
 
 

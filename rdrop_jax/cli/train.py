@@ -56,7 +56,7 @@ def train(
       TrainingError: the loss, gradient or update is not finite.
     """
     if task is None:
-        config = check(config, workdir, given)
+        config = check_start(config, workdir, given)
     elif not config.task:
         raise InputError("task: expected a name for the task, got ''")
     return _train_locked(config, workdir, task, callbacks)
@@ -126,7 +126,7 @@ def _build_and_fit(
     )
 
 
-def check(
+def check_start(
     config: ConfigDict, workdir: Path, given: Collection[str] | None = None
 ) -> ConfigDict:
     """Check config, data and workdir as far as possible before jax starts.
@@ -149,7 +149,7 @@ def check(
     config = workdir_lib.resumed(tasks.check_data(config), workdir, given)
     workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
-        return families.check(config, tasks.families(), workdir, given)
+        return families.check_weights(config, tasks.families(), workdir, given)
     return config
 
 
@@ -193,7 +193,7 @@ def main(argv: Sequence[str]) -> None:
         return
     workdir = args.workdir or default_workdir(args.config)
     given, _ = config_lib.renamed(config.task, overrides)
-    config = check(config, workdir, given)
+    config = check_start(config, workdir, given)
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)

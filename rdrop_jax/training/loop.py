@@ -377,7 +377,7 @@ def check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
         raise TrainingError(
             f"step {bad}: expected a finite loss, gradient and update, found NaN or "
             f"infinity; last checkpoint: step {saved[-1] if saved else 'none'}. "
-            "A lower optimizer.lr, a warmup or optimizer.clip are what usually helps"
+            "Lower optimizer.lr, set optimizer.warmup or set optimizer.clip"
         )
 
 

@@ -21,7 +21,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models.encoder import Classifier, Encoder
 from rdrop_jax.models.vit import Size
 from rdrop_jax.pretrained.initialize import flatten
-from rdrop_jax.tasks.text_classification import task, weights
+from rdrop_jax.tasks.text_classification import bert, task
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [hub]")
 import pyarrow as pa  # noqa: E402
@@ -228,7 +228,7 @@ def model():
         name: rng.normal(0, 0.02, leaf.shape).astype(np.float32)
         for name, leaf in flatten(shapes).items()
     }
-    arrays = weights.to_theirs(ours, "bert")
+    arrays = bert.to_theirs(ours, "bert")
     kept = {k: np.ascontiguousarray(x) for k, x in arrays.items() if "classif" not in k}
     return {
         "config.json": json.dumps(TINY_MODEL | {"vocab_size": size}),
@@ -278,7 +278,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.tasks.{package} import {module}
 data = ConfigDict({data!r})
 found = {module}.find(data)
-found.check()
+found.check_files()
 print(json.dumps([{{s: [r().source, r().target] for s, r in found.splits.items()}},
                   found.provenance()]))
 """

@@ -179,7 +179,7 @@ def test_what_is_read_of_prompts(finished):
         return tokens
 
     generator._run = record
-    end, room = vocabulary.end, generator.room()
+    end, room = vocabulary.end, generator.max_prompt()
     assert room == 12 - 4  # positions, and those of new tokens
     generator.generate({}, [[5, 6], list(range(7)), list(range(2, 14))])
     found = [tokens[:length] for tokens, length in read[:3]]
@@ -257,7 +257,7 @@ PRESETS = ("demo", "chars", "files", "wikitext103", "wikitext103_adaptive")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets(preset):
     config = flags.load(f"{LM}:{preset}", {})
-    language_config.check(config)
+    language_config.check_config(config)
     resolved = config_lib.resolve(config, 100.0)
     vocab = {"demo": 2000, "chars": 90, "files": 10_000}.get(preset, 267_735)
     module = language_config.make_model(resolved, vocab)
