@@ -210,7 +210,7 @@ class Follower:
         self._thread = threading.Thread(target=self._run, daemon=True, name=name)
         self._thread.start()
 
-    def put(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
         """Send a record, without waiting."""
         self._queue.put(record)
 

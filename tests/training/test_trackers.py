@@ -157,7 +157,7 @@ def test_failures_are_warned_of_once_and_made_up_for(fake, tmp_path, capsys):
     fake.failures = 3
     follower = trackers.Follower("wandb", tmp_path, {})
     for step in range(6):
-        follower.put((step, "train", {"ce": 1.0}))
+        follower.add((step, "train", {"ce": 1.0}))
     trackers.close([follower], {"step": 5})
     (run,) = fake.runs
     assert [step for step, *_ in run.records] == list(range(6))
