@@ -231,3 +231,24 @@ def test_cifar100(tmp_path):
         assert result["labels"]["test"] == [99 - i for i in range(ROWS)]
         assert len(result["labels"]["train"]) == ROWS - 2
         assert result["first"] == pixels[1].tolist()
+
+
+def test_wmt14(tmp_path):
+    pairs = {"de-en": ("de", "en"), "fr-en": ("fr", "en")}
+    files = {"README.md": card(dict.fromkeys(pairs, SPLITS))}
+    for config, languages in pairs.items():
+        features = {"translation": datasets.Translation(languages=languages)}
+        for split in SPLITS:
+            texts = [{x: f"{split} {x} {i}." for x in languages} for i in range(3)]
+            packed = parquet({"translation": texts}, features)
+            files[f"{config}/{split}-00000-of-00001.parquet"] = packed
+    calls = [
+        [f"'configs/nmt.py:wmt14_en_{x}'", "'translation.translation_sets'"]
+        for x in ("de", "fr")
+    ]
+    results = found(files, "wmt/wmt14", READ_PAIRS, calls, tmp_path)
+    for result, language in zip(results, ("de", "fr"), strict=True):
+        for split in SPLITS:
+            source, target = result[split]
+            assert source == [f"{split} en {i}." for i in range(3)]
+            assert target == [f"{split} {language} {i}." for i in range(3)]
