@@ -23,6 +23,7 @@ _MAX_INT, _MAX_SEED = 2**31 - 1, 2**63 - 1
 _SEED = (lambda v: 0 <= v <= _MAX_SEED, f"from 0 to {_MAX_SEED}")
 # Each one takes a thread or a batch in memory.
 _THREADS = (lambda v: 0 <= v <= 4096, "from 0 to 4096")
+_TRACKERS = ("tensorboard", "wandb", "mlflow")
 _AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for all remaining devices")
 
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -60,6 +61,10 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.batch_size": _POSITIVE,
     "eval.patience": _NOT_NEGATIVE,
     "checkpoint.keep": (lambda v: v >= 2, "at least 2"),
+    "log.trackers": (
+        lambda v: all(name in _TRACKERS for name in v),
+        f"names of {', '.join(_TRACKERS)}",
+    ),
     "mesh.data": _AXIS,
     "mesh.fsdp": _AXIS,
     "mesh.tensor": _AXIS,

@@ -256,6 +256,8 @@ def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> 
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
+    if name == "log.trackers" and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
     if not isinstance(value, kind):
         raise InputError(f"--config.{name}: expected a {kind.__name__}, found {text!r}")
     return value

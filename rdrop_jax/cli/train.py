@@ -16,7 +16,7 @@ from rdrop_jax.cli import flags, profiler
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.pretrained import families, hub
-from rdrop_jax.training import agreement, distributed, preemption
+from rdrop_jax.training import agreement, distributed, preemption, trackers
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.callbacks import Callback
 
@@ -140,10 +140,13 @@ def check_start(
       The config, completed with facts from its dataset.
 
     Raises:
-      InputError: missing data or weights, or a workdir with a different config.
+      InputError: missing data, weights or packages, or a workdir with a different
+        config.
     """
     paths.workdir(workdir)
     paths.check_config(config)
+    trackers.check_installed(config.log.trackers)
+    config = workdir_lib.resumed(config, workdir, given)  # names of data
     config = workdir_lib.resumed(tasks.check_data(config), workdir, given)
     workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):

@@ -242,7 +242,7 @@ def test_trains_from_a_model_and_a_dataset_by_name(hub, tmp_path):
     hub.add("org/tiny-bert", model())
     commit = hub.add(REPO, repository(), kind="datasets")
     name = f"hf:{REPO}/pairs"
-    kept = ("total_steps", "batch_size", "eval.every", "log.tensorboard")
+    kept = ("total_steps", "batch_size", "eval.every", "log.trackers")
     kept += ("data.max_length", "data.buckets", "checkpoint.every")
     overrides = {n: TINY[n] for n in kept}
     overrides |= {"init_from": "hf:org/tiny-bert", "data.name": name}

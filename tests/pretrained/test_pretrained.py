@@ -501,6 +501,7 @@ def test_the_export_program(finished, tmp_path):
     assert code == 0, err
     assert out.startswith("step ")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "README.md",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",

@@ -249,19 +249,19 @@ def check_data(
 
 
 def prepared(
-    data: ConfigDict, endings: tuple[str, str], page: str = "translation"
+    data: ConfigDict, endings: tuple[str, str], *, instead: str = ""
 ) -> PairSet:
     """Find a corpus written by `rdrop_jax.prepare`.
 
     Args:
       data: the config's ``data``.
       endings: file name endings of sources and targets.
-      page: documentation page for error messages.
+      instead: name on the Hub of a corpus that only version 0.1 prepared.
 
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    folder = prepared_folder(data, "DOWNLOADS", page)
+    folder = prepared_folder(data, "DOWNLOADS", "translation", instead=instead)
     index = index_lib.read_texts(folder)
 
     def read(split: str) -> Pairs:

@@ -1,9 +1,11 @@
 """The translation task: loss, scores, vocabularies, what users type."""
 
 import dataclasses
+import io
 import json
 import re
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -249,7 +251,7 @@ def test_a_vocabulary_for_each_side(folder):
     assert isinstance(answer["text"], str)
 
 
-def test_what_users_type(run_dir, tmp_path):
+def test_what_users_type(run_dir, tmp_path, monkeypatch, capsys):
     workdir, _ = run_dir
     path = tmp_path / "in.txt"
     path.write_text("eins zwei\n\nhaus \u732b\n")
@@ -259,9 +261,10 @@ def test_what_users_type(run_dir, tmp_path):
     assert out.splitlines() == [answer["text"] for answer in answers]
     assert "input 3: unknown to the vocabulary: \u732b" in err
     argv = ["--workdir", workdir, "--n_best", "3", "--checkpoint", "average:2"]
-    code, out, err = run("predict", *argv, text="eins\nzwei")
-    assert code == 0, err
-    best = [json.loads(line) for line in out.splitlines()]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"eins\nzwei")))
+    capsys.readouterr()
+    predict.main(list(map(str, argv)))
+    best = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["source"] for row in best] == ["eins", "zwei"]
     for row in best:
         scores = [item["score"] for item in row["n_best"]]
