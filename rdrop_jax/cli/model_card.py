@@ -44,8 +44,12 @@ _CARD = """\
 
 {training}
 """
-_OBJECTIVE = ("alpha", "label_smoothing", "divergence", "stop_gradient")
-_OBJECTIVE += ("objective_scale", "every", "alpha_warmup", "dropouts")
+_OBJECTIVE = (
+    *("alpha", "label_smoothing", "divergence", "stop_gradient"),
+    *("objective_scale", "every", "alpha_warmup", "dropouts"),
+)
+# Programs by the last part of their path, which readers of a card do not have.
+_PROGRAMS = {"train.py": "python -m rdrop_jax.train", "rdrop-jax": "rdrop-jax train"}
 
 
 def model_card(
@@ -125,14 +129,9 @@ def _scores(result: Mapping[str, Any], step: int) -> str:
 
 def _training(config: ConfigDict, result: Mapping[str, Any], step: int) -> str:
     run = result.get("run", {})
-    command = [str(word) for word in run.get("command", [])]
-    if command and Path(command[0]).name in ("train.py", "rdrop-jax"):
-        # Only the last part of the program's path says something to readers.
-        program = "python -m rdrop_jax.train", "rdrop-jax"
-        command[0] = program[Path(command[0]).name == "rdrop-jax"]
-        text = " ".join([command[0], shlex.join(command[1:])])
-    else:
-        text = shlex.join(command)
+    program, *words = [str(word) for word in run.get("command", [])] or [""]
+    program = _PROGRAMS.get(Path(program).name, program)
+    text = f"    {program} {shlex.join(words)}\n\n" if program else ""
     versions = run.get("versions", {})
     fields = {
         "step": step,
@@ -144,8 +143,7 @@ def _training(config: ConfigDict, result: Mapping[str, Any], step: int) -> str:
         "versions": ", ".join(f"{name} {x}" for name, x in versions.items()),
     }
     table = _rows({name: x for name, x in fields.items() if x not in (None, "")})
-    table = f"| | |\n| --- | --- |\n{table}"
-    return f"    {text}\n\n{table}" if text else table
+    return f"{text}| field | value |\n| --- | --- |\n{table}"
 
 
 def _rows(values: Mapping[str, Any]) -> str:

@@ -57,6 +57,7 @@ NEW_DEFAULTS = (
 NAMES = (
     *("init_from", "data.name", "data.files.test", "data.columns.text"),
     *("data.columns.text_b", "data.columns.source", "data.columns.target"),
+    *("data.moses", "eval.bleu"),
 )
 # Fields added since earlier versions, by task, with the value of the old behavior; a
 # type stands for an optional field that is None.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # imports jax
 # Packages by name of the task. A package has no import of jax and defines
 #   check_data(config) -> config   checks the training data, completes the config
 #   FAMILIES                  values of model_type in config.json of readable weights
-#   RECIPES                   datasets that `rdrop_jax.prepare` converts:
+#   RECIPES                   datasets that `rdrop_jax.prepare` converts, if any:
 #                             name -> (prepare(folder, files), read_index(folder))
 # and its module ``task``
 #   build(config, workdir, resuming=...) -> rdrop_jax.training.task.Task
@@ -69,7 +69,7 @@ def recipes() -> dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]]:
     return {
         dataset: recipe
         for name in TASKS
-        for dataset, recipe in package(name).RECIPES.items()
+        for dataset, recipe in getattr(package(name), "RECIPES", {}).items()
     }
 
 

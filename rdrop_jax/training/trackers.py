@@ -1,5 +1,6 @@
 """Runs of Weights & Biases and MLflow, each fed by a thread. Needs no jax."""
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -209,7 +210,7 @@ class Follower:
         self._thread = threading.Thread(target=self._run, daemon=True, name=name)
         self._thread.start()
 
-    def put(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
         """Send a record, without waiting."""
         self._queue.put(record)
 
@@ -226,7 +227,7 @@ class Follower:
 
     def _run(self) -> None:
         pending: deque[Record | None] = deque()
-        failures = (OSError, RuntimeError, ValueError, InputError)
+        failures: tuple[type[Exception], ...] = (OSError, RuntimeError, ValueError)
         failed, tried = False, -_RETRY_AFTER
         try:
             failures = (*failures, _error_of(self._name))
@@ -285,9 +286,6 @@ def close(followers: Sequence[Follower], result: Mapping[str, Any] | None) -> No
 
 def _error_of(name: str) -> type[Exception]:
     """Import the package of a tracker and return the base of its exceptions."""
-    error: type[Exception]
     if name == "wandb":
-        from wandb import Error as error
-    else:
-        from mlflow.exceptions import MlflowException as error
-    return error
+        return importlib.import_module("wandb").Error
+    return importlib.import_module("mlflow.exceptions").MlflowException

@@ -96,7 +96,7 @@ class MetricsWriter:
         if self._board is not None:
             self._board.log(step, kind, values)
         for follower in self._followers:
-            follower.put((step, kind, values))
+            follower.add((step, kind, values))
 
     def result(self, result: Mapping[str, Any], *, new: bool) -> None:
         """Send the result to the trackers, and to TensorBoard if it is new."""

@@ -42,7 +42,9 @@ def test_every_preset_has_its_shapes(preset):
         at_224 = 197 * params["positions"].shape[-1] / 1e6
         expected = MILLIONS[config.model.size]
         assert count - head - positions + at_224 == pytest.approx(expected, abs=0.1)
-        assert config.init_from == f"ViT-{config.model.size}_16.npz"
+        size = {"B": "base", "L": "large"}[config.model.size]
+        hub = f"hf:google/vit-{size}-patch16-224-in21k"
+        assert config.init_from == ("ViT-B_16.npz" if preset == "folder" else hub)
     assert vit.PRESETS[preset].__doc__
     assert preset == "demo" or f"vit.py:{preset}" in vit.PRESETS[preset].__doc__
 

@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.hub import Hub, environment
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [hub]")
+from PIL import Image  # noqa: E402
+
 datasets.disable_progress_bars()
 
 ROOT = Path(__file__).parents[2]
@@ -81,6 +84,22 @@ def read(spec):
     found = running_text.corpus(config.data)
     text = {s: found.vocabulary.decode(x.ids.tolist()) for s, x in found.splits.items()}
     return {"words": len(found.vocabulary), "text": text}
+"""
+
+
+READ_IMAGES = """
+import json
+import numpy as np
+from rdrop_jax import flags, tasks
+from rdrop_jax.tasks.image_classification import image_sets
+from rdrop_jax.tasks.image_classification.decode import decode
+def read(spec, **changed):
+    config = tasks.check_data(flags.load(spec, changed))
+    found = image_sets.find(config.data)
+    splits = {s: image_sets.open_split(found, config.data, s) for s in found.splits}
+    first = np.asarray(decode(splits["test"][1]["image"], 3)).tolist()
+    labels = {s: [int(x["label"]) for x in rows] for s, rows in splits.items()}
+    return {"classes": list(config.data.classes), "labels": labels, "first": first}
 """
 
 
@@ -185,3 +204,51 @@ def test_wikitext103(tmp_path):
     (result,) = found(files, "Salesforce/wikitext", READ_LINES, [call], tmp_path)
     assert result["text"]["train"] == "\n= A title =\nthe <unk> of train\n"
     assert result["text"]["test"] == "\n= A title =\nthe <unk> of <unk>\n"
+
+
+def test_cifar100(tmp_path):
+    names = {"fine_label": 100, "coarse_label": 20}
+    features = {"img": datasets.Image()} | {
+        c: datasets.ClassLabel(names=[f"{c} {i}" for i in range(n)])
+        for c, n in names.items()
+    }
+    files = {"README.md": card({"cifar100": ("train", "test")})}
+    pixels = np.random.default_rng(0).integers(0, 255, (ROWS, 32, 32, 3), np.uint8)
+    for split in ("train", "test"):
+        columns = {
+            "img": [Image.fromarray(each) for each in pixels],
+            "fine_label": [99 - i for i in range(ROWS)],
+            "coarse_label": list(range(ROWS)),
+        }
+        path = f"cifar100/{split}-00000-of-00001.parquet"
+        files[path] = parquet(columns, features)
+    calls = [
+        [f"'configs/vit.py:{preset}'", "**{'data.validation': '2'}"]
+        for preset in ("cifar100", "cifar100_scratch")
+    ]
+    for result in found(files, "uoft-cs/cifar100", READ_IMAGES, calls, tmp_path):
+        assert result["classes"] == [f"fine_label {i}" for i in range(100)]
+        assert result["labels"]["test"] == [99 - i for i in range(ROWS)]
+        assert len(result["labels"]["train"]) == ROWS - 2
+        assert result["first"] == pixels[1].tolist()
+
+
+def test_wmt14(tmp_path):
+    pairs = {"de-en": ("de", "en"), "fr-en": ("fr", "en")}
+    files = {"README.md": card(dict.fromkeys(pairs, SPLITS))}
+    for config, languages in pairs.items():
+        features = {"translation": datasets.Translation(languages=languages)}
+        for split in SPLITS:
+            texts = [{x: f"{split} {x} {i}." for x in languages} for i in range(3)]
+            packed = parquet({"translation": texts}, features)
+            files[f"{config}/{split}-00000-of-00001.parquet"] = packed
+    calls = [
+        [f"'configs/nmt.py:wmt14_en_{x}'", "'translation.translation_sets'"]
+        for x in ("de", "fr")
+    ]
+    results = found(files, "wmt/wmt14", READ_PAIRS, calls, tmp_path)
+    for result, language in zip(results, ("de", "fr"), strict=True):
+        for split in SPLITS:
+            source, target = result[split]
+            assert source == [f"{split} en {i}." for i in range(3)]
+            assert target == [f"{split} {language} {i}." for i in range(3)]

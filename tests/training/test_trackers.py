@@ -16,8 +16,8 @@ from helpers.programs import run, start, train_argv
 from helpers.tiny import config, train
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from rdrop_jax import train as train_program
 from rdrop_jax.cli import flags
+from rdrop_jax.cli import train as train_program
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.disk import read_records
 from rdrop_jax.training import trackers, writers
@@ -157,7 +157,7 @@ def test_failures_are_warned_of_once_and_made_up_for(fake, tmp_path, capsys):
     fake.failures = 3
     follower = trackers.Follower("wandb", tmp_path, {})
     for step in range(6):
-        follower.put((step, "train", {"ce": 1.0}))
+        follower.add((step, "train", {"ce": 1.0}))
     trackers.close([follower], {"step": 5})
     (run,) = fake.runs
     assert [step for step, *_ in run.records] == list(range(6))
@@ -198,7 +198,7 @@ def test_a_failure_until_the_end_is_a_warning(fake, tmp_path, capsys):
 def test_a_missing_package_is_named_before_jax_starts(name, monkeypatch, tmp_path):
     monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
     with pytest.raises(InputError, match=rf"log.trackers: {name} is not .*\[{name}\]"):
-        train_program.check(config(log__trackers=name), tmp_path)
+        train_program.check_start(config(log__trackers=name), tmp_path)
 
 
 @pytest.mark.parametrize("text", ["tensorbord", "('wandb', 5)", "wandb,"])

@@ -12,7 +12,8 @@ from helpers.limits import FULL, after_a_full_disk, file_size_limit
 from helpers.programs import ROOT
 from helpers.tiny import train
 
-from rdrop_jax import evaluate
+from rdrop_jax import config as config_lib
+from rdrop_jax import evaluate, flags
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, disk
@@ -139,3 +140,19 @@ def test_what_storage_threads_print_is_left_out():
     assert done.returncode == 0
     assert "a bug" in done.stderr
     assert "Event loop" not in done.stderr
+
+
+def test_a_run_of_version_0_1_keeps_the_names_of_its_data(tmp_path, monkeypatch):
+    preset = "configs/glue.py:rte_bert_base"
+    names = {"data.name": "glue/rte", "init_from": "bert-base-cased"}
+    names |= {"data.columns.text": "text", "data.columns.text_b": ""}
+    workdir_lib.initialize(flags.load(preset, names), tmp_path)
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["version"]
+    path.write_text(json.dumps(stored))
+    monkeypatch.setattr(workdir_lib, "has_checkpoint", lambda workdir: True)
+    found = workdir_lib.resumed(flags.load(preset, {}), tmp_path, ())
+    assert names.items() <= config_lib.flatten(found).items()
+    named = workdir_lib.resumed(flags.load(preset, {}), tmp_path, ("data.name",))
+    assert named.data.name == "hf:nyu-mll/glue/rte"

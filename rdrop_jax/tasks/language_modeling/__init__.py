@@ -3,4 +3,3 @@
 from rdrop_jax.tasks.language_modeling.running_text import check_data as check_data
 
 FAMILIES = ()
-RECIPES = {}

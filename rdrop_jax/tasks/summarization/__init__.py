@@ -3,4 +3,3 @@
 from rdrop_jax.tasks.summarization.summary_sets import check_data as check_data
 
 FAMILIES = ("bart",)
-RECIPES = {}

@@ -12,4 +12,3 @@ MODELS = {
     "roberta": "rdrop_jax.tasks.text_classification.bert",
 }
 FAMILIES = tuple(MODELS)
-RECIPES = {}
