@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # imports jax
 #                             name -> (prepare(folder, files), read_index(folder))
 # and its module ``task``
 #   build(config, workdir, resuming=...) -> rdrop_jax.training.task.Task
+# and its module ``abstract``
+#   abstract(config) -> the task without its data, and the shapes of a batch
 TASKS = {
     "image_classification": "rdrop_jax.tasks.image_classification",
     "text_classification": "rdrop_jax.tasks.text_classification",
@@ -89,3 +91,19 @@ def build(
     module = importlib.import_module(f"{package(config.task).__name__}.task")
     task: Task = module.build(config, workdir, resuming=resuming)
     return task
+
+
+def abstract(
+    config: ConfigDict,
+) -> tuple["Task", dict[str, tuple[tuple[int, ...], str]]]:
+    """Build a task without its data, and describe a batch of its training data.
+
+    Args:
+      config: resolved config of the run.
+
+    Returns:
+      The task, and shape and dtype of each array of a batch of the longest rows.
+    """
+    module = importlib.import_module(f"{package(config.task).__name__}.abstract")
+    task, shapes = module.abstract(config)
+    return task, shapes

@@ -160,7 +160,7 @@ def record_data(found: Mapping[str, str], workdir: Path) -> None:
     """
     stored = recorded_data(workdir)
     lines = [
-        f"{name}: there {stored.get(name, 'none')}, now {found.get(name, 'none')}"
+        f"{name}: stored {stored.get(name, 'none')}, now {found.get(name, 'none')}"
         for name in sorted(stored.keys() | found.keys())
         if stored.get(name) != found.get(name)
     ]

@@ -52,7 +52,7 @@ def test_a_broken_config_is_named(workdir, content, found):
 
 
 def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys):
-    out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
+    out = writers.MetricsWriter(tmp_path, active=True)
     path = tmp_path / "metrics.jsonl"
     good = b'{"step": 1, "kind": "train"}\n'
     for junk, count in [
@@ -62,11 +62,11 @@ def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys
         (b'{"step": 1, "ki', 0),
     ]:
         path.write_bytes(good + junk)
-        out.truncate(1)
+        out.resume(1)
         assert path.read_bytes() == good
         assert (f"found {count} other lines" in capsys.readouterr().out) == (count > 0)
     path.unlink()
-    out.truncate(1)
+    out.resume(1)
     assert not path.exists()
     out.close()
 
@@ -74,7 +74,7 @@ def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys
 def test_events_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "events").write_text("a file")
     with pytest.raises(InputError, match=r"--workdir: cannot write in .*events"):
-        writers.MetricsWriter(tmp_path, tensorboard=True, active=True)
+        writers.MetricsWriter(tmp_path, ["tensorboard"], active=True)
 
 
 def test_a_half_result_is_made_again(finished, workdir, capsys):
@@ -96,11 +96,11 @@ def test_every_file_that_does_not_fit_is_explained(finished, tmp_path):
             disk.write_json(tmp_path / "config.json", {"long": "x" * 100})
         with pytest.raises(InputError, match=FULL):
             checksums.write(checkpoint)
-        out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
+        out = writers.MetricsWriter(tmp_path, active=True)
         with pytest.raises(InputError, match=FULL):
             out.record(1, "train", {"x" * 100: 1.0})
         with pytest.raises(InputError, match=FULL):
-            writers.MetricsWriter(tmp_path, tensorboard=True, active=True).record(
+            writers.MetricsWriter(tmp_path, ["tensorboard"], active=True).record(
                 1, "train", {"x" * 100: 1.0}
             )
     assert not (tmp_path / "config.json").exists()

@@ -135,7 +135,7 @@ def corpus(data: ConfigDict) -> Corpus:
     return token_files.make(vocabulary(data, texts["train"]), texts)
 
 
-def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.Vocabulary:
+def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.LineVocabulary:
     """Read the vocabulary of ``data.vocabulary``, or learn one if it is empty."""
     if data.vocabulary:
         return vocabularies.read(Path(data.vocabulary))
@@ -164,15 +164,15 @@ def hold_out(
     # Measured in characters because lines may be paragraphs or verses.
     ends = np.cumsum([len(line) + 1 for line in train])
     total = int(ends[-1]) if len(ends) else 0
-    stop, held = len(train), 0.0
+    stop, share = len(train), 0.0
     for split in reversed(missing):
         size = (sizes or {}).get(split)
         if size is not None and size >= 1:
             start = max(stop - int(size), 0) if size < stop else 0
-            held = 1 - int(ends[start - 1]) / total if start else 1.0
+            share = 1 - int(ends[start - 1]) / total if start else 1.0
         else:
-            held += HELD_OUT if size is None else size
-            start = int(np.searchsorted(ends, total * (1 - held), "right"))
+            share += HELD_OUT if size is None else size
+            start = int(np.searchsorted(ends, total * (1 - share), "right"))
         found[split] = train[start:stop]
         stop = start
         if size is not None and (start < 1 or not found[split]):

@@ -76,7 +76,7 @@ def prepare(folder: Path, files: list[Path]) -> Path:
     Raises:
       InputError: a raw file is missing or differs from the published one.
     """
-    moses.check(folder.name)
+    moses.check_installed(folder.name)
     recipe, downloads = RECIPES[folder.name], Downloads(files)
     writer = Writer(folder, recipe.languages)
     # Spawn, not fork: the caller may have threads.

@@ -51,7 +51,7 @@ def find(data: ConfigDict, commit: str = "") -> PairSet:
 
 
 def _cldr(data: ConfigDict) -> PairSet:
-    cldr.check(data.source, data.target)
+    cldr.check_languages(data.source, data.target)
 
     def read() -> dict[str, Pairs]:
         return cldr.names(data.source, data.target, data.split_seed)

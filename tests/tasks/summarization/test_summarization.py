@@ -10,9 +10,10 @@ import pytest
 from helpers import tiny_sum
 from helpers.programs import run
 
-from benchmarks.memory import blank_vocabulary, compile_step
 from rdrop_jax import predict, tasks
-from rdrop_jax.cli.checks import check
+from rdrop_jax.cli import targets
+from rdrop_jax.cli.checks import check_values
+from rdrop_jax.cli.compile import compile_step
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.config import resolve
 from rdrop_jax.data import subwords, tokenizer_files, tokenizers
@@ -22,6 +23,7 @@ from rdrop_jax.export import export
 from rdrop_jax.flags import load as load_config
 from rdrop_jax.pretrained.initialize import merge
 from rdrop_jax.tasks.seq2seq import translator
+from rdrop_jax.tasks.seq2seq.abstract import blank_vocabularies
 from rdrop_jax.tasks.seq2seq.prepared_text import Writer
 from rdrop_jax.tasks.summarization import summary_sets
 from rdrop_jax.tasks.summarization import task as summarization
@@ -90,7 +92,7 @@ def test_what_is_empty_short_or_long(model):
     assert (empty["text"], empty["notes"]) == ("", ["empty document: no summary"])
     assert short["text"]
     assert any(
-        note.startswith("cut: ") and note.endswith("data.max_length=32")
+        note.startswith("truncated: ") and note.endswith("data.max_length=32")
         for note in long["notes"]
     )
     # Neighbours change nothing, nor does white space.
@@ -261,8 +263,10 @@ def test_empty_documents_are_dropped_from_training_and_counted(folder, tmp_path)
         tmp_path, data__files__validation="", data__files__test="", data__max_length=8
     )
     notes = tasks.build(config).report.notes()
-    assert notes[0].endswith("1 pairs with an empty side dropped")
-    assert any("sentences cut to data.max_length=8 tokens" in x for x in notes[1:])
+    assert notes[0].endswith("1 pairs with an empty source or target dropped")
+    assert any(
+        "sentences truncated to data.max_length=8 tokens" in x for x in notes[1:]
+    )
     refused = tiny_sum.config(folder, data__max_length=8, data__overlong="refuse")
     with pytest.raises(InputError, match=r"expected at most data\.max_length=8 tokens"):
         tasks.build(refused).train_data()
@@ -271,8 +275,8 @@ def test_empty_documents_are_dropped_from_training_and_counted(folder, tmp_path)
 @pytest.mark.parametrize("name", CONFIGS.PRESETS)
 def test_presets_have_their_shapes(name):
     c = CONFIGS.get_config(name)
-    check(c)
-    summarization.check(c)
+    check_values(c)
+    summarization.check_config(c)
     resolved = resolve(c, 1000.5)
     module = summarization.make_model(c, c.data.vocab_size)
     params = jax.eval_shape(
@@ -325,7 +329,7 @@ def test_state_of_bart_large_by_shape():
         1000.0,
     )
     mesh = make_mesh(**config.mesh)
-    task = summarization.with_vocabulary(config, blank_vocabulary(50_265))
+    task = summarization.with_vocabulary(config, blank_vocabularies(50_265, joint=True))
     state = abstract_state(task, make_tx(config), config, mesh)
     whole = here = 0
     for x in jax.tree.leaves((state.params, state.opt_state)):
@@ -339,10 +343,10 @@ def test_state_of_bart_large_by_shape():
 def test_bart_large_compiles_for_eight_devices():
     changed = {"mesh.fsdp": "8"}
     preset = f"{tiny_sum.SUMMARIZATION}:cnn_dailymail"
-    compiled, _ = compile_step(load_config(preset, changed))
-    found = compiled.memory_analysis()
-    assert found.argument_size_in_bytes < 2**30
-    assert found.temp_size_in_bytes < 13 * 2**30
+    config = load_config(preset, {"init_from": ""} | changed)
+    _, report = compile_step(config, targets.parse("cpu:8"))
+    assert report.state < 2**30
+    assert report.temporary < 13 * 2**30
 
 
 @pytest.mark.slow
@@ -354,7 +358,7 @@ def test_a_shallow_bart_large_steps_on_eight_devices():
     shallow |= {"data.max_length": "128", "data.max_target_length": "16"}
     config = resolve(load_config(preset, changed | shallow), 100.0)
     mesh = make_mesh(**config.mesh)
-    task = summarization.with_vocabulary(config, blank_vocabulary(512))
+    task = summarization.with_vocabulary(config, blank_vocabularies(512, joint=True))
     tx = make_tx(config)
     placed = jax.tree.map(lambda x: x.sharding, abstract_state(task, tx, config, mesh))
     now = jax.jit(lambda: make_state(task, tx, config), out_shardings=placed)()

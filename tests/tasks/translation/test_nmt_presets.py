@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny_nmt
 
 from rdrop_jax import tasks
-from rdrop_jax.cli.checks import check
+from rdrop_jax.cli.checks import check_values
 from rdrop_jax.cli.flags import load, override
 from rdrop_jax.config import flatten, resolve
 from rdrop_jax.errors import InputError
@@ -64,10 +64,10 @@ def test_there_are_all_directions_of_the_paper():
 @pytest.mark.parametrize("name", CONFIGS.PRESETS)
 def test_preset_is_built_at_full_size_by_shape(name):
     c = CONFIGS.get_config(name)
-    check(c)
+    check_values(c)
     if c.data.moses:
         pytest.importorskip("sacremoses", reason="sacremoses is in the extra train")
-    translation.check(c)
+    translation.check_config(c)
     resolved = resolve(c, 1000.5)
     assert not any(
         isinstance(v, str) and "epoch" in v for v in flatten(resolved).values()
