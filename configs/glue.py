@@ -91,7 +91,7 @@ def glue() -> ConfigDict:
     c.model.mlp_width = placeholder(int)
     c.model.vocab_size = 28996  # rows of the token embedding table
     c.model.max_positions = 512  # longest input, special tokens included
-    c.model.norm_eps = placeholder(float)  # none: 1e-12 for bert, 1e-5 for roberta
+    c.model.norm_eps = placeholder(float)  # none: 1e-12 for bert, else 1e-5
     c.model.dropout = 0.1  # after embedding, attention, MLP, and in the head
     c.model.attention_dropout = 0.1  # attention weights
 

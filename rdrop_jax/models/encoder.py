@@ -19,10 +19,10 @@ SIZES = {
     "base": Size(12, 768, 12, 3072),
     "large": Size(24, 1024, 16, 4096),
 }
-KINDS = ("bert", "roberta")
+KINDS = ("bert", "roberta", "xlm-roberta")
 # LayerNorm epsilon of the published models.
-NORM_EPS = {"bert": 1e-12, "roberta": 1e-5}
-PAD_ID = {"bert": 0, "roberta": 1}  # id of the padding token
+NORM_EPS = {"bert": 1e-12, "roberta": 1e-5, "xlm-roberta": 1e-5}
+PAD_ID = {"bert": 0, "roberta": 1, "xlm-roberta": 1}  # id of the padding token
 _INIT = nn.initializers.normal(0.02)
 
 
@@ -74,7 +74,7 @@ class Encoder(nn.Module):
     """Encoder from tokens to hidden states.
 
     Attributes:
-      kind: "bert" or "roberta".
+      kind: "bert", "roberta" or "xlm-roberta", which has the layout of RoBERTa.
       size: depth and widths.
       vocab_size: number of rows of the token table.
       max_positions: maximum input length in tokens.
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
             return self.param(name, _INIT, (rows, self.size.width), jnp.float32)
 
         x = table("tokens", self.vocab_size)[tokens]
-        if self.kind == "roberta":
+        if self.kind != "bert":
             positions = table("positions", self.max_positions + self.pad_id + 1)
             x = x + positions[positions_after(self.pad_id, where)]
         else:
@@ -208,6 +208,6 @@ class Classifier(nn.Module):
 
         if not self.per_token:
             x = x[:, 0]
-            x = drop(x) if e.kind == "roberta" else x
+            x = drop(x) if e.kind != "bert" else x
             x = jnp.tanh(Dense(e.size.width, e.dtype, _INIT, name="pooler")(x))
         return Dense(self.outputs, e.dtype, _INIT, name="head")(drop(x))

@@ -24,6 +24,7 @@ _FIELDS = {
     "vit": _ENCODER | {"patch_size": "patch_size"},
     "bert": _ENCODER | _TEXT,
     "roberta": _ENCODER | _TEXT,
+    "xlm-roberta": _ENCODER | _TEXT,
     "bart": {
         "encoder_layers": "encoder_layers",
         "decoder_layers": "decoder_layers",
@@ -85,7 +86,7 @@ def _completed(
         for name, theirs in _FIELDS.get(str(model_type), {}).items()
         if type(stored.get(theirs)) is int
     }
-    if model_type == "roberta" and "max_positions" in wanted:
+    if model_type in ("roberta", "xlm-roberta") and "max_positions" in wanted:
         # Its table has rows for the ids up to that of padding.
         wanted["max_positions"] -= int(stored.get("pad_token_id", 1)) + 1
     if len(own) > 1 and model_type in own:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
-FOLDER = Path(__file__).parents[1] / "bart"
+FOLDER = Path(__file__).parent / "bart"
 CONFIG = {
     "vocab_size": 40,
     "d_model": 16,

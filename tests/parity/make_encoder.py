@@ -32,6 +32,15 @@ MODELS = {
             "layer_norm_eps": 1e-5,
         },
     ),
+    "xlm-roberta": (
+        transformers.XLMRobertaConfig,
+        {
+            "pad_token_id": 1,
+            "type_vocab_size": 1,
+            "max_position_embeddings": 18,
+            "layer_norm_eps": 1e-5,
+        },
+    ),
 }
 
 
@@ -48,11 +57,11 @@ def inputs(kind, pad):
 
 
 def main():
-    folder = Path(__file__).parents[1] / "encoder"
+    folder = Path(__file__).parent / "encoder"
     for kind, (config_class, more) in MODELS.items():
         torch.manual_seed(0)
         config = config_class(**SHAPE | more)
-        prefix = kind.capitalize()
+        prefix = config_class.__name__.removesuffix("Config")
         batch = inputs(kind, more["pad_token_id"])
         asked = {
             "input_ids": torch.tensor(batch["tokens"]),

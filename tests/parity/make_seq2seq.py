@@ -18,7 +18,7 @@ from transformers import (
     MBartForConditionalGeneration,
 )
 
-FOLDER = Path(__file__).parents[1] / "seq2seq"
+FOLDER = Path(__file__).parent / "seq2seq"
 SHARED = {
     "vocab_size": 24,
     "d_model": 8,

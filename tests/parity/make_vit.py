@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import interpolate
 from transformers import ViTConfig, ViTForImageClassification
 
-FOLDER = Path(__file__).parents[1] / "vit"
+FOLDER = Path(__file__).parent / "vit"
 SIZES = (16, 24)  # the second through resized positions
 CONFIG = ViTConfig(
     hidden_size=24,

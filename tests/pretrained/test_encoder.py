@@ -1,4 +1,4 @@
-"""BERT and RoBERTa: equal to transformers, dropout sites, names of weights."""
+"""BERT, RoBERTa and XLM-R: equal to transformers, dropout sites, names of weights."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def stored_params(kind, head):
     return nested(found)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
 @pytest.mark.parametrize("head", HEADS)
 def test_equal_to_transformers(kind, head):
     module = classifier(kind, head == HEADS[1])
@@ -89,7 +89,7 @@ def apply(module, params, key=None, batch=None):
     )
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
 def test_padding_changes_nothing(kind):
     module, params = classifier(kind), stored_params(kind, HEADS[0])
     tokens, types, where = inputs(kind)
@@ -100,7 +100,7 @@ def test_padding_changes_nothing(kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
 @pytest.mark.parametrize("site", ["dropout", "attention_dropout"])
 def test_each_rate_alone_makes_passes_differ(kind, site):
     module = classifier(
@@ -111,7 +111,9 @@ def test_each_rate_alone_makes_passes_differ(kind, site):
     assert np.abs(a - b).max() > 1e-3
 
 
-@pytest.mark.parametrize(("kind", "heads"), [("bert", 1), ("roberta", 2)])
+@pytest.mark.parametrize(
+    ("kind", "heads"), [("bert", 1), ("roberta", 2), ("xlm-roberta", 2)]
+)
 def test_dropout_sites_are_the_published_ones(monkeypatch, kind, heads):
     """After the embedding; three per block; one before each layer of the head."""
     drawn = []
@@ -200,7 +202,7 @@ def test_too_long_an_input_is_refused():
         module.init(jax.random.key(0), blank, blank, blank == 0, train=False)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
 @pytest.mark.parametrize("head", HEADS)
 def test_names_there_and_back(kind, head):
     arrays = load_file(STORED / f"{kind}-{head}" / "model.safetensors")
@@ -240,7 +242,7 @@ def test_a_pooler_of_roberta_is_not_its_classifier():
 
 
 def test_stored_configs_are_those_of_the_test():
-    for kind in ("bert", "roberta"):
+    for kind in ("bert", "roberta", "xlm-roberta"):
         config = json.loads((STORED / f"{kind}-{HEADS[0]}/config.json").read_text())
         assert config["layer_norm_eps"] == NORM_EPS[kind]
         assert config["hidden_act"] == "gelu"

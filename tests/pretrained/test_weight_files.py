@@ -203,7 +203,9 @@ def test_another_family_is_one_line(tmp_path, kind):
         InputError, match=r"model_type of config\.json: expected vit, got"
     ):
         train_program.check_start(config, tmp_path / "run")
-    with pytest.raises(InputError, match="text_classification: bert, roberta") as error:
+    with pytest.raises(
+        InputError, match="text_classification: bert, roberta, xlm"
+    ) as error:
         train_program.check_start(config, tmp_path / "run")
     assert "\n" not in str(error.value)
 

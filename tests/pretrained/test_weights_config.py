@@ -43,7 +43,9 @@ def checked(spec, overrides):
     return families.check_weights(config, tasks.families(), given=overrides).model
 
 
-@pytest.mark.parametrize(("kind", "rows"), [("bert", 70), ("roberta", 72)])
+@pytest.mark.parametrize(
+    ("kind", "rows"), [("bert", 70), ("roberta", 72), ("xlm-roberta", 72)]
+)
 def test_a_text_encoder(tmp_path, kind, rows):
     stored = {"vocab_size": 77, "max_position_embeddings": rows, "pad_token_id": 1}
     path = folder(tmp_path, model_type=kind, **stored, **ENCODER)

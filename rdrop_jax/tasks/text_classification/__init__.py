@@ -10,5 +10,6 @@ from rdrop_jax.tasks.text_classification.text_sets import check_data as check_da
 MODELS = {
     "bert": "rdrop_jax.tasks.text_classification.bert",
     "roberta": "rdrop_jax.tasks.text_classification.bert",
+    "xlm-roberta": "rdrop_jax.tasks.text_classification.bert",
 }
 FAMILIES = tuple(MODELS)

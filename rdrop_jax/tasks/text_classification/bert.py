@@ -1,4 +1,4 @@
-"""BERT and RoBERTa: construction, and weights in Hugging Face's format."""
+"""BERT, RoBERTa and XLM-R: construction, and weights in Hugging Face's format."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ from rdrop_jax.tasks.field_checks import (
     resized,
 )
 
-_CLASSES = {"bert": "Bert", "roberta": "Roberta"}
+_CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
 _PROBLEMS = {
     "classes": "single_label_classification",
     "multilabel": "multi_label_classification",
@@ -58,6 +58,8 @@ _HEADS = {
     "bert": {"pooler.dense": "pooler", "classifier": "head"},
     "roberta": {"classifier.dense": "pooler", "classifier.out_proj": "head"},
 }
+# Prefix of published names, which also selects the head and the special tokens.
+_PREFIX = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta"}
 # Pretraining heads, often tied to the token embeddings, and buffers without weights.
 _UNUSED = (
     "cls.",
@@ -190,9 +192,15 @@ def save(
     special = {
         "bert": ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"),
         "roberta": ("<unk>", "</s>", "<pad>", "<s>", "<mask>"),
-    }[kind]
+    }[_PREFIX[kind]]
     names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-    settings: dict[str, Any] = {"tokenizer_class": f"{_CLASSES[kind]}Tokenizer"}
+    # The tokenizer class of XLM-R would replace the normalizer of tokenizer.json.
+    name = (
+        "PreTrainedTokenizerFast"
+        if kind == "xlm-roberta"
+        else f"{_CLASSES[kind]}Tokenizer"
+    )
+    settings: dict[str, Any] = {"tokenizer_class": name}
     if kind == "bert":
         settings |= tokenizer_files.settings_of(tokenizer)
     settings |= dict(zip(names, special, strict=True))
@@ -203,7 +211,7 @@ def save(
 def _config(module: Classifier, labels: str, classes: Sequence[str]) -> dict[str, Any]:
     e = module.encoder
     names = classes or _NUMBER
-    rows = e.max_positions + (e.pad_id + 1 if e.kind == "roberta" else 0)
+    rows = e.max_positions + (e.pad_id + 1 if e.kind != "bert" else 0)
     head = "TokenClassification" if module.per_token else "SequenceClassification"
     return {
         "architectures": [f"{_CLASSES[e.kind]}For{head}"],
@@ -223,7 +231,7 @@ def to_ours(
 
     Args:
       arrays: arrays by their names in transformers.
-      kind: "bert" or "roberta".
+      kind: "bert", "roberta" or "xlm-roberta".
       per_token: True if the model has a head per token, and no pooler.
 
     Returns:
@@ -254,20 +262,20 @@ def to_theirs(
     """Invert `to_ours`, with the name prefix of models with a head."""
     names = mapping.inverted(_names(arrays, kind, per_token))
     return {
-        name if name.startswith("classifier") else f"{kind}.{name}": x
+        name if name.startswith("classifier") else f"{_PREFIX[kind]}.{name}": x
         for name, x in mapping.renamed(arrays, names).items()
     }
 
 
 def _plain(name: str, kind: str) -> str:
     """Remove the prefix, and replace the old names of a scale and a bias."""
-    name = name.removeprefix(f"{kind}.")
+    name = name.removeprefix(f"{_PREFIX[kind]}.")
     name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
     return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
 
 
 def _names(names: Iterable[str], kind: str, per_token: bool) -> dict[str, str]:
     """Map all transformers names, without prefix, to ours."""
-    heads = {"classifier": "head"} if per_token else _HEADS[kind]
+    heads = {"classifier": "head"} if per_token else _HEADS[_PREFIX[kind]]
     layers = mapping.layer_numbers(names)
     return mapping.parameter_names(heads | _ENCODER, _TABLES, layers)
