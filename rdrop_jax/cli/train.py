@@ -144,7 +144,8 @@ def check(
     """
     paths.workdir(workdir)
     paths.check_config(config)
-    config = workdir_lib.resumed(tasks.check_data(config), workdir, given)
+    commit = workdir_lib.recorded_commit(config, workdir)
+    config = workdir_lib.resumed(tasks.check_data(config, commit), workdir, given)
     workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
         return families.check(config, tasks.families(), workdir, given)
