@@ -22,7 +22,8 @@ _MAX_INT, _MAX_SEED = 2**31 - 1, 2**63 - 1
 _SEED = (lambda v: 0 <= v <= _MAX_SEED, f"from 0 to {_MAX_SEED}")
 # Each one takes a thread or a batch in memory.
 _THREADS = (lambda v: 0 <= v <= 4096, "from 0 to 4096")
-_AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for what is left")
+_TRACKERS = ("tensorboard", "wandb", "mlflow")
+_AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for all remaining devices")
 
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _SEED,
@@ -61,13 +62,17 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.batch_size": _POSITIVE,
     "eval.patience": _NOT_NEGATIVE,
     "checkpoint.keep": (lambda v: v >= 2, "at least 2"),
+    "log.trackers": (
+        lambda v: all(name in _TRACKERS for name in v),
+        f"names of {', '.join(_TRACKERS)}",
+    ),
     "mesh.data": _AXIS,
     "mesh.fsdp": _AXIS,
     "mesh.tensor": _AXIS,
 }
 
 
-def check(config: ConfigDict) -> None:
+def check_values(config: ConfigDict) -> None:
     """Check all values that can be checked without data or devices.
 
     Raises:
@@ -92,7 +97,8 @@ def check(config: ConfigDict) -> None:
         )
     if config.reinit and not config.init_from:
         raise InputError(
-            f"reinit: expected init_from beside it, found reinit={config.reinit} alone"
+            f"reinit: expected none without init_from, got {config.reinit!r}. Set "
+            "init_from"
         )
     dropouts = {k: v for k, v in flat.items() if k.startswith("model.") and "drop" in k}
     for name, rate in dropouts.items():
@@ -116,16 +122,16 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
         raise InputError(f"rdrop.dropouts: expected {expected}, found {rates}")
     if rates and config.rdrop.how == "vmap":
         raise InputError(
-            "rdrop.how: expected auto or unroll where rdrop.dropouts gives each pass a "
-            "rate of its own, found vmap"
+            "rdrop.how: expected auto or unroll if rdrop.dropouts sets the rate of "
+            "each pass, got vmap"
         )
     others = [v for k, v in dropouts.items() if k != "model.dropout" or not rates]
     if config.rdrop.alpha > 0 and passes != 1 and not any([*others, *rates]):
         raise InputError(
             f"rdrop.alpha={config.rdrop.alpha} needs dropout: expected one of "
-            f"{', '.join([*dropouts, 'rdrop.dropouts'])} above 0, found all 0. Without "
-            "dropout both passes agree and the term is 0; set rdrop.alpha=0 to train "
-            "plainly"
+            f"{', '.join([*dropouts, 'rdrop.dropouts'])} above 0, found all 0. Set one "
+            "of them, or train without R-Drop with rdrop.alpha=0: without dropout both "
+            "passes are equal"
         )
 
 

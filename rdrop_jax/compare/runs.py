@@ -166,7 +166,7 @@ def execute(
     failed: dict[str, str] = {}
     try:
         while waiting or running:
-            stop.raise_if_requested("between updates: what was saved stays")
+            stop.raise_if_requested("during a run: its checkpoints are valid")
             while waiting and len(running) < jobs:
                 trial = waiting.pop(0)
                 process = start(options, trial, workdir / trial.name)

@@ -35,7 +35,7 @@ _FIELDS = {
 }
 
 
-def check(
+def check_weights(
     config: ConfigDict,
     families: Families,
     workdir: Path | None = None,
@@ -68,7 +68,7 @@ def check(
         free = given is not None and "model.name" not in given
         _check_type(stored, config, families, free=free)
         config = _completed(config, stored, families[config.task], given)
-    weight_files.check(local)
+    weight_files.check_source(local)
     return config
 
 

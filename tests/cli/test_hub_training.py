@@ -156,7 +156,7 @@ def test_trains_from_a_model_and_a_dataset_by_name_in_a_process(hub, tmp_path):
     hub.add("org/tiny-bert", tiny_bert())
     commit = hub.add(FILMS, films(), kind="datasets")
     name = f"hf:{FILMS}/pairs"
-    kept = ("total_steps", "batch_size", "eval.every", "log.tensorboard")
+    kept = ("total_steps", "batch_size", "eval.every", "log.trackers")
     kept += ("data.max_length", "data.buckets", "checkpoint.every")
     overrides = {n: texts.TINY[n] for n in kept}
     overrides |= {"init_from": "hf:org/tiny-bert", "data.name": name}

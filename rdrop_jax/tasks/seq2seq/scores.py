@@ -17,7 +17,7 @@ from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.models.outputs import nll as nll_of
 from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.sides import Side
+from rdrop_jax.tasks.seq2seq.sentences import Sentences
 from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, Translate
 from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores
@@ -92,16 +92,16 @@ def make_evaluator(
 
 
 def _eval_batches(
-    config: ConfigDict, source: Side, target: Side
+    config: ConfigDict, source: Sentences, target: Sentences
 ) -> list[token_batches.Batch]:
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets
     )
     # Evaluation does not accumulate: use as many tokens as a microbatch holds.
-    room = config.batch_tokens // config.accum_steps
+    limit = config.batch_tokens // config.accum_steps
     multiple = config.data.rows_multiple
-    room = max(room, multiple * max(map(max, lengths)))
-    shapes = token_batches.make_shapes(lengths, room, multiple)
+    limit = max(limit, multiple * max(map(max, lengths)))
+    shapes = token_batches.make_shapes(lengths, limit, multiple)
     buckets = token_batches.assign(source.lengths, target.lengths, shapes)
     return list(token_batches.cut(np.arange(len(buckets)), buckets, shapes))
 

@@ -10,8 +10,9 @@ from rdrop_jax.data import tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
-from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.field_checks import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import task
+from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.scores import TextMetrics
 from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, search_options
@@ -42,7 +43,7 @@ def build(
       InputError: a field is out of range, or the vocabularies are not those of the
         run.
     """
-    check(config)
+    check_config(config)
     commit = workdir_lib.recorded_commit(config, workdir)
     find = functools.cache(lambda: translation_sets.find(config.data, commit))
 
@@ -56,11 +57,22 @@ def build(
         if workdir is None
         else tokenizers.load(workdir)
     )
+    return with_vocabularies(config, vocabularies, workdir, find=find)
+
+
+def with_vocabularies(
+    config: ConfigDict,
+    vocabularies: Vocabularies,
+    workdir: Path | None = None,
+    *,
+    find: Callable[[], PairSet] | None = None,
+) -> Task:
+    """Build the task for given vocabularies."""
     return task.make_task(
         config,
         make_spec(config, vocabularies),
         make_metrics(config),
-        find,
+        find or functools.partial(translation_sets.find, config.data),
         workdir,
     )
 
@@ -99,7 +111,7 @@ def make_metrics(config: ConfigDict) -> TextMetrics:
             references = [text.lower() for text in references]
         if used not in ("none", "compound"):
             hypotheses, references = (
-                [shown(text) for text in side] for side in (hypotheses, references)
+                [shown(text) for text in texts] for texts in (hypotheses, references)
             )
         return scoring.scores(hypotheses, references, used)
 
@@ -116,7 +128,6 @@ def make_metrics(config: ConfigDict) -> TextMetrics:
 def write_vocabularies(config: ConfigDict, split: Split, workdir: Path) -> None:
     """Write the vocabularies of a new run to its workdir.
 
-
     Raises:
       InputError: BLEU's default tokenizer does not fit the references.
     """
@@ -129,13 +140,13 @@ def write_vocabularies(config: ConfigDict, split: Split, workdir: Path) -> None:
     tokenizers.save(make_vocabularies(config, split), workdir)
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Check the config fields specific to translation.
 
     Raises:
       InputError: a field is invalid; names the field, expected and found values.
     """
-    task.check(config)
+    task.check_config(config)
     data, score = config.data, config.eval
     choices = {
         "eval.bleu": (score.bleu, (scoring.AUTO, *scoring.TOKENIZE)),
@@ -150,10 +161,10 @@ def check(config: ConfigDict) -> None:
     if config.model.share == "all" and not data.joint_vocabulary:
         raise InputError(
             "model.share=all: expected one vocabulary for both languages, found "
-            "data.joint_vocabulary=False; take model.share=decoder"
+            "data.joint_vocabulary=False. Set model.share=decoder"
         )
     if data.moses:
-        moses.check("data.moses")
+        moses.check_installed("data.moses")
 
 
 def make_model(config: ConfigDict, source_size: int, target_size: int) -> Seq2Seq:
@@ -197,7 +208,7 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
         if config.model.share == "all" and not named[0].joint:
             raise InputError(
                 "model.share=all: expected one vocabulary for both languages, found "
-                f"one for each in {config.init_from or data.vocabulary}; take "
+                f"one for each in {config.init_from or data.vocabulary}. Set "
                 "model.share=decoder"
             )
         return named[0]
