@@ -2,9 +2,11 @@
 
 import functools
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rdrop_jax.config import suggest
@@ -19,6 +21,7 @@ _SPLITS = {
     "validation": ("validation", "valid", "val", "dev", "validation_matched"),
     "test": ("test",),
 }
+_COMMIT = re.compile("[0-9a-f]{40}")
 _logger = logging.getLogger(__name__)
 
 
@@ -54,19 +57,28 @@ def load(text: str, commit: str = "") -> Loaded:
     with _explained(text, name):
         revision = commit or _commit(name)
         from datasets import load_dataset_builder
+        from datasets.packaged_modules.cache.cache import Cache
 
         builder = load_dataset_builder(
             f"hf://datasets/{name.repo}",
             name.part or None,
             revision=revision or name.revision or None,
         )
+        if revision and builder.hash != revision:  # offline: the newest copy
+            builder = Cache(
+                repo_id=name.repo,
+                dataset_name=builder.dataset_name,
+                config_name=builder.config.name,
+                version=str(builder.config.version),
+                hash=revision,
+            )
+            if not Path(builder.cache_dir).is_dir():
+                raise InputError(
+                    f"{_FIELD}: {text}: expected commit {revision}, found none in the "
+                    "cache. Connect to the network, and start again"
+                )
         builder.download_and_prepare()
         found = Loaded(text, str(builder.hash), dict(builder.as_dataset()))
-    if revision and found.commit != revision:
-        raise InputError(
-            f"{_FIELD}: {text}: expected commit {revision}, found {found.commit} in "
-            "the cache. Connect to the network, and start again"
-        )
     _logger.info("%s: %s, commit %s", _FIELD, text, found.commit)
     return found
 
@@ -81,7 +93,7 @@ def _commit(name: hub.Name) -> str:
         raise
     except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
         _logger.debug("%s: %s: %s", _FIELD, name.repo, error)  # the cache may have it
-        return ""
+        return name.revision if _COMMIT.fullmatch(name.revision) else ""
     return str(info.sha)
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:  # imports jax
     from rdrop_jax.training.task import Task
 
 # Packages by name of the task. A package has no import of jax and defines
-#   check_data(config) -> config   checks the training data, completes the config
+#   check_data(config, commit) -> config
+#                             checks the training data, completes the config
 #   FAMILIES                  values of model_type in config.json of readable weights
 #   RECIPES                   datasets that `rdrop_jax.prepare` converts, if any:
 #                             name -> (prepare(folder, files), read_index(folder))
@@ -42,11 +43,12 @@ def package(name: str) -> ModuleType:
     return importlib.import_module(TASKS[name])
 
 
-def check_data(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     """Check the training data of a config and fill in what follows from them.
 
     Args:
       config: config returned by `rdrop_jax.flags.load`.
+      commit: commit of a dataset of the Hugging Face Hub; "" takes the newest.
 
     Returns:
       A locked copy, or the config itself if nothing is added.
@@ -54,7 +56,7 @@ def check_data(config: ConfigDict) -> ConfigDict:
     Raises:
       InputError: the training data are missing or do not fit the config.
     """
-    checked: ConfigDict = package(config.task).check_data(config)
+    checked: ConfigDict = package(config.task).check_data(config, commit)
     return checked
 
 

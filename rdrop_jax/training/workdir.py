@@ -181,6 +181,15 @@ def recorded_data(workdir: Path | None) -> dict[str, str]:
     return {}
 
 
+def recorded_commit(config: ConfigDict, workdir: Path | None) -> str:
+    """Return the commit of the Hub's dataset that a run was started with.
+
+    Returns:
+      The commit; "" if the run has no completed checkpoint or another dataset.
+    """
+    return recorded_data(workdir).get(config.data.name, "")
+
+
 def check_unchanged(
     recorded: Mapping[str, str], found: Mapping[str, str], field: str
 ) -> None:

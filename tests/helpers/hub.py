@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from rdrop_jax.data import hub as data_hub
+from rdrop_jax.pretrained import hub as weights_hub
+
 _RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/([a-z-]+)/([^/]+))?(/.*)?")
 _UPLOAD = re.compile(
@@ -303,3 +306,35 @@ def use(monkeypatch, hub, home):
     }.items():
         monkeypatch.setattr(constants, name, value)
     monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+def use_datasets(monkeypatch, hub, home):
+    """The same for the library datasets."""
+    from datasets import config
+
+    use(monkeypatch, hub, home)
+    for name, value in {
+        "HF_ENDPOINT": hub.url,
+        "HUB_DATASETS_URL": hub.url + "/datasets/{repo_id}/resolve/{revision}/{path}",
+        "HF_DATASETS_CACHE": home / "datasets",
+        "DOWNLOADED_DATASETS_PATH": home / "datasets" / "downloads",
+        "HF_HUB_OFFLINE": False,
+    }.items():
+        monkeypatch.setattr(config, name, value)
+    forget()
+
+
+def go_offline(monkeypatch):
+    """Take the network away, as HF_HUB_OFFLINE=1 of a new process does."""
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    forget()
+
+
+def forget():
+    """Ask the Hub again, as a new process does."""
+    data_hub.load.cache_clear()
+    weights_hub.snapshot.cache_clear()

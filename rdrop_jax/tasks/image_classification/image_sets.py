@@ -219,11 +219,15 @@ def _listing(rows: folder.Files) -> str:
     )
 
 
-def check_data(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     """Check the training data and fill in the class names and their number.
 
     The workdir stores them, so that prediction needs no dataset and a change of the
     classes between starts is detected.
+
+    Args:
+      config: config of the run.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       A locked copy, or the config itself if nothing is added.
@@ -235,7 +239,7 @@ def check_data(config: ConfigDict) -> ConfigDict:
     images.check_transforms(data)
     if data.classes and data.num_classes:
         return config  # by an earlier call
-    classes = find(data).classes
+    classes = find(data, commit).classes
     if not classes and not data.num_classes:
         raise InputError(
             f"data.num_classes: expected the number of classes, because {data.name} "

@@ -69,7 +69,9 @@ def build(
 
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
     found = functools.cache(
-        lambda: image_sets.find(config.data, recorded().get(config.data.name, ""))
+        lambda: image_sets.find(
+            config.data, workdir_lib.recorded_commit(config, workdir)
+        )
     )
     opened: dict[str, Decoded] = {}
 

@@ -1,6 +1,7 @@
 """Running-text datasets: docstrings, the user's files, WikiText-103. Needs no jax."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,13 @@ _TEXT = "text"  # column of a dataset of the Hub
 _LINE = 20  # shorter lines may be headings
 
 
-def check_data(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     """Check that the files of the text exist, and return the config.
+
+    Args:
+      config: config of the run.
+      commit: commit of a dataset of the Hub that the run has encoded; its workdir has
+        the text. "" loads the dataset.
 
     Raises:
       InputError: a file is missing; the message explains how to prepare it.
@@ -36,7 +42,8 @@ def check_data(config: ConfigDict) -> ConfigDict:
     data = config.data
     check_name(data)
     if hub.is_name(data.name):
-        hub_lines(data)
+        if not commit:
+            hub_lines(data)
     elif data.name == "docstrings":
         for package in PACKAGES:
             docstrings.root(package)
@@ -132,7 +139,11 @@ def corpus(data: ConfigDict) -> Corpus:
     for split, lines in texts.items():
         if not any(line.strip() for line in lines):
             raise InputError(f"{split}: expected text, found none")
-    return token_files.make(vocabulary(data, texts["train"]), texts)
+    made = token_files.make(vocabulary(data, texts["train"]), texts)
+    if not hub.is_name(data.name):
+        return made
+    commit = {data.name: data_hub.load(data.name).commit}
+    return replace(made, provenance=made.provenance | commit)
 
 
 def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.LineVocabulary:

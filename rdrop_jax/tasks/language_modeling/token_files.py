@@ -53,12 +53,12 @@ class Corpus:
     Attributes:
       vocabulary: vocabulary of the ids.
       splits: splits by name.
-      provenance: checksums, for result.json.
+      provenance: checksums, and the commit of a dataset of the Hub, for result.json.
     """
 
     vocabulary: LineVocabulary
     splits: Mapping[str, Split]
-    provenance: Mapping[str, str]
+    provenance: dict[str, str]
 
 
 def encode(

@@ -228,13 +228,18 @@ def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:
 
 
 def check_data(
-    config: ConfigDict, find: Callable[[ConfigDict], PairSet], ending: str = ""
+    config: ConfigDict,
+    commit: str = "",
+    *,
+    find: Callable[[ConfigDict, str], PairSet],
+    ending: str = "",
 ) -> ConfigDict:
     """Check that the training data exist; hold splits without files out of training.
 
     Args:
       config: config of the run.
-      find: finds the dataset of the config's ``data``.
+      commit: commit of a dataset of the Hub; "" takes the newest.
+      find: finds the dataset of the config's ``data`` at a commit.
       ending: see `with_files`.
 
     Returns:
@@ -244,7 +249,7 @@ def check_data(
       InputError: the training data are missing, or a split has a size and a file.
     """
     config = with_files(config, ending)
-    find(config.data).check_files()
+    find(config.data, commit).check_files()
     return config
 
 

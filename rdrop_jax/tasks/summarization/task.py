@@ -55,7 +55,7 @@ def build(
       InputError: a field is out of range, or the vocabulary is not that of the run.
     """
     check_config(config)
-    commit = workdir_lib.recorded_data(workdir).get(config.data.name, "")
+    commit = workdir_lib.recorded_commit(config, workdir)
     find = functools.cache(lambda: summary_sets.find(config.data, commit))
     if workdir is None:
         return with_vocabulary(config, make_vocabulary(config, find), find=find)

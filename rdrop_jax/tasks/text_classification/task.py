@@ -48,13 +48,14 @@ def build(
       workdir: folder of the run, with its tokenizer; None makes a tokenizer.
       resuming: False writes the tokenizer.
     """
-    config = text_sets.completed(config)
+    commit = workdir_lib.recorded_commit(config, workdir)
+    config = text_sets.completed(config, commit)
     data = config.data
     architecture = model_module(config, MODELS)
     module = architecture.make_model(config)
     forward = make_forward(module)
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
-    found = functools.cache(lambda: text_sets.find(data, recorded().get(data.name, "")))
+    found = functools.cache(lambda: text_sets.find(data, commit))
     split = functools.cache(
         lambda name: text_sets.open_split(found(), data, name, recorded())
     )

@@ -12,13 +12,17 @@ from rdrop_jax.tasks.text_classification.text_files import columns
 from rdrop_jax.tasks.text_classification.texts import Texts, collect
 
 
-def splits(data: ConfigDict) -> dict[str, str]:
+def splits(data: ConfigDict, commit: str = "") -> dict[str, str]:
     """Return the dataset's splits for ``data.files``; a test split needs labels.
+
+    Args:
+      data: the config's ``data``.
+      commit: commit to use; "" takes the newest of the revision.
 
     Raises:
       InputError: the dataset cannot be loaded, or lacks a split.
     """
-    found, label = data_hub.load(data.name), data.columns.label
+    found, label = data_hub.load(data.name, commit), data.columns.label
     named = {split: data.files[split] for split in data.files}
     chosen = data_hub.choose(found, named)
     if "test" in chosen and not named["test"]:
@@ -41,7 +45,7 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
     """
     names = {s: data.files[s] for s in data.files if data.files[s]}
     if "train" not in names:  # a config that `text_sets.completed` has not seen
-        names = splits(data)
+        names = splits(data, commit)
     if "validation" not in names and not data.validation:
         raise InputError(
             "data.files.validation: expected the name of a split to select by, or "

@@ -167,7 +167,7 @@ def notes(found: Dataset[Texts], data: ConfigDict) -> tuple[str, ...]:
     )
 
 
-def completed(config: ConfigDict) -> ConfigDict:
+def completed(config: ConfigDict, commit: str = "") -> ConfigDict:
     """Fill in the class names of a config, which the workdir stores.
 
     Prediction then needs no dataset, and a change of the classes between starts is
@@ -175,6 +175,7 @@ def completed(config: ConfigDict) -> ConfigDict:
 
     Args:
       config: config of a text classification run.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       A locked copy, or the config itself if nothing is added.
@@ -185,10 +186,10 @@ def completed(config: ConfigDict) -> ConfigDict:
     check_labels(config.data)
     if hub.is_name(config.data.name) and not config.data.files.train:
         config = config.copy_and_resolve_references().unlock()
-        config.data.files.update(text_hub.splits(config.data))
+        config.data.files.update(text_hub.splits(config.data, commit))
         config.lock()
     data = config.data
-    classes = data.classes or _classes(data)
+    classes = data.classes or _classes(data, commit)
     unused = [s for s in ("validation", "test") if data.files[s] and data[s]]
     if not is_own(data):
         unused = []
@@ -201,11 +202,12 @@ def completed(config: ConfigDict) -> ConfigDict:
     return config_lib.finish(filled)
 
 
-def check_training(config: ConfigDict) -> None:
+def check_training(config: ConfigDict, commit: str = "") -> None:
     """Check all files that a training run reads, before it starts.
 
     Args:
       config: config with class names.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Raises:
       InputError: a file is missing, or the test file has a label that is not in the
@@ -213,7 +215,7 @@ def check_training(config: ConfigDict) -> None:
     """
     data = config.data
     if data.name != "files":
-        find(data)
+        find(data, commit)
         return
     for split, path in text_files.paths_of(data).items():
         text_files.check_file(split, path)
@@ -221,13 +223,13 @@ def check_training(config: ConfigDict) -> None:
         encode_labels(find(data).splits["test"](), data.labels, data.classes)
 
 
-def _classes(data: ConfigDict) -> tuple[str, ...]:
+def _classes(data: ConfigDict, commit: str) -> tuple[str, ...]:
     if data.labels == "numbers":
         return ()
-    if hub.is_name(data.name) and (named := find(data).classes):
+    if hub.is_name(data.name) and (named := find(data, commit).classes):
         return named
     if data.name == "docstrings" or is_own(data):
-        return find_classes(find(data).splits["train"](), data.labels)
+        return find_classes(find(data, commit).splits["train"](), data.labels)
     return _glue(data).classes
 
 
@@ -310,8 +312,12 @@ def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
     return collect(rows(), Columns(task.text, task.text_b))
 
 
-def check_data(config: ConfigDict) -> ConfigDict:
+def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     """Check the training data and fill in the class names.
+
+    Args:
+      config: config of the run.
+      commit: commit of a dataset of the Hub; "" takes the newest.
 
     Returns:
       The config with its class names, so that prediction needs no dataset.
@@ -319,6 +325,6 @@ def check_data(config: ConfigDict) -> ConfigDict:
     Raises:
       InputError: the training data are missing, or labels do not fit.
     """
-    config = completed(config)
-    check_training(config)
+    config = completed(config, commit)
+    check_training(config, commit)
     return config

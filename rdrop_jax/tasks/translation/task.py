@@ -44,8 +44,7 @@ def build(
         run.
     """
     check_config(config)
-    recorded = workdir_lib.recorded_data(workdir)
-    commit = recorded.get(config.data.name, "")
+    commit = workdir_lib.recorded_commit(config, workdir)
     find = functools.cache(lambda: translation_sets.find(config.data, commit))
 
     def split(name: str) -> Pairs:
