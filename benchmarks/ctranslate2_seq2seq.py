@@ -9,7 +9,7 @@ import numpy as np
 from ctranslate2.converters import utils
 from ctranslate2.specs import common_spec, transformer_spec
 
-from rdrop_jax.decoding.options import SearchOptions
+from rdrop_jax.decoding.search_options import SearchOptions
 from rdrop_jax.models.embeddings import sinusoids
 from rdrop_jax.models.seq2seq import Seq2Seq
 

@@ -26,7 +26,7 @@ from rdrop_jax.cli import process
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.data import tokenizers
 from rdrop_jax.decoding.batched_search import BestHypotheses, Shapes, make_search
-from rdrop_jax.decoding.options import SearchOptions
+from rdrop_jax.decoding.search_options import SearchOptions
 from rdrop_jax.files import lines
 from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.seq2seq import Seq2Seq

@@ -14,11 +14,13 @@ Presets:
           --config.init_from=bert-base-cased
 
   {cola,mrpc,rte,sst2,mnli,qnli,qqp,stsb}_{bert_base,roberta_large}: the paper's runs.
-        python -m rdrop_jax.prepare glue/rte --data_dir DATA --from RTE.zip
-        python -m rdrop_jax.train --config configs/glue.py:rte_bert_base \\
-          --config.data.dir=DATA --config.init_from=bert-base-cased
-        ``init_from`` is a folder with config.json, model.safetensors and tokenizer
-        files of bert-base-cased or roberta-large.
+        python -m rdrop_jax.train --config configs/glue.py:rte_bert_base
+        Data: hf:nyu-mll/glue/TASK. Names of configurations, columns, classes and splits
+        are those of its card (huggingface.co/datasets/nyu-mll/glue, README.md). Test
+        rows have no public labels (-1) and are not read; MNLI has its mismatched
+        validation data as test split.
+        Weights: hf:google-bert/bert-base-cased and hf:FacebookAI/roberta-large.
+        Not verified: downloads from the Hub; these runs were never started here.
 
 Steps, warmup, batch and the paper's alpha: Table 8 and A.4 of arXiv 2106.14448v1 and
 the published code's README. For RTE, the README has 2,036 steps, and the paper 3,120,
@@ -64,6 +66,18 @@ RECIPES = {
     "stsb": (3598, 214, 16, 1.0, 3.2, "pearson"),
 }
 
+# Columns of the texts in hf:nyu-mll/glue.
+COLUMNS = {
+    "cola": ("sentence", ""),
+    "mrpc": ("sentence1", "sentence2"),
+    "rte": ("sentence1", "sentence2"),
+    "sst2": ("sentence", ""),
+    "mnli": ("premise", "hypothesis"),
+    "qnli": ("question", "sentence"),
+    "qqp": ("question1", "question2"),
+    "stsb": ("sentence1", "sentence2"),
+}
+
 
 def glue() -> ConfigDict:
     """Return shared settings: the paper's optimizer and dropout, lengths up to 128."""
@@ -83,8 +97,8 @@ def glue() -> ConfigDict:
 
     c.data.labels = "classes"  # or "multilabel", "numbers"
     c.data.classes = ()  # their names; filled in from the data
-    c.data.validation = 0.0  # share or number of training rows to hold out; with GLUE,
-    # the published validation data then serve as test data. Unused if a file is given
+    c.data.validation = 0.0  # share or number of training rows to hold out; unused if
+    # there is a file or a split for it
     c.data.test = 0.0  # the same for data.name=files; 0: no test data
     c.data.files = (
         ConfigDict()
@@ -168,8 +182,10 @@ def bert_base(task: str) -> ConfigDict:
     c.optimizer.warmup = warmup
     c.batch_size = batch_size
     c.rdrop.alpha = alpha
-    c.init_from = "bert-base-cased"
-    c.data.name = f"glue/{task}"
+    c.init_from = "hf:google-bert/bert-base-cased"
+    c.data.name = f"hf:nyu-mll/glue/{task}"
+    c.data.columns.text, c.data.columns.text_b = COLUMNS[task]
+    c.data.files.test = "validation_mismatched" if task == "mnli" else ""
     c.data.labels = "numbers" if task == "stsb" else "classes"
     c.eval.metric = metric
     return c
@@ -179,7 +195,7 @@ def roberta_large(task: str) -> ConfigDict:
     """Return the config of one GLUE task with RoBERTa large."""
     c = bert_base(task)
     c.rdrop.alpha = RECIPES[task][4]
-    c.init_from = "roberta-large"
+    c.init_from = "hf:FacebookAI/roberta-large"
     c.model.name = "roberta"
     c.model.size = "large"
     c.model.vocab_size = 50265

@@ -16,6 +16,9 @@ from ml_collections.config_dict import placeholder
 
 from rdrop_jax.config import base_config, pick
 
+# The commit that adds safetensors; the branch main has pickles.
+BART_LARGE = "hf:facebook/bart-large@4422181a85458e2acc57a4c1f845b9dfd60bd411"
+
 
 def summarization() -> ConfigDict:
     """Return shared settings: BART, and the paper's objective and decoding."""
@@ -148,24 +151,27 @@ def cnn_dailymail() -> ConfigDict:
     Paper: ROUGE-1/2/L 44.51/21.58/41.24 (44.16/21.28/40.90 without R-Drop), by
     files2rouge.
 
-    python -m rdrop_jax.prepare cnn_dailymail --data_dir DATA --from FOLDER
-    python -m rdrop_jax.train --config summarization.py:cnn_dailymail \
-        --config.data.dir=DATA --config.init_from=bart-large
+    python -m rdrop_jax.train --config configs/summarization.py:cnn_dailymail
+
+    Data: hf:abisee/cnn_dailymail/3.0.0, columns article and highlights; 287,113, 13,368
+    and 11,490 rows (tensorflow.org/datasets/community_catalog/huggingface/
+    cnn_dailymail). Weights: hf:facebook/bart-large at the commit that adds safetensors
+    (refs/pr/4; huggingface.co/facebook/bart-large/discussions/4). Not verified:
+    downloads from the Hub.
 
     The published script (examples/summeration_rdrop): dropout and attention dropout
     0.1, alpha 0.7, smoothing 0.1; Adam (0.9, 0.999), decoupled weight decay 0.01, clip
     0.1; linear decay from 3e-5 after 500 steps to 0 at 20,000; 1,024 tokens x 16
     microbatches x 4 GPUs in float16 (8 GPUs in the paper); raw cased text; beam 4,
     length penalty 2, 55 to 140 tokens, no trigram twice. Here bfloat16, blocks
-    recomputed, 8 microbatches of 8 documents. ``init_from`` is a folder of
-    facebook/bart-large. Never run here at this size.
+    recomputed, 8 microbatches of 8 documents. Never run here at this size.
     """
     c = summarization()
     c.seed = 1
     c.total_steps = 20_000
     c.accum_steps = 8
-    c.init_from = "bart-large"
-    c.data.name = "cnn_dailymail"
+    c.init_from = BART_LARGE
+    c.data.name = "hf:abisee/cnn_dailymail/3.0.0"
 
     c.model.dtype = "bfloat16"
     c.model.remat = True
@@ -183,7 +189,7 @@ def scitldr() -> ConfigDict:
     r"""Abstracts of papers to one sentence (Cachola et al., 2020), best of several.
 
     python -m rdrop_jax.train --config configs/summarization.py:scitldr \
-        --config.data.dir=FOLDER --config.init_from=bart-large
+        --config.data.dir=FOLDER
 
     FOLDER is SciTLDR-Data/SciTLDR-A of github.com/allenai/scitldr: train.jsonl,
     dev.jsonl and test.jsonl, also gzipped, with the columns source, sentences in a
@@ -191,7 +197,7 @@ def scitldr() -> ConfigDict:
     there is no reference score. Settings: see `files`. Never run here at this size.
     """
     c = files()
-    c.init_from = "bart-large"
+    c.init_from = BART_LARGE
     c.data.files.validation = "dev.jsonl"
     c.data.columns.source = "source"
     c.data.columns.target = "target"

@@ -140,9 +140,11 @@ def finetune() -> ConfigDict:
 def cifar100() -> ConfigDict:
     r"""CIFAR-100, ViT-B/16 at 224 px: a recipe that works according to a co-author.
 
-    python -m rdrop_jax.prepare cifar100 --data_dir DATA --from cifar-100-python.tar.gz
-    python -m rdrop_jax.train --config configs/vit.py:cifar100 --config.data.dir=DATA \
-        --config.init_from=ViT-B_16.npz
+    python -m rdrop_jax.train --config configs/vit.py:cifar100
+
+    Data: hf:uoft-cs/cifar100, columns img and fine_label (huggingface.co/datasets/
+    uoft-cs/cifar100). Weights: hf:google/vit-base-patch16-224-in21k, the conversion of
+    Google's ViT-B_16.npz. Not verified: downloads from the Hub.
 
     Source: github.com/dropreg/R-Drop issue 25: 224 px, lr 8e-3, 20,000 steps, alpha 0.3
     in the code, the rest as `finetune`. 5,000 of 50,000 training images are held out.
@@ -150,7 +152,8 @@ def cifar100() -> ConfigDict:
     to 92.71. Never run here at this size.
     """
     c = finetune()
-    c.data.name = "cifar100"
+    c.init_from = "hf:google/vit-base-patch16-224-in21k"
+    c.data.name = "hf:uoft-cs/cifar100"
     c.data.num_classes = 100
     c.data.validation = 5000.0
     return c
@@ -159,14 +162,13 @@ def cifar100() -> ConfigDict:
 def cifar100_l16() -> ConfigDict:
     r"""CIFAR-100, ViT-L/16, everything else as `cifar100`.
 
-    python -m rdrop_jax.train --config configs/vit.py:cifar100_l16 \
-        --config.data.dir=DATA --config.init_from=ViT-L_16.npz
+    python -m rdrop_jax.train --config configs/vit.py:cifar100_l16
 
     Paper: 93.85 (93.44 without R-Drop), on 8 RTX 3090. Image size and steps are not
     published for this model; those of `cifar100` are used. Never run here.
     """
     c = cifar100()
-    c.init_from = "ViT-L_16.npz"
+    c.init_from = "hf:google/vit-large-patch16-224-in21k"
     c.model.size = "L"
     return c
 
@@ -175,8 +177,11 @@ def imagenet() -> ConfigDict:
     r"""ImageNet (ILSVRC 2012), ViT-B/16 at 384 px.
 
     python -m rdrop_jax.prepare imagenet2012 --data_dir DATA --from FOLDER
-    python -m rdrop_jax.train --config configs/vit.py:imagenet --config.data.dir=DATA \
-        --config.init_from=ViT-B_16.npz
+    python -m rdrop_jax.train --config configs/vit.py:imagenet --config.data.dir=DATA
+
+    hf:ILSVRC/imagenet-1k is gated: accept its terms on the Hub and set HF_TOKEN, then
+    --config.data.name=hf:ILSVRC/imagenet-1k needs no preparation. Its test split has no
+    labels, so data.validation and data.test apply. Not verified: columns and downloads.
 
     Source: no script was published. Size and lr 1e-2 are the defaults of the published
     code, 20,000 steps Google's for this fine-tuning (vision_transformer,
@@ -185,6 +190,7 @@ def imagenet() -> ConfigDict:
     R-Drop), on 8 RTX 3090. Never run here at this size.
     """
     c = finetune()
+    c.init_from = "hf:google/vit-base-patch16-224-in21k"
     c.data.name = "imagenet2012"
     c.data.num_classes = 1000
     c.data.image_size = 384
@@ -198,12 +204,12 @@ def imagenet_l16() -> ConfigDict:
     r"""ImageNet, ViT-L/16, everything else as `imagenet`.
 
     python -m rdrop_jax.train --config configs/vit.py:imagenet_l16 \
-        --config.data.dir=DATA --config.init_from=ViT-L_16.npz
+        --config.data.dir=DATA
 
     Paper: 85.57 (85.15 without R-Drop), on 8 RTX 3090. Never run here.
     """
     c = imagenet()
-    c.init_from = "ViT-L_16.npz"
+    c.init_from = "hf:google/vit-large-patch16-224-in21k"
     c.model.size = "L"
     return c
 
@@ -211,8 +217,7 @@ def imagenet_l16() -> ConfigDict:
 def cifar100_scratch() -> ConfigDict:
     r"""CIFAR-100 at 32 px without pretrained weights: six layers, patches of 4 px.
 
-    python -m rdrop_jax.train --config configs/vit.py:cifar100_scratch \
-        --config.data.dir=DATA
+    python -m rdrop_jax.train --config configs/vit.py:cifar100_scratch
 
     Our settings, not the paper's, for a laptop or one small GPU; not tuned, and never
     run to completion here. With 4,000 images and a smaller model, alpha 5 gained 1.7
@@ -224,7 +229,7 @@ def cifar100_scratch() -> ConfigDict:
     c.batch_size = 128
     c.rdrop.alpha = 1.0
 
-    c.data.name = "cifar100"
+    c.data.name = "hf:uoft-cs/cifar100"
     c.data.num_classes = 100
     c.data.image_size = 32
     c.data.validation = 5000.0

@@ -32,7 +32,9 @@ EXTRA_OF = {
     "tensorflow_datasets": "hub",
     "jinja2": "report",
     "markupsafe": "report",
+    "mlflow": "mlflow",
     "tensorflow": "prepare",
+    "wandb": "wandb",
 }
 
 

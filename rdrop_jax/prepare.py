@@ -1,4 +1,4 @@
-"""python -m rdrop_jax.prepare cifar100 --data_dir DATA"""
+"""python -m rdrop_jax.prepare imagenet2012 --data_dir DATA"""
 
 from rdrop_jax import extras
 

@@ -4,7 +4,7 @@ from rdrop_jax import extras
 
 with extras.explained(__name__, "train"):
     from rdrop_jax.cli import process
-    from rdrop_jax.cli.train import check as check
+    from rdrop_jax.cli.train import check_start as check_start
     from rdrop_jax.cli.train import main as main
     from rdrop_jax.cli.train import train as train
     from rdrop_jax.training.callbacks import Callback as Callback

@@ -1,5 +1,6 @@
 """Strict JAX for every test: 8 simulated CPU devices, no rank promotion."""
 
+import gc
 import importlib.util
 import os
 from pathlib import Path
@@ -17,6 +18,7 @@ CACHE = {
     "jax_compilation_cache_dir": str(ROOT / ".pytest_cache" / "jax"),
     "jax_persistent_cache_min_compile_time_secs": 0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
+    "jax_traceback_in_locations_limit": 0,  # less to lower
 }
 for name, value in CACHE.items():
     jax.config.update(name, value)
@@ -28,6 +30,9 @@ QUICK = (
     "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ["XLA_FLAGS"] = f"{QUICK} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+# A collection walks all programs of all tests so far: fewer of them.
+gc.set_threshold(20_000, 20, 50)
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

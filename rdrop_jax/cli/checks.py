@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rdrop_jax.config import batch_field, flatten
+from rdrop_jax.core import options
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths, roots
 
@@ -22,7 +23,8 @@ _MAX_INT, _MAX_SEED = 2**31 - 1, 2**63 - 1
 _SEED = (lambda v: 0 <= v <= _MAX_SEED, f"from 0 to {_MAX_SEED}")
 # Each one takes a thread or a batch in memory.
 _THREADS = (lambda v: 0 <= v <= 4096, "from 0 to 4096")
-_AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for what is left")
+_TRACKERS = ("tensorboard", "wandb", "mlflow")
+_AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for all remaining devices")
 
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _SEED,
@@ -32,15 +34,13 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rdrop.num_passes": (lambda v: v is None or v >= 1, "none, or at least 1"),
     "rdrop.every": _POSITIVE,
     "rdrop.label_smoothing": _FRACTION,
-    "rdrop.smoothing": _one_of("uniform", "fairseq"),
-    "rdrop.divergence": _one_of(
-        "symmetric_kl", "forward_kl", "reverse_kl", "js", "squared"
-    ),
-    "rdrop.stop_gradient": _one_of("none", "targets"),
-    "rdrop.objective_scale": _one_of("sum", "mean"),
-    "rdrop.how": _one_of("auto", "unroll", "vmap"),
+    "rdrop.smoothing": _one_of(*options.SMOOTHINGS),
+    "rdrop.divergence": _one_of(*options.DIVERGENCES),
+    "rdrop.stop_gradient": _one_of(*options.STOP_GRADIENTS),
+    "rdrop.objective_scale": _one_of(*options.OBJECTIVE_SCALES),
+    "rdrop.how": _one_of(*options.HOW),
     "model.dtype": _one_of("float32", "bfloat16"),
-    "model.masks": _one_of("hash", "bernoulli"),
+    "model.masks": _one_of(*options.MASKS),
     "data.prefetch": _THREADS,
     "data.workers": _THREADS,
     "optimizer.name": _one_of("adam", "adamw", "sgd", "nag"),
@@ -61,13 +61,17 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "eval.batch_size": _POSITIVE,
     "eval.patience": _NOT_NEGATIVE,
     "checkpoint.keep": (lambda v: v >= 2, "at least 2"),
+    "log.trackers": (
+        lambda v: all(name in _TRACKERS for name in v),
+        f"names of {', '.join(_TRACKERS)}",
+    ),
     "mesh.data": _AXIS,
     "mesh.fsdp": _AXIS,
     "mesh.tensor": _AXIS,
 }
 
 
-def check(config: ConfigDict) -> None:
+def check_values(config: ConfigDict) -> None:
     """Check all values that can be checked without data or devices.
 
     Raises:
@@ -92,7 +96,8 @@ def check(config: ConfigDict) -> None:
         )
     if config.reinit and not config.init_from:
         raise InputError(
-            f"reinit: expected init_from beside it, found reinit={config.reinit} alone"
+            f"reinit: expected none without init_from, got {config.reinit!r}. Set "
+            "init_from"
         )
     dropouts = {k: v for k, v in flat.items() if k.startswith("model.") and "drop" in k}
     for name, rate in dropouts.items():
@@ -116,16 +121,16 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
         raise InputError(f"rdrop.dropouts: expected {expected}, found {rates}")
     if rates and config.rdrop.how == "vmap":
         raise InputError(
-            "rdrop.how: expected auto or unroll where rdrop.dropouts gives each pass a "
-            "rate of its own, found vmap"
+            "rdrop.how: expected auto or unroll if rdrop.dropouts sets the rate of "
+            "each pass, got vmap"
         )
     others = [v for k, v in dropouts.items() if k != "model.dropout" or not rates]
     if config.rdrop.alpha > 0 and passes != 1 and not any([*others, *rates]):
         raise InputError(
             f"rdrop.alpha={config.rdrop.alpha} needs dropout: expected one of "
-            f"{', '.join([*dropouts, 'rdrop.dropouts'])} above 0, found all 0. Without "
-            "dropout both passes agree and the term is 0; set rdrop.alpha=0 to train "
-            "plainly"
+            f"{', '.join([*dropouts, 'rdrop.dropouts'])} above 0, found all 0. Set one "
+            "of them, or train without R-Drop with rdrop.alpha=0: without dropout both "
+            "passes are equal"
         )
 
 

@@ -117,7 +117,7 @@ def parse_run(
     config = workdir_lib.read(args.workdir)
     if overrides:
         override(config, overrides)
-        checks.check(config)
+        checks.check_values(config)
     return args, config
 
 
@@ -160,7 +160,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
         config.update_from_flattened_dict(scratch)
     override(config, given)
     checks.check_sizes(config, given)
-    checks.check(config)
+    checks.check_values(config)
     return config
 
 
@@ -256,6 +256,8 @@ def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> 
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
+    if name == "log.trackers" and isinstance(value, str):
+        return tuple(part.strip() for part in value.split(","))
     if not isinstance(value, kind):
         raise InputError(f"--config.{name}: expected a {kind.__name__}, found {text!r}")
     return value

@@ -28,6 +28,9 @@ PROGRAMS = {
     "predict": Program("rdrop_jax.cli.predict", "predict with a trained model"),
     "export": Program("rdrop_jax.cli.export", "write a model for other libraries"),
     "prepare": Program("rdrop_jax.cli.prepare", "convert a dataset for training"),
+    "compile": Program(
+        "rdrop_jax.cli.compile", "count memory and operations for a GPU or TPU"
+    ),
     "compare": Program(
         "rdrop_jax.compare.program",
         "train with and without R-Drop, and report whether it helps",

@@ -61,8 +61,8 @@ def load(
     return lambda inputs: list(predictor.run(run.params, check_list(inputs)))
 
 
-def main(argv: Sequence[str]) -> None:
-    """Parse the command line and stream answers."""
+def make_parser() -> flags.Parser:
+    """Make the parser of the command line."""
     parser = flags.Parser(prog="rdrop_jax.predict", description=__doc__)
     parser.add_argument("--workdir", type=flags.path, required=True)
     parser.add_argument(
@@ -83,7 +83,12 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="JSON lines, with scores")
     parser.add_argument("--n_best", metavar="N", help="N answers, best first; as JSON")
     parser.add_argument("--mode", help="of language models: generate (default), score")
-    args, config = flags.parse_run(parser, argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse the command line and stream answers."""
+    args, config = flags.parse_run(make_parser(), argv)
     if args.mode is not None:
         choose(config, args.mode)
     if args.n_best is not None:

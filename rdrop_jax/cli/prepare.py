@@ -1,9 +1,8 @@
-"""python -m rdrop_jax.prepare cifar100 --data_dir DATA --from cifar-100-python.tar.gz
+"""python -m rdrop_jax.prepare imagenet2012 --data_dir DATA --from DOWNLOADS
 
-Names: cifar100, imagenet2012; iwslt14_de_en, iwslt14_es_en, iwslt17_fr_en,
-iwslt17_zh_en, wmt14_en_de, wmt14_en_fr, each for both directions; glue/cola, glue/sst2,
-glue/mrpc, glue/qqp, glue/stsb, glue/mnli, glue/qnli, glue/rte; wikitext103;
-cnn_dailymail; tfds:NAME for any dataset of TensorFlow Datasets.
+Names: imagenet2012; iwslt14_de_en, iwslt14_es_en, iwslt17_fr_en, iwslt17_zh_en, each
+for both directions; tfds:NAME for any dataset of TensorFlow Datasets. Most datasets
+need no preparation: name them on the Hugging Face Hub, data.name=hf:ORG/NAME.
 """
 
 import logging

@@ -16,7 +16,7 @@ from rdrop_jax.cli import flags, profiler
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.pretrained import families, hub
-from rdrop_jax.training import agreement, distributed, preemption
+from rdrop_jax.training import agreement, distributed, preemption, trackers
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.callbacks import Callback
 
@@ -56,7 +56,7 @@ def train(
       TrainingError: the loss, gradient or update is not finite.
     """
     if task is None:
-        config = check(config, workdir, given)
+        config = check_start(config, workdir, given)
     elif not config.task:
         raise InputError("task: expected a name for the task, got ''")
     return _train_locked(config, workdir, task, callbacks)
@@ -126,7 +126,7 @@ def _build_and_fit(
     )
 
 
-def check(
+def check_start(
     config: ConfigDict, workdir: Path, given: Collection[str] | None = None
 ) -> ConfigDict:
     """Check config, data and workdir as far as possible before jax starts.
@@ -140,14 +140,17 @@ def check(
       The config, completed with facts from its dataset.
 
     Raises:
-      InputError: missing data or weights, or a workdir with a different config.
+      InputError: missing data, weights or packages, or a workdir with a different
+        config.
     """
     paths.workdir(workdir)
     paths.check_config(config)
+    trackers.check_installed(config.log.trackers)
+    config = workdir_lib.resumed(config, workdir, given)  # names of data
     config = workdir_lib.resumed(tasks.check_data(config), workdir, given)
     workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
-        return families.check(config, tasks.families(), workdir, given)
+        return families.check_weights(config, tasks.families(), workdir, given)
     return config
 
 
@@ -191,7 +194,7 @@ def main(argv: Sequence[str]) -> None:
         return
     workdir = args.workdir or default_workdir(args.config)
     given, _ = config_lib.renamed(config.task, overrides)
-    config = check(config, workdir, given)
+    config = check_start(config, workdir, given)
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)

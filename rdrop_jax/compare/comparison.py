@@ -9,7 +9,7 @@ from typing import Any
 from rdrop_jax import config as config_lib
 from rdrop_jax import versions
 from rdrop_jax.compare import results, runs
-from rdrop_jax.compare.options import ComparisonOptions
+from rdrop_jax.compare.comparison_options import ComparisonOptions
 from rdrop_jax.compare.plan import Setting, make_settings, make_trials
 from rdrop_jax.compare.results import FinishedRun
 from rdrop_jax.errors import InputError

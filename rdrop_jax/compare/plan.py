@@ -8,7 +8,7 @@ import itertools
 from dataclasses import dataclass
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.compare.options import ComparisonOptions
+from rdrop_jax.compare.comparison_options import ComparisonOptions
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rdrop_jax import tasks
 from rdrop_jax.cli import flags
 from rdrop_jax.compare import render, runs, stored_reports
 from rdrop_jax.compare.comparison import Comparison, open_comparison
-from rdrop_jax.compare.options import ARMS, ComparisonOptions, check_options
+from rdrop_jax.compare.comparison_options import ARMS, ComparisonOptions, check_options
 from rdrop_jax.compare.report import make_report
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files import paths
@@ -86,12 +86,8 @@ def _split(text: str) -> tuple[str, ...]:
     return tuple(word for word in text.split(",") if word.strip())
 
 
-def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
-    """Parse the command line.
-
-    Returns:
-      The options, the workdir and the number of concurrent runs.
-    """
+def make_parser() -> flags.Parser:
+    """Make the parser of the command line."""
     parser = flags.Parser(prog="rdrop_jax.compare", description=__doc__)
     add = parser.add_argument
     add("--config", metavar="FILE[:PRESET]", required=True)
@@ -124,7 +120,16 @@ def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
     )
     add("--metric", metavar="NAME", help="score of the verdict; default: eval.metric")
     add("--jobs", type=int, default=1, help="number of concurrent runs; default: 1")
-    args, overrides = flags.parse(parser, argv)
+    return parser
+
+
+def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
+    """Parse the command line.
+
+    Returns:
+      The options, the workdir and the number of concurrent runs.
+    """
+    args, overrides = flags.parse(make_parser(), argv)
     if args.jobs < 1:
         raise InputError(f"--jobs: expected at least 1, found {args.jobs}")
     metric = args.metric or flags.load(args.config, overrides).eval.metric

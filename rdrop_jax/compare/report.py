@@ -9,7 +9,7 @@ import numpy as np
 from rdrop_jax import config as config_lib
 from rdrop_jax.compare import stats
 from rdrop_jax.compare.comparison import Comparison
-from rdrop_jax.compare.options import ComparisonOptions
+from rdrop_jax.compare.comparison_options import ComparisonOptions
 from rdrop_jax.compare.plan import make_trials
 from rdrop_jax.compare.results import (
     Curve,

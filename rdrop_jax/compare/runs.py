@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
-from rdrop_jax.compare.options import ComparisonOptions
+from rdrop_jax.compare.comparison_options import ComparisonOptions
 from rdrop_jax.compare.plan import Trial
 from rdrop_jax.errors import InputError
 from rdrop_jax.training.preemption import Stop
@@ -166,7 +166,7 @@ def execute(
     failed: dict[str, str] = {}
     try:
         while waiting or running:
-            stop.raise_if_requested("between updates: what was saved stays")
+            stop.raise_if_requested("during a run: its checkpoints are valid")
             while waiting and len(running) < jobs:
                 trial = waiting.pop(0)
                 process = start(options, trial, workdir / trial.name)

@@ -58,13 +58,12 @@ def sd(values: Float[np.ndarray, " seeds"]) -> float:
 
 
 def t_interval(
-    differences: Float[np.ndarray, "*experiments seeds"], level: float = LEVEL
+    differences: Float[np.ndarray, "*experiments seeds"],
 ) -> tuple[Float[np.ndarray, "*experiments"], Float[np.ndarray, "*experiments"]]:
     """Compute ``mean -+ t * sd / sqrt(seeds)`` with ``seeds - 1`` degrees of freedom.
 
     Args:
       differences: paired differences, seeds on the last axis.
-      level: confidence level.
 
     Returns:
       Lower and upper ends; NaN for a single seed.
@@ -74,7 +73,7 @@ def t_interval(
     if count < 2:
         return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     error = differences.std(axis=-1, ddof=1) / np.sqrt(count)
-    half = stats.t.ppf((1 + level) / 2, count - 1) * error
+    half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * error
     return np.asarray(mean - half), np.asarray(mean + half)
 
 

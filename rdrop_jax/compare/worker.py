@@ -48,7 +48,7 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     for overrides in job["probe"]:
         config = tasks.check_data(flags.load(job["config"], overrides))
         if config.init_from:
-            config = families.check(config, tasks.families(), given=overrides)
+            config = families.check_weights(config, tasks.families(), given=overrides)
         built.append(tasks.build(hub.located(config)))
     return {
         "steps_per_epoch": [task.train_data().steps_per_epoch for task in built],

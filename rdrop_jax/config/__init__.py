@@ -14,6 +14,7 @@ from rdrop_jax.config.fields import finish as finish
 from rdrop_jax.config.fields import flatten as flatten
 from rdrop_jax.config.fields import pick as pick
 from rdrop_jax.config.fields import suggest as suggest
+from rdrop_jax.config.upgrades import NAMES as NAMES
 from rdrop_jax.config.upgrades import NEW_DEFAULTS as NEW_DEFAULTS
 from rdrop_jax.config.upgrades import renamed as renamed
 from rdrop_jax.config.upgrades import unlike_base as unlike_base

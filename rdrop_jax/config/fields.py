@@ -75,7 +75,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "checkpoint.every": ("1 epochs", "also saves each new best validation"),
     "checkpoint.keep": (2, "newest checkpoints to keep, in addition to the best"),
     "log.every": (50, 'also accepts "30 seconds" (approximate)'),
-    "log.tensorboard": (True, "write event files of TensorBoard"),
+    "log.trackers": (("tensorboard",), 'also "wandb" and "mlflow"; (): none'),
     "mesh.data": (-1, "devices that shard the batch; -1: all remaining"),
     "mesh.fsdp": (1, "devices that shard the batch and the parameters"),
     "mesh.tensor": (1, "devices that shard matrices"),

@@ -13,6 +13,11 @@ from rdrop_jax.config.fields import (
     optional,
 )
 
+# Renamed fields of all tasks: old name to present name.
+_RENAMED_EVERYWHERE = {"log.tensorboard": "log.trackers"}
+# Values of log.tensorboard, also as text of the command line, and of log.trackers.
+_TRACKERS = {True: ["tensorboard"], "true": "tensorboard", "1": "tensorboard"}
+_TRACKERS |= {False: [], "false": "()", "0": "()"}
 # Renamed fields by task: old name to present name.
 RENAMED = {
     "image_classification": {"model.variant": "model.size"},
@@ -48,6 +53,12 @@ NEW_DEFAULTS = (
     *("data.vocab_size", "optimizer.name", "optimizer.lr", "optimizer.end_lr"),
     *("optimizer.weight_decay", "optimizer.decay", "optimizer.clip"),
 )
+# Fields that name data and weights, which later presets name on the Hub.
+NAMES = (
+    *("init_from", "data.name", "data.files.test", "data.columns.text"),
+    *("data.columns.text_b", "data.columns.source", "data.columns.target"),
+    *("data.moses", "eval.bleu"),
+)
 # Fields added since earlier versions, by task, with the value of the old behavior; a
 # type stands for an optional field that is None.
 ADDED: dict[str, dict[str, Any]] = {
@@ -73,16 +84,21 @@ def renamed(task: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     Returns:
       The values by present names, and one note for each old name.
     """
-    names = RENAMED.get(task, {})
+    names = _RENAMED_EVERYWHERE | RENAMED.get(task, {})
     found: dict[str, Any] = {}
     notes: list[str] = []
     for name, value in fields.items():
         new = names.get(name, name)
+        if name == "log.tensorboard" and isinstance(value, bool | str):
+            value = _TRACKERS.get(
+                value.lower() if isinstance(value, str) else value, value
+            )
         found[new] = value
         if new != name:
             notes.append(f"{name}: deprecated, use {new}")
     models = RENAMED_MODELS.get(task, {})
-    if (old := found.get("model.name")) in models:
+    old = found.get("model.name")
+    if isinstance(old, str) and old in models:
         found["model.name"], found["model.size"] = models[old]
         notes.append(
             f"model.name={old}: deprecated, use model.name={found['model.name']} and "
@@ -98,7 +114,7 @@ def upgrade(config: ConfigDict) -> list[str]:
       One note for each old name.
     """
     task, old, base = config.get("task", ""), flatten(config), flatten(base_config())
-    names = RENAMED.get(task, {})
+    names = _RENAMED_EVERYWHERE | RENAMED.get(task, {})
     # A default of the base config beside the new field was not set.
     unset = {
         n for n in names if names[n] in old and n in base and old.get(n) == base[n]
@@ -124,9 +140,10 @@ def unlike_base(stored: Mapping[str, Any]) -> str:
     a task checks its fields.
     """
     base, flat = flatten(base_config()), flatten(stored)
-    base[batch_field(stored)] = base.pop("batch_size")
-    if not flat.get("task"):
+    if not (task := flat.get("task")):
         return "no task"
+    flat, _ = renamed(task if isinstance(task, str) else "", flat)
+    base[batch_field(flat)] = base.pop("batch_size")
     missing = [name for name in base if name not in flat]
     if missing:
         return f"no {', '.join(missing[:5])}"

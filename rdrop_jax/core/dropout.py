@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, UInt32
 
+from rdrop_jax.core.options import MASKS
 from rdrop_jax.core.passes import Key
-
-MASKS = ("hash", "bernoulli")
 
 
 def _mix(x: UInt32[Array, "..."]) -> UInt32[Array, "..."]:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Integer, Num, Shaped
 
 from rdrop_jax.core.label_checks import are_class_ids, check_same_shape, valid_class_ids
 from rdrop_jax.core.meshes import on_any_mesh
+from rdrop_jax.core.options import SMOOTHINGS
 
 Logits = Float[Array, "*positions classes"]
 Positions = Float[Array, "*positions"]
@@ -22,8 +23,6 @@ Mask = Bool[Array, "*positions"]
 
 # Lower than any meaningful logit, but finite, so that z - z is 0 and not NaN.
 IMPOSSIBLE = -1e30
-
-SMOOTHINGS = ("uniform", "fairseq")
 
 
 def at_least_float32(x: Num[Array, "..."]) -> Float[Array, "..."]:

@@ -18,6 +18,22 @@ except ImportError:  # before jax 0.7
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
+def platform() -> str:
+    """Return the platform that the current program is traced for.
+
+    It is that of the devices of `jax.set_mesh`, or else of the default backend. A
+    program can thus be compiled for devices that the machine does not have.
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
+    return jax.default_backend() if device is None else device.platform
+
+
+def device_count() -> int:
+    """Return the number of devices of `jax.set_mesh`, or else of all processes."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() if mesh.empty else mesh.size
+
+
 def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
     """Make a function of arrays independent of their sharding types.
 

@@ -28,6 +28,7 @@ from rdrop_jax.core.kernels.softmax import SoftmaxOptions
 from rdrop_jax.core.label_checks import are_class_ids, stacked
 from rdrop_jax.core.meshes import on_any_mesh
 from rdrop_jax.core.metrics import Mean, Pair
+from rdrop_jax.core.options import OBJECTIVE_SCALES
 from rdrop_jax.core.terms import (
     Divergence,
     multilabel_terms,
@@ -36,7 +37,6 @@ from rdrop_jax.core.terms import (
     regression_terms,
 )
 
-OBJECTIVE_SCALES = ("sum", "mean")
 # Total weight of the cross entropy and of the divergence, a `Pair` or a plain tuple.
 Denominators = tuple[Float[Array, ""], Float[Array, ""]]
 

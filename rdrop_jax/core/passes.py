@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from rdrop_jax.core.meshes import on_any_mesh
+from rdrop_jax.core.meshes import on_any_mesh, platform
+from rdrop_jax.core.options import HOW
 
 Params = Any  # pytree of arrays
 Batch = Any  # pytree of arrays, batch axis first
@@ -31,7 +32,6 @@ _EQUAL = (
     "R-Drop has no effect. Check that a dropout rate is above 0, that dropout is on in "
     "training, and that the key reaches it."
 )
-HOW = ("auto", "unroll", "vmap")
 # Attempts: one small mask may repeat by chance, but not this many times.
 _TRIES = 20
 
@@ -97,7 +97,8 @@ def forward_passes(
       batch: any pytree.
       key: one PRNG key, split here, or ``num_passes`` different keys on axis 0.
       num_passes: number of passes k.
-      how: "unroll", "vmap", or "auto" (unroll on CPU, vmap elsewhere).
+      how: "unroll", "vmap", or "auto" (unroll on CPU, vmap elsewhere; within
+        `jax.set_mesh`, the devices of the mesh decide).
       out_axes: axes to stack passes on, a prefix of the outputs as in `jax.vmap`. Use
         None only for outputs that all passes share, to keep one copy. For an output
         that depends on the key, "vmap" rejects None and "unroll" keeps the first pass.
@@ -124,7 +125,7 @@ def forward_passes(
     forwards = _one_each(forward, num_passes)
     axes = (out_axes, 0) if has_aux else out_axes
     if how == "auto":
-        unroll = jax.default_backend() == "cpu" or not callable(forward)
+        unroll = platform() == "cpu" or not callable(forward)
         how = "unroll" if unroll else "vmap"
     if how == "vmap":
         if not callable(forward):

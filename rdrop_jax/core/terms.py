@@ -11,6 +11,7 @@ from rdrop_jax.core import losses
 from rdrop_jax.core.label_checks import are_class_ids, check_one_pass, stacked
 from rdrop_jax.core.meshes import on_any_mesh
 from rdrop_jax.core.metrics import Pair, mean
+from rdrop_jax.core.options import STOP_GRADIENTS
 
 Divergence = str | Callable[[Array, Array], Array]
 
@@ -39,7 +40,7 @@ _TARGETS_FIXED: dict[str, Callable[..., Array]] = {
 
 
 def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Array]:
-    if stop_gradient not in ("none", "targets"):
+    if stop_gradient not in STOP_GRADIENTS:
         raise ValueError(
             f"stop_gradient must be 'none' or 'targets': found {stop_gradient!r}"
         )

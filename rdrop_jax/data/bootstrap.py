@@ -8,14 +8,13 @@ _AT_ONCE = 2**22  # maximum number of values of resamples in memory: 32 MiB
 
 
 def mean_interval(
-    values: Float[np.ndarray, " examples"], resamples: int, level: float = 0.95
+    values: Float[np.ndarray, " examples"], resamples: int
 ) -> tuple[float, float]:
-    """Compute the percentile bootstrap interval of a mean.
+    """Compute the 95 % percentile bootstrap interval of a mean.
 
     Args:
       values: one value per example.
       resamples: number of resamples; they are the same at every call.
-      level: confidence level.
 
     Returns:
       Lower and upper bound.
@@ -32,7 +31,7 @@ def mean_interval(
         np.mean,
         n_resamples=resamples,
         batch=max(1, _AT_ONCE // len(values)),
-        confidence_level=level,
+        confidence_level=0.95,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval

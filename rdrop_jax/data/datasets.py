@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from ml_collections import ConfigDict
 
+from rdrop_jax.errors import InputError
 from rdrop_jax.files.roots import root, unprepared
 
 Rows = TypeVar("Rows")
@@ -35,18 +36,26 @@ class Dataset(Generic[Rows]):
         object.__setattr__(self, "splits", once)
 
 
-def prepared_folder(data: ConfigDict, sources: str, page: str) -> Path:
+def prepared_folder(
+    data: ConfigDict, sources: str = "", page: str = "", *, instead: str = ""
+) -> Path:
     """Return the folder of a dataset that `rdrop_jax.prepare` wrote.
 
     Args:
       data: the config's ``data``.
       sources: names of the source files.
       page: documentation page for error messages.
+      instead: name on the Hub of a dataset that only version 0.1 prepared.
 
     Raises:
-      InputError: not prepared; the message explains how to prepare it.
+      InputError: not prepared; the message explains how to get the dataset.
     """
     folder = Path(root(data), data.name)
     if not (folder / "index.json").is_file():
+        if instead:
+            raise InputError(
+                f"data.name={data.name}: expected {folder}, prepared by version 0.1, "
+                f"found no such folder. Use --config.data.name={instead}"
+            )
         raise unprepared(data, sources, page)
     return folder

@@ -129,7 +129,8 @@ def choose(found: Loaded, named: Mapping[str, str]) -> dict[str, str]:
 
     Args:
       found: the dataset.
-      named: split of the dataset that the user names; "" takes the usual names.
+      named: split of the dataset that the user names; "" takes the usual names, except
+        those that the user gives to another split.
 
     Returns:
       Names of splits; a split that the dataset lacks is absent.
@@ -148,7 +149,8 @@ def choose(found: Loaded, named: Mapping[str, str]) -> dict[str, str]:
                 f"{', '.join(found.splits)}, found {name!r}."
                 f"{suggest(name, found.splits)}"
             )
-        there = [name] if name else [s for s in usual if s in found.splits]
+        free = {*found.splits} - {*named.values()}
+        there = [name] if name else [s for s in usual if s in free]
         if there:
             chosen[split] = there[0]
     if "train" not in chosen:

@@ -141,7 +141,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         from pyarrow import parquet
     except ImportError as error:
         raise InputError(f"{path}: {extras.missing('pyarrow')}") from error
-    lfs.check(path)
+    lfs.check_not_pointer(path)
     number = size = 0
     try:
         with parquet.ParquetFile(path) as file:

@@ -114,7 +114,7 @@ def _read(path: Path) -> Tokenizer:
 
 
 def _from_json(path: Path) -> Tokenizer:
-    lfs.check(path, "data.tokenizer")
+    lfs.check_not_pointer(path, "data.tokenizer")
     return Tokenizer.from_buffer(path.read_bytes())  # works for any path
 
 
@@ -137,7 +137,7 @@ def _wordpiece(path: Path, settings: Mapping[str, Any]) -> Tokenizer:
 def _bytes(path: Path) -> Tokenizer:
     names = [path / name for name in ("vocab.json", "merges.txt")]
     for name in names:
-        lfs.check(name, "data.tokenizer")
+        lfs.check_not_pointer(name, "data.tokenizer")
     return as_roberta(Tokenizer(models.BPE(*models.BPE.read_file(*map(str, names)))))
 
 
@@ -156,7 +156,7 @@ def read_vocabulary(path: Path) -> dict[str, int]:
     Raises:
       InputError: no tokens, or a line that is not UTF-8.
     """
-    lfs.check(path, "data.tokenizer")
+    lfs.check_not_pointer(path, "data.tokenizer")
     tokens = [line.rstrip() for line in lines.read(path)]
     while tokens and not tokens[-1]:
         tokens.pop()

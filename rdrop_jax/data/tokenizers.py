@@ -227,11 +227,11 @@ def load(
         raise InputError(f"{folder}: expected the vocabulary of a run, found none")
     sums: dict[str, str] = {}
 
-    def check(index: dict[str, Any]) -> dict[str, int]:
+    def collect(index: dict[str, Any]) -> dict[str, int]:
         sums.update((name, file["sha256"]) for name, file in index["files"].items())
         return {}
 
-    index_lib.read(folder, check, "Restore it from a backup.")
+    index_lib.read(folder, collect, "Restore it from a backup.")
     found = {}
     for name, sha256 in sums.items():
         path = folder / Path(name).name

@@ -11,7 +11,7 @@ import numpy as np
 
 from rdrop_jax.decoding import beam_search
 from rdrop_jax.decoding.beam_search import Hypotheses, State
-from rdrop_jax.decoding.options import SearchOptions
+from rdrop_jax.decoding.search_options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.cache import Cache, grow, take_rows
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.decoding.constraints import forbid_repeats
-from rdrop_jax.decoding.options import SearchOptions, divisor
+from rdrop_jax.decoding.search_options import SearchOptions, divisor
 from rdrop_jax.decoding.top_k import top_k
 from rdrop_jax.models.cache import Cache, reorder
 

@@ -6,7 +6,6 @@ Needs no jax.
 import hashlib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from rdrop_jax.errors import InputError
@@ -52,7 +51,8 @@ def write(folder: Path) -> None:
                 "bytes": path.stat().st_size,
                 "sha256": sha256(path),
             }
-            for path in sorted(_files(folder))
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.name != NAME
         }
     write_json(folder / NAME, files)
     sync(folder.parent)
@@ -103,8 +103,3 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    for root, _, names in os.walk(folder):
-        yield from (Path(root, name) for name in names if name != NAME)

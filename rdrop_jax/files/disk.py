@@ -100,7 +100,7 @@ def read_json(path: Path, field: str = "") -> dict[str, Any]:
     except RecursionError:
         found = "values nested too deeply"
     except ValueError as error:  # also text that is not Unicode
-        lfs.check(path, field)
+        lfs.check_not_pointer(path, field)
         found = f"content that is not JSON ({error})"
     else:
         if isinstance(content, dict):

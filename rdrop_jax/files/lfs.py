@@ -18,7 +18,7 @@ def is_pointer(path: Path) -> bool:
         return False
 
 
-def check(path: Path, field: str = "") -> None:
+def check_not_pointer(path: Path, field: str = "") -> None:
     """Refuse a git-lfs pointer.
 
     Args:

@@ -32,7 +32,7 @@ def read(path: Path, *, names: bool = False) -> Iterator[str]:
       InputError: an unreadable or corrupt file, a git-lfs pointer, a line that is not
         UTF-8 or too long, or a gzip file with an implausible compression ratio.
     """
-    lfs.check(path)
+    lfs.check_not_pointer(path)
     zipped = path.suffix.lower() == ".gz"
     opener: Callable[..., Any] = gzip.open if zipped else open
     try:

@@ -29,7 +29,7 @@ def free() -> int | None:
     return min(known) if known else None
 
 
-def check(needed: int, what: str) -> None:
+def check_fits(needed: int, what: str) -> None:
     """Refuse an allocation that cannot succeed.
 
     Args:

@@ -39,7 +39,7 @@ _BFLOAT16 = np.dtype("V2")
 _MAX_RATIO, _SMALL = 100, 2**26
 
 
-def check(path: Path, field: str = "") -> None:
+def check_headers(path: Path, field: str = "") -> None:
     """Check the headers of an .npz file against file sizes and free memory.
 
     Args:
@@ -61,7 +61,7 @@ def check(path: Path, field: str = "") -> None:
                 f"{what}: expected arrays, found {size} bytes packed into "
                 f"{path.stat().st_size}"
             )
-        memory.check(size, what)
+        memory.check_fits(size, what)
         for entry in entries:
             with archive.open(entry) as file:
                 _check_header(file, entry.file_size, f"{what}: {entry.filename}")
@@ -109,9 +109,9 @@ def load(path: Path, only: tuple[str, ...] | None = None) -> dict[str, np.ndarra
     Raises:
       InputError: a corrupt or unreadable file.
     """
-    lfs.check(path)
+    lfs.check_not_pointer(path)
     with _explained(path, ".npz file of plain arrays"):
-        check(path)
+        check_headers(path)
         with np.load(path, allow_pickle=False) as file:
             names = [n for n in file.files if only is None or n in only]
             return {name: file[name] for name in names}
@@ -123,10 +123,10 @@ def load_array(path: Path) -> np.ndarray:
     Raises:
       InputError: a corrupt or unreadable file.
     """
-    lfs.check(path)
+    lfs.check_not_pointer(path)
     with _explained(path, ".npy file of one plain array"):
         size = path.stat().st_size
-        memory.check(size, str(path))
+        memory.check_fits(size, str(path))
         with path.open("rb") as file:
             _check_header(file, size, str(path))
             file.seek(0)

@@ -23,6 +23,11 @@ _STORES = (
 )
 _HOSTS = "file ftp ftps git hf http https scp sftp ssh swift viewfs webhdfs"
 _SCHEMES = frozenset([*_STORES.split(), *_HOSTS.split()])
+# Commands that copy a folder to or from a bucket.
+_RSYNC = {
+    "gs": "gcloud storage rsync -r",
+    "s3": "aws s3 sync",
+}
 _MAX_NAME, _MAX_PATH = 255, 4096  # bytes, on Linux and macOS
 
 
@@ -117,6 +122,11 @@ def _remedy(scheme: str, slashes: str, rest: str) -> str:
         return "For a repository of the Hub, use hf:ORG/NAME in init_from or data.name"
     if scheme in ("http", "https", "ftp", "ftps", "git"):
         return "Download it, and give the path of the local copy"
+    if scheme in _RSYNC:
+        return (
+            "A bucket lacks the locks, renames and fsync that files of a run need. Use "
+            f"a local folder, and copy it by `{_RSYNC[scheme]}`"
+        )
     return (
         "Mount the storage as a folder or copy the data to a local disk, and give that "
         "path"

@@ -13,9 +13,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from rdrop_jax.models.blocks import BlockSettings, Rates, Stack, causal_mask
-from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.embeddings import Positions, token_positions
+from rdrop_jax.models.blocks import Rates, Stack, block_settings
+from rdrop_jax.models.decoder import CausalDecoder
+from rdrop_jax.models.embeddings import Positions
 from rdrop_jax.models.layers import PARTITION_RULES, Dropout, Dtype
 from rdrop_jax.models.outputs import AdaptiveOutput
 from rdrop_jax.models.sizes import Size
@@ -65,7 +65,7 @@ def clusters(
     return [(a, b - a, w) for a, b, w in zip(bounds, bounds[1:], widths, strict=False)]
 
 
-class AdaptiveDecoder(nn.Module):
+class AdaptiveDecoder(CausalDecoder):
     """Decoder-only language model with adaptive input and adaptive softmax.
 
     Attributes:
@@ -123,52 +123,13 @@ class AdaptiveDecoder(nn.Module):
         )
         self.drop_in = Dropout(self.rates.dropout, self.masks)
         self.drop_out = [Dropout(self.softmax_dropout, self.masks) for _ in self.parts]
-        settings = BlockSettings(
-            self.size.heads,
-            self.size.mlp_width,
-            self.rates,
-            True,
-            self.activation,
-            self.dtype,
-            self.masks,
-        )
+        settings = block_settings(self, pre_norm=True)
         self.stack = Stack(self.size.layers, settings, False, self.remat)
 
-    def __call__(
-        self, tokens: Int[Array, "batch time"], *, train: bool
-    ) -> AdaptiveOutput:
-        """Compute the output for the next token at every position.
-
-        Args:
-          tokens: token ids.
-          train: whether dropout is on; it needs the random stream "dropout".
-
-        Returns:
-          Inputs and kernels of the head and of each tail, in the format of
-          `rdrop_jax.core.kernels.adaptive_softmax.adaptive_rdrop_loss`.
-
-        Raises:
-          ValueError: more positions than ``max_length``.
-        """
-        at = token_positions(tokens, self.max_length)
-        x = self._embed(tokens, at, train)
-        return self._output(self.stack(x, causal_mask(tokens.shape[1]), train), train)
-
-    def init_cache(self, batch: int, length: int, beam: int = 1) -> Cache:
-        """Create an empty cache of ``length`` positions."""
-        return self.stack.empty_cache(self.size.width, batch, length, beam)
-
-    def decode_step(
-        self, tokens: Int[Array, "batch beam"], cache: Cache
-    ) -> tuple[AdaptiveOutput, Cache]:
-        """Compute the output for the next token; see `Decoder.decode_step`."""
-        x = self._embed(tokens, cache.filled[None, None], False)
-        x, cache = self.stack.step(x, cache)
-        return self._output(x, False), cache
-
-    def _embed(
+    def embed_tokens(
         self, tokens: Int[Array, "batch time"], at: Int[Array, "1 _"], train: bool
     ) -> Float[Array, "batch time width"]:
+        """Embed tokens at positions ``at``."""
         x = jnp.zeros((*tokens.shape, self.size.width), self.dtype)
         for (first, words, _), table, matrix in zip(
             self.parts, self.embedding, self.projection, strict=True
@@ -181,9 +142,14 @@ class AdaptiveDecoder(nn.Module):
         x = x * self.size.width**0.5 + self.place(at)
         return self.drop_in(x, train=train)
 
-    def _output(
+    def make_output(
         self, x: Float[Array, "batch time width"], train: bool
     ) -> AdaptiveOutput:
+        """Return inputs and kernels of the head and of each tail.
+
+        They have the format of
+        `rdrop_jax.core.kernels.adaptive_softmax.adaptive_rdrop_loss`.
+        """
         x = self.drop_out[0](x, train=train)
         hidden = [x]
         for matrix, drop in zip(self.projection[1:], self.drop_out[1:], strict=True):

@@ -54,6 +54,19 @@ class BlockSettings(NamedTuple):
     inits: tuple[nn.initializers.Initializer, ...] = FAIRSEQ_INITS
 
 
+def block_settings(module: Any, *, pre_norm: bool) -> BlockSettings:
+    """Return the settings of the blocks of a decoder or an encoder-decoder."""
+    return BlockSettings(
+        module.size.heads,
+        module.size.mlp_width,
+        module.rates,
+        pre_norm,
+        module.activation,
+        module.dtype,
+        module.masks,
+    )
+
+
 class Block(nn.Module):
     """Self-attention, optional attention to a source, and MLP, with residuals.
 

@@ -5,6 +5,8 @@ embedding table; inputs are scaled by the square root of the width. Dropout is a
 after the embedding, after every sublayer and on attention weights.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
@@ -12,9 +14,9 @@ from jaxtyping import Array, Float, Int
 
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.models import layers
-from rdrop_jax.models.blocks import BlockSettings, Rates, Stack, causal_mask
+from rdrop_jax.models.blocks import Rates, Stack, block_settings, causal_mask
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.embeddings import Embed, token_positions
+from rdrop_jax.models.embeddings import make_embed, token_positions
 from rdrop_jax.models.layers import Dtype
 from rdrop_jax.models.sizes import Size
 
@@ -31,7 +33,53 @@ SIZES = {
 }
 
 
-class Decoder(nn.Module):
+class CausalDecoder(nn.Module):
+    """Language model from token ids to the factors of its logits, and its decoding.
+
+    A subclass sets ``size``, ``max_length`` and ``stack``, and embeds tokens and
+    projects hidden states by `embed_tokens` and `make_output`.
+    """
+
+    def __call__(self, tokens: Int[Array, "batch time"], *, train: bool) -> Any:
+        """Compute the output for the next token at every position.
+
+        Args:
+          tokens: token ids.
+          train: whether dropout is on; it needs the random stream "dropout".
+
+        Returns:
+          The result of `make_output`.
+
+        Raises:
+          ValueError: more positions than ``max_length``.
+        """
+        at = token_positions(tokens, self.max_length)
+        x = self.embed_tokens(tokens, at, train)
+        x = self.stack(x, causal_mask(tokens.shape[1]), train)
+        return self.make_output(x, train)
+
+    def init_cache(self, batch: int, length: int, beam: int = 1) -> Cache:
+        """Create an empty cache of ``length`` positions."""
+        return self.stack.empty_cache(self.size.width, batch, length, beam)
+
+    def decode_step(
+        self, tokens: Int[Array, "batch beam"], cache: Cache
+    ) -> tuple[Any, Cache]:
+        """Compute the output for the next token, with dropout off.
+
+        Args:
+          tokens: last token of each hypothesis.
+          cache: cache of the preceding tokens.
+
+        Returns:
+          The result of `make_output`, and the cache including these tokens.
+        """
+        x = self.embed_tokens(tokens, cache.filled[None, None], False)
+        x, cache = self.stack.step(x, cache)
+        return self.make_output(x, False), cache
+
+
+class Decoder(CausalDecoder):
     """Language model with tied input and output embeddings.
 
     Attributes:
@@ -71,68 +119,19 @@ class Decoder(nn.Module):
             (self.vocab_size, width),
             jnp.float32,
         )
-        self.embed = Embed(
-            self.positions,
-            width,
-            self.max_length,
-            self.position_offset,
-            width**0.5 if self.scale_embedding else 1.0,
-            False,
-            self.rates.dropout,
-            self.dtype,
-            self.masks,
-        )
-        settings = BlockSettings(
-            self.size.heads,
-            self.size.mlp_width,
-            self.rates,
-            self.pre_norm,
-            self.activation,
-            self.dtype,
-            self.masks,
-        )
+        self.embed = make_embed(self)
+        settings = block_settings(self, pre_norm=self.pre_norm)
         self.stack = Stack(self.size.layers, settings, self.pre_norm, self.remat)
 
-    def __call__(
-        self, tokens: Int[Array, "batch time"], *, train: bool
+    def embed_tokens(
+        self, tokens: Int[Array, "batch time"], at: Int[Array, "1 _"], train: bool
+    ) -> Float[Array, "batch time width"]:
+        """Embed tokens at positions ``at``."""
+        return self.embed(self.embedding, tokens, at, train)
+
+    def make_output(
+        self, x: Float[Array, "batch time width"], train: bool
     ) -> LinearOutput:
-        """Compute the output for the next token at every position.
-
-        Args:
-          tokens: token ids.
-          train: whether dropout is on; it needs the random stream "dropout".
-
-        Returns:
-          Hidden states [batch, time, width] and embedding table [vocab, width], whose
-          product is the logits.
-
-        Raises:
-          ValueError: more positions than ``max_length``.
-        """
-        at = token_positions(tokens, self.max_length)
-        x = self.embed(self.embedding, tokens, at, train)
-        return self._output(self.stack(x, causal_mask(tokens.shape[1]), train))
-
-    def init_cache(self, batch: int, length: int, beam: int = 1) -> Cache:
-        """Create an empty cache of ``length`` positions."""
-        return self.stack.empty_cache(self.size.width, batch, length, beam)
-
-    def decode_step(
-        self, tokens: Int[Array, "batch beam"], cache: Cache
-    ) -> tuple[LinearOutput, Cache]:
-        """Compute the output for the next token, with dropout off.
-
-        Args:
-          tokens: last token of each hypothesis.
-          cache: cache of the preceding tokens.
-
-        Returns:
-          Hidden states [batch, beam, width] with the embedding table, and the cache
-          including these tokens.
-        """
-        x = self.embed(self.embedding, tokens, cache.filled[None, None], False)
-        x, cache = self.stack.step(x, cache)
-        return self._output(x), cache
-
-    def _output(self, hidden: Float[Array, "batch time width"]) -> LinearOutput:
-        return LinearOutput(hidden, self.embedding.astype(self.dtype))
+        """Return hidden states and the table [vocab, width] as their kernel."""
+        del train
+        return LinearOutput(x, self.embedding.astype(self.dtype))

@@ -1,6 +1,7 @@
 """Token and position embeddings."""
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -129,3 +130,19 @@ class Embed(nn.Module):
         if self.norm:
             x = nn.LayerNorm(1e-5, dtype=self.dtype, name="norm")(x)
         return Dropout(self.dropout, self.masks)(x, train=train)
+
+
+def make_embed(module: Any, *, norm: bool = False) -> Embed:
+    """Make the `Embed` of a decoder or an encoder-decoder, in its ``setup``."""
+    width = module.size.width
+    return Embed(
+        module.positions,
+        width,
+        module.max_length,
+        module.position_offset,
+        width**0.5 if module.scale_embedding else 1.0,
+        norm,
+        module.rates.dropout,
+        module.dtype,
+        module.masks,
+    )

@@ -13,9 +13,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models import layers
-from rdrop_jax.models.blocks import BlockSettings, Rates, Stack, causal_mask
+from rdrop_jax.models.blocks import Rates, Stack, block_settings, causal_mask
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.embeddings import Embed, token_positions
+from rdrop_jax.models.embeddings import make_embed, token_positions
 from rdrop_jax.models.layers import Dtype
 from rdrop_jax.models.sizes import Seq2SeqSize
 
@@ -98,33 +98,13 @@ class Seq2Seq(nn.Module):
         if self.logits_bias:
             zeros = nn.initializers.zeros
             self.bias = self.param("logits_bias", zeros, table[:1], jnp.float32)
-        self.source_embed, self.target_embed = self._embed(), self._embed()
-        settings = BlockSettings(
-            size.heads,
-            size.mlp_width,
-            self.rates,
-            self.pre_norm,
-            self.activation,
-            self.dtype,
-            self.masks,
-        )
+        self.source_embed = make_embed(self, norm=self.embedding_norm)
+        self.target_embed = make_embed(self, norm=self.embedding_norm)
+        settings = block_settings(self, pre_norm=self.pre_norm)
         norm, remat = self.pre_norm, self.remat
         self.encoder = Stack(size.encoder_layers, settings, norm, remat)
         self.decoder = Stack(
             size.decoder_layers, settings, norm, remat, cross_attention=True
-        )
-
-    def _embed(self) -> Embed:
-        return Embed(
-            self.positions,
-            self.size.width,
-            self.max_length,
-            self.position_offset,
-            self.size.width**0.5 if self.scale_embedding else 1.0,
-            self.embedding_norm,
-            self.rates.dropout,
-            self.dtype,
-            self.masks,
         )
 
     def __call__(

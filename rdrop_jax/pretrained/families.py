@@ -54,7 +54,7 @@ _VALUES: Mapping[str, Mapping[str, Any]] = {
 _ACTIVATIONS = {"swish": "silu"}
 
 
-def check(
+def check_weights(
     config: ConfigDict,
     families: Families,
     workdir: Path | None = None,
@@ -87,7 +87,7 @@ def check(
         free = given is not None and "model.name" not in given
         _check_type(stored, config, families, free=free)
         config = _completed(config, stored, families[config.task], given)
-    weight_files.check(local)
+    weight_files.check_source(local)
     return config
 
 

@@ -49,7 +49,7 @@ def is_weights(path: Path) -> bool:
     return path.suffix in (".npz", ".safetensors")
 
 
-def check(name: str) -> None:
+def check_source(name: str) -> None:
     """Check the weights or workdir of ``init_from`` by headers and sizes only.
 
     Raises:
@@ -183,7 +183,7 @@ def _parts(path: Path) -> dict[Path, set[str] | None]:
     """
     parts = _named_parts(path)
     for file in parts:
-        lfs.check(file, "init_from")
+        lfs.check_not_pointer(file, "init_from")
     return parts
 
 
@@ -226,7 +226,7 @@ def _check_all(path: Path) -> list[Path]:
     parts = _parts(path)
     # The arrays of a .safetensors file are about as large as the file.
     sizes = sum(file.stat().st_size for file in parts if file.suffix != ".npz")
-    memory.check(sizes, f"init_from: {path}")
+    memory.check_fits(sizes, f"init_from: {path}")
     for file, names in parts.items():
         _check_file(file, names)
     return list(parts)
@@ -234,7 +234,7 @@ def _check_all(path: Path) -> list[Path]:
 
 def _check_file(path: Path, expected: set[str] | None) -> None:
     if path.suffix == ".npz":
-        return npz_headers.check(path, "init_from")
+        return npz_headers.check_headers(path, "init_from")
     # Opening compares the header with the size of the file.
     with safe_open(path, framework="np") as file:
         names = set(file.keys())

@@ -16,10 +16,12 @@ if TYPE_CHECKING:  # imports jax
 # Packages by name of the task. A package has no import of jax and defines
 #   check_data(config) -> config   checks the training data, completes the config
 #   FAMILIES                  values of model_type in config.json of readable weights
-#   RECIPES                   datasets that `rdrop_jax.prepare` converts:
+#   RECIPES                   datasets that `rdrop_jax.prepare` converts, if any:
 #                             name -> (prepare(folder, files), read_index(folder))
 # and its module ``task``
 #   build(config, workdir, resuming=...) -> rdrop_jax.training.task.Task
+# and its module ``abstract``
+#   abstract(config) -> the task without its data, and the shapes of a batch
 TASKS = {
     "image_classification": "rdrop_jax.tasks.image_classification",
     "text_classification": "rdrop_jax.tasks.text_classification",
@@ -67,7 +69,7 @@ def recipes() -> dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]]:
     return {
         dataset: recipe
         for name in TASKS
-        for dataset, recipe in package(name).RECIPES.items()
+        for dataset, recipe in getattr(package(name), "RECIPES", {}).items()
     }
 
 
@@ -89,3 +91,19 @@ def build(
     module = importlib.import_module(f"{package(config.task).__name__}.task")
     task: Task = module.build(config, workdir, resuming=resuming)
     return task
+
+
+def abstract(
+    config: ConfigDict,
+) -> tuple["Task", dict[str, tuple[tuple[int, ...], str]]]:
+    """Build a task without its data, and describe a batch of its training data.
+
+    Args:
+      config: resolved config of the run.
+
+    Returns:
+      The task, and shape and dtype of each array of a batch of the longest rows.
+    """
+    module = importlib.import_module(f"{package(config.task).__name__}.abstract")
+    task, shapes = module.abstract(config)
+    return task, shapes

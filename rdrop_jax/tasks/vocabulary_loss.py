@@ -45,7 +45,7 @@ def make_loss(config: ConfigDict, vocab_size: int, mesh: Mesh | None = None) -> 
     tensor = 1 if mesh is None else mesh.shape["tensor"]
     if large and vocab_size % tensor:
         raise InputError(
-            f"mesh.tensor: expected a divisor of the {vocab_size} words of the "
+            f"mesh.tensor: expected a divisor of the {vocab_size} tokens of the "
             f"vocabulary, found {tensor}"
         )
 

@@ -52,7 +52,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let JAX detect the cluster (Slurm, Open MPI, TPU, GKE)",
     )
-    group.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
+    group.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="address of process 0"
+    )
     group.add_argument("--num_processes", type=int, metavar="N")
     group.add_argument("--process_id", type=int, metavar="I", help="from 0 to N - 1")
     group.add_argument(
@@ -60,14 +62,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=300,
         metavar="SECONDS",
-        help="for all processes to come; default: 300",
+        help="limit for all processes to connect; default: 300",
     )
     group.add_argument(
         "--heartbeat_timeout",
         type=int,
         default=100,
         metavar="SECONDS",
-        help="after which a silent process counts as dead; default: 100",
+        help="limit without a heartbeat of a process; default: 100",
     )
 
 

@@ -93,15 +93,16 @@ def fit(
     workdir.mkdir(parents=True, exist_ok=True)
     # In addition to the newest: the best, and the one being written.
     check_space(workdir, size * (config.checkpoint.keep + 2))
+    writer = MetricsWriter(workdir, config.log.trackers, config_lib.flatten(config))
     with (
-        contextlib.closing(MetricsWriter(workdir, config.log.tensorboard)) as metrics,
+        contextlib.closing(writer) as metrics,
         contextlib.closing(Checkpoints(workdir, config.checkpoint.keep)) as checkpoints,
     ):
         state, progress = initial_state(
             task, tx, config, abstract, checkpoints, initialize
         )
         step = int(state.step)
-        metrics.truncate(step)
+        metrics.resume(step)
         for line in (parameter_table(state.params), *start_lines(config, step)):
             _logger.info(line)
         trainer = Trainer(
@@ -136,7 +137,7 @@ class Trainer:
       schedule: learning rate by step.
       train_step: function from state and batch to state and metrics, not jitted.
       checkpoints: checkpoints of the run.
-      metrics: writer of metrics.jsonl and TensorBoard events.
+      metrics: writer of metrics.jsonl and the trackers.
       stop: request to stop.
       callbacks: functions to call at logs, validations and saves.
       state: train state after the last step; donated to the next one.
@@ -278,6 +279,7 @@ class Trainer:
         result = stored_result(path) or {}
         if from_process_0(lambda: int(result.get("step") == step)):
             _logger.info("complete: %s contains the result of step %d", path, step)
+            self.metrics.result(result, new=False)
             return result
         best, params = self._best_params()
         splits = [
@@ -301,6 +303,7 @@ class Trainer:
         result["run"] = run_record(started)
         if jax.process_index() == 0:
             write_json(path, result)
+        self.metrics.result(result, new=True)
         for split in splits:
             _logger.info(scores_line(f"best step {best}  {split}", result[split]))
         if samples := task.report.samples:
@@ -374,7 +377,7 @@ def check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
         raise TrainingError(
             f"step {bad}: expected a finite loss, gradient and update, found NaN or "
             f"infinity; last checkpoint: step {saved[-1] if saved else 'none'}. "
-            "A lower optimizer.lr, a warmup or optimizer.clip are what usually helps"
+            "Lower optimizer.lr, set optimizer.warmup or set optimizer.clip"
         )
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 import rdrop_jax
 from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums, paths
+from rdrop_jax.files import checksums, hub, paths
 from rdrop_jax.files.disk import explained, open_regular, read_json, write_json
 
 # Fields whose "auto" means the stored value if the run has checkpoints.
@@ -130,6 +130,8 @@ def resumed(
         kept |= {name: stored[name] for name in unset}
     if given is not None and is_of_0_1(workdir):
         fields = {*config_lib.NEW_DEFAULTS} - {*given}
+        if any(hub.is_name(str(now.get(n))) for n in ("data.name", "init_from")):
+            fields |= {*config_lib.NAMES} - {*given}
         old = {n: stored[n] for n in fields if n in stored and stored[n] != now.get(n)}
         for name, value in sorted(old.items()):
             _logger.warning("%s=%r, as version 0.1 started this run", name, value)
@@ -158,7 +160,7 @@ def record_data(found: Mapping[str, str], workdir: Path) -> None:
     """
     stored = recorded_data(workdir)
     lines = [
-        f"{name}: there {stored.get(name, 'none')}, now {found.get(name, 'none')}"
+        f"{name}: stored {stored.get(name, 'none')}, now {found.get(name, 'none')}"
         for name in sorted(stored.keys() | found.keys())
         if stored.get(name) != found.get(name)
     ]

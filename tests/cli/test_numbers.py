@@ -5,7 +5,7 @@ from helpers.tiny import config
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import flags
-from rdrop_jax.compare import options
+from rdrop_jax.compare.comparison_options import check_options
 from rdrop_jax.compare.program import read_options
 from rdrop_jax.errors import InputError
 from rdrop_jax.training import distributed
@@ -59,4 +59,4 @@ def test_timeouts_out_of_range_are_named(flag):
 def test_seeds_of_a_comparison_out_of_range_are_named(flag):
     argv = ["--config", "vit.py", "--workdir", "x", f"--{flag}={HUGE}"]
     with pytest.raises(InputError, match=f"^--{flag}: expected from 1"):
-        options.check(read_options(argv)[0])
+        check_options(read_options(argv)[0])

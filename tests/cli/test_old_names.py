@@ -38,6 +38,8 @@ RENAMES = [
         {"model.name": "transformer_lm_wiki103"},
         {"model.name": "adaptive_transformer", "model.size": "wiki103"},
     ),
+    ("translation", {"log.tensorboard": False}, {"log.trackers": []}),
+    ("language_model", {"log.tensorboard": True}, {"log.trackers": ["tensorboard"]}),
 ]
 FILE = """
 from ml_collections import ConfigDict

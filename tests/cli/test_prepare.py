@@ -1,112 +1,34 @@
 """Archives to prepared datasets: whole or not at all, and nothing is trusted."""
 
 import dataclasses
-import io
 import json
 import logging
-import pickle
 import tarfile
 
-import numpy as np
 import pytest
-from helpers.pictures import cifar_archive, imagenet_archives, write_tar
-from helpers.programs import run
-from PIL import Image
+from helpers.pictures import imagenet_archives, write_tar
 
 from rdrop_jax.cli import prepare
 from rdrop_jax.data import catalogue, prepared
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import archives
-from rdrop_jax.tasks.image_classification import cifar, imagenet
-
-ROWS = {"train": 6, "test": 3}
-
-
-def opened(row):
-    return np.asarray(Image.open(io.BytesIO(row["image"])))
-
-
-def test_cifar_keeps_every_pixel_label_and_name(tmp_path):
-    path, expected, tables = cifar_archive(tmp_path, ROWS)
-    folder = cifar.prepare(tmp_path / "cifar100", [path], expected)
-    index = prepared.read_index(folder)
-    assert index["classes"] == ["class 0", "class 1", "class 2", "class 3"]
-    assert index["rows"] == ROWS
-    assert len(index["sources"][path.name]["sha256"]) == 64
-    for split, count in ROWS.items():
-        rows = prepared.Records(folder, index, split)
-        assert len(rows) == count
-        for i in range(count):
-            flat = tables[split][b"data"][i]
-            np.testing.assert_array_equal(
-                opened(rows[i]), flat.reshape(3, 32, 32).transpose(1, 2, 0)
-            )
-            assert rows[i]["label"] == tables[split][b"fine_labels"][i]
-    assert not (tmp_path / "cifar100.partial").exists()
+from rdrop_jax.tasks.image_classification import imagenet
 
 
 def test_the_published_archive_is_expected():
-    source = cifar.CIFAR100.source
-    assert source.md5 == "eb9058c3a382ffc7106e4002c42a8d85"
-    assert cifar.CIFAR100.rows == {"train": 50_000, "test": 10_000}
     assert imagenet.IMAGENET2012.rows == {"train": 1_281_167, "test": 50_000}
     assert imagenet.IMAGENET2012.train.md5 == "1d675b47d978889d74fa0da5fadfb00e"
 
 
 def test_another_archive_is_refused(tmp_path):
-    path, expected, _ = cifar_archive(tmp_path, ROWS)
+    expected, _, _ = imagenet_archives(tmp_path)
+    path = tmp_path / expected.train.file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match=f"expected md5 {expected.source.md5}, found"):
-        cifar.prepare(tmp_path / "out", [path], expected)
+    with pytest.raises(InputError, match=f"expected md5 {expected.train.md5}, found"):
+        imagenet.prepare(tmp_path / "out", [tmp_path], expected)
     assert not (tmp_path / "out").exists()
-    # And by its real name through the program.
-    code, _, err = run("prepare", "cifar100", "--data_dir", tmp_path, "--from", path)
-    assert code == 2
-    assert "expected md5 eb9058c3a382ffc7106e4002c42a8d85, found" in err
-
-
-class Evil:
-    def __reduce__(self):
-        return print, ("ran",)
-
-
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (Evil(), "a call of builtins.print is not admitted"),
-        ({b"data": Evil()}, "a call of builtins.print is not admitted"),
-        ({b"data": np.zeros((2, 3072))}, "expected dtype u1"),
-        ({b"data": np.array([print])}, "not admitted|expected dtype"),
-        ([1, 2], "expected a dict, found list"),
-    ],
-)
-def test_a_pickle_runs_nothing(capsys, table, message):
-    content = pickle.dumps(table, protocol=4)
-    with pytest.raises(InputError, match=message):
-        cifar.unpickle(content, "x")
-    for cut in range(0, len(content), 7):
-        with pytest.raises(InputError):
-            cifar.unpickle(content[:cut], "x")
-    assert capsys.readouterr().out == ""
-
-
-def test_counts_and_labels_are_checked(tmp_path):
-    path, expected, _ = cifar_archive(tmp_path, ROWS)
-    for changed, message in (
-        ({"rows": {"train": 7, "test": 3}}, r"expected data \[7, 3072\], found"),
-        ({"classes": 3}, "expected 3 names of fine labels"),
-    ):
-        other = dataclasses.replace(expected, **changed)
-        with pytest.raises(InputError, match=message):
-            cifar.prepare(tmp_path / "out", [path], other)
-    bad = {b"data": np.zeros((3, 3072), np.uint8), b"fine_labels": [0, 9, 1]}
-    content = {"cifar-100-python/test": pickle.dumps(bad, protocol=4)}
-    path, expected, _ = cifar_archive(tmp_path, ROWS, **content)
-    with pytest.raises(InputError, match="labels from 0 to 3, found 9 in row 1"):
-        cifar.prepare(tmp_path / "out2", [path], expected)
-    assert not (tmp_path / "out2").exists()
 
 
 def test_names_that_leave_an_archive_and_links_are_refused(tmp_path):
@@ -186,8 +108,8 @@ def test_an_interrupted_preparation_goes_on(tmp_path):
 
 
 def test_a_damaged_dataset_is_noticed(tmp_path):
-    path, expected, _ = cifar_archive(tmp_path, ROWS)
-    folder = cifar.prepare(tmp_path / "cifar100", [path], expected)
+    expected, _, _ = imagenet_archives(tmp_path)
+    folder = imagenet.prepare(tmp_path / "out", [tmp_path], expected)
     shard = folder / "test-00000.array_record"
     content = shard.read_bytes()
     shard.write_bytes(content[:-1])
@@ -206,15 +128,15 @@ def test_a_damaged_dataset_is_noticed(tmp_path):
 
 
 def test_bad_requests_are_named(tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"no such dataset\. Did you mean cifar100\?"):
-        prepare.prepare("cifar10", tmp_path, [])
     with pytest.raises(
-        InputError, match=r"expected cifar-100-python\.tar\.gz, found none"
+        InputError, match=r"no such dataset\. Did you mean imagenet2012"
     ):
-        prepare.prepare("cifar100", tmp_path, [tmp_path])
+        prepare.prepare("imagenet", tmp_path, [])
+    with pytest.raises(InputError, match=r"expected ILSVRC2012_img_train\.tar, found"):
+        prepare.prepare("imagenet2012", tmp_path, [tmp_path])
     monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install -e .*\[prepare\]"):
         prepare.prepare("tfds:mnist", tmp_path, [])
     monkeypatch.delenv("RDROP_DATA_DIR", raising=False)
     with pytest.raises(InputError, match=r"--data_dir: expected a folder"):
-        prepare.main(["cifar100"])
+        prepare.main(["imagenet2012"])

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from helpers.tiny import VIT
 
-from benchmarks.memory import compile_step
 from configs import vit
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags, tasks
+from rdrop_jax.cli import targets
+from rdrop_jax.cli.compile import compile_step
 from rdrop_jax.tasks.image_classification import images
 from rdrop_jax.training import state
 from rdrop_jax.training.mesh import make_mesh, shard_batch
@@ -41,7 +42,9 @@ def test_every_preset_has_its_shapes(preset):
         at_224 = 197 * params["positions"].shape[-1] / 1e6
         expected = MILLIONS[config.model.size]
         assert count - head - positions + at_224 == pytest.approx(expected, abs=0.1)
-        assert config.init_from == f"ViT-{config.model.size}_16.npz"
+        size = {"B": "base", "L": "large"}[config.model.size]
+        hub = f"hf:google/vit-{size}-patch16-224-in21k"
+        assert config.init_from == ("ViT-B_16.npz" if preset == "folder" else hub)
     assert vit.PRESETS[preset].__doc__
     assert preset == "demo" or f"vit.py:{preset}" in vit.PRESETS[preset].__doc__
 
@@ -64,12 +67,11 @@ def test_the_recipe_is_the_published_one():
 @pytest.mark.slow
 def test_full_size_fine_tuning_compiles_for_eight_devices_and_steps():
     changed = {"mesh.fsdp": "8", "batch_size": "64"}
-    compiled, abstract = compile_step(flags.load(f"{VIT}:cifar100", changed))
-    whole = sum(x.size * 4 for x in jax.tree.leaves((abstract.params,) * 2))
+    config = flags.load(f"{VIT}:cifar100", {"init_from": ""} | changed)
+    _, report = compile_step(config, targets.parse("cpu:8"))
     batch = 64 * 224 * 224 * 3 * 4
-    per_device = compiled.memory_analysis().argument_size_in_bytes
-    # Parameters and momentum are cut, and what stays whole is small.
-    assert per_device < 1.05 * (whole + batch) / 8
+    # Parameters and momentum are sharded, and what is replicated is small.
+    assert report.state < 1.05 * (2 * 4 * report.parameters + batch) / 8
 
     shallow = changed | {"model.layers": "1", "batch_size": "8"}
     config = config_lib.resolve(flags.load(f"{VIT}:cifar100", shallow), 100.0)

@@ -1,5 +1,6 @@
 """The programs as a user starts them."""
 
+import io
 import json
 import subprocess
 import sys
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from helpers.programs import ROOT, TINY, run
 
-from rdrop_jax.cli import flags
-from rdrop_jax.cli.predict import load, refuse_input
+from rdrop_jax.cli import evaluate, flags
+from rdrop_jax.cli.predict import load, main, refuse_input
 from rdrop_jax.data.sources import digits
 from rdrop_jax.errors import InputError
 
@@ -95,11 +96,11 @@ def test_predict_answers_on_every_way_in(trained, tmp_path):
         (["more"], "", "unexpected argument 'more'"),
     ],
 )
-def test_predict_names_bad_input(trained, argv, text, message):
-    code, _, err = run("predict", "--workdir", trained[0], *argv, text=text)
-    assert code == 2
-    assert err.startswith(f"error: {message}")
-    assert "Traceback" not in err
+def test_predict_names_bad_input(trained, argv, text, message, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    with pytest.raises(InputError) as error:
+        main(["--workdir", str(trained[0]), *argv])
+    assert str(error.value).startswith(message)
 
 
 def test_data_that_have_moved_may_be_named(trained):
@@ -121,10 +122,12 @@ def test_predict_does_not_write_into_what_it_reads(tmp_path):
 
 
 def test_no_run_is_said_at_once(tmp_path):
-    for name in ("evaluate", "predict"):
-        code, _, err = run(name, "--workdir", tmp_path / "nowhere")
-        assert code == 2
-        assert err.startswith(f"error: --workdir: no run in {tmp_path}/nowhere")
+    code, _, err = run("predict", "--workdir", tmp_path / "nowhere")
+    assert code == 2
+    assert err.startswith(f"error: --workdir: no run in {tmp_path}/nowhere")
+    assert "Traceback" not in err
+    with pytest.raises(InputError, match="--workdir: no run in"):
+        evaluate.main(["--workdir", str(tmp_path / "nowhere")])
 
 
 def test_training_loads_no_tensorflow_and_no_torch(tmp_path):

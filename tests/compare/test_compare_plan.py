@@ -4,7 +4,7 @@ import pytest
 from helpers.tiny import VIT
 
 from rdrop_jax import flags
-from rdrop_jax.compare import options as options_lib
+from rdrop_jax.compare import comparison_options as options_lib
 from rdrop_jax.compare import plan
 from rdrop_jax.compare import program as compare
 from rdrop_jax.errors import InputError

@@ -17,6 +17,7 @@ from rdrop_jax import (
     rdrop_regression_loss,
     symmetric_kl,
 )
+from rdrop_jax.core import options, terms
 
 DIVERGENCES = ("symmetric_kl", "forward_kl", "reverse_kl", "js", "squared")
 
@@ -400,3 +401,7 @@ def test_shapes_that_do_not_fit_are_named():
         rdrop_regression_loss(jnp.ones((2, 5)), jnp.ones((5, 1)), alpha=1.0)
     with pytest.raises(ValueError, match="same shape"):
         symmetric_kl(jnp.ones((5, 4)), jnp.ones((5, 3)))
+
+
+def test_config_checks_accept_the_named_divergences():
+    assert tuple(terms._DIVERGENCES) == options.DIVERGENCES

@@ -288,7 +288,7 @@ def test_optimizers_are_told_the_loss():
     jax.__version_info__ < (0, 7),
     reason="jax 0.6 cannot select by a random mask on Explicit axes",
 )
-@pytest.mark.parametrize("accum_steps", [1, 2])
+@pytest.mark.parametrize("accum_steps", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_steps_on_an_explicit_mesh(accum_steps):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
     wanted, _ = run(rows=16, steps=1, accum_steps=accum_steps)
@@ -313,7 +313,7 @@ def test_first_bad_step_is_the_first():
 
 @pytest.mark.parametrize(
     ("accum_steps", "every"),
-    [(1, 1), (2, 2), pytest.param(2, 1, marks=pytest.mark.slow)],
+    [(2, 2), *(pytest.param(n, 1, marks=pytest.mark.slow) for n in (1, 2))],
 )
 def test_eight_devices_equal_one(accum_steps, every):
     parts = {"accum_steps": accum_steps, "every": every}

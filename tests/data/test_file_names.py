@@ -31,8 +31,9 @@ def answering(monkeypatch):
         run=lambda params, inputs: ({"input": path} for path in inputs),
         text=None,
     )
-    task = SimpleNamespace(predictor=lambda mesh: predictor, evaluators={})
-    opened = SimpleNamespace(task=task, mesh=None, params=None)
+    opened = SimpleNamespace(
+        predictor=lambda: predictor, params=None, task=SimpleNamespace(evaluators={})
+    )
     monkeypatch.setattr(run, "open_run", lambda *args: opened)
     monkeypatch.setattr(flags, "parse_run", lambda p, argv: (p.parse_args(argv), None))
     return predictor
@@ -81,7 +82,7 @@ def test_a_workdir_that_is_not_utf8_is_refused(tmp_path, use):
     link = tmp_path / "link"
     link.symlink_to(path)
     with pytest.raises(InputError, match="--workdir: expected a path in UTF-8"):
-        train.check(tiny.config(), link)
+        train.check_start(tiny.config(), link)
     path.symlink_to(tmp_path)
     assert paths.workdir(path) == path
 

@@ -21,7 +21,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models.encoder import Classifier, Encoder
 from rdrop_jax.models.vit import Size
 from rdrop_jax.pretrained.initialize import flatten
-from rdrop_jax.tasks.text_classification import task, weights
+from rdrop_jax.tasks.text_classification import bert, task
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [hub]")
 import pyarrow as pa  # noqa: E402
@@ -228,7 +228,7 @@ def model():
         name: rng.normal(0, 0.02, leaf.shape).astype(np.float32)
         for name, leaf in flatten(shapes).items()
     }
-    arrays = weights.to_theirs(ours, "bert")
+    arrays = bert.to_theirs(ours, "bert")
     kept = {k: np.ascontiguousarray(x) for k, x in arrays.items() if "classif" not in k}
     return {
         "config.json": json.dumps(TINY_MODEL | {"vocab_size": size}),
@@ -242,7 +242,7 @@ def test_trains_from_a_model_and_a_dataset_by_name(hub, tmp_path):
     hub.add("org/tiny-bert", model())
     commit = hub.add(REPO, repository(), kind="datasets")
     name = f"hf:{REPO}/pairs"
-    kept = ("total_steps", "batch_size", "eval.every", "log.tensorboard")
+    kept = ("total_steps", "batch_size", "eval.every", "log.trackers")
     kept += ("data.max_length", "data.buckets", "checkpoint.every")
     overrides = {n: TINY[n] for n in kept}
     overrides |= {"init_from": "hf:org/tiny-bert", "data.name": name}
@@ -278,7 +278,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.tasks.{package} import {module}
 data = ConfigDict({data!r})
 found = {module}.find(data)
-found.check()
+found.check_files()
 print(json.dumps([{{s: [r().source, r().target] for s, r in found.splits.items()}},
                   found.provenance()]))
 """

@@ -107,7 +107,7 @@ def test_pairs_with_an_empty_side_are_dropped_and_counted():
     pairs = parallel.Pairs(["a", "", "c", "d"], ["A", "B", "", "D"], "mine")
     found = parallel.without_empty(pairs)
     assert (found.source, found.target) == (["a", "d"], ["A", "D"])
-    assert found.notes == ("mine: 2 pairs with an empty side dropped",)
+    assert found.notes == ("mine: 2 pairs with an empty source or target dropped",)
     assert parallel.without_empty(found) is found
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from rdrop_jax.decoding.batched_search import Shapes, make_search
 from rdrop_jax.decoding.beam_search import beam_search
-from rdrop_jax.decoding.options import SearchOptions
+from rdrop_jax.decoding.search_options import SearchOptions
 from rdrop_jax.decoding.top_k import top_k
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.cache import Cache

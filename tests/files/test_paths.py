@@ -19,6 +19,8 @@ WEB = ["http://h/x", "https://h/x", "hf://o/x", "hf:/o/x"]
 @pytest.mark.parametrize("url", [*CLOUD, *WEB, "other://h/x"])
 def test_urls_are_refused_with_a_remedy(url):
     remedy = "Download it" if url in WEB else "Mount the storage"
+    stores = {"gs": "lacks .* `gcloud storage rsync -r", "s3": "lacks .* `aws s3 sync"}
+    remedy = stores.get(url.split(":")[0].lower(), remedy)
     remedy = "use hf:ORG/NAME" if url.startswith("hf:") else remedy
     with pytest.raises(InputError, match=rf"--x: expected a local path.*{remedy}"):
         paths.local("--x", url)
@@ -55,7 +57,7 @@ def test_names_that_no_file_system_holds_are_refused(path):
         paths.local("--x", path)
 
 
-URL = "gs://bucket/x"
+URL, S3 = "gs://bucket/x", "s3://bucket/x"
 RUN = ["--config", VIT]
 
 
@@ -78,8 +80,13 @@ RUN = ["--config", VIT]
 def test_every_program_refuses_a_url(program, field, argv, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     main = importlib.import_module(f"rdrop_jax.{program}").main
-    with pytest.raises(InputError, match=f"^{field}: expected a local path"):
-        main(argv)
+    for url in (URL, S3):
+        with pytest.raises(InputError) as error:
+            main([word.replace(URL, url) for word in argv])
+        message = str(error.value)
+        assert message.startswith(f"{field}: expected a local path, found the URL")
+        assert "A bucket lacks the locks, renames and fsync" in message
+        assert "\n" not in message
     assert not list(tmp_path.iterdir())
 
 

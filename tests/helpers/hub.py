@@ -1,5 +1,6 @@
 """A hub on loopback that speaks what huggingface_hub and datasets ask for."""
 
+import base64
 import hashlib
 import json
 import re
@@ -10,6 +11,9 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 _RESOLVE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/([a-z-]+)/([^/]+))?(/.*)?")
+_UPLOAD = re.compile(
+    r"/api/(?:repos/create|validate-yaml|models/([^/]+/[^/]+)/(?:preupload|commit)/main)"
+)
 # Endings of files that are stored in git-lfs, whose etag is a sha256.
 _LARGE = (".safetensors", ".bin", ".parquet", ".zip")
 
@@ -140,6 +144,8 @@ def _handler(hub):
         def do_POST(self):
             length = int(self.headers.get("Content-Length", 0))
             body = self.rfile.read(length).decode()
+            if match := _UPLOAD.fullmatch(urlsplit(self.path).path):
+                return self.upload(match[1], body)
             try:
                 given = json.loads(body)
                 wanted, expand = given["paths"], given.get("expand")
@@ -162,6 +168,37 @@ def _handler(hub):
                 elif any(p.startswith(f"{path}/") for p in found[1]):
                     rows.append({"type": "directory", "path": path, "oid": "0"})
             return self.json(rows)
+
+        def upload(self, repo, body):
+            """Answers the requests of HfApi.create_repo and HfApi.upload_folder."""
+            url = urlsplit(self.path).path
+            hub.requests.append(("POST", url, None))
+            if self.headers.get("Authorization") != f"Bearer {hub.token}":
+                return self.error(hub.status or 401)
+            if hub.status:
+                return self.error(hub.status)
+            if url.endswith("validate-yaml"):
+                return self.json({"warnings": [], "errors": []})
+            lines = [json.loads(line) for line in body.splitlines()]
+            if url.endswith("create"):
+                repo = f"{lines[0]['organization']}/{lines[0]['name']}"
+                known = ("models", repo) in hub.repos
+                if not known:
+                    hub.add(repo, {})
+                link = json.dumps({"url": f"{hub.url}/{repo}"}).encode()
+                return self.answer(409 if known else 200, link)
+            if "/preupload/" in url:
+                names = [file["path"] for file in lines[0]["files"]]
+                mode = {"uploadMode": "regular", "shouldIgnore": False}
+                return self.json({"files": [{"path": n, **mode} for n in names]})
+            files = {
+                line["value"]["path"]: base64.b64decode(line["value"]["content"])
+                for line in lines
+                if line["key"] == "file"
+            }
+            commit = hub.add(repo, files)
+            link = f"{hub.url}/{repo}/commit/{commit}"
+            return self.json({"success": True, "commitOid": commit, "commitUrl": link})
 
         def do_GET(self):
             url = urlsplit(self.path)

@@ -2,14 +2,13 @@
 
 import hashlib
 import io
-import pickle
 import tarfile
 
 import numpy as np
 from PIL import Image
 
 from rdrop_jax.files import archives
-from rdrop_jax.tasks.image_classification import cifar, imagenet
+from rdrop_jax.tasks.image_classification import imagenet
 
 
 def noise(rows, size=8, channels=3, seed=0):
@@ -41,26 +40,6 @@ def write_tar(path, members, mode="w"):
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
     return path
-
-
-def cifar_archive(folder, rows, classes=4, seed=0, **changed):
-    """An archive of the published structure, and what must be expected of it."""
-    rng = np.random.default_rng(seed)
-    names = [b"class %d" % i for i in range(classes)]
-    tables = {"meta": {b"fine_label_names": names}}
-    for split, count in rows.items():
-        tables[split] = {
-            b"data": rng.integers(0, 256, (count, 3072), dtype=np.uint8),
-            b"fine_labels": rng.integers(0, classes, count).tolist(),
-            b"filenames": [b"x.png"] * count,
-        }
-    content = {
-        f"cifar-100-python/{name}": pickle.dumps(table, protocol=4)
-        for name, table in tables.items()
-    }
-    path = write_tar(folder / "cifar-100-python.tar.gz", content | changed, "w:gz")
-    source = archives.Source(path.name, "https://example.org", md5(path))
-    return path, cifar.Expected(source, rows, classes), tables
 
 
 def imagenet_archives(folder, per_class=3, classes=2, rows=5):

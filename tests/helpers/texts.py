@@ -16,7 +16,7 @@ TINY = {
     "eval.every": "2",
     "checkpoint.every": "2",
     "log.every": "20",
-    "log.tensorboard": "false",
+    "log.trackers": "()",
     "eval.batch_size": "16",
     "model.size": "mini",
     "model.layers": "1",

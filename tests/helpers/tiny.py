@@ -11,7 +11,7 @@ TINY = {
     "eval.every": "3",
     "checkpoint.every": "2",
     "log.every": "2",
-    "log.tensorboard": "false",
+    "log.trackers": "()",
     "eval.batch_size": "128",
     "model.layers": "1",
     "model.width": "16",

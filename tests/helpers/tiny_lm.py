@@ -14,7 +14,7 @@ TINY = {
     "batch_size": "8",
     "eval.every": "3",
     "checkpoint.every": "3",
-    "log.tensorboard": "false",
+    "log.trackers": "()",
     "model.layers": "1",
     "model.width": "16",
     "model.heads": "2",

@@ -19,7 +19,7 @@ TINY = {
     "eval.max_length_b": "3",
     "checkpoint.every": "2",
     "log.every": "2",
-    "log.tensorboard": "false",
+    "log.trackers": "()",
     "model.encoder_layers": "1",
     "model.decoder_layers": "1",
     "model.width": "16",

@@ -24,7 +24,7 @@ TINY = {
     "eval.bootstrap": "50",
     "checkpoint.every": "2",
     "log.every": "2",
-    "log.tensorboard": "false",
+    "log.trackers": "()",
     "model.encoder_layers": "1",
     "model.decoder_layers": "1",
     "model.width": "16",

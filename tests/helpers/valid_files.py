@@ -93,7 +93,7 @@ def image_arrays(path):
 
 
 def weights(path):
-    weight_files.check(str(path))
+    weight_files.check_source(str(path))
     weight_files.read(path)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rdrop_jax.data.batches import TrainBatches
-from rdrop_jax.tasks.language_modeling.blocks import Windows
+from rdrop_jax.tasks.language_modeling.windows import Windows
 
 TEXT = np.arange(100, 123, dtype=np.int32)
 BEFORE = 7

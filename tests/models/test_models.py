@@ -10,7 +10,7 @@ import pytest
 
 from rdrop_jax import dropout
 from rdrop_jax.models import layers
-from rdrop_jax.models.layers import Attention, Dense, Dropout, Mlp, gelu
+from rdrop_jax.models.layers import Attention, Dense, Dropout, LayerDrop, Mlp, gelu
 from rdrop_jax.models.sizes import Size
 from rdrop_jax.models.vit import SIZES, ViT
 

@@ -15,7 +15,7 @@ from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.data.tokenizers import Vocabulary
 from rdrop_jax.decoding.batched_search import Shapes, make_search
 from rdrop_jax.decoding.constraints import forbid_repeats
-from rdrop_jax.decoding.options import SearchOptions
+from rdrop_jax.decoding.search_options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.models.sizes import Seq2SeqSize as Size

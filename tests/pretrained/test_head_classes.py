@@ -18,7 +18,7 @@ from rdrop_jax.cli import run
 from rdrop_jax.errors import InputError
 from rdrop_jax.pretrained import head_classes
 from rdrop_jax.pretrained.initialize import Weights, merge
-from rdrop_jax.tasks.image_classification import vit
+from rdrop_jax.tasks.image_classification import vit_model
 
 NAMES = ("ant", "bee", "cat", "dog", "eel")
 
@@ -94,8 +94,8 @@ def by_id(names):
 
 
 def load_images(folder, names=NAMES):
-    images = vit.Preprocessing(16, 3, [0.5] * 3, [0.5] * 3, names)
-    family = vit.family(MODEL, images)
+    images = vit_model.Preprocessing(16, 3, [0.5] * 3, [0.5] * 3, names)
+    family = vit_model.family(MODEL, images)
     blank = jnp.zeros((1, 16, 16, 3))
     template = MODEL.init(jax.random.key(0), blank, train=False)["params"]
     return merge(

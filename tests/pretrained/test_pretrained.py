@@ -25,12 +25,14 @@ from rdrop_jax.files import checksums
 from rdrop_jax.models.sizes import Size
 from rdrop_jax.pretrained import weight_files
 from rdrop_jax.pretrained.initialize import Weights, flatten, merge
-from rdrop_jax.tasks.image_classification import vit
+from rdrop_jax.tasks.image_classification import vit_model
 
 
 def load(path, size=16, module=MODEL, **options):
     """Parameters of the model of tests/parity, and notes."""
-    family = vit.family(module, vit.Preprocessing(size, 3, [0.5] * 3, [0.5] * 3))
+    family = vit_model.family(
+        module, vit_model.Preprocessing(size, 3, [0.5] * 3, [0.5] * 3)
+    )
     blank = jnp.zeros((1, size, size, 3))
     template = module.init(jax.random.key(0), blank, train=False)["params"]
     return merge(
@@ -96,7 +98,7 @@ def test_the_epsilon_of_layer_norms_is_told_and_obeyed():
 
 def test_positions_keep_corners_and_class_token():
     old = np.random.default_rng(0).normal(size=(1, 17, 3)).astype(np.float32)
-    new = vit.resize_positions(old, (1, 10, 3))
+    new = vit_model.resize_positions(old, (1, 10, 3))
     assert new.shape == (1, 10, 3)
     np.testing.assert_array_equal(new[:, 0], old[:, 0])
     np.testing.assert_allclose(new[0, [1, 3, 7, 9]], old[0, [1, 4, 13, 16]], rtol=1e-6)
@@ -104,7 +106,7 @@ def test_positions_keep_corners_and_class_token():
     middle = old[0, [6, 7, 10, 11]].mean(0)
     np.testing.assert_allclose(new[0, 5], middle, rtol=1e-5)
     for shape in [(1, 12, 3), (1, 10, 4), (1, 0, 3), (1, 1, 3)]:
-        assert vit.resize_positions(old, shape) is None
+        assert vit_model.resize_positions(old, shape) is None
 
 
 # Names and types that files come with
@@ -157,7 +159,10 @@ def shard(folder):
 def test_weights_in_parts(folder):
     shard(folder)
     assert_equal(load(folder)[0], load(PARITY)[0])
-    assert set(vit.read(folder, 1e-2).sha256) == {"a.safetensors", "b.safetensors"}
+    assert set(vit_model.read(folder, 1e-2).sha256) == {
+        "a.safetensors",
+        "b.safetensors",
+    }
 
 
 def test_other_spellings_of_an_npz(tmp_path):
@@ -390,7 +395,7 @@ def test_what_cannot_be_used_is_told_before_jax(folder, make, message):
     bad = make(folder)
     config = flags.load(VIT, TINY | {"init_from": str(bad)})
     with pytest.raises(InputError, match=message) as error:
-        train_program.check(config, folder / "run")
+        train_program.check_start(config, folder / "run")
     assert str(bad) in str(error.value)
     if weight_files.is_weights(bad) and bad.exists():
         with pytest.raises(InputError, match=message):
@@ -415,11 +420,11 @@ def test_the_program_ends_with_the_message(tmp_path):
 
 
 def test_a_workdir_without_that_checkpoint(finished):
-    weight_files.check(f"{finished[0]}:6")
+    weight_files.check_source(f"{finished[0]}:6")
     with pytest.raises(
         InputError, match=r"init_from: expected a checkpoint in .*steps"
     ):
-        weight_files.check(f"{finished[0]}:5")
+        weight_files.check_source(f"{finished[0]}:5")
 
 
 # Runs
@@ -496,6 +501,7 @@ def test_the_export_program(finished, tmp_path):
     assert code == 0, err
     assert out.startswith("step ")
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "README.md",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",

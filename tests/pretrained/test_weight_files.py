@@ -52,7 +52,10 @@ def test_more_than_memory_is_refused_before_reading(tmp_path, monkeypatch, make)
     monkeypatch.setattr(memory, "free", lambda: 2**30)
     monkeypatch.setattr(np, "load", None)
     monkeypatch.setattr(weight_files, "safe_open", None)
-    for use in (lambda: weight_files.check(str(path)), lambda: weight_files.read(path)):
+    for use in (
+        lambda: weight_files.check_source(str(path)),
+        lambda: weight_files.read(path),
+    ):
         with pytest.raises(InputError, match=r"at most 1024 MiB, .* got 8192 MiB"):
             use()
 
@@ -65,7 +68,7 @@ def test_parts_are_added_up(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     monkeypatch.setattr(memory, "free", lambda: 3 * 2**19)
     with pytest.raises(InputError, match="expected at most 2 MiB, which are free"):
-        weight_files.check(str(tmp_path))
+        weight_files.check_source(str(tmp_path))
 
 
 def test_limits_of_memory_are_known(monkeypatch):
@@ -120,7 +123,7 @@ BAD = {
 def test_damaged_npz_files_are_refused(tmp_path, make, message):
     path = make(tmp_path / "x.npz")
     with pytest.raises(InputError, match=message) as error:
-        weight_files.check(str(path))
+        weight_files.check_source(str(path))
     assert str(path) in str(error.value)
     with pytest.raises(InputError, match=message):
         weight_files.read(path)
@@ -134,14 +137,14 @@ def test_files_without_arrays_are_refused(tmp_path):
         with pytest.raises(
             InputError, match=f"{name}: expected arrays, found an empty f"
         ):
-            weight_files.check(str(tmp_path / name))
+            weight_files.check_source(str(tmp_path / name))
 
 
 def test_bfloat16_in_an_npz(tmp_path):
     arrays = np.load(GOOGLE)
     half = {name: arrays[name].astype(ml_dtypes.bfloat16) for name in arrays.files}
     np.savez(tmp_path / "half.npz", **half)
-    weight_files.check(str(tmp_path / "half.npz"))
+    weight_files.check_source(str(tmp_path / "half.npz"))
     found = weight_files.read(tmp_path / "half.npz").arrays
     assert found.keys() == half.keys()
     for name, x in half.items():
@@ -156,10 +159,10 @@ def test_git_lfs_pointers_are_named(tmp_path, name):
     with pytest.raises(
         InputError, match=f"{name}: .*git-lfs pointer.* Run `git lfs pull"
     ):
-        weight_files.check(str(folder))
+        weight_files.check_source(str(folder))
     (folder / "x.npz").write_text(POINTER)
     with pytest.raises(InputError, match="got a git-lfs pointer"):
-        weight_files.check(str(folder / "x.npz"))
+        weight_files.check_source(str(folder / "x.npz"))
 
 
 def test_git_lfs_pointers_as_data_are_named(tmp_path):
@@ -188,7 +191,7 @@ def test_other_files_are_no_pointers(tmp_path):
     (tmp_path / "empty").write_text("")
     for path in (tmp_path, tmp_path / "empty", tmp_path / "nowhere", GOOGLE):
         assert not lfs.is_pointer(path)
-        lfs.check(path)
+        lfs.check_not_pointer(path)
 
 
 @pytest.mark.parametrize("kind", ["deit", "distilbert", "bert", ["vit"], 3])
@@ -199,11 +202,11 @@ def test_another_family_is_one_line(tmp_path, kind):
     with pytest.raises(
         InputError, match=r"model_type of config\.json: expected vit, got"
     ):
-        train_program.check(config, tmp_path / "run")
+        train_program.check_start(config, tmp_path / "run")
     with pytest.raises(
         InputError, match="text_classification: bert, roberta, xlm"
     ) as error:
-        train_program.check(config, tmp_path / "run")
+        train_program.check_start(config, tmp_path / "run")
     assert "\n" not in str(error.value)
 
 

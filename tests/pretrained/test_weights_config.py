@@ -40,7 +40,7 @@ def folder(tmp_path, **stored):
 
 def checked(spec, overrides):
     config = flags.load(spec, overrides)
-    return families.check(config, tasks.families(), given=overrides).model
+    return families.check_weights(config, tasks.families(), given=overrides).model
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_of_a_resumed_run(tmp_path, monkeypatch):
     path = folder(tmp_path / "weights", model_type="bert", vocab_size=77, **ENCODER)
     overrides = {"init_from": path}
     config = flags.load(f"{GLUE}:files", overrides)
-    whole = families.check(config, tasks.families(), given=overrides)
+    whole = families.check_weights(config, tasks.families(), given=overrides)
     workdir_lib.initialize(whole, tmp_path / "run")
     monkeypatch.setattr(workdir_lib, "has_checkpoint", lambda workdir: True)
     resumed = workdir_lib.resumed(config, tmp_path / "run", overrides)

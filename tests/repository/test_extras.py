@@ -59,7 +59,8 @@ def test_base_install_is_what_core_imports():
 
 def test_every_import_is_declared_and_every_dependency_is_imported():
     found = imported("rdrop_jax", "configs")
-    programs = set().union(*(EXTRAS[x] for x in ("train", "hub", "report", "prepare")))
+    names = ("train", "hub", "report", "wandb", "mlflow", "prepare")
+    programs = set().union(*(EXTRAS[name] for name in names))
     assert found - BASE - programs == set()
     assert programs - found <= OF_TENSORFLOW_DATASETS
     assert EXTRAS["bench"] <= imported("benchmarks")

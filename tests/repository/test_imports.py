@@ -24,7 +24,7 @@ LEVELS = [
     {"data"},
     {"pretrained", "training"},
     {"tasks"},
-    {"cli", "flags", "train", "evaluate", "predict", "prepare", "export"},
+    {"cli", "flags", "train", "evaluate", "predict", "prepare", "export", "compile"},
     {"compare"},
 ]
 CORE_MAY_IMPORT = {"jax", "numpy", "optax", "jaxtyping", "rdrop_jax", "flax"}
@@ -185,11 +185,13 @@ def test_configs_import_the_config_alone():
 def test_sizes():
     for path in PACKAGE.rglob("*.py"):
         text = path.read_text()
-        assert text.count("\n") <= 500, path
+        assert text.count("\n") <= 400, path
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
-                limit = 110 if node.name == "make_train_step" else 100
-                assert node.end_lineno - node.lineno <= limit, f"{path}: {node.name}"
+                doc = node.body[0] if ast.get_docstring(node) else None
+                described = doc.end_lineno - doc.lineno + 1 if doc else 0
+                lines = node.end_lineno - node.lineno + 1 - described
+                assert lines <= 70, f"{path}: {node.name}: {lines} lines of code"
 
 
 SHARED = "rdrop_jax.tasks.seq2seq"

@@ -41,7 +41,7 @@ def unsealed(checkpoints):
 
 
 @pytest.mark.parametrize(
-    ("kills", "steps"), [(3, 60), pytest.param(30, 600, marks=pytest.mark.slow)]
+    ("kills", "steps"), [(2, 60), pytest.param(30, 600, marks=pytest.mark.slow)]
 )
 def test_killed_at_any_moment_ends_with_the_same_bits(kills, steps, trained, tmp_path):
     longer = f"--config.total_steps={steps}"
@@ -76,7 +76,7 @@ def test_killed_at_any_moment_ends_with_the_same_bits(kills, steps, trained, tmp
     code, _, err = run("train", *train_argv(workdir, longer))
     assert code == 0, err
     assert resumed >= kills // 2
-    assert caught[saving] >= kills // 3
+    assert caught[saving] >= (kills + 1) // 3
     assert caught[unsealed] or kills < 30
     assert_same_run(workdir, reference)
 
@@ -109,7 +109,7 @@ OPTIONS = {
     "eval.every": "2",
     "checkpoint.every": "0",
     "log.every": "0",
-    "log.tensorboard": "false",
+    "log.trackers": "()",
     "model.layers": "1",
     "model.width": "16",
     "model.heads": "2",

@@ -169,8 +169,9 @@ def test_a_silent_process_ends_the_other(tmp_path, victim):
 
 @pytest.mark.parametrize(
     ("first", "then"),
-    [((2, 1), (1, 2)), pytest.param((1, 1), (2, 1), marks=pytest.mark.slow)],
+    [((2, 1), (1, 2)), ((1, 1), (2, 1))],
 )
+@pytest.mark.slow  # one process also reads the checkpoint of two just above
 def test_the_number_of_processes_may_change(one, tmp_path, first, then):
     """To one process with two devices, or from one with a single device to two."""
     for total, (count, devices) in ((20, first), (40, then)):
@@ -200,11 +201,15 @@ def test_parameters_cut_over_processes(tmp_path):
     assert_close(params(tmp_path / "cut"), params(tmp_path / "whole"))
 
 
-def test_what_fails_everywhere_is_named(tmp_path):
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_named_everywhere(tmp_path):
     bad = ["--config.optimizer.lr=1e38", "--config.optimizer.clip=0"]
     for code, _, err in run("train", *TINY, "--workdir", tmp_path / "bad", *bad):
         assert code == 1
         assert "error: step 0: expected a finite loss" in err
+
+
+def test_a_mesh_that_does_not_fit_is_named_everywhere(tmp_path):
     whole = ["--config.mesh.data=1", "--config.mesh.tensor=2"]
     for code, _, err in run("train", *TINY, "--workdir", tmp_path / "cut", *whole):
         assert code == 2

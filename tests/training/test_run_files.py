@@ -109,10 +109,10 @@ def test_broken_metrics_are_dropped_or_named(tmp_path, kind):
     break_file(path, kind)
     if kind in ("folder", "pipe", "device"):
         with pytest.raises(InputError, match=r"cannot write in .*metrics\.jsonl"):
-            writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
+            writers.MetricsWriter(tmp_path, active=True)
         return
-    out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
-    out.truncate(1)
+    out = writers.MetricsWriter(tmp_path, active=True)
+    out.resume(1)
     out.record(1, "train", {"ce": 1.0})
     assert [r["step"] for r in disk.read_records(path)] == [1]
 

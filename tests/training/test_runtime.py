@@ -139,19 +139,19 @@ def test_no_checkpoints_is_said(tmp_path):
 
 
 def test_metrics_are_cut_back_to_the_restored_step(tmp_path):
-    out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
+    out = writers.MetricsWriter(tmp_path, active=True)
     for step in (1, 2, 3):
         out.record(step, "train", {"ce": 1.0 / step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "kin')  # killed while writing
-    out.truncate(2)
+    out.resume(2)
     out.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2]
 
 
 def test_tensorboard_events_are_written(tmp_path):
-    out = writers.MetricsWriter(tmp_path, tensorboard=True, active=True)
+    out = writers.MetricsWriter(tmp_path, ["tensorboard"], active=True)
     out.record(1, "train", {"ce": 1.0, "kl": float("nan")})
     out.close()
     assert list((tmp_path / "events").glob("events.*"))
@@ -180,9 +180,9 @@ def test_a_live_line_is_ended_at_exit(monkeypatch, capsys):
 
 
 def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
-    out = writers.MetricsWriter(tmp_path, tensorboard=True, active=False)
+    out = writers.MetricsWriter(tmp_path, ["tensorboard"], active=False)
     out.record(1, "train", {"ce": 1.0})
-    out.truncate(0)
+    out.resume(0)
     out.close()
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(distributed, "is_first", lambda: False)
@@ -203,7 +203,7 @@ def test_the_library_prints_nothing_by_itself():
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_named(tmp_path):
-    out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
+    out = writers.MetricsWriter(tmp_path, active=True)
     (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
     with pytest.raises(InputError, match="no space left to write in"):
         out.record(1, "train", {"ce": 1.0})

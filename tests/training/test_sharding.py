@@ -135,7 +135,12 @@ def test_fsdp_and_tensor_cut_what_they_should():
 
 
 @pytest.mark.parametrize(
-    "options", [{"model__remat": "true"}, {"rdrop__how": "vmap"}], ids=str
+    "options",
+    [
+        {"model__remat": "true"},
+        pytest.param({"rdrop__how": "vmap"}, marks=pytest.mark.slow),
+    ],
+    ids=str,
 )
 def test_remat_and_vmap_change_nothing(single, options):
     run = Run((2, 2, 2), **options)
@@ -144,6 +149,7 @@ def test_remat_and_vmap_change_nothing(single, options):
     assert_close(state.params, single[0], 1e-5)
 
 
+@pytest.mark.slow  # test_step has the same step with a smaller model
 def test_microbatches_agree_under_sharding():
     one, many = Run(accum_steps=2), Run((2, 2, 2), accum_steps=2)
     (wanted, wanted_seen), (state, seen) = (run.go(run.start()) for run in (one, many))
@@ -170,12 +176,17 @@ def test_sharding_moves_bfloat16_less_than_its_rounding_does(single, shape):
 
 
 @pytest.mark.parametrize(
-    "how", ["unroll", pytest.param("vmap", marks=pytest.mark.slow)]
+    ("how", "fsdp"),
+    [
+        ("unroll", [(1, 8, 1)]),
+        pytest.param("unroll", [(2, 4, 1)], marks=pytest.mark.slow),
+        pytest.param("vmap", [(1, 8, 1), (2, 4, 1)], marks=pytest.mark.slow),
+    ],
 )
-def test_collectives_of_the_step(how):
+def test_collectives_of_the_step(how, fsdp):
     """Replicated: one sum of all gradients. FSDP: a gather for each matrix too."""
     assert Run((8, 1, 1), rdrop__how=how).collectives() == {"all-reduce": 1}
-    for shape in ((1, 8, 1), (2, 4, 1)):
+    for shape in fsdp:
         counts = Run(shape, rdrop__how=how).collectives()
         # Six matrices; the second sum is of their gradients' norms.
         assert counts == {"all-gather": 6, "all-reduce": 2}

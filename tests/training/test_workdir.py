@@ -12,7 +12,8 @@ from helpers.limits import FULL, after_a_full_disk, file_size_limit
 from helpers.programs import ROOT
 from helpers.tiny import train
 
-from rdrop_jax import evaluate
+from rdrop_jax import config as config_lib
+from rdrop_jax import evaluate, flags
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, disk
@@ -51,7 +52,7 @@ def test_a_broken_config_is_named(workdir, content, found):
 
 
 def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys):
-    out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
+    out = writers.MetricsWriter(tmp_path, active=True)
     path = tmp_path / "metrics.jsonl"
     good = b'{"step": 1, "kind": "train"}\n'
     for junk, count in [
@@ -61,11 +62,11 @@ def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys
         (b'{"step": 1, "ki', 0),
     ]:
         path.write_bytes(good + junk)
-        out.truncate(1)
+        out.resume(1)
         assert path.read_bytes() == good
         assert (f"found {count} other lines" in capsys.readouterr().out) == (count > 0)
     path.unlink()
-    out.truncate(1)
+    out.resume(1)
     assert not path.exists()
     out.close()
 
@@ -73,7 +74,7 @@ def test_metrics_that_are_no_records_are_dropped_with_a_message(tmp_path, capsys
 def test_events_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "events").write_text("a file")
     with pytest.raises(InputError, match=r"--workdir: cannot write in .*events"):
-        writers.MetricsWriter(tmp_path, tensorboard=True, active=True)
+        writers.MetricsWriter(tmp_path, ["tensorboard"], active=True)
 
 
 def test_a_half_result_is_made_again(finished, workdir, capsys):
@@ -95,11 +96,11 @@ def test_every_file_that_does_not_fit_is_explained(finished, tmp_path):
             disk.write_json(tmp_path / "config.json", {"long": "x" * 100})
         with pytest.raises(InputError, match=FULL):
             checksums.write(checkpoint)
-        out = writers.MetricsWriter(tmp_path, tensorboard=False, active=True)
+        out = writers.MetricsWriter(tmp_path, active=True)
         with pytest.raises(InputError, match=FULL):
             out.record(1, "train", {"x" * 100: 1.0})
         with pytest.raises(InputError, match=FULL):
-            writers.MetricsWriter(tmp_path, tensorboard=True, active=True).record(
+            writers.MetricsWriter(tmp_path, ["tensorboard"], active=True).record(
                 1, "train", {"x" * 100: 1.0}
             )
     assert not (tmp_path / "config.json").exists()
@@ -139,3 +140,19 @@ def test_what_storage_threads_print_is_left_out():
     assert done.returncode == 0
     assert "a bug" in done.stderr
     assert "Event loop" not in done.stderr
+
+
+def test_a_run_of_version_0_1_keeps_the_names_of_its_data(tmp_path, monkeypatch):
+    preset = "configs/glue.py:rte_bert_base"
+    names = {"data.name": "glue/rte", "init_from": "bert-base-cased"}
+    names |= {"data.columns.text": "text", "data.columns.text_b": ""}
+    workdir_lib.initialize(flags.load(preset, names), tmp_path)
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    del stored["version"]
+    path.write_text(json.dumps(stored))
+    monkeypatch.setattr(workdir_lib, "has_checkpoint", lambda workdir: True)
+    found = workdir_lib.resumed(flags.load(preset, {}), tmp_path, ())
+    assert names.items() <= config_lib.flatten(found).items()
+    named = workdir_lib.resumed(flags.load(preset, {}), tmp_path, ("data.name",))
+    assert named.data.name == "hf:nyu-mll/glue/rte"

@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Shaped
+
+from rdrop_jax.core.meshes import platform
 
 
 class ChunkSizes(NamedTuple):
@@ -42,8 +43,8 @@ SIZES = {
 
 
 def sizes() -> ChunkSizes:
-    """Return the chunk sizes of the default backend."""
-    return SIZES.get(jax.default_backend(), SIZES["accelerator"])
+    """Return the chunk sizes of the current platform."""
+    return SIZES.get(platform(), SIZES["accelerator"])
 
 
 def softmax_rows(positions: int, classes: int) -> int:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Integer
 from rdrop_jax.core.kernels.chunking import softmax_rows
 from rdrop_jax.core.kernels.fused import weighted_sums
 from rdrop_jax.core.kernels.softmax import SoftmaxOptions, rows_objective
+from rdrop_jax.core.meshes import device_count
 from rdrop_jax.core.metrics import Pair
 
 
@@ -96,7 +97,7 @@ def all_rows(
       scalar 0 without ``with_gradient``.
     """
     passes, positions, classes = logits.shape
-    devices = 1 if local or _in_shard_map() else jax.device_count()
+    devices = 1 if local or _in_shard_map() else device_count()
     even = positions % devices == 0
     devices = devices if even else 1
     own = positions // devices

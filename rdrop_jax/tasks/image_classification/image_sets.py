@@ -18,12 +18,14 @@ from rdrop_jax.files.roots import root
 from rdrop_jax.tasks.image_classification import folder, hub_images, images, npz
 from rdrop_jax.training import workdir as workdir_lib
 
-# Datasets of rdrop_jax.prepare and their sources.
+# Datasets of rdrop_jax.prepare and their sources. Version 0.1 prepared CIFAR-100, and
+# its runs resume from that folder.
 PREPARED = {
-    "cifar100": "cifar-100-python.tar.gz",
+    "cifar100": "",
     "imagenet2012": "ILSVRC2012_img_train.tar ILSVRC2012_img_val.tar "
     "ILSVRC2012_devkit_t12.tar.gz",
 }
+HUB = {"cifar100": "hf:uoft-cs/cifar100"}
 
 
 def find(data: ConfigDict, commit: str = "") -> Dataset[ImageRows]:
@@ -68,7 +70,7 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[ImageRows]:
             npz.notes(_root(data)),
         )
     raise InputError(
-        f"data.name: expected one of digits, {', '.join(PREPARED)}, folder, npz, "
+        "data.name: expected one of digits, imagenet2012, folder, npz, "
         f"{catalogue.PREFIX}NAME or {hub.PREFIX}ORG/NAME, found {data.name!r}."
         f"{hub.hint('data.name', data.name)}"
     )
@@ -161,7 +163,8 @@ def _root(data: ConfigDict) -> Path:
 
 
 def _prepared(data: ConfigDict) -> Dataset[ImageRows]:
-    place = prepared_folder(data, PREPARED[data.name], "data")
+    instead = HUB.get(data.name, "")
+    place = prepared_folder(data, PREPARED[data.name], "data", instead=instead)
     index = prepared.read_index(place)
     return Dataset(
         {

@@ -31,30 +31,6 @@ def rand_augment(
     return image
 
 
-def _identity(image: Image.Image, level: float, sign: float) -> Image.Image:
-    return image
-
-
-def _autocontrast(image: Image.Image, level: float, sign: float) -> Image.Image:
-    return ImageOps.autocontrast(image)
-
-
-def _equalize(image: Image.Image, level: float, sign: float) -> Image.Image:
-    return ImageOps.equalize(image)
-
-
-def _rotate(image: Image.Image, level: float, sign: float) -> Image.Image:
-    return image.rotate(sign * 30 * level)
-
-
-def _solarize(image: Image.Image, level: float, sign: float) -> Image.Image:
-    return ImageOps.solarize(image, round(256 * (1 - level)))
-
-
-def _posterize(image: Image.Image, level: float, sign: float) -> Image.Image:
-    return ImageOps.posterize(image, 8 - round(4 * level))
-
-
 def _enhanced(kind: Callable[[Image.Image], "ImageEnhance._Enhance"]) -> Op:
     return lambda image, level, sign: kind(image).enhance(1 + sign * 0.9 * level)
 
@@ -72,12 +48,12 @@ def _affine(*matrix: float) -> Op:
 
 
 OPERATIONS: tuple[Op, ...] = (
-    _identity,
-    _autocontrast,
-    _equalize,
-    _rotate,
-    _solarize,
-    _posterize,
+    lambda image, level, sign: image,
+    lambda image, level, sign: ImageOps.autocontrast(image),
+    lambda image, level, sign: ImageOps.equalize(image),
+    lambda image, level, sign: image.rotate(sign * 30 * level),
+    lambda image, level, sign: ImageOps.solarize(image, round(256 * (1 - level))),
+    lambda image, level, sign: ImageOps.posterize(image, 8 - round(4 * level)),
     _enhanced(ImageEnhance.Color),
     _enhanced(ImageEnhance.Contrast),
     _enhanced(ImageEnhance.Brightness),

@@ -21,7 +21,7 @@ from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.tasks.classification import make_example_scores, make_loss
-from rdrop_jax.tasks.fields import model_module
+from rdrop_jax.tasks.field_checks import model_module
 from rdrop_jax.tasks.image_classification import (
     MODELS,
     image_sets,
@@ -149,7 +149,10 @@ def load_split(
             kept = np.concatenate([kept, more])
         rows = sources.Subset(rows, kept, known)
     elif name == "train" and data.unlabelled:
-        raise InputError("data.unlabelled: expected 0 where data.labelled is 0")
+        raise InputError(
+            f"data.unlabelled: expected 0 for data.labelled=0, got {data.unlabelled}. "
+            "Set data.labelled"
+        )
     return Decoded(
         rows,
         channels=data.channels,

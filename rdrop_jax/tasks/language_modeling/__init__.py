@@ -1,7 +1,5 @@
 """Language models over words, characters or subwords. Importing it needs no jax."""
 
-from rdrop_jax.tasks.language_modeling import token_files, wikitext
 from rdrop_jax.tasks.language_modeling.running_text import check_data as check_data
 
 FAMILIES = ()
-RECIPES = {"wikitext103": (wikitext.prepare, token_files.read_index)}

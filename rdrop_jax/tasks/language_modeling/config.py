@@ -18,12 +18,12 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.models import adaptive, decoder
 from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.blocks import Rates
-from rdrop_jax.models.decoder import Decoder
+from rdrop_jax.models.decoder import CausalDecoder, Decoder
 from rdrop_jax.models.embeddings import POSITIONS
 from rdrop_jax.models.layers import ACTIVATIONS
 from rdrop_jax.models.outputs import AdaptiveOutput
 from rdrop_jax.tasks import vocabulary_loss
-from rdrop_jax.tasks.fields import check_choices, check_least, resized
+from rdrop_jax.tasks.field_checks import check_choices, check_least, resized
 from rdrop_jax.tasks.language_modeling import running_text, vocabularies
 from rdrop_jax.tasks.language_modeling.generation import MODES
 
@@ -31,7 +31,7 @@ ADAPTIVE = "adaptive_transformer"
 SIZES = {"transformer": decoder.SIZES, ADAPTIVE: adaptive.SIZES}
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Check the config fields specific to language models.
 
     Raises:
@@ -98,7 +98,7 @@ def _check_clusters(config: ConfigDict) -> None:
         )
 
 
-def make_model(config: ConfigDict, vocab_size: int) -> Decoder | AdaptiveDecoder:
+def make_model(config: ConfigDict, vocab_size: int) -> CausalDecoder:
     """Build the module described by ``config.model`` for a vocabulary size."""
     m = config.model
     size = resized(m, SIZES[m.name][m.size])

@@ -17,13 +17,16 @@ from rdrop_jax.data.batches import Row, Rows, eval_batches
 from rdrop_jax.decoding.sampling import sample
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.lines import clean
-from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.decoder import Decoder
+from rdrop_jax.models.decoder import CausalDecoder
 from rdrop_jax.models.outputs import log_probs
-from rdrop_jax.tasks.language_modeling.blocks import Windows
 from rdrop_jax.tasks.language_modeling.token_files import Split
-from rdrop_jax.tasks.language_modeling.vocabularies import UNKNOWN, Tokens, Vocabulary
+from rdrop_jax.tasks.language_modeling.vocabularies import (
+    UNKNOWN,
+    LineVocabulary,
+    Tokens,
+)
+from rdrop_jax.tasks.language_modeling.windows import Windows
 from rdrop_jax.tasks.seq2seq.translator import read_lines
 from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Predictor
@@ -46,8 +49,8 @@ class TextGenerator:
     def __init__(
         self,
         config: ConfigDict,
-        module: Decoder | AdaptiveDecoder,
-        vocabulary: Vocabulary,
+        module: CausalDecoder,
+        vocabulary: LineVocabulary,
     ) -> None:
         self.config, self.vocabulary = config, vocabulary
         self._longest = module.max_length
@@ -77,14 +80,14 @@ class TextGenerator:
 
         self._run = jax.jit(run)
 
-    def room(self) -> int:
+    def max_prompt(self) -> int:
         """Return the maximum number of prompt tokens, given ``eval.new_tokens``."""
         return int(self._longest - self.config.eval.new_tokens)
 
     def generate(
         self, params: Params, prompts: Sequence[Sequence[int]], first: int = 0
     ) -> list[list[int]]:
-        """Sample new ids for each prompt, conditioned on its last `room` tokens.
+        """Sample new ids for each prompt, conditioned on its last `max_prompt` tokens.
 
         Args:
           params: parameters of the model.
@@ -94,12 +97,13 @@ class TextGenerator:
         Returns:
           ``eval.new_tokens`` ids for each prompt.
         """
-        new, room = self.config.eval.new_tokens, self.room()
+        new, limit = self.config.eval.new_tokens, self.max_prompt()
         found: list[list[int]] = []
         size = self.config.eval.batch_size
         for start in range(0, len(prompts), size):
             chunk = [
-                [self.vocabulary.end, *p][-room:] for p in prompts[start : start + size]
+                [self.vocabulary.end, *p][-limit:]
+                for p in prompts[start : start + size]
             ]
             longest = max(map(len, chunk)) + new
             time = min(max(_SHORTEST, 1 << (longest - 1).bit_length()), self._longest)
@@ -132,7 +136,7 @@ def nll_of_windows(
       nll: computes it for a batch, per window or per token.
       mesh: device mesh.
       params: parameters of the model.
-      windows: windows of text, such as `blocks.Windows`.
+      windows: windows of text, such as `windows.Windows`.
       batch_size: number of windows per batch.
 
     Returns:
@@ -166,7 +170,7 @@ class SplitLines(list[str]):
         self.ids, self.stored = ids, stored
 
 
-def split_lines(split: Split, vocabulary: Vocabulary) -> SplitLines:
+def split_lines(split: Split, vocabulary: LineVocabulary) -> SplitLines:
     """Return the lines of a split.
 
     Args:
@@ -238,21 +242,23 @@ def _continue(
     ids: list[list[int]],
     number: int,
 ) -> Iterator[dict[str, Any]]:
-    room = generator.room()
+    limit = generator.max_prompt()
     found = generator.generate(params, ids, number)
     for line, prompt, new in zip(lines, ids, found, strict=True):
         answer: dict[str, Any] = {
             "prompt": line,
             "text": generator.vocabulary.decode(new),
         }
-        if len(prompt) > room:
-            answer["notes"] = [f"only the last {room} of {len(prompt)} tokens are read"]
+        if len(prompt) > limit:
+            answer["notes"] = [
+                f"only the last {limit} of {len(prompt)} tokens are read"
+            ]
         yield answer
 
 
 def _score_lines(
     config: ConfigDict,
-    vocabulary: Vocabulary,
+    vocabulary: LineVocabulary,
     score: Callable[[Rows], np.ndarray],
     lines: list[str],
     ids: list[list[int]],
@@ -268,7 +274,7 @@ def _score_lines(
 
 def _score_split(
     config: ConfigDict,
-    vocabulary: Vocabulary,
+    vocabulary: LineVocabulary,
     score: Callable[[Rows], np.ndarray],
     lines: SplitLines,
 ) -> Iterator[dict[str, Any]]:
@@ -296,7 +302,7 @@ def _score_split(
 
 
 def _scored(
-    vocabulary: Vocabulary, line: str, ids: Int[np.ndarray, " tokens"], nll: float
+    vocabulary: LineVocabulary, line: str, ids: Int[np.ndarray, " tokens"], nll: float
 ) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "text": line,

@@ -8,15 +8,17 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import docstrings, tables
 from rdrop_jax.data import hub as data_hub
+from rdrop_jax.data.datasets import prepared_folder
 from rdrop_jax.data.splits import SPLITS, hold_out_groups
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub
 from rdrop_jax.files.lines import read as read_lines
-from rdrop_jax.files.roots import check_sizes, root, unprepared
+from rdrop_jax.files.roots import check_sizes, root
 from rdrop_jax.tasks.language_modeling import token_files, vocabularies
 from rdrop_jax.tasks.language_modeling.token_files import Corpus
 
-PREPARED = ("wikitext103",)
+# Prepared by version 0.1, whose runs resume from it, and the same on the Hub.
+PREPARED, HUB = ("wikitext103",), "hf:Salesforce/wikitext/wikitext-103-v1"
 NAMES = ("docstrings", "files", *PREPARED)
 PACKAGES = ("numpy", "scipy")
 # Fraction of the characters to hold out if the config has no size.
@@ -53,7 +55,7 @@ def check_name(data: ConfigDict) -> None:
     """
     if data.name not in NAMES and not hub.is_name(data.name):
         raise InputError(
-            f"data.name: expected one of {', '.join(NAMES)} or {hub.PREFIX}ORG/NAME, "
+            f"data.name: expected docstrings, files or {hub.PREFIX}ORG/NAME, "
             f"found {data.name!r}.{hub.hint('data.name', data.name)}"
         )
 
@@ -89,10 +91,7 @@ def prepared(data: ConfigDict) -> Path:
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    folder = Path(root(data), data.name)
-    if not (folder / "index.json").is_file():
-        raise unprepared(data, "DOWNLOADS", "language-models")
-    return folder
+    return prepared_folder(data, instead=HUB)
 
 
 def files(data: ConfigDict) -> dict[str, Path]:
@@ -136,7 +135,7 @@ def corpus(data: ConfigDict) -> Corpus:
     return token_files.make(vocabulary(data, texts["train"]), texts)
 
 
-def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.Vocabulary:
+def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.LineVocabulary:
     """Read the vocabulary of ``data.vocabulary``, or learn one if it is empty."""
     if data.vocabulary:
         return vocabularies.read(Path(data.vocabulary))
@@ -165,15 +164,15 @@ def hold_out(
     # Measured in characters because lines may be paragraphs or verses.
     ends = np.cumsum([len(line) + 1 for line in train])
     total = int(ends[-1]) if len(ends) else 0
-    stop, held = len(train), 0.0
+    stop, share = len(train), 0.0
     for split in reversed(missing):
         size = (sizes or {}).get(split)
         if size is not None and size >= 1:
             start = max(stop - int(size), 0) if size < stop else 0
-            held = 1 - int(ends[start - 1]) / total if start else 1.0
+            share = 1 - int(ends[start - 1]) / total if start else 1.0
         else:
-            held += HELD_OUT if size is None else size
-            start = int(np.searchsorted(ends, total * (1 - held), "right"))
+            share += HELD_OUT if size is None else size
+            start = int(np.searchsorted(ends, total * (1 - share), "right"))
         found[split] = train[start:stop]
         stop = start
         if size is not None and (start < 1 or not found[split]):

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
@@ -20,13 +20,11 @@ from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.roots import root
 from rdrop_jax.models import decoder
-from rdrop_jax.models.adaptive import AdaptiveDecoder
-from rdrop_jax.models.decoder import Decoder
+from rdrop_jax.models.decoder import CausalDecoder
 from rdrop_jax.models.outputs import nll
 from rdrop_jax.tasks.language_modeling import running_text, token_files
-from rdrop_jax.tasks.language_modeling.blocks import Windows
 from rdrop_jax.tasks.language_modeling.config import (
-    check,
+    check_config,
     make_loss,
     make_model,
     out_axes,
@@ -41,8 +39,10 @@ from rdrop_jax.tasks.language_modeling.generation import (
     split_lines,
 )
 from rdrop_jax.tasks.language_modeling.token_files import Corpus, Split
+from rdrop_jax.tasks.language_modeling.windows import Windows
 from rdrop_jax.tasks.pass_rates import pass_forwards
-from rdrop_jax.training.distributed import write_on_process_0
+from rdrop_jax.training.distributed import process, write_on_process_0
+from rdrop_jax.training.mesh import replicated
 from rdrop_jax.training.task import (
     Evaluator,
     ExampleScores,
@@ -75,13 +75,17 @@ def build(
     Raises:
       InputError: a field is out of range, or the text is not that of the run.
     """
-    check(config)
+    check_config(config)
     if workdir is not None and not resuming:
         texts = config.data.name not in running_text.PREPARED
         write_on_process_0(
             lambda: token_files.save(load(config, None), workdir / FOLDER, texts=texts)
         )
-    corpus = load(config, workdir)
+    return make_task(config, load(config, workdir))
+
+
+def make_task(config: ConfigDict, corpus: Corpus) -> Task:
+    """Build the task for a given text."""
     vocabulary = corpus.vocabulary
     module = make_model(config, len(vocabulary))
     forward = make_forward(module)
@@ -132,7 +136,7 @@ def build(
     )
 
 
-def make_forward(module: Decoder | AdaptiveDecoder) -> Forward:
+def make_forward(module: CausalDecoder) -> Forward:
     """Make ``(params, batch, key | None) -> outputs``."""
     return linen_forward(
         module, "inputs", train={"train": True}, evaluate={"train": False}
@@ -171,19 +175,19 @@ def split(corpus: Corpus, name: str) -> Split:
     return corpus.splits[name]
 
 
-def init_params(module: Decoder | AdaptiveDecoder, key: jax.Array) -> Params:
+def init_params(module: CausalDecoder, key: jax.Array) -> Params:
     """Initialize parameters."""
     return module.init(key, jnp.zeros((1, 2), jnp.int32), train=False)["params"]
 
 
 def make_train_data(config: ConfigDict, text: Split, before: int) -> TrainBatches:
-    """Make shuffled blocks of the training text."""
+    """Make shuffled windows of the training text."""
     return TrainBatches(
         Windows(text.ids, config.data.block_size, before),
         lambda row, rng: row,
         batch_size=config.batch_size,
         seed=config.seed,
-        process=(jax.process_index(), jax.process_count()),
+        process=process(),
     )
 
 
@@ -197,7 +201,7 @@ def make_nll(forward: Forward, mesh: Mesh, *, per_row: bool = False) -> TokenNll
         of each token, 0 if it is masked.
     """
 
-    @functools.partial(jax.jit, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def compute(params: Params, batch: Batch) -> jax.Array:
         each = nll(forward(params, batch, None), batch["labels"])
         each = jnp.where(batch["where"], each, 0.0)
@@ -258,7 +262,7 @@ def make_samples(
         ids = split(corpus, "test").ids[:_PROMPT].tolist()
         (found,) = generator.generate(params, [ids])
         texts = [corpus.vocabulary.decode(x) for x in (ids, found)]
-        begun, new = (" ".join(text.split()) for text in texts)
-        return [f"sample: {begun} ... {new}"]
+        prompt, new = (" ".join(text.split()) for text in texts)
+        return [f"sample: {prompt} ... {new}"]
 
     return samples

@@ -20,7 +20,7 @@ from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files.disk import new_folder
 from rdrop_jax.tasks.language_modeling import vocabularies
-from rdrop_jax.tasks.language_modeling.vocabularies import Vocabulary
+from rdrop_jax.tasks.language_modeling.vocabularies import LineVocabulary
 
 _SIZES = ("tokens", "words", "characters")
 _CHUNK = 10_000
@@ -56,13 +56,13 @@ class Corpus:
       provenance: checksums, for result.json.
     """
 
-    vocabulary: Vocabulary
+    vocabulary: LineVocabulary
     splits: Mapping[str, Split]
     provenance: Mapping[str, str]
 
 
 def encode(
-    vocabulary: Vocabulary, lines: Iterable[str], origin: str, *, keep: bool = False
+    vocabulary: LineVocabulary, lines: Iterable[str], origin: str, *, keep: bool = False
 ) -> Split:
     """Encode a text.
 
@@ -107,7 +107,7 @@ def encode(
     return Split(ids, words, characters, tuple(kept) if keep else None)
 
 
-def make(vocabulary: Vocabulary, texts: Mapping[str, Iterable[str]]) -> Corpus:
+def make(vocabulary: LineVocabulary, texts: Mapping[str, Iterable[str]]) -> Corpus:
     """Build a corpus in memory.
 
     Args:
@@ -124,7 +124,9 @@ def make(vocabulary: Vocabulary, texts: Mapping[str, Iterable[str]]) -> Corpus:
     return Corpus(vocabulary, splits, _provenance(vocabulary, splits))
 
 
-def _provenance(vocabulary: Vocabulary, splits: Mapping[str, Split]) -> dict[str, str]:
+def _provenance(
+    vocabulary: LineVocabulary, splits: Mapping[str, Split]
+) -> dict[str, str]:
     found = {"vocabulary": hashlib.sha256(vocabulary.dump().encode()).hexdigest()}
     for name, split in splits.items():
         found[name] = hashlib.sha256(_bytes(split.ids)).hexdigest()

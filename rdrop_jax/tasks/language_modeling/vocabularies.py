@@ -21,7 +21,7 @@ END, UNKNOWN = "<eos>", "<unk>"
 
 
 @runtime_checkable
-class Vocabulary(Protocol):
+class LineVocabulary(Protocol):
     """Mapping from text to ids and back.
 
     Attributes:
@@ -146,8 +146,8 @@ class Subwords:
         return json.dumps({"kind": "bpe", "tokenizer": self._subwords.text})
 
 
-def parse(text: str) -> Vocabulary:
-    """Parse a vocabulary that `Vocabulary.dump` serialized.
+def parse(text: str) -> LineVocabulary:
+    """Parse a vocabulary that `LineVocabulary.dump` serialized.
 
     Raises:
       InputError: not a serialized vocabulary.
@@ -162,7 +162,7 @@ def parse(text: str) -> Vocabulary:
         raise InputError(f"expected a vocabulary, found {text[:40]!r}") from error
 
 
-def learn(kind: str, lines: Iterable[str], size: int, min_count: int) -> Vocabulary:
+def learn(kind: str, lines: Iterable[str], size: int, min_count: int) -> LineVocabulary:
     """Learn the vocabulary of a text, most frequent tokens first.
 
     Args:
@@ -194,7 +194,7 @@ def learn(kind: str, lines: Iterable[str], size: int, min_count: int) -> Vocabul
     return Tokens(kind, sorted(known, key=lambda token: (-counts[token], token)))
 
 
-def read(path: Path) -> Vocabulary:
+def read(path: Path) -> LineVocabulary:
     """Read a vocabulary of words from a text file with one word per line.
 
     Raises:

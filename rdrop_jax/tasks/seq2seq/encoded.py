@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.sides import Side, make_side
+from rdrop_jax.tasks.seq2seq.sentences import Sentences, concatenate
 
 OVERLONG = ("truncate", "refuse")
 _CHUNK = 10_000
@@ -23,8 +23,8 @@ class Encoded(NamedTuple):
       notes: messages to the user about changes.
     """
 
-    source: Side
-    target: Side
+    source: Sentences
+    target: Sentences
     notes: tuple[str, ...]
 
 
@@ -43,7 +43,7 @@ def encode(pairs: Pairs, vocabularies: Vocabularies, data: ConfigDict) -> Encode
     Raises:
       InputError: a sentence is too long; the message names the first one.
     """
-    sides, notes = [], list(pairs.notes)
+    encoded, notes = [], list(pairs.notes)
     if data.get("lowercase"):
         pairs = pairs.lowercased()
     target = "max_target_length" if "max_target_length" in data else "max_length"
@@ -54,20 +54,19 @@ def encode(pairs: Pairs, vocabularies: Vocabularies, data: ConfigDict) -> Encode
         field, most = f"data.{name}", data[name]
         cut: list[int] = []
         ids = _ids(texts, vocabulary, most, cut)
-        sides.append(make_side(ids, len(vocabulary)))
+        encoded.append(concatenate(ids, len(vocabulary)))
         if cut and data.overlong == "refuse":
             raise InputError(
                 f"{pairs.origin}: expected at most {field}={most} "
-                f"tokens, found more in {texts[cut[0]][:40]!r} ({len(cut)} such "
-                "sentences); "
-                "data.overlong=truncate would cut them"
+                f"tokens, found more in {len(cut)} sentences, the first "
+                f"{texts[cut[0]][:40]!r}. Set data.overlong=truncate to truncate them"
             )
         if cut:
             notes.append(
-                f"{pairs.origin}: {len(cut)} sentences cut to {field}="
+                f"{pairs.origin}: {len(cut)} sentences truncated to {field}="
                 f"{most} tokens, the first {texts[cut[0]][:40]!r}"
             )
-    return Encoded(sides[0], sides[1], tuple(notes))
+    return Encoded(encoded[0], encoded[1], tuple(notes))
 
 
 def _ids(

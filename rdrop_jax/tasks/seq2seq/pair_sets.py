@@ -27,12 +27,12 @@ class PairSet(Dataset[Pairs]):
     """A parallel corpus on disk.
 
     Attributes:
-      check: function that raises an `InputError` if a training file is missing.
+      check_files: function that raises an `InputError` if a training file is missing.
       held_out: names of the splits that are held out of the training files.
       train: checksums of the training files.
     """
 
-    check: Callable[[], None] = lambda: None
+    check_files: Callable[[], None] = lambda: None
     held_out: tuple[str, ...] = ()
     train: Callable[[], dict[str, str]] = dict
 
@@ -87,7 +87,7 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     def read(split: str) -> Pairs:
         return parallel.read(paths(split), columns, form)
 
-    def check() -> None:
+    def check_files() -> None:
         for split in named:
             paths(split)
 
@@ -98,7 +98,7 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
             for split in named
             for path in paths(split)
         },
-        check=check,
+        check_files=check_files,
         held_out=tuple(missing),
         train=lambda: {str(path): checksums.sha256(path) for path in paths("train")},
     )
@@ -123,9 +123,9 @@ def _with_held_out(
             kept = replace(cut[split], notes=(*full.notes, *lines))
         if not len(kept):
             raise InputError(
-                f"{pairs.origin}: expected pairs to train on, found {len(pairs)} of "
-                f"which {len(pairs) - len(full)} have an empty side, and none of the "
-                "others without a side that is held out for validation or test"
+                f"{pairs.origin}: expected pairs to train on, found {len(pairs)}, "
+                f"{len(pairs) - len(full)} of them with an empty text and the rest "
+                "with a text that is held out for validation or test"
             )
         return kept
 
@@ -168,7 +168,7 @@ def named(
             rows = (replace(r, fields=r.fields["translation"] or {}) for r in rows)
         return parallel.collect(rows, wanted, f"{found.text}, {chosen()[split]}")
 
-    def check() -> None:
+    def check_files() -> None:
         chosen()
 
     def splits() -> dict[str, Callable[[], Pairs]]:
@@ -178,7 +178,7 @@ def named(
     return PairSet(
         {split: functools.partial(lambda s: splits()[s](), split) for split in SPLITS},
         lambda: {data.name: load().commit},
-        check=check,
+        check_files=check_files,
     )
 
 
@@ -244,24 +244,24 @@ def check_data(
       InputError: the training data are missing, or a split has a size and a file.
     """
     config = with_files(config, ending)
-    find(config.data).check()
+    find(config.data).check_files()
     return config
 
 
 def prepared(
-    data: ConfigDict, endings: tuple[str, str], page: str = "translation"
+    data: ConfigDict, endings: tuple[str, str], *, instead: str = ""
 ) -> PairSet:
     """Find a corpus written by `rdrop_jax.prepare`.
 
     Args:
       data: the config's ``data``.
       endings: file name endings of sources and targets.
-      page: documentation page for error messages.
+      instead: name on the Hub of a corpus that only version 0.1 prepared.
 
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    folder = prepared_folder(data, "DOWNLOADS", page)
+    folder = prepared_folder(data, "DOWNLOADS", "translation", instead=instead)
     index = index_lib.read_texts(folder)
 
     def read(split: str) -> Pairs:
@@ -289,7 +289,10 @@ def catalogued(
     folder = catalogue.prepared_folder(data, page)
     missing = {*SPLITS} - {*catalogue.splits(folder)}
     if missing:
-        raise InputError(f"{folder}: expected splits {', '.join(SPLITS)}, found others")
+        raise InputError(
+            f"{folder}: expected splits {', '.join(SPLITS)}, found no "
+            f"{', '.join(sorted(missing))}"
+        )
 
     def read(split: str) -> Pairs:
         source, target = catalogue.read_texts(folder, split, columns)

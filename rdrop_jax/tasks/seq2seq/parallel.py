@@ -49,7 +49,7 @@ class Pairs:
     def lowercased(self) -> "Pairs":
         """Convert sources and targets to lower case, without further references."""
         source, target = (
-            [text.lower() for text in side] for side in (self.source, self.target)
+            [text.lower() for text in texts] for texts in (self.source, self.target)
         )
         return replace(self, source=source, target=target, references=None)
 
@@ -241,7 +241,7 @@ def without_empty(pairs: Pairs) -> Pairs:
     if not dropped:
         return pairs
     found = pairs.select(kept)
-    note = f"{pairs.origin}: {dropped} pairs with an empty side dropped"
+    note = f"{pairs.origin}: {dropped} pairs with an empty source or target dropped"
     return replace(found, notes=(*pairs.notes, note))
 
 

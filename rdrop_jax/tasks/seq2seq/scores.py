@@ -17,12 +17,13 @@ from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.models.outputs import nll as nll_of
 from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
-from rdrop_jax.tasks.seq2seq.sides import Side
+from rdrop_jax.tasks.seq2seq.sentences import Sentences
 from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, Translate
 from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores
 
 _logger = logging.getLogger(__name__)
+_SAMPLES = 10  # number of sample lines
 _SAMPLE = 200  # maximum number of source characters in a sample line
 
 Split = Callable[[str], Pairs]
@@ -92,16 +93,16 @@ def make_evaluator(
 
 
 def _eval_batches(
-    config: ConfigDict, source: Side, target: Side
+    config: ConfigDict, source: Sentences, target: Sentences
 ) -> list[token_batches.Batch]:
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets
     )
     # Evaluation does not accumulate: use as many tokens as a microbatch holds.
-    room = config.batch_tokens // config.accum_steps
+    limit = config.batch_tokens // config.accum_steps
     multiple = config.data.rows_multiple
-    room = max(room, multiple * max(map(max, lengths)))
-    shapes = token_batches.make_shapes(lengths, room, multiple)
+    limit = max(limit, multiple * max(map(max, lengths)))
+    shapes = token_batches.make_shapes(lengths, limit, multiple)
     buckets = token_batches.assign(source.lengths, target.lengths, shapes)
     return list(token_batches.cut(np.arange(len(buckets)), buckets, shapes))
 
@@ -122,7 +123,7 @@ def make_examples(
 
 
 def make_samples(
-    spec: Seq2SeqSpec, translate: Translate, split: Split, count: int = 10
+    spec: Seq2SeqSpec, translate: Translate, split: Split
 ) -> Callable[[Params], list[str]]:
     """Make a function that translates a few validation texts for the log.
 
@@ -130,7 +131,6 @@ def make_samples(
       spec: specification of the task.
       translate: ``(params, texts) -> answers``.
       split: ``name -> pairs`` of a split.
-      count: number of samples.
 
     Returns:
       ``params -> lines``.
@@ -138,7 +138,7 @@ def make_samples(
 
     def samples(params: Params) -> list[str]:
         pairs = split("validation")
-        rows = np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int)
+        rows = np.linspace(0, len(pairs) - 1, min(_SAMPLES, len(pairs))).astype(int)
         chosen = pairs.select(rows)
         answers = translate(params, chosen.source)
         return [

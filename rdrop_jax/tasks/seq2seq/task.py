@@ -18,7 +18,12 @@ from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
-from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+from rdrop_jax.tasks.field_checks import (
+    check_choices,
+    check_heads,
+    check_least,
+    resized,
+)
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
@@ -37,6 +42,7 @@ from rdrop_jax.tasks.seq2seq.translator import (
 )
 from rdrop_jax.tasks.vocabulary_loss import make_loss
 from rdrop_jax.training import workdir as workdir_lib
+from rdrop_jax.training.distributed import process
 from rdrop_jax.training.task import Report, StepOptions, Task
 
 
@@ -76,6 +82,9 @@ def make_task(
     translate = make_translate(config, spec)
     module = spec.make_model(config)
     forward, tied = make_forward(module), module.share != "none"
+    evaluator = functools.partial(
+        make_evaluator, config, forward, special, metrics, translate, split, encode
+    )
     return Task(
         init=functools.partial(init_params, module),
         forward=forward,
@@ -84,20 +93,7 @@ def make_task(
             lambda: make_train_data(config, encode("train"), special)
         ),
         scores=metrics.names,
-        evaluators={
-            name: functools.partial(
-                make_evaluator,
-                config,
-                forward,
-                special,
-                metrics,
-                translate,
-                split,
-                encode,
-                name,
-            )
-            for name in SPLITS
-        },
+        evaluators={name: functools.partial(evaluator, name) for name in SPLITS},
         examples={
             name: functools.partial(make_examples, metrics, translate, split, name)
             for name in (SPLITS if metrics.compute_each else ())
@@ -149,7 +145,7 @@ def make_forward(module: Seq2Seq) -> Forward:
     return forward
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Check the config fields shared by all sequence-to-sequence tasks.
 
     Raises:
@@ -229,6 +225,6 @@ def make_train_data(
         target,
         token_batches.make_shapes(lengths, config.batch_tokens, multiple),
         seed=config.seed,
-        process=(jax.process_index(), jax.process_count()),
+        process=process(),
         special=special,
     )

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.data.tokenizers import PLAIN, Special
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks.seq2seq.sides import Side, padded
+from rdrop_jax.tasks.seq2seq.sentences import Sentences, padded
 
 # Maximum number of distinct length pairs before lengths are rounded up.
 _DIFFERENT = 10_000
@@ -105,11 +105,11 @@ def make_shapes(
     for source, target in lengths:
         rows = max_tokens // max(source, target) // multiple * multiple
         if rows < 1:
+            longest = max(source, target)
             raise InputError(
-                f"batch_tokens: expected at least {multiple} rows of "
-                f"{max(source, target)} tokens, the longest there are, "
-                f"{multiple * max(source, target)}, found {max_tokens}; or a smaller "
-                "data.max_length"
+                f"batch_tokens: expected at least {multiple * longest}, which is "
+                f"{multiple} rows of {longest} tokens, found {max_tokens}. Increase "
+                "it, or lower data.max_length"
             )
         shapes.append(Shape(source, target, rows))
     return shapes
@@ -195,8 +195,8 @@ class TokenBatches:
 
     def __init__(
         self,
-        source: Side,
-        target: Side,
+        source: Sentences,
+        target: Sentences,
         shapes: list[Shape],
         *,
         seed: int,
@@ -209,7 +209,7 @@ class TokenBatches:
                 f"data.rows_multiple: expected a multiple of {process[1]} processes, "
                 f"found batches of {bad[0].rows} rows"
             )
-        self._sides = (source, target)
+        self._pairs = (source, target)
         self._shapes, self._seed, self._process = shapes, seed, process
         self._special = special
         self._buckets = assign(source.lengths, target.lengths, shapes)
@@ -240,7 +240,7 @@ class TokenBatches:
         batch = self.plan(step)
         part = batch.shape.rows // count
         rows = range(index * part, (index + 1) * part)
-        return collate(*self._sides, batch, rows, self._special)
+        return collate(*self._pairs, batch, rows, self._special)
 
     @property
     def padding(self) -> float:
@@ -249,13 +249,13 @@ class TokenBatches:
             batch.shape.rows * (batch.shape.source + batch.shape.target)
             for batch in self._epoch(0)
         )
-        tokens = sum(int(side.lengths.sum()) for side in self._sides)
+        tokens = sum(int(texts.lengths.sum()) for texts in self._pairs)
         return 1 - tokens / cells
 
 
 def collate(
-    source: Side,
-    target: Side,
+    source: Sentences,
+    target: Sentences,
     batch: Batch,
     rows: Iterable[int],
     special: Special = PLAIN,

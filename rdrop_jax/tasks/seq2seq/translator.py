@@ -14,7 +14,7 @@ from rdrop_jax.core.passes import Params
 from rdrop_jax.data import tables
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.decoding import batched_search
-from rdrop_jax.decoding.options import SearchOptions
+from rdrop_jax.decoding.search_options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.models.cache import Cache
@@ -164,7 +164,7 @@ def _encode_sources(
                     f"--input: expected at most data.max_length={data.max_length} "
                     f"tokens, found {size} in {text[:40]!r}"
                 )
-            found.append(f"cut: {size}, data.max_length={data.max_length}")
+            found.append(f"truncated: {size}, data.max_length={data.max_length}")
         prepared.append([*ids[: data.max_length - 1], vocabulary.special.eos])
         notes.append(found)
     return prepared, notes

@@ -13,7 +13,8 @@ from rdrop_jax.tasks.seq2seq import pair_sets
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 
-PREPARED = "cnn_dailymail"
+# Prepared by version 0.1, whose runs resume from it, and the same on the Hub.
+PREPARED, HUB = "cnn_dailymail", "hf:abisee/cnn_dailymail/3.0.0"
 # Endings of the files of a prepared corpus.
 ENDINGS = ("article", "highlights")
 PAGE = "summarization"
@@ -42,14 +43,14 @@ def find(data: ConfigDict, commit: str = "") -> PairSet:
     if data.name == "files":
         return pair_sets.files(data, ("source", "target"))
     if data.name == PREPARED:
-        return pair_sets.prepared(data, ENDINGS, PAGE)
+        return pair_sets.prepared(data, ENDINGS, instead=HUB)
     if hub.is_name(data.name):
         return pair_sets.named(data, None, commit)
     if data.name.startswith(catalogue.PREFIX):
         return pair_sets.catalogued(data, columns, PAGE)
     raise InputError(
-        f"data.name: expected one of docstrings, files, {PREPARED}, or "
-        f"{catalogue.PREFIX}NAME or {hub.PREFIX}ORG/NAME, found {data.name!r}."
+        f"data.name: expected docstrings, files, {hub.PREFIX}ORG/NAME or "
+        f"{catalogue.PREFIX}NAME, found {data.name!r}."
         f"{hub.hint('data.name', data.name)}"
     )
 

@@ -14,7 +14,7 @@ from rdrop_jax.data import subwords, tokenizer_files, tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies, Vocabulary
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
-from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.field_checks import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import task
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
@@ -54,7 +54,7 @@ def build(
     Raises:
       InputError: a field is out of range, or the vocabulary is not that of the run.
     """
-    check(config)
+    check_config(config)
     commit = workdir_lib.recorded_data(workdir).get(config.data.name, "")
     find = functools.cache(lambda: summary_sets.find(config.data, commit))
     if workdir is None:
@@ -102,13 +102,13 @@ def write_vocabulary(
     tokenizers.save(make_vocabulary(config, find), workdir)
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Check the config fields specific to summarization.
 
     Raises:
       InputError: a field is invalid; names the field, expected and found values.
     """
-    task.check(config)
+    task.check_config(config)
     data, score, positions = config.data, config.eval, config.model.max_positions
     check_choices({"eval.rouge_tokenizer": (score.rouge_tokenizer, scoring.TOKENIZERS)})
     least = {
@@ -127,10 +127,10 @@ def check(config: ConfigDict) -> None:
     }
     for field, found in longest.items():
         if found > positions:
-            one = ", its end included," if field == "eval.max_length" else ""
+            end = ", with the end token" if field == "eval.max_length" else ""
             raise InputError(
-                f"{field}: expected at most model.max_positions={positions}{one} "
-                f"found {found}"
+                f"{field}: expected at most model.max_positions={positions}, found "
+                f"{found}{end}"
             )
     if score.min_length > score.max_length:
         raise InputError(

@@ -23,7 +23,7 @@ from rdrop_jax.files import checksums
 from rdrop_jax.models.encoder import PAD_ID, Classifier
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.tasks import classification
-from rdrop_jax.tasks.fields import model_module
+from rdrop_jax.tasks.field_checks import model_module
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.text_classification import (
     MODELS,

@@ -22,8 +22,9 @@ def splits(data: ConfigDict) -> dict[str, str]:
     named = {split: data.files[split] for split in data.files}
     chosen = data_hub.choose(found, named)
     if "test" in chosen and not named["test"]:
-        rows = data_hub.rows(found, chosen["test"], [label])
-        if all(is_missing(row.fields.get(label)) for row in rows):
+        table = found.splits[chosen["test"]]
+        labels = table[label][:] if label in table.column_names else ()
+        if all(value == -1 or is_missing(value) for value in labels):
             del chosen["test"]
     return chosen
 
@@ -38,7 +39,9 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
     Raises:
       InputError: the dataset cannot be loaded, or no validation data.
     """
-    names = {s: data.files[s] for s in data.files if data.files[s]} or splits(data)
+    names = {s: data.files[s] for s in data.files if data.files[s]}
+    if "train" not in names:  # a config that `text_sets.completed` has not seen
+        names = splits(data)
     if "validation" not in names and not data.validation:
         raise InputError(
             "data.files.validation: expected the name of a split to select by, or "

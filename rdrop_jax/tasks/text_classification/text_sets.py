@@ -37,11 +37,11 @@ def split_names(data: ConfigDict) -> tuple[str, ...]:
         return tuple(_PARTS)
     if is_own(data):
         return tuple(s for s in _PARTS if data.files[s] or s in held_out(data))
-    named = [s for s in _glue(data).splits if not s.startswith("test")]
+    named = _glue(data).splits
     if data.validation:
         tests = [s.replace("validation", "test") for s in named if s != "train"]
         return ("train", "validation", *tests)
-    return tuple(named)
+    return named
 
 
 def is_own(data: ConfigDict) -> bool:
@@ -183,7 +183,7 @@ def completed(config: ConfigDict) -> ConfigDict:
       InputError: the training data are missing.
     """
     check_labels(config.data)
-    if hub.is_name(config.data.name) and not config.data.classes:
+    if hub.is_name(config.data.name) and not config.data.files.train:
         config = config.copy_and_resolve_references().unlock()
         config.data.files.update(text_hub.splits(config.data))
         config.lock()
@@ -250,19 +250,19 @@ def _glue(data: ConfigDict) -> glue.GlueTask:
     name = data.name.removeprefix(catalogue.PREFIX)
     task = name.removeprefix(glue.PREFIX)
     if not name.startswith(glue.PREFIX) or task not in glue.TASKS:
-        known = ["docstrings", "files", *(glue.PREFIX + task for task in glue.TASKS)]
+        known = ["docstrings", "files", *(glue.HUB + task for task in glue.TASKS)]
         hint = config_lib.suggest(data.name, known)
         raise InputError(
-            f"data.name: expected one of {', '.join(known)}, "
-            f"{catalogue.PREFIX}{glue.PREFIX}TASK, or {hub.PREFIX}ORG/NAME, found "
-            f"{data.name!r}.{hint or hub.hint('data.name', data.name)}"
+            f"data.name: expected docstrings, files, {hub.PREFIX}ORG/NAME, or "
+            f"{catalogue.PREFIX}{glue.PREFIX}TASK, found {data.name!r}."
+            f"{hint or hub.hint('data.name', data.name)}"
         )
     return glue.TASKS[task]
 
 
 def _prepared(data: ConfigDict) -> Dataset[Texts]:
     task = _glue(data)
-    place = prepared_folder(data, f"{task.folder}.zip", "glue")
+    place = prepared_folder(data, instead=data.name.replace(glue.PREFIX, glue.HUB))
     index = index_lib.read_texts(place)
     named = Columns(text_b="text_b" if task.text_b else "")
 
@@ -285,7 +285,6 @@ def _catalogue(data: ConfigDict) -> Dataset[Texts]:
         if s == "validation" and data.name.endswith("mnli")
         else s
         for s in task.splits
-        if not s.startswith("test")
     }
     info = place / "dataset_info.json"
     return Dataset(
@@ -297,15 +296,13 @@ def _catalogue(data: ConfigDict) -> Dataset[Texts]:
 
 def _examples(place: Path, split: str, task: glue.GlueTask) -> Texts:
     """Read a split of tensorflow-datasets, whose labels are class ids."""
-    names = {c: task.features.get(c, c) for c in (task.text, task.text_b) if c}
+    texts = [c for c in (task.text, task.text_b) if c]
 
     def rows() -> Iterator[Row]:
-        source = catalogue.read_rows(place, split, (*names.values(), "label"))
+        source = catalogue.read_rows(place, split, (*texts, "label"))
         for number in range(len(source)):
             example = source[number]
-            fields: dict[str, Any] = {
-                column: example[feature].decode() for column, feature in names.items()
-            }
+            fields: dict[str, Any] = {c: example[c].decode() for c in texts}
             label = example["label"]
             fields["label"] = task.classes[int(label)] if task.classes else float(label)
             yield Row(f"{place}, {split}, example {number}", fields)

@@ -152,8 +152,8 @@ def _names(label: Any, labels: str, place: str) -> list[str]:
     """Return the class names of a label, which may be a list or comma-separated."""
     if labels == "multilabel" and isinstance(label, str):
         label = [part for part in label.split(",") if part.strip()]
-    many = label if labels == "multilabel" and isinstance(label, list) else [label]
-    return [class_name(name, place) for name in many]
+    found = label if labels == "multilabel" and isinstance(label, list) else [label]
+    return [class_name(name, place) for name in found]
 
 
 def encode_labels(

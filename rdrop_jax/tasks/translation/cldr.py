@@ -21,7 +21,7 @@ _PEOPLE = re.compile("[\U0001f468\U0001f469\U0001f9d1\U0001f474\U0001f475\U0001f
 _PARTS = {0: "test", 1: "validation"}
 
 
-def check(source: str, target: str) -> None:
+def check_languages(source: str, target: str) -> None:
     """Check the languages and that the packages are installed.
 
     Raises:
@@ -65,9 +65,9 @@ def names(source: str, target: str, split_seed: int) -> dict[str, Pairs]:
     for split, pairs in splits.items():
         new = [p for p in pairs if p[0] not in seen[0] and p[1] not in seen[1]]
         kept = list(pairs) if split == "train" else new
-        sides = [pair[0] for pair in kept], [pair[1] for pair in kept]
-        found[split] = Pairs(*sides, f"cldr_names, {split}")
-        seen = seen[0].union(sides[0]), seen[1].union(sides[1])
+        texts = [pair[0] for pair in kept], [pair[1] for pair in kept]
+        found[split] = Pairs(*texts, f"cldr_names, {split}")
+        seen = seen[0].union(texts[0]), seen[1].union(texts[1])
     return found
 
 

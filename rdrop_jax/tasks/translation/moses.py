@@ -10,7 +10,7 @@ from rdrop_jax.errors import InputError
 UNSPACED = ("zh", "ja")
 
 
-def check(field: str) -> None:
+def check_installed(field: str) -> None:
     """Raise an `InputError` if sacremoses is not installed."""
     if importlib.util.find_spec("sacremoses") is None:
         raise InputError(

@@ -87,8 +87,8 @@ def scores(
     chrf_score = chrf.corpus_score(hypotheses, [references]).score
     if tokenize == "compound":
         hypotheses, references = (
-            [split_compounds(text) for text in side]
-            for side in (hypotheses, references)
+            [split_compounds(text) for text in texts]
+            for texts in (hypotheses, references)
         )
     return {
         "bleu": bleu.corpus_score(hypotheses, [references]).score,

@@ -16,7 +16,7 @@ from rdrop_jax.files.lines import clean
 
 SIDES = ("source", "target")
 # Target language at the start of a source of a multilingual model, such as >>fr<<.
-_LANGUAGE = re.compile(">>.+?<<")
+_LANGUAGE = re.compile(">>.*?<<", re.DOTALL)
 
 
 class MarianVocabulary(Vocabulary):

@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 from rdrop_jax.data import tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.errors import InputError
-from rdrop_jax.models.seq2seq import Seq2Seq
+from rdrop_jax.models.seq2seq import SHARE, Seq2Seq
 from rdrop_jax.pretrained import weight_files
-from rdrop_jax.tasks.fields import check_choices, check_least
+from rdrop_jax.tasks.field_checks import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import task
+from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.scores import TextMetrics
 from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, search_options
@@ -45,7 +46,7 @@ def build(
       InputError: a field is out of range, or the vocabularies are not those of the
         run.
     """
-    check(config)
+    check_config(config)
     recorded = workdir_lib.recorded_data(workdir)
     commit = recorded.get(config.data.name, "")
     find = functools.cache(lambda: translation_sets.find(config.data, commit))
@@ -60,6 +61,18 @@ def build(
         if workdir is None
         else tokenizers.load(workdir, sentencepieces.from_text)
     )
+    return with_vocabularies(config, vocabularies, workdir, find=find)
+
+
+def with_vocabularies(
+    config: ConfigDict,
+    vocabularies: Vocabularies,
+    workdir: Path | None = None,
+    *,
+    find: Callable[[], PairSet] | None = None,
+) -> Task:
+    """Build the task for given vocabularies."""
+    find = find or functools.partial(translation_sets.find, config.data)
     check_marian(config, vocabularies)
     spec = make_spec(config, vocabularies)
     made = task.make_task(config, spec, make_metrics(config), find, workdir)
@@ -127,7 +140,7 @@ def make_metrics(config: ConfigDict) -> TextMetrics:
             references = [text.lower() for text in references]
         if used not in ("none", "compound"):
             hypotheses, references = (
-                [shown(text) for text in side] for side in (hypotheses, references)
+                [shown(text) for text in texts] for texts in (hypotheses, references)
             )
         return scoring.scores(hypotheses, references, used)
 
@@ -144,30 +157,28 @@ def make_metrics(config: ConfigDict) -> TextMetrics:
 def write_vocabularies(config: ConfigDict, split: Split, workdir: Path) -> None:
     """Write the vocabularies of a new run to its workdir.
 
-
     Raises:
       InputError: BLEU's default tokenizer does not fit the references.
     """
     bleu, target = config.eval.bleu, config.data.target
-    problem = ""
     if bleu == scoring.AUTO:
         problem = scoring.misfit(split("validation").target, bleu, target)
-    if problem:
-        raise InputError(problem)
+        if problem:
+            raise InputError(problem)
     tokenizers.save(make_vocabularies(config, split), workdir)
 
 
-def check(config: ConfigDict) -> None:
+def check_config(config: ConfigDict) -> None:
     """Check the config fields specific to translation.
 
     Raises:
       InputError: a field is invalid; names the field, expected and found values.
     """
-    task.check(config)
+    task.check_config(config)
     data, score = config.data, config.eval
     choices = {
         "eval.bleu": (score.bleu, (scoring.AUTO, *scoring.TOKENIZE)),
-        "model.share": (config.model.share, ("all", "decoder", "none")),
+        "model.share": (config.model.share, SHARE),
     }
     check_choices(choices)
     least = {
@@ -178,10 +189,10 @@ def check(config: ConfigDict) -> None:
     if config.model.share == "all" and not data.joint_vocabulary:
         raise InputError(
             "model.share=all: expected one vocabulary for both languages, found "
-            "data.joint_vocabulary=False; take model.share=decoder"
+            "data.joint_vocabulary=False. Set model.share=decoder"
         )
     if data.moses:
-        moses.check("data.moses")
+        moses.check_installed("data.moses")
 
 
 def make_model(config: ConfigDict, source_size: int, target_size: int) -> Seq2Seq:
@@ -240,7 +251,7 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
         ):
             raise InputError(
                 "model.share=all: expected one vocabulary for both languages, found "
-                f"one for each in {config.init_from or data.vocabulary}; take "
+                f"one for each in {config.init_from or data.vocabulary}. Set "
                 "model.share=decoder"
             )
         return named[0]

@@ -12,6 +12,12 @@ from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.translation import cldr
 
+# Prepared by version 0.1, whose runs resume from them, and the same on the Hub.
+HUB = {
+    "wmt14_en_de": "hf:wmt/wmt14/de-en",
+    "wmt14_en_fr": "hf:wmt/wmt14/fr-en",
+}
+
 
 def find(data: ConfigDict, commit: str = "") -> PairSet:
     """Find the corpus that a config names.
@@ -38,13 +44,14 @@ def find(data: ConfigDict, commit: str = "") -> PairSet:
         return pair_sets.catalogued(data, (data.source, data.target))
     raise InputError(
         "data.name: expected one of cldr_names, files, "
-        f"{', '.join(prepared_text.NAMES)}, or {catalogue.PREFIX}NAME or "
+        f"{', '.join(n for n in prepared_text.NAMES if n not in HUB)}, or "
+        f"{catalogue.PREFIX}NAME or "
         f"{hub.PREFIX}ORG/NAME, found {data.name!r}.{hub.hint('data.name', data.name)}"
     )
 
 
 def _cldr(data: ConfigDict) -> PairSet:
-    cldr.check(data.source, data.target)
+    cldr.check_languages(data.source, data.target)
 
     def read() -> dict[str, Pairs]:
         return cldr.names(data.source, data.target, data.split_seed)
@@ -59,7 +66,8 @@ def _of_languages(data: ConfigDict) -> PairSet:
             f"data.source, data.target: expected {' and '.join(languages)}, the "
             f"languages of {data.name}, found {data.source!r} and {data.target!r}"
         )
-    return pair_sets.prepared(data, (data.source, data.target))
+    sides = (data.source, data.target)
+    return pair_sets.prepared(data, sides, instead=HUB.get(data.name, ""))
 
 
 check_data = functools.partial(pair_sets.check_data, find=find)

@@ -4,15 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from helpers.pictures import cifar_archive, encoded, noise, write_folder
+from helpers.pictures import encoded, noise, write_folder
 from helpers.tiny import VIT, train
 from PIL import Image
 
 from rdrop_jax import flags, tasks
+from rdrop_jax.data import prepared
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.predict import load
-from rdrop_jax.tasks.image_classification import cifar, image_sets
+from rdrop_jax.tasks.image_classification import image_sets
 
 CLASSES = ("ant", "bee", "cat")
 LABELS = np.arange(12) % 3
@@ -163,17 +164,23 @@ def test_a_file_of_two_splits_is_refused(tmp_path, file, split):
 
 
 def test_prepared(tmp_path):
-    path, expected, tables = cifar_archive(tmp_path, {"train": 6, "test": 3})
-    cifar.prepare(tmp_path / "cifar100", [path], expected)
+    """A folder of CIFAR-100 as version 0.1 prepared it."""
+    writer = prepared.Writer(tmp_path / "cifar100", {})
+    for split, count in (("train", 6), ("test", 3)):
+        images = [
+            prepared.record(i % 2, encoded(x)) for i, x in enumerate(noise(count))
+        ]
+        list(writer.write(split, count, lambda start, rows=images: rows[start:], count))
+    writer.finish(["ant", "bee"])
     data, found = splits("cifar100", tmp_path, data__validation="2")
-    assert data.num_classes == 4
-    assert len(found["train"]), len(found["validation"]) == (4, 2)
-    labels = [found["test"][i]["label"] for i in range(3)]
-    assert labels == tables["test"][b"fine_labels"]
+    assert data.num_classes == 2
+    assert (len(found["train"]), len(found["validation"])) == (4, 2)
+    assert [found["test"][i]["label"] for i in range(3)] == [0, 1, 0]
     assert found["test"].name(1) == f"{tmp_path / 'cifar100'}, test, record 1"
+    refused("cifar100", tmp_path / "x", r"no such folder\. Use .*=hf:uoft-cs/cifar100")
 
 
-@pytest.mark.parametrize("name", ["cifar100", "imagenet2012", "tfds:mnist"])
+@pytest.mark.parametrize("name", ["imagenet2012", "tfds:mnist"])
 def test_what_is_not_prepared_names_the_command(tmp_path, monkeypatch, name):
     monkeypatch.delenv("RDROP_DATA_DIR", raising=False)
     refused(name, tmp_path, f"rdrop_jax.prepare {name} --data_dir {tmp_path}")

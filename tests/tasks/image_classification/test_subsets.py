@@ -66,5 +66,5 @@ def test_unlabelled_rows_show_images_alone(tmp_path):
 def test_counts_of_unlabelled_rows_are_checked(tmp_path):
     with pytest.raises(InputError, match=r"data.unlabelled: expected 0 to 1217 rows"):
         train(tmp_path, data__labelled=40, data__unlabelled=1218)
-    with pytest.raises(InputError, match=r"data.unlabelled: expected 0 where"):
+    with pytest.raises(InputError, match=r"data.unlabelled: expected 0 for"):
         train(tmp_path, data__unlabelled=10)

@@ -1,17 +1,14 @@
 """Running text: vocabularies, splits, files, and what is wrong with them."""
 
-import zipfile
-
 import numpy as np
 import pytest
-from helpers import messages
 
 from rdrop_jax import flags
-from rdrop_jax.cli.prepare import prepare
 from rdrop_jax.data import docstrings, splits
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.language_modeling import running_text, token_files, vocabularies
+from rdrop_jax.tasks.language_modeling import task as language_task
 
 LM = "configs/lm.py"
 LINES = ["the cat saw the dog", "", "the dog ran", "a cat ran"]
@@ -150,10 +147,10 @@ def test_unknown_words_without_unk(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"name": "wikitext2"}, "data.name: expected one of docstrings, files"),
+        ({"name": "wikitext2"}, "data.name: expected docstrings, files or hf:"),
         ({"files.train": "gone.txt"}, "data.files.train: no file .*gone.txt"),
         ({"files.train": ""}, "data.files.train: expected the name of a text"),
-        ({"name": "wikitext103"}, r"rdrop_jax.prepare wikitext103 --data_dir"),
+        ({"name": "wikitext103"}, "Use --config.data.name=hf:Salesforce/wiki"),
     ],
 )
 def test_what_is_not_there(tmp_path, fields, message):
@@ -161,32 +158,12 @@ def test_what_is_not_there(tmp_path, fields, message):
         running_text.check_data(config_of(tmp_path, LINES, **fields))
 
 
-@pytest.mark.parametrize("how", ["folder", "zip"])
-def test_wikitext103_from_its_files(tmp_path, how):
-    texts = {
-        "train": " \n = A title = \n \n the cat <unk> the \n",
-        "valid": " the cat\n",
-        "test": " cat <unk>\n",
-    }
-    source = tmp_path / "downloads" / "wikitext-103"
-    source.mkdir(parents=True)
-    for part, text in texts.items():
-        (source / f"wiki.{part}.tokens").write_text(text)
-    if how == "zip":
-        with zipfile.ZipFile(tmp_path / "wikitext-103-v1.zip", "w") as archive:
-            for path in sorted(source.iterdir()):
-                archive.write(path, f"wikitext-103/{path.name}")
-        source = tmp_path / "wikitext-103-v1.zip"
-    root = tmp_path / "data"
-    with messages.collected() as said:
-        folder = prepare("wikitext103", root, [source])
-    found = token_files.load(folder)
+def test_a_folder_of_version_0_1(tmp_path):
+    texts = {"train": ["", "the cat <unk> the"], "validation": ["cat"], "test": ["the"]}
+    words = vocabularies.learn("words", texts["train"], 0, 1)
+    token_files.save(token_files.make(words, texts), tmp_path / "wikitext103")
+    config = config_of(tmp_path, LINES, name="wikitext103")
+    running_text.check_data(config)
+    found = language_task.load(config, None)
     ids = found.splits["train"].ids.tolist()
-    assert found.vocabulary.decode(ids) == "\n= A title =\n\nthe cat <unk> the\n"
-    assert len(found.vocabulary) == 7  # its own <unk>, and ends of lines
-    assert found.splits["validation"].words == 3
-    assert "test: 3 tokens; published: 245569" in said
-    running_text.check_data(config_of(tmp_path, LINES, name="wikitext103", dir=root))
-    assert prepare("wikitext103", root, []) == folder
-    with pytest.raises(InputError, match=r"expected wiki.train.tokens in .* none"):
-        prepare("wikitext103", tmp_path / "other", [root])
+    assert found.vocabulary.decode(ids) == "\nthe cat <unk> the\n"

@@ -35,15 +35,15 @@ def test_splits_that_are_not_there_are_held_out(tmp_path):
     assert sizes == {"train": 80, "validation": 10, "test": 10}
     everything = [s for pairs in splits.values() for s in pairs.source]
     assert sorted(everything) == sorted(f"satz {i}" for i in range(100))
-    assert "1 pairs with an empty side dropped" in splits["train"].notes[0]
+    assert "1 pairs with an empty source or target dropped" in splits["train"].notes[0]
     assert list(found.provenance()) == [str(tmp_path / "train.tsv")]
 
 
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["a\t", "b\t"], "found 2 of which 2 have an empty side"),
-        (["a\tx"] * 30, "found 30 of which 0 have an empty side, and none of the oth"),
+        (["a\t", "b\t"], "found 2, 2 of them with an empty text"),
+        (["a\tx"] * 30, "found 30, 0 of them with an empty text and the rest"),
     ],
 )
 def test_nothing_left_to_train_on_is_said(tmp_path, rows, message):
@@ -111,7 +111,7 @@ def test_a_corpus_of_the_catalogue(tmp_path):
     ]
     train = found.splits["train"]()
     assert len(train) == 4
-    assert train.notes[0].endswith("1 pairs with an empty side dropped")
+    assert train.notes[0].endswith("1 pairs with an empty source or target dropped")
     other = data(data__name="tfds:pairs", data__dir=tmp_path, data__target="fr")
     read = translation_sets.find(other).splits["test"]
     with pytest.raises(InputError, match="expected features en and fr, found"):

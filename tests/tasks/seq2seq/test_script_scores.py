@@ -132,7 +132,7 @@ def test_summarization_stops_before_training(tmp_path):
         config = tiny_sum.config(tmp_path, eval__rouge_tokenizer=tokenizer)
         summarization_task.build(config, tmp_path / "run", resuming=False)
     with pytest.raises(InputError, match=r"eval\.rouge_tokenizer: expected one of"):
-        summarization_task.check(
+        summarization_task.check_config(
             tiny_sum.config(tmp_path, eval__rouge_tokenizer="french")
         )
 

@@ -6,20 +6,20 @@ import pytest
 from rdrop_jax.data.tokenizers import EOS, PAD
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.seq2seq import token_batches as tb
-from rdrop_jax.tasks.seq2seq.sides import make_side
+from rdrop_jax.tasks.seq2seq.sentences import concatenate
 
 
-def sides(pairs=3000, seed=0):
+def encoded_pairs(pairs=3000, seed=0):
     """Lengths like those of captions: sources log-normal, targets near them."""
     rng = np.random.default_rng(seed)
     source = np.clip(rng.lognormal(2.6, 0.35, pairs), 3, 60).astype(int)
     target = np.clip(source * rng.normal(1.03, 0.12, pairs), 2, 70).astype(int)
     made = ([rng.integers(3, 99, n).tolist() for n in x] for x in (source, target))
-    return tuple(make_side(sentences, 100) for sentences in made)
+    return tuple(concatenate(sentences, 100) for sentences in made)
 
 
 def make(pairs=3000, max_tokens=1024, multiple=8, count=8, **kwargs):
-    source, target = sides(pairs)
+    source, target = encoded_pairs(pairs)
     lengths = tb.choose_lengths(source.lengths, target.lengths, count)
     shapes = tb.make_shapes(lengths, max_tokens, multiple)
     return tb.TokenBatches(source, target, shapes, **{"seed": 0} | kwargs)
@@ -75,8 +75,8 @@ def test_shapes_are_few_and_padding_is_small():
 
 
 def test_what_a_batch_holds():
-    source = make_side([[5, 6], [7]], 100)
-    target = make_side([[8], [9, 10, 11]], 100)
+    source = concatenate([[5, 6], [7]], 100)
+    target = concatenate([[8], [9, 10, 11]], 100)
     batch = tb.Batch(tb.Shape(4, 5, 4), np.array([1, 0]))
     found = tb.collate(source, target, batch, range(4))
     row = {"src": [7, EOS], "labels": [9, 10, 11, EOS], "inputs": [EOS, 9, 10, 11]}
@@ -86,7 +86,7 @@ def test_what_a_batch_holds():
     assert found["src_where"].sum(axis=1).tolist() == [2, 3, 3, 3]
     assert found["where"].sum(axis=1).tolist() == [4, 2, 0, 0]  # the last two only fill
     assert source.ids.dtype == np.uint16
-    assert make_side([[70000]], 70001).ids.dtype == np.int32
+    assert concatenate([[70000]], 70001).ids.dtype == np.int32
 
 
 def test_processes_share_a_batch():
@@ -108,7 +108,7 @@ def test_left_overs_go_on_in_larger_buckets():
 
 def test_a_batch_too_small_for_its_longest_pair_is_refused():
     with pytest.raises(
-        InputError, match=r"8 rows of 61 tokens, the longest .* 488, found 400"
+        InputError, match=r"least 488, which is 8 rows of 61 tokens, found 400"
     ):
         tb.make_shapes([(10, 10), (60, 61)], 400, 8)
 

@@ -1,32 +1,31 @@
 """The summarization task: scores, answers, bad input, presets, its data."""
 
-import hashlib
 import importlib.util
-import io
 import json
-import tarfile
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import messages, tiny_sum
+from helpers import tiny_sum
 from helpers.programs import run
 
-from benchmarks.memory import blank_vocabulary, compile_step
 from rdrop_jax import predict, tasks
-from rdrop_jax.cli.checks import check
-from rdrop_jax.cli.prepare import prepare
+from rdrop_jax.cli import targets
+from rdrop_jax.cli.checks import check_values
+from rdrop_jax.cli.compile import compile_step
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.config import resolve
-from rdrop_jax.data import index, subwords, tokenizer_files, tokenizers
+from rdrop_jax.data import subwords, tokenizer_files, tokenizers
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.export import export
 from rdrop_jax.flags import load as load_config
 from rdrop_jax.pretrained.initialize import merge
 from rdrop_jax.tasks.seq2seq import translator
-from rdrop_jax.tasks.summarization import cnn_dailymail, summary_sets
+from rdrop_jax.tasks.seq2seq.abstract import blank_vocabularies
+from rdrop_jax.tasks.seq2seq.prepared_text import Writer
+from rdrop_jax.tasks.summarization import summary_sets
 from rdrop_jax.tasks.summarization import task as summarization
 from rdrop_jax.tasks.summarization.scores import NAMES, rouge, rouge_each
 from rdrop_jax.training.mesh import make_mesh, shard_batch
@@ -93,7 +92,7 @@ def test_what_is_empty_short_or_long(model):
     assert (empty["text"], empty["notes"]) == ("", ["empty document: no summary"])
     assert short["text"]
     assert any(
-        note.startswith("cut: ") and note.endswith("data.max_length=32")
+        note.startswith("truncated: ") and note.endswith("data.max_length=32")
         for note in long["notes"]
     )
     # Neighbours change nothing, nor does white space.
@@ -234,8 +233,8 @@ def test_rouge_takes_the_best_reference():
         ({"eval.length_penalty": "nan"}, "eval.length_penalty: expected a number"),
         ({"eval.no_repeat_ngram": "-1"}, "eval.no_repeat_ngram: expected at least 0"),
         ({"data.columns.target": "summary"}, "{}/train.jsonl, line 1: expected a text"),
-        ({"data.name": "cnn"}, "data.name: expected one of docstrings, files, cnn_"),
-        ({"data.name": "cnn_dailymail"}, "data.name=cnn_dailymail: not prepared in"),
+        ({"data.name": "cnn"}, "data.name: expected docstrings, files, hf:ORG/NAME or"),
+        ({"data.name": "cnn_dailymail"}, "data.name=cnn_dailymail: expected {}/cnn_d"),
     ],
 )
 def test_fields_and_columns_are_checked(folder, overrides, message):
@@ -264,8 +263,10 @@ def test_empty_documents_are_dropped_from_training_and_counted(folder, tmp_path)
         tmp_path, data__files__validation="", data__files__test="", data__max_length=8
     )
     notes = tasks.build(config).report.notes()
-    assert notes[0].endswith("1 pairs with an empty side dropped")
-    assert any("sentences cut to data.max_length=8 tokens" in x for x in notes[1:])
+    assert notes[0].endswith("1 pairs with an empty source or target dropped")
+    assert any(
+        "sentences truncated to data.max_length=8 tokens" in x for x in notes[1:]
+    )
     refused = tiny_sum.config(folder, data__max_length=8, data__overlong="refuse")
     with pytest.raises(InputError, match=r"expected at most data\.max_length=8 tokens"):
         tasks.build(refused).train_data()
@@ -274,8 +275,8 @@ def test_empty_documents_are_dropped_from_training_and_counted(folder, tmp_path)
 @pytest.mark.parametrize("name", CONFIGS.PRESETS)
 def test_presets_have_their_shapes(name):
     c = CONFIGS.get_config(name)
-    check(c)
-    summarization.check(c)
+    check_values(c)
+    summarization.check_config(c)
     resolved = resolve(c, 1000.5)
     module = summarization.make_model(c, c.data.vocab_size)
     params = jax.eval_shape(
@@ -310,67 +311,15 @@ def test_docstrings_are_cut_without_sharing(monkeypatch):
     assert shared / len(test) < 0.05
 
 
-def stories(folder):
-    """The archives of stories as they are published, in small."""
-    urls = [f"http://x/{i}" for i in range(4)]
-    names = [hashlib.sha1(url.encode()).hexdigest() for url in urls]
-    for archive, part in zip(
-        cnn_dailymail.STORIES, (names[:2], names[2:]), strict=True
-    ):
-        with tarfile.open(folder / archive, "w:gz") as tar:
-            for name in part:
-                text = (
-                    f"Story {name[:3]}.\n\n@highlight\n\nShort\n\n@highlight\n\nOne\n"
-                )
-                info = tarfile.TarInfo(f"stories/{name}.story")
-                info.size = len(text)
-                tar.addfile(info, io.BytesIO(text.encode()))
-    for file, part in zip(
-        cnn_dailymail.LISTS.values(), (urls[:2], urls[2:3], urls[3:]), strict=True
-    ):
-        (folder / file).write_text("\n".join(part) + "\n")
-
-
-def test_cnn_dailymail_from_stories_or_tables(tmp_path):
-    source = tmp_path / "stories"
-    source.mkdir()
-    stories(source)
-    with messages.collected() as said:
-        folder = prepare("cnn_dailymail", tmp_path / "one", [source])
-    assert said[0] == "train: 2 articles; published: 287113"
-    assert index.read_texts(folder)["pairs"] == {
-        "train": 2,
-        "validation": 1,
-        "test": 1,
-    }
-    changes = {"data__name": "cnn_dailymail", "data__dir": tmp_path / "one"}
-    pairs = summary_sets.find(tiny_sum.config(tmp_path, **changes).data).splits[
-        "test"
-    ]()
-    assert pairs.target == ["Short . One ."]
-    assert pairs.source[0].startswith("Story ")
-
-    tables = tmp_path / "tables"
-    tables.mkdir()
-    for name in ("train-00000-of-00001", "validation", "test"):
-        row = {"article": "A man\nran.", "highlights": "Man.\nRan.", "id": "1"}
-        rows = [row] if name == "test" else [row, row | {"article": " "}]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (tables / f"{name}.jsonl").write_text(text)
-    with messages.collected() as said:
-        folder = prepare("cnn_dailymail", tmp_path / "two", [tables])
-    assert said[0].endswith(
-        "published: 287113; 1 with an empty article or summary left out"
-    )
-    assert said[2] == "test: 1 articles; published: 11490"
-    changes["data__dir"] = tmp_path / "two"
-    pairs = summary_sets.find(tiny_sum.config(tmp_path, **changes).data).splits[
-        "test"
-    ]()
-    assert (pairs.source, pairs.target) == (["A man ran."], ["Man. Ran."])
-    (tables / "test.jsonl").unlink()
-    with pytest.raises(InputError, match="expected tables of test"):
-        prepare("cnn_dailymail", tmp_path / "three", [tables])
+def test_a_folder_of_version_0_1(tmp_path):
+    writer = Writer(tmp_path / "cnn_dailymail", summary_sets.ENDINGS)
+    for split in ("train", "validation", "test"):
+        writer.write(split, [(f"{split} article .", "Short .")])
+    writer.finish({})
+    changes = {"data__name": "cnn_dailymail", "data__dir": tmp_path}
+    found = summary_sets.find(tiny_sum.config(tmp_path, **changes).data)
+    pairs = found.splits["test"]()
+    assert (pairs.source, pairs.target) == (["test article ."], ["Short ."])
 
 
 def test_state_of_bart_large_by_shape():
@@ -380,7 +329,7 @@ def test_state_of_bart_large_by_shape():
         1000.0,
     )
     mesh = make_mesh(**config.mesh)
-    task = summarization.with_vocabulary(config, blank_vocabulary(50_265))
+    task = summarization.with_vocabulary(config, blank_vocabularies(50_265, joint=True))
     state = abstract_state(task, make_tx(config), config, mesh)
     whole = here = 0
     for x in jax.tree.leaves((state.params, state.opt_state)):
@@ -394,10 +343,10 @@ def test_state_of_bart_large_by_shape():
 def test_bart_large_compiles_for_eight_devices():
     changed = {"mesh.fsdp": "8"}
     preset = f"{tiny_sum.SUMMARIZATION}:cnn_dailymail"
-    compiled, _ = compile_step(load_config(preset, changed))
-    found = compiled.memory_analysis()
-    assert found.argument_size_in_bytes < 2**30
-    assert found.temp_size_in_bytes < 13 * 2**30
+    config = load_config(preset, {"init_from": ""} | changed)
+    _, report = compile_step(config, targets.parse("cpu:8"))
+    assert report.state < 2**30
+    assert report.temporary < 13 * 2**30
 
 
 @pytest.mark.slow
@@ -409,7 +358,7 @@ def test_a_shallow_bart_large_steps_on_eight_devices():
     shallow |= {"data.max_length": "128", "data.max_target_length": "16"}
     config = resolve(load_config(preset, changed | shallow), 100.0)
     mesh = make_mesh(**config.mesh)
-    task = summarization.with_vocabulary(config, blank_vocabulary(512))
+    task = summarization.with_vocabulary(config, blank_vocabularies(512, joint=True))
     tx = make_tx(config)
     placed = jax.tree.map(lambda x: x.sharding, abstract_state(task, tx, config, mesh))
     now = jax.jit(lambda: make_state(task, tx, config), out_shardings=placed)()

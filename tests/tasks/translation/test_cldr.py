@@ -42,7 +42,7 @@ def test_both_directions_hold_the_same_pairs():
 
 def test_what_is_missing_is_named(monkeypatch):
     with pytest.raises(InputError, match="expected en and de"):
-        cldr.check("en", "fr")
+        cldr.check_languages("en", "fr")
     monkeypatch.setattr(cldr.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"babel.*pip install -e .*\[train\]"):
-        cldr.check("en", "de")
+        cldr.check_languages("en", "de")

@@ -51,8 +51,7 @@ def ted(count=60):
 def small(monkeypatch):
     """Recipes without the counts of the real corpora."""
     for name, recipe in list(corpora.RECIPES.items()):
-        parts = tuple((part, None) for part, _ in recipe.parts)
-        free = dataclasses.replace(recipe, pairs=(None, None, None), parts=parts)
+        free = dataclasses.replace(recipe, pairs=(None, None, None))
         monkeypatch.setitem(corpora.RECIPES, name, free)
 
 
@@ -82,26 +81,6 @@ def test_iwslt_is_cut_as_published(tmp_path, small):
         translation_sets.find(data)
 
 
-def test_wmt_takes_all_its_parts(tmp_path, small):
-    files = {}
-    for i, (part, _) in enumerate(corpora.RECIPES["wmt14_en_fr"].parts):
-        for language, word in (("en", "one"), ("fr", "un")):
-            name = f"training/{part.replace(chr(92), '')}.{language}"
-            files[name + ".gz" * (i == 4)] = f"{word} {i}\n"
-    for language in ("en", "fr"):
-        files[f"dev/newstest2013.{language}"] = "three\n"
-        side = "src" if language == "en" else "ref"
-        name = f"test-full/newstest2014-fren-{side}.{language}.sgm"
-        files[name] = '<seg id="1">Four.</seg>'
-    source = archive(tmp_path / "all.tgz", files)
-    folder = corpora.prepare(tmp_path / "wmt14_en_fr", [source])
-    train = parallel.read(parallel.find(folder / "train", "en", "fr"))
-    assert train.source == [f"one {i}" for i in range(5)]
-    assert train.target == [f"un {i}" for i in range(5)]
-    test = parallel.read(parallel.find(folder / "test", "fr", "en"))
-    assert test.source == test.target == ["Four ."]
-
-
 def test_other_files_than_published_are_refused(tmp_path):
     source = archive(tmp_path / "de-en.tgz", ted())
     with pytest.raises(
@@ -123,12 +102,15 @@ def test_other_files_than_published_are_refused(tmp_path):
 
 def test_what_is_not_prepared_says_how(tmp_path):
     data = load(NMT, {"data.name": "wmt14_en_de", "data.dir": str(tmp_path)}).data
-    with pytest.raises(InputError, match=r"rdrop_jax\.prepare wmt14_en_de --data_dir"):
+    with pytest.raises(InputError, match=r"Use --config.data.name=hf:wmt/wmt14/de-en"):
+        translation_sets.find(data)
+    data = load(f"{NMT}:iwslt14_de_en", {"data.dir": str(tmp_path)}).data
+    with pytest.raises(InputError, match=r"rdrop_jax\.prepare iwslt14_de_en --data_d"):
         translation_sets.find(data)
     data = load(NMT, {"data.name": "iwslt14_es_en"}).data
     with pytest.raises(InputError, match="expected es and en"):
         translation_sets.find(data)
-    assert set(corpora.RECIPES) == set(prepared_text.NAMES)
+    assert {*corpora.RECIPES, *translation_sets.HUB} == set(prepared_text.NAMES)
 
 
 def test_cleaning_keeps_lengths_alike():

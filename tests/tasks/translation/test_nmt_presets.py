@@ -8,7 +8,7 @@ import pytest
 from helpers import tiny_nmt
 
 from rdrop_jax import tasks
-from rdrop_jax.cli.checks import check
+from rdrop_jax.cli.checks import check_values
 from rdrop_jax.cli.flags import load, override
 from rdrop_jax.config import flatten, resolve
 from rdrop_jax.errors import InputError
@@ -45,14 +45,18 @@ def test_there_are_all_directions_of_the_paper():
     }
     for name in PAPER:
         c = CONFIGS.get_config(name)
-        assert c.data.name in prepared_text.NAMES
-        assert {c.data.source, c.data.target} == set(c.data.name.split("_")[1:])
+        if name.startswith("wmt"):
+            assert c.data.name == f"hf:wmt/wmt14/{c.data.target}-en"
+            assert not c.data.moses
+        else:
+            assert c.data.name in prepared_text.NAMES
+            assert {c.data.source, c.data.target} == set(c.data.name.split("_")[1:])
         assert (c.data.source, c.data.target) == tuple(name.split("_")[1:])
         text = CONFIGS.PRESETS[name].__doc__
         for part in (
             "Paper: ",
             "Never run here",
-            f"rdrop_jax.train --config nmt.py:{name}",
+            f"nmt.py:{name}",
         ):
             assert part in text, name
 
@@ -60,10 +64,10 @@ def test_there_are_all_directions_of_the_paper():
 @pytest.mark.parametrize("name", CONFIGS.PRESETS)
 def test_preset_is_built_at_full_size_by_shape(name):
     c = CONFIGS.get_config(name)
-    check(c)
+    check_values(c)
     if c.data.moses:
         pytest.importorskip("sacremoses", reason="sacremoses is in the extra train")
-    translation.check(c)
+    translation.check_config(c)
     resolved = resolve(c, 1000.5)
     assert not any(
         isinstance(v, str) and "epoch" in v for v in flatten(resolved).values()

@@ -1,9 +1,11 @@
 """The translation task: loss, scores, vocabularies, what users type."""
 
 import dataclasses
+import io
 import json
 import re
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -115,14 +117,16 @@ def test_what_is_too_long_is_cut_and_counted_or_refused(folder, run_dir):
     workdir, _ = run_dir
     long = " ".join(["haus"] * 30)
     (answer,) = load(workdir)([long])
-    assert answer["notes"] == ["cut: 31 tokens, data.max_length=16"]
+    assert answer["notes"] == ["truncated: 31 tokens, data.max_length=16"]
     (unknown,) = load(workdir)(["haus \u732b"])
     assert unknown["notes"] == ["unknown to the vocabulary: \u732b"]
     assert unknown["text"]
 
     task = tasks.build(tiny_nmt.config(folder, data__max_length=5))
     (note, *_) = task.report.notes()
-    assert re.search(r"sentences cut to data.max_length=5 tokens, the first '.+'", note)
+    assert re.search(
+        r"sentences truncated to data.max_length=5 tokens, the first '.+'", note
+    )
     task = tasks.build(
         tiny_nmt.config(folder, data__max_length=5, data__overlong="refuse")
     )
@@ -220,7 +224,10 @@ def test_only_as_many_shapes_as_buckets_are_compiled(folder, monkeypatch):
         ({"model.heads": "3"}, "model.heads: expected a divisor of width 16, found 3"),
         ({"data.joint_vocabulary": "false"}, "model.share=all: expected one vocab"),
         ({"data.max_length": "1"}, "data.max_length: expected at least 2, found 1"),
-        ({"batch_tokens": "16"}, "batch_tokens: expected at least 8 rows of"),
+        (
+            {"batch_tokens": "16"},
+            "batch_tokens: expected at least ",
+        ),
     ],
 )
 def test_fields_are_checked(folder, overrides, message):
@@ -244,7 +251,7 @@ def test_a_vocabulary_for_each_side(folder):
     assert isinstance(answer["text"], str)
 
 
-def test_what_users_type(run_dir, tmp_path):
+def test_what_users_type(run_dir, tmp_path, monkeypatch, capsys):
     workdir, _ = run_dir
     path = tmp_path / "in.txt"
     path.write_text("eins zwei\n\nhaus \u732b\n")
@@ -254,9 +261,10 @@ def test_what_users_type(run_dir, tmp_path):
     assert out.splitlines() == [answer["text"] for answer in answers]
     assert "input 3: unknown to the vocabulary: \u732b" in err
     argv = ["--workdir", workdir, "--n_best", "3", "--checkpoint", "average:2"]
-    code, out, err = run("predict", *argv, text="eins\nzwei")
-    assert code == 0, err
-    best = [json.loads(line) for line in out.splitlines()]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"eins\nzwei")))
+    capsys.readouterr()
+    predict.main(list(map(str, argv)))
+    best = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["source"] for row in best] == ["eins", "zwei"]
     for row in best:
         scores = [item["score"] for item in row["n_best"]]

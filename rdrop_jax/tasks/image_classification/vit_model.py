@@ -25,7 +25,12 @@ from rdrop_jax.models.sizes import Size
 from rdrop_jax.models.vit import SIZES, ViT
 from rdrop_jax.pretrained import mapping, weight_files
 from rdrop_jax.pretrained.initialize import Family, Weights, flatten
-from rdrop_jax.tasks.fields import check_choices, check_heads, check_least, resized
+from rdrop_jax.tasks.field_checks import (
+    check_choices,
+    check_heads,
+    check_least,
+    resized,
+)
 
 FORMATS = ("safetensors", "npz")
 _PARTS = ("query", "key", "value")

@@ -9,6 +9,9 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
 
+# Shape and dtype by name of an array of a batch.
+Shapes = dict[str, tuple[tuple[int, ...], str]]
+
 
 def check_choices(choices: Mapping[str, tuple[str, Sequence[str]]]) -> None:
     """Check that fields have one of their allowed values.

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int, Integer
 from rdrop_jax.data.tokenizers import PLAIN, Special
 
 
-class Side(NamedTuple):
+class Sentences(NamedTuple):
     """Concatenated sentences of one language, without end-of-sentence tokens.
 
     Attributes:
@@ -31,14 +31,14 @@ class Side(NamedTuple):
         return self.ids[self.starts[row] : self.starts[row + 1]]
 
 
-def make_side(sentences: Iterable[list[int]], vocab_size: int) -> Side:
+def concatenate(sentences: Iterable[list[int]], vocab_size: int) -> Sentences:
     """Concatenate sentences, with two bytes per token if the vocabulary allows it."""
     kind = "H" if vocab_size <= 2**16 else "i"
     flat, starts = array(kind), array("q", [0])
     for ids in sentences:
         flat.extend(ids)
         starts.append(len(flat))
-    return Side(np.array(flat, kind), np.array(starts, np.int64))
+    return Sentences(np.array(flat, kind), np.array(starts, np.int64))
 
 
 def padded(

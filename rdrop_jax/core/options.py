@@ -1,0 +1,8 @@
+"""Allowed values of options. Imports nothing, so that config checks need no jax."""
+
+DIVERGENCES = ("symmetric_kl", "forward_kl", "reverse_kl", "js", "squared")
+HOW = ("auto", "unroll", "vmap")
+MASKS = ("hash", "bernoulli")
+OBJECTIVE_SCALES = ("sum", "mean")
+SMOOTHINGS = ("uniform", "fairseq")
+STOP_GRADIENTS = ("none", "targets")
