@@ -14,7 +14,7 @@ from helpers import tiny_nmt
 from helpers.trees import nested
 
 from rdrop_jax.decoding.batched_search import Shapes, make_search
-from rdrop_jax.decoding.options import SearchOptions
+from rdrop_jax.decoding.search_options import SearchOptions
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.models.sizes import Seq2SeqSize as Size
