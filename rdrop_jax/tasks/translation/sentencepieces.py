@@ -106,7 +106,7 @@ def read(folder: Path) -> Vocabularies:
             f"found no {', '.join(missing)}"
         )
     for name in names:
-        lfs.check(folder / name, "init_from")
+        lfs.check_not_pointer(folder / name, "init_from")
     vocab = read_json(folder / "vocab.json", "init_from")
     whole = all(type(i) is int and i >= 0 for i in vocab.values())
     if not whole or len(set(vocab.values())) < len(vocab):
