@@ -22,6 +22,7 @@ EXTRA_OF = {
     "sacremoses": "train",
     "safetensors": "train",
     "scipy": "train",
+    "sentencepiece": "train",
     "sklearn": "train",
     "tensorboardX": "train",
     "tokenizers": "train",

@@ -54,8 +54,14 @@ def export(
 
     run = open_run(workdir, checkpoint)
     family = run.task.pretrained
-    if family is None or format not in family.formats:
-        known = ", ".join(family.formats) if family else "none"
+    if family is None:
+        raise InputError(
+            f"--workdir: expected a run of one of the models "
+            f"{', '.join(tasks.families()[run.config.task])}, found one of "
+            f"{run.config.model.name}, for which no other library's form is known"
+        )
+    if format not in family.formats:
+        known = ", ".join(family.formats)
         raise InputError(f"--format: expected one of {known}, found {format!r}")
     card = model_card(run.config, workdir, run.step, format, license)
     try:

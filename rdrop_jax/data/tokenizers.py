@@ -13,7 +13,7 @@ import hashlib
 import json
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -210,8 +210,14 @@ def save(vocabularies: Vocabularies, workdir: Path) -> None:
         (partial / "index.json").write_text(json.dumps(index, indent=1), "utf-8")
 
 
-def load(workdir: Path) -> Vocabularies:
+def load(
+    workdir: Path, make: Callable[[str, str], Vocabulary] = Vocabulary
+) -> Vocabularies:
     """Load the vocabularies of a run.
+
+    Args:
+      workdir: folder of the run.
+      make: builds a vocabulary from its name and the content of its file.
 
     Raises:
       InputError: missing, or not the vocabularies that the run was started with.
@@ -237,7 +243,7 @@ def load(workdir: Path) -> Vocabularies:
                 f"{'another file' if content else 'no such file'}. Restore it: the "
                 "checkpoints depend on it."
             )
-        found[path.stem] = Vocabulary(path.stem, content.decode())
+        found[path.stem] = make(path.stem, content.decode())
     missing = {"source", "target"} - found.keys()
     if "joint" not in found and missing:
         raise InputError(f"{folder}: expected joint.json, found {sorted(found)}")

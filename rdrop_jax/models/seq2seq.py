@@ -35,6 +35,7 @@ SIZES = {
         "iwslt_de_en": Seq2SeqSize(6, 6, 512, 4, 1024),
         "vaswani_wmt_en_de_big": Seq2SeqSize(6, 6, 1024, 16, 4096),
     },
+    "marian": {"base": Seq2SeqSize(6, 6, 512, 8, 2048)},
     "bart": {
         "base": Seq2SeqSize(6, 6, 768, 12, 3072),
         "large": Seq2SeqSize(12, 12, 1024, 16, 4096),

@@ -33,7 +33,25 @@ _FIELDS = {
         "mlp_width": "encoder_ffn_dim",
         "max_positions": "max_position_embeddings",
     },
+    "marian": {
+        "encoder_layers": "encoder_layers",
+        "decoder_layers": "decoder_layers",
+        "width": "d_model",
+        "heads": "encoder_attention_heads",
+        "mlp_width": "encoder_ffn_dim",
+    },
 }
+# Fields of the model that model_type alone determines.
+_VALUES: Mapping[str, Mapping[str, Any]] = {
+    "marian": {
+        "name": "marian",
+        "size": "base",
+        "share": "all",
+        "pre_norm": False,
+        "positions": "marian",
+    }
+}
+_ACTIVATIONS = {"swish": "silu"}
 
 
 def check_weights(
@@ -86,6 +104,10 @@ def _completed(
         for name, theirs in _FIELDS.get(str(model_type), {}).items()
         if type(stored.get(theirs)) is int
     }
+    wanted |= _VALUES.get(str(model_type), {})
+    if model_type == "marian":
+        activation = stored.get("activation_function", "gelu")
+        wanted["activation"] = _ACTIVATIONS.get(activation, activation)
     if model_type in ("roberta", "xlm-roberta") and "max_positions" in wanted:
         # Its table has rows for the ids up to that of padding.
         wanted["max_positions"] -= int(stored.get("pad_token_id", 1)) + 1

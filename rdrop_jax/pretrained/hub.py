@@ -26,6 +26,8 @@ FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "source.spm",
+    "target.spm",
 )
 _logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.embeddings import sinusoids
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
 from rdrop_jax.models.sizes import Seq2SeqSize as Size
-from rdrop_jax.tasks.summarization.weights import to_ours
+from rdrop_jax.tasks.seq2seq.weight_names import to_ours
 from rdrop_jax.training.mesh import batch_sharding, make_mesh, state_shardings
 
 PARITY = Path(__file__).parents[1] / "parity" / "seq2seq"

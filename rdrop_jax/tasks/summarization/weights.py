@@ -1,7 +1,7 @@
 """Import and export of BART weights in Hugging Face's format."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,41 +12,9 @@ from rdrop_jax.core.passes import Params
 from rdrop_jax.data.tokenizers import Vocabulary
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import Seq2Seq
-from rdrop_jax.pretrained import mapping, weight_files
+from rdrop_jax.pretrained import weight_files
 from rdrop_jax.pretrained.initialize import Family, Weights, flatten
-
-# Limit on the difference between embedding rows and tokens of the tokenizer: published
-# files omit <mask>, or round the number of rows up.
-_ROUNDED = 128
-# Published names to ours, for modules with a kernel or a scale, and a bias.
-_BLOCK = {
-    "self_attn.q_proj": "attention/query",
-    "self_attn.k_proj": "attention/key",
-    "self_attn.v_proj": "attention/value",
-    "self_attn.out_proj": "attention/attention_out",
-    "self_attn_layer_norm": "attention_norm",
-    "encoder_attn.q_proj": "cross/query",
-    "encoder_attn.k_proj": "cross/key",
-    "encoder_attn.v_proj": "cross/value",
-    "encoder_attn.out_proj": "cross/attention_out",
-    "encoder_attn_layer_norm": "cross_norm",
-    "fc1": "mlp/mlp_in",
-    "fc2": "mlp/mlp_out",
-    "final_layer_norm": "mlp_norm",
-}
-_EMBEDDINGS = {"encoder": "source_embed", "decoder": "target_embed"}
-_MODULES = {
-    f"{part}.layers.{{}}.{theirs}": f"{part}/block_{{}}/{ours}"
-    for part in _EMBEDDINGS
-    for theirs, ours in _BLOCK.items()
-}
-_ARRAYS = {"shared.weight": "embedding", "final_logits_bias": "logits_bias"}
-for _part, _embedding in _EMBEDDINGS.items():
-    _MODULES[f"{_part}.layernorm_embedding"] = f"{_embedding}/norm"
-    _MODULES[f"{_part}.layer_norm"] = f"{_part}/norm"
-    _ARRAYS[f"{_part}.embed_positions.weight"] = f"{_embedding}/positions/table"
-# Copies of the shared embedding table in some files.
-_TIED = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight")
+from rdrop_jax.tasks.seq2seq import weight_names
 
 
 def family(
@@ -69,7 +37,7 @@ def family(
         ),
         formats=("safetensors",),
         facts=_facts(module, vocabulary),
-        resize={"embedding": _fit, "logits_bias": _fit},
+        resize={"embedding": weight_names.fit, "logits_bias": weight_names.fit},
         reinit=("logits_bias",),  # files of BartModel have none
     )
 
@@ -89,16 +57,6 @@ def _facts(module: Seq2Seq, vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _fit(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
-    """Truncate the rows, or pad them with zeros; None if shapes differ too much."""
-    rows, wanted = array.shape[0], shape[0]
-    if array.shape[1:] != shape[1:] or abs(rows - wanted) >= _ROUNDED:
-        return None
-    fitted = np.zeros(shape, array.dtype)
-    fitted[: min(rows, wanted)] = array[:wanted]
-    return fitted
-
-
 def read(path: Path) -> Weights:
     """Read a .safetensors file or a folder, and rename its weights to our names.
 
@@ -107,7 +65,7 @@ def read(path: Path) -> Weights:
     """
     stored = weight_files.read(path)
     try:
-        arrays = to_ours(stored.arrays)
+        arrays = weight_names.to_ours(stored.arrays)
     except ValueError as error:
         raise InputError(f"init_from: {path}: expected BART: {error}") from error
     notes = [] if stored.config else ["no config.json: heads and ids are not checked"]
@@ -159,7 +117,7 @@ def save(
         "dtype": "float32",
     }
     ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
-    weight_files.write(to_theirs(ours), folder, config=config | ids)
+    weight_files.write(weight_names.to_theirs(ours), folder, config=config | ids)
     # Tokens that our beam search never generates.
     never = {"suppress_tokens": [special.pad, special.unk]}
     made = dict(generation) | ids | never
@@ -171,50 +129,3 @@ def save(
         "model_max_length": module.max_length,
     }
     weight_files.write_json(folder / "tokenizer_config.json", settings)
-
-
-def to_ours(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Rename weights of BART, mBART or Marian to those of a `Seq2Seq`.
-
-    BART needs ``activation="gelu", positions="learned", position_offset=2,
-    scale_embedding=False, embedding_norm=True, logits_bias=True``; mBART has the same
-    names and also needs ``pre_norm=True``. Marian, without the positions in its files,
-    needs ``positions="marian", logits_bias=True``.
-
-    Args:
-      arrays: arrays by their names in `BartForConditionalGeneration`.
-
-    Returns:
-      Arrays by our paths, such as ``encoder/block_0/mlp/mlp_in/kernel``.
-
-    Raises:
-      ValueError: a name is not that of a parameter.
-    """
-    plain = {name: name.removeprefix("model.") for name in arrays}
-    kept = {plain[name]: x for name, x in arrays.items() if plain[name] not in _TIED}
-    names = _names(kept)
-    for name, short in plain.items():
-        if short in kept and short not in names:
-            raise ValueError(f"no parameter of an encoder-decoder is named {name!r}")
-    found = mapping.renamed(kept, names)
-    if "logits_bias" in found:
-        found["logits_bias"] = found["logits_bias"].reshape(-1)
-    return found
-
-
-def to_theirs(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Invert `to_ours`.
-
-    Example:
-      >>> list(to_theirs({"target_embed/norm/scale": np.ones(2)}))
-      ['model.decoder.layernorm_embedding.weight']
-    """
-    found = mapping.renamed(arrays, mapping.inverted(_names(arrays)))
-    theirs = {f"model.{name}": x for name, x in found.items()}
-    if (bias := theirs.pop("model.final_logits_bias", None)) is not None:
-        theirs["final_logits_bias"] = bias[None]
-    return theirs
-
-
-def _names(names: Iterable[str]) -> dict[str, str]:
-    return mapping.parameter_names(_MODULES, _ARRAYS, mapping.layer_numbers(names))

@@ -4,5 +4,5 @@ from rdrop_jax.data import index
 from rdrop_jax.tasks.translation import corpora
 from rdrop_jax.tasks.translation.translation_sets import check_data as check_data
 
-FAMILIES = ()
+FAMILIES = ("marian",)
 RECIPES = dict.fromkeys(corpora.RECIPES, (corpora.prepare, index.read_texts))

@@ -1,8 +1,10 @@
 """Translation: an encoder-decoder over BPE subwords, decoded by beam search."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -10,13 +12,14 @@ from rdrop_jax.data import tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.seq2seq import SHARE, Seq2Seq
+from rdrop_jax.pretrained import weight_files
 from rdrop_jax.tasks.field_checks import check_choices, check_least
 from rdrop_jax.tasks.seq2seq import task
 from rdrop_jax.tasks.seq2seq.pair_sets import PairSet
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.scores import TextMetrics
 from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, search_options
-from rdrop_jax.tasks.translation import moses, translation_sets
+from rdrop_jax.tasks.translation import marian, moses, sentencepieces, translation_sets
 from rdrop_jax.tasks.translation import scores as scoring
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.distributed import write_on_process_0
@@ -55,7 +58,7 @@ def build(
     vocabularies = (
         make_vocabularies(config, split)
         if workdir is None
-        else tokenizers.load(workdir)
+        else tokenizers.load(workdir, sentencepieces.from_text)
     )
     return with_vocabularies(config, vocabularies, workdir, find=find)
 
@@ -68,13 +71,35 @@ def with_vocabularies(
     find: Callable[[], PairSet] | None = None,
 ) -> Task:
     """Build the task for given vocabularies."""
-    return task.make_task(
-        config,
-        make_spec(config, vocabularies),
-        make_metrics(config),
-        find or functools.partial(translation_sets.find, config.data),
-        workdir,
-    )
+    find = find or functools.partial(translation_sets.find, config.data)
+    check_marian(config, vocabularies)
+    spec = make_spec(config, vocabularies)
+    made = task.make_task(config, spec, make_metrics(config), find, workdir)
+    if config.model.name != "marian":
+        return made
+    family = marian.family(spec.make_model(config), vocabularies, generation(config))
+    return dataclasses.replace(made, pretrained=family)
+
+
+def check_marian(config: ConfigDict, vocabularies: Vocabularies) -> None:
+    """Check that a Marian model, and no other model, has a Marian vocabulary."""
+    name = config.model.name
+    if (name == "marian") != sentencepieces.is_marian(vocabularies):
+        found = "SentencePiece" if name != "marian" else "trained byte pairs"
+        raise InputError(
+            f"model.name={name}: expected another vocabulary, found {found}. Set "
+            "model.name=marian together with init_from=hf:ORG/NAME of a Marian model"
+        )
+
+
+def generation(config: ConfigDict) -> dict[str, Any]:
+    """Return the beam-search settings in the format of generation_config.json."""
+    return {
+        "num_beams": config.eval.beam,
+        "early_stopping": True,
+        "length_penalty": config.eval.length_penalty,
+        "max_length": config.data.max_length + 1,
+    }
 
 
 def make_spec(config: ConfigDict, vocabularies: Vocabularies) -> Seq2SeqSpec:
@@ -92,7 +117,10 @@ def make_spec(config: ConfigDict, vocabularies: Vocabularies) -> Seq2SeqSpec:
             target_size=len(vocabularies.target),
         ),
         vocabularies=vocabularies,
-        search=search_options(config, vocabularies),
+        # Like Hugging Face's generate, which forces the end of a Marian translation.
+        search=search_options(
+            config, vocabularies, free_end=config.model.name == "marian"
+        ),
         limits=limits,
         preprocess=moses.make_tokenize(data.source) if data.moses else str,
         postprocess=moses.make_detokenize(data.target) if data.moses else str,
@@ -179,24 +207,37 @@ def make_model(config: ConfigDict, source_size: int, target_size: int) -> Seq2Se
         positions=m.positions,
         position_offset=2 if m.positions == "fairseq" else 0,
         max_length=config.data.max_length,
+        logits_bias=m.name == "marian",
     )
+
+
+def _vocabularies_of(
+    init_from: str, load: Callable[[Path], Vocabularies]
+) -> Vocabularies | None:
+    """Return the vocabularies of a workdir or of a Marian model."""
+    path = Path(init_from)
+    if path.exists() and weight_files.is_weights(path):
+        return sentencepieces.read(path if path.is_dir() else path.parent)
+    workdir, _ = workdir_lib.split_checkpoint(init_from)
+    return load(workdir) if (workdir / tokenizers.FOLDER).is_dir() else None
 
 
 def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
     """Load or train the vocabularies of a new run.
 
-    In order of precedence: (1) those of the workdir ``init_from``, which its parameters
-    require, (2) those of the workdir ``data.vocabulary``, (3) newly trained ones.
+    In order of precedence: (1) those of the workdir or Marian model ``init_from``,
+    which its parameters require, (2) those of the workdir ``data.vocabulary``, (3)
+    newly trained ones.
 
     Raises:
       InputError: (1) and (2) differ, or a model with one shared embedding table gets
         two vocabularies.
     """
     data = config.data
-    named = [tokenizers.load(Path(data.vocabulary))] if data.vocabulary else []
-    first, _ = workdir_lib.split_checkpoint(config.init_from)
-    if config.init_from and (first / tokenizers.FOLDER).is_dir():
-        found = tokenizers.load(first)
+    load = functools.partial(tokenizers.load, make=sentencepieces.from_text)
+    named = [load(Path(data.vocabulary))] if data.vocabulary else []
+    found = _vocabularies_of(config.init_from, load) if config.init_from else None
+    if found:
         if any(found.provenance() != other.provenance() for other in named):
             raise InputError(
                 f"data.vocabulary: expected that of init_from={config.init_from}, or "
@@ -204,7 +245,9 @@ def make_vocabularies(config: ConfigDict, split: Split) -> Vocabularies:
             )
         named = [found]
     if named:
-        if config.model.share == "all" and not named[0].joint:
+        if config.model.share == "all" and not (
+            named[0].joint or sentencepieces.is_marian(named[0])
+        ):
             raise InputError(
                 "model.share=all: expected one vocabulary for both languages, found "
                 f"one for each in {config.init_from or data.vocabulary}. Set "
