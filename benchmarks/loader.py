@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
         writer = prepared.Writer(place, {})
         records = (prepared.record(0, content) for content in files)
         list(writer.write("train", len(files), lambda start: records, len(files)))
-        writer.finish(["made"], prepared.IMAGE_FEATURES)
+        writer.finish(["made"])
         rows = prepared.Records(place, prepared.read_index(place), "train")
         source = Decoded(rows, channels=3, num_classes=1, skip_bad=False)
         for name, overrides in SETTINGS.items():

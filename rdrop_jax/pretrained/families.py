@@ -86,7 +86,8 @@ def check_weights(
         stored = weight_files.read_config(path)
         free = given is not None and "model.name" not in given
         _check_type(stored, config, families, free=free)
-        config = _completed(config, stored, families[config.task], given)
+        weight_files.check_source(local)
+        return _completed(config, stored, families[config.task], given)
     weight_files.check_source(local)
     return config
 

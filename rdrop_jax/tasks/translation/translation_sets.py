@@ -66,8 +66,8 @@ def _of_languages(data: ConfigDict) -> PairSet:
             f"data.source, data.target: expected {' and '.join(languages)}, the "
             f"languages of {data.name}, found {data.source!r} and {data.target!r}"
         )
-    sides = (data.source, data.target)
-    return pair_sets.prepared(data, sides, instead=HUB.get(data.name, ""))
+    endings = (data.source, data.target)
+    return pair_sets.prepared(data, endings, instead=HUB.get(data.name, ""))
 
 
 check_data = functools.partial(pair_sets.check_data, find=find)
