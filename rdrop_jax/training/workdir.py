@@ -24,7 +24,8 @@ _KEPT = ("eval.bleu", "eval.rouge_tokenizer")
 _OF_WEIGHTS = (
     *("model.name", "model.layers", "model.encoder_layers", "model.decoder_layers"),
     *("model.width", "model.heads", "model.mlp_width", "model.patch_size"),
-    *("model.vocab_size", "model.max_positions"),
+    *("model.vocab_size", "model.max_positions", "model.size", "model.share"),
+    *("model.pre_norm", "model.positions", "model.activation"),
 )
 _INIT, _DATA = "init.json", "data.json"
 _RESTORE = "Restore it from a copy, or use another workdir"

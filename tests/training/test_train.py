@@ -349,7 +349,7 @@ def test_bad_models_and_data_are_named(tmp_path):
         ({"model__heads": 3}, "model.heads: expected a divisor of width 16, found 3"),
         ({"model__patch_size": 3}, "model.patch_size: expected a divisor of"),
         ({"data__channels": 2}, "data.channels: expected 1 or 3, found 2"),
-        ({"data__name": "cifar"}, "data.name: expected one of digits, cifar100,"),
+        ({"data__name": "cifar"}, "data.name: expected one of digits, imagenet2012,"),
         ({"model__name": "cnn"}, "model.name: expected one of vit, found 'cnn'"),
         ({"task": "speech"}, "task: expected one of image_classification"),
         (
