@@ -6,6 +6,7 @@ Weights are random, every array of them, and sizes are odd. The SentencePiece mo
 trained on names of things.
 """
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -98,18 +99,19 @@ def vocabulary():
         ("source", pairs.source, "nmt_nfkc"),
         ("target", pairs.target, "identity"),
     ):
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
-            model_prefix=str(FOLDER / side),
-            vocab_size=151,
-            character_coverage=0.995,
-            normalization_rule_name=rule,
-            bos_id=-1,
-            eos_id=0,
-            unk_id=1,
-            num_threads=1,
-            minloglevel=2,
-        )
+        with contextlib.chdir(FOLDER):  # the model contains its prefix
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(texts),
+                model_prefix=side,
+                vocab_size=151,
+                character_coverage=0.995,
+                normalization_rule_name=rule,
+                bos_id=-1,
+                eos_id=0,
+                unk_id=1,
+                num_threads=1,
+                minloglevel=2,
+            )
         (FOLDER / f"{side}.model").rename(FOLDER / f"{side}.spm")
         found = (FOLDER / f"{side}.vocab").read_text().splitlines()
         tokens |= dict.fromkeys(line.split("\t")[0] for line in found)
