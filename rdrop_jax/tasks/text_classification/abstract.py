@@ -15,6 +15,8 @@ def abstract(config: ConfigDict) -> tuple[Task, Shapes]:
     """
     config = config.copy_and_resolve_references().unlock()
     data, rows = config.data, config.batch_size
+    # The names of the splits are not used, but must not be looked up.
+    data.files.train = data.files.train or "train"
     if data.labels != "numbers" and not data.classes:
         data.classes = ("a", "b")
     outputs = {

@@ -274,7 +274,7 @@ def test_the_same_images_from_npz_and_from_a_folder_train_alike(tmp_path):
     more = tmp_path / "png" / "train" / "ant" / "more.png"
     more.write_bytes(photo.read_bytes())
     with pytest.raises(
-        InputError, match=r"different data.*\n  train: there 24 .* now 25 "
+        InputError, match=r"different data.*\n  train: stored 24 .* now 25 "
     ):
         train(workdir, **settings, **place)
     more.unlink()

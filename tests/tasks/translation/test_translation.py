@@ -219,7 +219,10 @@ def test_only_as_many_shapes_as_buckets_are_compiled(folder, monkeypatch):
         ({"eval.beam": "2", "eval.n_best": "3"}, "eval.n_best: expected at most"),
         ({"data.overlong": "drop"}, "data.overlong: expected one of truncate, refuse"),
         ({"eval.bleu": "moses"}, "eval.bleu: expected one of auto"),
-        ({"model.name": "gpt"}, "model.name: expected one of transformer, bart"),
+        (
+            {"model.name": "gpt"},
+            "model.name: expected one of transformer, marian, bart",
+        ),
         ({"model.size": "gpt"}, "model.size: expected one of iwslt_de_en, vasw"),
         ({"model.heads": "3"}, "model.heads: expected a divisor of width 16, found 3"),
         ({"data.joint_vocabulary": "false"}, "model.share=all: expected one vocab"),
