@@ -166,7 +166,7 @@ def fit(
     if "model.remat" not in overrides and not config.model.remat:
         tried.append(_REMAT)
     accum = 2 * config.accum_steps
-    while config.batch_size % accum == 0:
+    while config[config_lib.batch_field(config)] % accum == 0:
         tried.append(tried[-1] | {"accum_steps": str(accum)})
         accum *= 2
     for change in tried:

@@ -74,6 +74,19 @@ def test_fit_tries_remat_and_microbatches_until_the_step_fits(monkeypatch, capsy
     assert "--config.model.remat=true --config.accum_steps=4" in capsys.readouterr().out
 
 
+def test_fit_divides_batches_of_tokens(monkeypatch):
+    def compile_step(config, target):
+        needed = 100 // config.accum_steps
+        return None, program.StepCosts(1, needed, 0, 0, 30, None, None, {}, 1.0, None)
+
+    monkeypatch.setattr(program, "compile_step", compile_step)
+    given = {"accum_steps": "1", "model.remat": "true"}
+    config = flags.load("configs/nmt.py:wmt14_en_de", given)
+    target = targets.parse("cpu")
+    change, _ = program.fit(config, given, "configs/nmt.py:wmt14_en_de", target)
+    assert change == {"accum_steps": "4"}
+
+
 def test_fit_names_what_does_not_fit(monkeypatch):
     report = program.StepCosts(1, 2**31, 0, 0, 2**30, None, None, {}, 1.0, None)
     monkeypatch.setattr(program, "compile_step", lambda config, target: (None, report))
