@@ -1,9 +1,11 @@
 """Names of BART's, mBART's and Marian's weights in transformers, and ours."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
+from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.pretrained import mapping
 
 # Limit on the difference between embedding rows and tokens of the tokenizer: published
@@ -85,6 +87,28 @@ def to_theirs(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _names(names: Iterable[str]) -> dict[str, str]:
     return mapping.parameter_names(_MODULES, _ARRAYS, mapping.layer_numbers(names))
+
+
+def encoder_decoder_config(module: Seq2Seq) -> dict[str, Any]:
+    """Return the fields of config.json that BART and Marian share."""
+    size, rates = module.size, module.rates
+    return {
+        "vocab_size": module.vocab_size,
+        "d_model": size.width,
+        "encoder_layers": size.encoder_layers,
+        "decoder_layers": size.decoder_layers,
+        "num_hidden_layers": size.encoder_layers,
+        "encoder_ffn_dim": size.mlp_width,
+        "decoder_ffn_dim": size.mlp_width,
+        "dropout": rates.dropout,
+        "attention_dropout": rates.attention,
+        "activation_dropout": rates.activation,
+        "encoder_layerdrop": rates.layer,
+        "decoder_layerdrop": rates.layer,
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
 
 
 def fit(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -88,7 +88,7 @@ def save(
       vocabulary: vocabulary of the run.
       generation: see `family`.
     """
-    special, size = vocabulary.special, module.size
+    special = vocabulary.special
     ids = {
         "pad_token_id": special.pad,
         "bos_token_id": special.bos,
@@ -97,27 +97,13 @@ def save(
         "forced_bos_token_id": special.bos,
         "forced_eos_token_id": special.eos,
     }
-    config = _facts(module, vocabulary) | {
+    config = weight_names.encoder_decoder_config(module) | {
         "architectures": ["BartForConditionalGeneration"],
-        "vocab_size": module.vocab_size,
-        "d_model": size.width,
-        "encoder_layers": size.encoder_layers,
-        "decoder_layers": size.decoder_layers,
-        "num_hidden_layers": size.encoder_layers,
-        "encoder_ffn_dim": size.mlp_width,
-        "decoder_ffn_dim": size.mlp_width,
         "max_position_embeddings": module.max_length,
-        "dropout": module.rates.dropout,
-        "attention_dropout": module.rates.attention,
-        "activation_dropout": module.rates.activation,
-        "encoder_layerdrop": module.rates.layer,
-        "decoder_layerdrop": module.rates.layer,
-        "is_encoder_decoder": True,
-        "tie_word_embeddings": True,
-        "dtype": "float32",
     }
+    config |= _facts(module, vocabulary) | ids
     ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
-    weight_files.write(weight_names.to_theirs(ours), folder, config=config | ids)
+    weight_files.write(weight_names.to_theirs(ours), folder, config=config)
     # Tokens that our beam search never generates.
     never = {"suppress_tokens": [special.pad, special.unk]}
     made = dict(generation) | ids | never

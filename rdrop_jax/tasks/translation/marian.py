@@ -100,35 +100,21 @@ def save(
       vocabularies: vocabularies of the run.
       generation: see `family`.
     """
-    special, size = vocabularies.target.special, module.size
+    special = vocabularies.target.special
     ids = {
         "pad_token_id": special.pad,
         "eos_token_id": special.eos,
         "decoder_start_token_id": special.start,
         "forced_eos_token_id": special.eos,
     }
-    config = _facts(module, vocabularies) | {
+    config = weight_names.encoder_decoder_config(module) | {
         "architectures": ["MarianMTModel"],
-        "vocab_size": module.vocab_size,
         "decoder_vocab_size": module.vocab_size,
-        "d_model": size.width,
-        "encoder_layers": size.encoder_layers,
-        "decoder_layers": size.decoder_layers,
-        "num_hidden_layers": size.encoder_layers,
-        "encoder_ffn_dim": size.mlp_width,
-        "decoder_ffn_dim": size.mlp_width,
         "max_position_embeddings": max(512, module.max_length),
-        "dropout": module.rates.dropout,
-        "attention_dropout": module.rates.attention,
-        "activation_dropout": module.rates.activation,
-        "encoder_layerdrop": module.rates.layer,
-        "decoder_layerdrop": module.rates.layer,
-        "is_encoder_decoder": True,
-        "tie_word_embeddings": True,
-        "dtype": "float32",
     }
+    config |= _facts(module, vocabularies) | ids
     ours: dict[str, np.ndarray] = jax.device_get(flatten(params))
-    weight_files.write(weight_names.to_theirs(ours), folder, config=config | ids)
+    weight_files.write(weight_names.to_theirs(ours), folder, config=config)
     # Tokens that our beam search never generates.
     never = {"suppress_tokens": [special.pad, special.unk]}
     write_json = weight_files.write_json
