@@ -146,9 +146,9 @@ def check_start(
     paths.workdir(workdir)
     paths.check_config(config)
     trackers.check_installed(config.log.trackers)
-    config = workdir_lib.resumed(config, workdir, given)  # names of data
+    config = workdir_lib.resumed(config, workdir, given)
     commit = workdir_lib.recorded_commit(config, workdir)
-    config = workdir_lib.resumed(tasks.check_data(config, commit), workdir, given)
+    config = tasks.check_data(config, commit)
     workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
         return families.check_weights(config, tasks.families(), workdir, given)
