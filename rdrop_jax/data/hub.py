@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rdrop_jax import extras
 from rdrop_jax.config import suggest
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
@@ -103,10 +104,9 @@ def _explained(text: str, name: hub.Name) -> Iterator[None]:
     try:
         from datasets import exceptions
         from huggingface_hub import constants, errors
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise InputError(
-            f"{_FIELD}: {text}: datasets of the Hub need the package datasets. Run "
-            "`pip install 'rdrop-jax[hub]'`."
+            f"{_FIELD}: {text}: {extras.missing(str(error.name), 'hub')}"
         ) from error
     start = f"{_FIELD}: {text}: "
     with hub.explained(_FIELD, text, name):
