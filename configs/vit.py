@@ -7,7 +7,7 @@ Presets:
   imagenet         the paper's fine-tuning of ViT-B/16; imagenet_l16 of ViT-L/16
   folder           a user's own images: ViT-B/16 fine-tuned, or ViT-Ti/16 from scratch
 
-    python -m rdrop_jax.train --config configs/vit.py[:PRESET] [--config.data.dir=DATA]
+    python -m rdrop_jax.train --config configs/vit.py[:PRESET]
 
 docs/data.md explains how to get data and weights, and which hardware fits which model.
 """
@@ -41,6 +41,10 @@ def vit() -> ConfigDict:
     c.data.unlabelled = 0  # number of further images, for the consistency term only
     c.data.validation = 0.1  # share or number of rows to hold out if a split is absent
     c.data.test = 0.1
+    c.data.files = ConfigDict()  # splits of a dataset of the Hub; empty: usual names
+    c.data.files.train = ""
+    c.data.files.validation = ""
+    c.data.files.test = ""
     c.data.skip_bad = False  # replace an unreadable image by the next one
     c.data.mean = (0.5,)  # of pixels scaled to [0, 1]; one value or one per channel
     c.data.std = (0.5,)
@@ -179,9 +183,9 @@ def imagenet() -> ConfigDict:
     python -m rdrop_jax.prepare imagenet2012 --data_dir DATA --from FOLDER
     python -m rdrop_jax.train --config configs/vit.py:imagenet --config.data.dir=DATA
 
-    hf:ILSVRC/imagenet-1k is gated: accept its terms on the Hub and set HF_TOKEN, then
-    --config.data.name=hf:ILSVRC/imagenet-1k needs no preparation. Its test split has no
-    labels, so data.validation and data.test apply. Not verified: columns and downloads.
+    hf:ILSVRC/imagenet-1k is gated: accept its terms on the Hub and set HF_TOKEN. Then
+    --config.data.name=hf:ILSVRC/imagenet-1k --config.data.files.test=validation needs
+    no preparation; its test split has no labels. Not verified: columns and downloads.
 
     Source: no script was published. Size and lr 1e-2 are the defaults of the published
     code, 20,000 steps Google's for this fine-tuning (vision_transformer,

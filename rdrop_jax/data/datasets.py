@@ -37,7 +37,12 @@ class Dataset(Generic[Rows]):
 
 
 def prepared_folder(
-    data: ConfigDict, sources: str = "", page: str = "", *, instead: str = ""
+    data: ConfigDict,
+    sources: str = "",
+    page: str = "",
+    *,
+    note: str = "",
+    instead: str = "",
 ) -> Path:
     """Return the folder of a dataset that `rdrop_jax.prepare` wrote.
 
@@ -45,6 +50,7 @@ def prepared_folder(
       data: the config's ``data``.
       sources: names of the source files.
       page: documentation page for error messages.
+      note: last line of the error message.
       instead: name on the Hub of a dataset that only version 0.1 prepared.
 
     Raises:
@@ -57,5 +63,5 @@ def prepared_folder(
                 f"data.name={data.name}: expected {folder}, prepared by version 0.1, "
                 f"found no such folder. Use --config.data.name={instead}"
             )
-        raise unprepared(data, sources, page)
+        raise unprepared(data, sources, page, note)
     return folder

@@ -14,8 +14,12 @@ from rdrop_jax.config import suggest
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub
+from rdrop_jax.files.disk import read_json
 
 _FIELD = "data.name"
+# Branch of the Hub's copy in Parquet, with a folder for each configuration
+# (huggingface.co/docs/dataset-viewer/parquet).
+CONVERTED = "refs/convert/parquet"
 # Names of the splits in the order of preference.
 _SPLITS = {
     "train": ("train", "training"),
@@ -57,22 +61,10 @@ def load(text: str, commit: str = "") -> Loaded:
     name = hub.parse(_FIELD, text, parts=True)
     with _explained(text, name):
         revision = commit or _commit(name)
-        from datasets import load_dataset_builder
-        from datasets.packaged_modules.cache.cache import Cache
-
-        builder = load_dataset_builder(
-            f"hf://datasets/{name.repo}",
-            name.part or None,
-            revision=revision or name.revision or None,
-        )
+        builder = _builder(name, revision)
         if revision and builder.hash != revision:  # offline: the newest copy
-            builder = Cache(
-                repo_id=name.repo,
-                dataset_name=builder.dataset_name,
-                config_name=builder.config.name,
-                version=str(builder.config.version),
-                hash=revision,
-            )
+            version = str(builder.config.version)
+            builder = _cached(name, builder.config.name, version, revision)
             if not Path(builder.cache_dir).is_dir():
                 raise InputError(
                     f"{_FIELD}: {text}: expected commit {revision}, found none in the "
@@ -82,6 +74,52 @@ def load(text: str, commit: str = "") -> Loaded:
         found = Loaded(text, str(builder.hash), dict(builder.as_dataset()))
     _logger.info("%s: %s, commit %s", _FIELD, text, found.commit)
     return found
+
+
+def _builder(name: hub.Name, revision: str) -> Any:
+    """Return the library's reader of a configuration, which may be in the cache."""
+    from datasets import load_dataset_builder
+
+    place = f"hf://datasets/{name.repo}"
+    commit = revision or name.revision or None
+    if name.revision != CONVERTED:
+        return load_dataset_builder(place, name.part or None, revision=commit)
+    try:
+        builder = load_dataset_builder(place, data_dir=name.part, revision=commit)
+    except ValueError:  # offline, the library does not find a folder in its cache
+        found = _cached_folders(name, revision)
+        if not found:
+            raise
+        return _cached(name, *max(found, key=lambda p: p.stat().st_mtime).parts[-3:])
+    builder.info.description = name.part  # the cache stores it: `_cached_folders`
+    return builder
+
+
+def _cached(name: hub.Name, config: str, version: str, commit: str) -> Any:
+    from datasets.packaged_modules.cache.cache import Cache
+
+    return Cache(
+        repo_id=name.repo,
+        dataset_name=name.repo.rpartition("/")[2],
+        config_name=config,
+        version=version,
+        hash=commit,
+    )
+
+
+def _cached_folders(name: hub.Name, revision: str) -> list[Path]:
+    """Return the cached copies of a folder of the branch in Parquet."""
+    from datasets import config
+    from datasets.naming import camelcase_to_snakecase
+
+    org, _, repo = name.repo.rpartition("/")
+    place = "___".join(filter(None, (org, camelcase_to_snakecase(repo))))
+    infos = Path(config.HF_DATASETS_CACHE, place).glob(
+        f"*/*/{revision or '*'}/dataset_info.json"
+    )
+    return [
+        info.parent for info in infos if read_json(info).get("description") == name.part
+    ]
 
 
 def _commit(name: hub.Name) -> str:
@@ -128,6 +166,12 @@ def _explained(text: str, name: hub.Name) -> Iterator[None]:
         ) as error:
             if isinstance(error, errors.LocalEntryNotFoundError):
                 raise
+            if "scripts are no longer supported" in str(error):
+                raise InputError(
+                    f"{start}expected files of data, found a script, which is never "
+                    "run. If the Hub has converted the dataset to Parquet, append "
+                    f"@{CONVERTED} to the name"
+                ) from error
             raise InputError(f"{start}cannot be read: {_line(error)}") from error
 
 

@@ -1,6 +1,7 @@
 """Datasets by name from a hub on loopback, through the real library."""
 
 import json
+import re
 import time
 
 import numpy as np
@@ -104,13 +105,32 @@ def test_what_is_refused(hub):
         f"hf:{FILMS}/pairs@v9": "found no 'v9'",
         f"hf:{FILMS}/other": "pairs",
         "hf:org/gated": "gated. Accept its terms",
-        "hf:org/script": "script",
+        "hf:org/script": "found a script, .* append @refs/convert/parquet",
         "hf:org/empty": "cannot be read",
         "hf:org/broken/pairs": "cannot be read",
-        "hf:a b": "expected hf:ORG/NAME[/CONFIG]",
+        "hf:a b": r"expected hf:ORG/NAME\[/CONFIG\]",
     }
     for name, text in wanted.items():
-        assert text in refused(name), name
+        assert re.search(text, refused(name)), name
+
+
+def test_a_conversion_to_parquet_in_place_of_a_script(hub, monkeypatch):
+    hub.add("org/talks", {"talks.py": "raise SystemExit(9)"}, kind="datasets")
+    files = {
+        f"{config}/{split}/0000.parquet": film_rows(count, 0)
+        for config, count in (("a-b", 5), ("a-c", 7))
+        for split in ("train", "test")
+    }
+    branch = data_hub.CONVERTED
+    commit = hub.add("org/talks", files, kind="datasets", refs=(branch,))
+    names = [f"hf:org/talks/{config}@{branch}" for config in ("a-b", "a-c")]
+    online = [show(name) for name in names]
+    assert [(f["rows"], f["commit"]) for f in online] == [(5, commit), (7, commit)]
+    assert online[0]["chosen"] == {"train": "train", "test": "test"}
+    go_offline(monkeypatch)
+    assert [show(name) for name in names] == online
+    assert [show(name, commit) for name in names] == online
+    assert "cannot be read" in refused(f"hf:org/talks/a-d@{branch}")
 
 
 def test_no_network_and_no_cache(hub, monkeypatch, tmp_path):
@@ -182,6 +202,7 @@ def test_summaries_with_splits_held_out(hub):
 def test_images(hub):
     hub.add("org/pets", pets(), kind="datasets")
     data = {"name": "hf:org/pets", "validation": 2.0, "test": 0.0, "split_seed": 0}
+    data["files"] = dict.fromkeys(("train", "validation", "test"), "")
     found = image_sets.find(ConfigDict(data))
     rows = image_sets.open_split(found, ConfigDict(data), "train")
     held = image_sets.open_split(found, ConfigDict(data), "validation")
@@ -191,6 +212,8 @@ def test_images(hub):
     assert np.asarray(decode(rows[0]["image"], 3)).shape == (5, 4, 3)
     assert {*rows.labels} == {0, 1}
     assert rows.name(1).startswith("hf:org/pets, train")
+    data["files"]["validation"] = "test"
+    assert [*image_sets.find(ConfigDict(data)).splits] == ["train", "validation"]
 
 
 def test_running_text(hub):

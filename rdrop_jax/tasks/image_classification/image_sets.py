@@ -26,6 +26,11 @@ PREPARED = {
     "ILSVRC2012_devkit_t12.tar.gz",
 }
 HUB = {"cifar100": "hf:uoft-cs/cifar100"}
+_GATED = (
+    "Or accept the terms at https://huggingface.co/datasets/ILSVRC/imagenet-1k, set "
+    "HF_TOKEN to a token of your account, and train with "
+    "--config.data.name=hf:ILSVRC/imagenet-1k --config.data.files.test=validation"
+)
 
 
 def find(data: ConfigDict, commit: str = "") -> Dataset[ImageRows]:
@@ -164,7 +169,9 @@ def _root(data: ConfigDict) -> Path:
 
 def _prepared(data: ConfigDict) -> Dataset[ImageRows]:
     instead = HUB.get(data.name, "")
-    place = prepared_folder(data, PREPARED[data.name], "data", instead=instead)
+    place = prepared_folder(
+        data, PREPARED[data.name], "data", note=_GATED, instead=instead
+    )
     index = prepared.read_index(place)
     return Dataset(
         {
@@ -192,8 +199,9 @@ def _catalogue(data: ConfigDict) -> Dataset[ImageRows]:
 
 def _named(data: ConfigDict, commit: str) -> Dataset[ImageRows]:
     loaded = data_hub.load(data.name, commit)
-    chosen = data_hub.choose(loaded, {})
-    if "test" in chosen and not hub_images.labelled(loaded, chosen["test"]):
+    chosen = data_hub.choose(loaded, dict(data.files))
+    known = data.files.test or "test" not in chosen
+    if not known and not hub_images.labelled(loaded, chosen["test"]):
         del chosen["test"]
     _, label = hub_images.columns(loaded, chosen["train"])
     return Dataset(

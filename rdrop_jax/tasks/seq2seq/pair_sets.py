@@ -254,19 +254,22 @@ def check_data(
 
 
 def prepared(
-    data: ConfigDict, endings: tuple[str, str], *, instead: str = ""
+    data: ConfigDict, endings: tuple[str, str], *, note: str = "", instead: str = ""
 ) -> PairSet:
     """Find a corpus written by `rdrop_jax.prepare`.
 
     Args:
       data: the config's ``data``.
       endings: file name endings of sources and targets.
+      note: last line of the error message.
       instead: name on the Hub of a corpus that only version 0.1 prepared.
 
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    folder = prepared_folder(data, "DOWNLOADS", "translation", instead=instead)
+    folder = prepared_folder(
+        data, "DOWNLOADS", "translation", note=note, instead=instead
+    )
     index = index_lib.read_texts(folder)
 
     def read(split: str) -> Pairs:
