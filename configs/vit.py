@@ -264,7 +264,7 @@ def folder() -> ConfigDict:
     r"""A user's own images, ViT-B/16 fine-tuned at 224 px.
 
     python -m rdrop_jax.train --config configs/vit.py:folder --config.data.dir=PHOTOS \
-        --config.init_from=ViT-B_16.npz
+        --config.init_from=hf:google/vit-base-patch16-224-in21k
 
     PHOTOS/CLASS/*.jpg, or with train, validation and test folders above the classes, or
     tables of paths and labels: docs/data.md. Absent splits are held out, 10 % of the
