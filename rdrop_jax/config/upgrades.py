@@ -62,9 +62,14 @@ NAMES = (
 # Fields added since earlier versions, by task, with the value of the old behavior; a
 # type stands for an optional field that is None.
 ADDED: dict[str, dict[str, Any]] = {
+    "image_classification": {"data.columns.image": "", "data.columns.label": ""},
     "text_classification": {"data.validation": 0.0, "data.test": 0.0},
     "translation": {"data.validation": float, "data.test": float},
-    "language_model": {"data.validation": float, "data.test": float},
+    "language_model": {
+        "data.validation": float,
+        "data.test": float,
+        "data.columns.text": "text",
+    },
     "summarization": {
         "data.validation": float,
         "data.test": float,
