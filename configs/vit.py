@@ -37,6 +37,9 @@ def vit() -> ConfigDict:
     c.data.channels = 3
     c.data.num_classes = 0  # 0: as many as the dataset has
     c.data.classes = ()  # their names; filled in from the dataset
+    c.data.columns = ConfigDict()  # of a dataset by name; empty: found by their types
+    c.data.columns.image = ""
+    c.data.columns.label = ""
     c.data.labelled = 0  # number of training images, drawn by seed; 0: all
     c.data.unlabelled = 0  # number of further images, for the consistency term only
     c.data.validation = 0.1  # share or number of rows to hold out if a split is absent

@@ -63,11 +63,20 @@ NAMES = (
 # type stands for an optional field that is None.
 ADDED: dict[str, dict[str, Any]] = {
     "image_classification": {
-        f"data.files.{split}": "" for split in ("train", "validation", "test")
+        f"data.{group}.{name}": ""
+        for group, names in (
+            ("columns", ("image", "label")),
+            ("files", ("train", "validation", "test")),
+        )
+        for name in names
     },
     "text_classification": {"data.validation": 0.0, "data.test": 0.0},
     "translation": {"data.validation": float, "data.test": float},
-    "language_model": {"data.validation": float, "data.test": float},
+    "language_model": {
+        "data.validation": float,
+        "data.test": float,
+        "data.columns.text": "text",
+    },
     "summarization": {
         "data.validation": float,
         "data.test": float,

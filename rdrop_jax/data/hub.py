@@ -32,16 +32,16 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A dataset in the cache of the library.
+    """A dataset that its name has found.
 
     Attributes:
-      text: ``hf:ORG/NAME[/CONFIG][@REVISION]``.
-      commit: commit of the repository.
-      splits: ``datasets.Dataset`` by name of the split.
+      text: the name, ``hf:ORG/NAME[/CONFIG][@REVISION]`` or ``tfds:NAME``.
+      provenance: commit of the repository, or checksum of the prepared dataset.
+      splits: by name, a ``datasets.Dataset`` or `rdrop_jax.data.catalogue.Table`.
     """
 
     text: str
-    commit: str
+    provenance: Mapping[str, str]
     splits: Mapping[str, Any]
 
 
@@ -71,9 +71,9 @@ def load(text: str, commit: str = "") -> Loaded:
                     "cache. Connect to the network, and start again"
                 )
         builder.download_and_prepare()
-        found = Loaded(text, str(builder.hash), dict(builder.as_dataset()))
-    _logger.info("%s: %s, commit %s", _FIELD, text, found.commit)
-    return found
+        splits = dict(builder.as_dataset())
+    _logger.info("%s: %s, commit %s", _FIELD, text, builder.hash)
+    return Loaded(text, {text: str(builder.hash)}, splits)
 
 
 def _builder(name: hub.Name, revision: str) -> Any:

@@ -37,7 +37,7 @@ def show(text, commit=""):
     chosen = data_hub.choose(found, {})
     first = next(data_hub.rows(found, chosen["train"], ["text", "label", "absent"]))
     return {
-        "commit": found.commit,
+        "commit": found.provenance[text],
         "chosen": chosen,
         "first": first.fields,
         "names": data_hub.class_names(found, chosen["train"], "label"),
@@ -146,13 +146,15 @@ def test_no_network_and_no_cache(hub, monkeypatch, tmp_path):
 
 
 def test_splits_that_the_user_names():
-    found = data_hub.Loaded("hf:a/b", "0", {"train": 0, "dev": 0, "extra": 0})
+    found = data_hub.Loaded(
+        "hf:a/b", {"hf:a/b": "0"}, {"train": 0, "dev": 0, "extra": 0}
+    )
     chosen = data_hub.choose(found, {"test": "extra"})
     assert chosen == {"train": "train", "validation": "dev", "test": "extra"}
     with pytest.raises(InputError, match=r"data.files.test: expected a split of hf:a/"):
         data_hub.choose(found, {"test": "extro"})
     with pytest.raises(InputError, match=r"data.files.train: expected the name of a"):
-        data_hub.choose(data_hub.Loaded("hf:a/b", "0", {"x": 0}), {})
+        data_hub.choose(data_hub.Loaded("hf:a/b", {}, {"x": 0}), {})
 
 
 def pair_data(name, **columns):
@@ -203,6 +205,7 @@ def test_images(hub):
     hub.add("org/pets", pets(), kind="datasets")
     data = {"name": "hf:org/pets", "validation": 2.0, "test": 0.0, "split_seed": 0}
     data["files"] = dict.fromkeys(("train", "validation", "test"), "")
+    data["columns"] = {"image": "", "label": ""}
     found = image_sets.find(ConfigDict(data))
     rows = image_sets.open_split(found, ConfigDict(data), "train")
     held = image_sets.open_split(found, ConfigDict(data), "validation")
@@ -214,6 +217,13 @@ def test_images(hub):
     assert rows.name(1).startswith("hf:org/pets, train")
     data["files"]["validation"] = "test"
     assert [*image_sets.find(ConfigDict(data)).splits] == ["train", "validation"]
+    data["columns"] = {"image": "img", "label": "img"}
+    with pytest.raises(
+        InputError,
+        match=r"data\.columns\.label: expected a column of classes or integers of .*: "
+        r"img \(Image\), fine_label \(ClassLabel\), .*, found 'img'",
+    ):
+        image_sets.find(ConfigDict(data))
 
 
 def test_running_text(hub):
@@ -226,6 +236,7 @@ def test_running_text(hub):
     commit = hub.add("org/text", files, kind="datasets")
     names = dict.fromkeys(("train", "validation", "test"), "")
     data = {"name": "hf:org/text", "files": names, "tokens": "words", "dir": ""}
+    data["columns"] = {"text": "text"}
     data |= {"validation": 1.0, "test": None, "vocab_size": 0, "min_count": 1}
     data |= {"vocabulary": "", "split_seed": 0}
     found = running_text.corpus(ConfigDict(data))

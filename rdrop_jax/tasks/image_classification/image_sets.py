@@ -190,26 +190,28 @@ def _catalogue(data: ConfigDict) -> Dataset[ImageRows]:
             f"data.name={data.name}: expected a split train in {place}, found "
             f"{', '.join(splits) or 'none'}"
         )
+    columns = (data.columns.image or "image", data.columns.label or "label")
     return Dataset(
-        {s: functools.partial(catalogue.Examples, place, s) for s in splits},
+        {s: functools.partial(catalogue.Examples, place, s, columns) for s in splits},
         lambda: {"dataset_info.json": checksums.sha256(place / "dataset_info.json")},
-        catalogue.classes(place),
+        catalogue.classes(place, columns[1]),
     )
 
 
 def _named(data: ConfigDict, commit: str) -> Dataset[ImageRows]:
     loaded = data_hub.load(data.name, commit)
     chosen = data_hub.choose(loaded, dict(data.files))
+    columns = hub_images.columns(loaded, chosen["train"], **data.columns)
+    label = columns[1]
     known = data.files.test or "test" not in chosen
-    if not known and not hub_images.labelled(loaded, chosen["test"]):
+    if not known and not hub_images.labelled(loaded, chosen["test"], label):
         del chosen["test"]
-    _, label = hub_images.columns(loaded, chosen["train"])
     return Dataset(
         {
-            split: functools.partial(hub_images.HubImages, loaded, name)
+            split: functools.partial(hub_images.HubImages, loaded, name, columns)
             for split, name in chosen.items()
         },
-        lambda: {data.name: loaded.commit},
+        lambda: dict(loaded.provenance),
         data_hub.class_names(loaded, chosen["train"], label),
     )
 

@@ -5,6 +5,7 @@ import functools
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
+from rdrop_jax.data.datasets import is_named
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub
 from rdrop_jax.tasks.seq2seq import pair_sets, prepared_text
@@ -41,10 +42,8 @@ def find(data: ConfigDict, commit: str = "") -> PairSet:
         return pair_sets.files(data, (data.source, data.target))
     if data.name in prepared_text.NAMES:
         return _of_languages(data)
-    if hub.is_name(data.name):
+    if is_named(data.name):
         return pair_sets.named(data, (data.source, data.target), commit)
-    if data.name.startswith(catalogue.PREFIX):
-        return pair_sets.catalogued(data, (data.source, data.target))
     raise InputError(
         "data.name: expected one of cldr_names, files, "
         f"{', '.join(n for n in prepared_text.NAMES if n not in HUB)}, or "
