@@ -1,7 +1,6 @@
 """Raw downloads to prepared corpora, on archives built like the published ones."""
 
 import dataclasses
-import gzip
 import io
 import json
 import tarfile
@@ -21,9 +20,7 @@ NMT = "configs/nmt.py"
 def archive(path, files):
     with tarfile.open(path, "w:gz") as tar:
         for name, text in files.items():
-            content = (
-                gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
-            )
+            content = text.encode()
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
