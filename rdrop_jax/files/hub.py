@@ -58,6 +58,17 @@ def parse(field: str, text: str, *, parts: bool = False) -> Name:
     return Name(found[1], found[2].removeprefix("/"), found[3] or "")
 
 
+def pinned(field: str, text: str, commit: str) -> str:
+    """Return a name with a commit instead of its revision.
+
+    Example:
+      >>> pinned("data.name", "hf:nyu-mll/glue/rte@main", "bcdcba7")
+      'hf:nyu-mll/glue/rte@bcdcba7'
+    """
+    name = parse(field, text, parts=True)
+    return f"{PREFIX}{'/'.join(filter(None, [name.repo, name.part]))}@{commit}"
+
+
 def hint(name: str, text: str) -> str:
     """Return the right spelling for a bare ``ORG/NAME``; "" for other texts.
 
