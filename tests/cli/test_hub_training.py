@@ -27,7 +27,6 @@ from helpers.repositories import (
 from rdrop_jax.data import hub as data_hub
 
 ROOT = Path(__file__).parents[2]
-VIT = ROOT / "tests" / "parity" / "vit"
 
 
 @pytest.fixture
@@ -63,6 +62,12 @@ def splits(make, size):
     return json_lines(train=make(size), validation=make(9), test=make(9))
 
 
+def stored(kind, *more):
+    folder = ROOT / "tests" / "parity" / kind
+    names = ("config.json", "model.safetensors", *more)
+    return {name: (folder / name).read_bytes() for name in names}
+
+
 # Config, its tiny fields, files of the dataset, files of the model.
 TASKS = {
     "images": (
@@ -70,10 +75,7 @@ TASKS = {
         {n: tiny.TINY[n] for n in tiny.TINY if not n.startswith("model.")}
         | {"batch_size": 8, "data.image_size": 8, "eval.batch_size": 8},
         lambda: pets(16, 4),
-        lambda: {
-            name: (VIT / name).read_bytes()
-            for name in ("config.json", "model.safetensors")
-        },
+        lambda: stored("vit"),
     ),
     "texts": (
         f"{texts.GLUE}:files",
@@ -87,10 +89,11 @@ TASKS = {
         {
             n: tiny_nmt.TINY[n]
             for n in tiny_nmt.TINY
-            if not n.startswith(("data.files", "data.columns"))
-        },
+            if not n.startswith(("data.files", "data.columns", "model."))
+        }
+        | {"data.max_length": 40, "batch_tokens": 512},
         lambda: splits(sentences, 40),
-        None,
+        lambda: stored("marian", "source.spm", "target.spm", "vocab.json"),
     ),
     "summarization": (
         f"{tiny_sum.SUMMARIZATION}:files",
@@ -106,7 +109,7 @@ TASKS = {
         f"{tiny_lm.LM}:files",
         tiny_lm.TINY,
         lambda: splits(running, 60),
-        None,
+        None,  # only workdirs
     ),
 }
 
