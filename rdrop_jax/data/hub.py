@@ -92,7 +92,7 @@ def _commit(name: hub.Name) -> str:
       The commit; "" if the cache has none for the main branch, which then is that of
       its newest copy.
     """
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi, constants, errors
 
     def resolve(local: bool) -> str:
         revision = name.revision or None
@@ -102,7 +102,7 @@ def _commit(name: hub.Name) -> str:
         return str(found.resolved)
 
     try:
-        return resolve(local=False)
+        return resolve(local=constants.is_offline_mode())
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
     except errors.HTTPError as error:
