@@ -99,8 +99,8 @@ def check_weights(
 def _like_run(config: ConfigDict, given: Collection[str] | None) -> ConfigDict:
     """Fill in the fields of the model from the run whose workdir has the weights.
 
-    The user's value is kept with ``reinit``, or if the run has none of its own; merging
-    the weights then compares shapes. Without ``given`` nothing is filled in.
+    The user's value is kept with ``reinit``, or if the run does not set the field. Then
+    merging the weights compares shapes. Without ``given`` nothing is filled in.
     """
     run = workdir_lib.read(workdir_lib.split_checkpoint(config.init_from)[0])
     if given is None or run.task != config.task:
