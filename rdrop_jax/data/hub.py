@@ -1,8 +1,10 @@
 """Datasets of the Hugging Face Hub, through its library ``datasets``."""
 
+import errno
 import functools
 import logging
-import re
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +28,6 @@ _SPLITS = {
     "validation": ("validation", "valid", "val", "dev", "validation_matched"),
     "test": ("test",),
 }
-_COMMIT = re.compile("[0-9a-f]{40}")
 _logger = logging.getLogger(__name__)
 
 
@@ -70,7 +71,7 @@ def load(text: str, commit: str = "") -> Loaded:
                     f"{_FIELD}: {text}: expected commit {revision}, found none in the "
                     "cache. Connect to the network, and start again"
                 )
-        builder.download_and_prepare()
+        _prepare(builder, text, name)
         splits = dict(builder.as_dataset())
     _logger.info("%s: %s, commit %s", _FIELD, text, builder.hash)
     return Loaded(text, {text: str(builder.hash)}, splits)
@@ -123,17 +124,57 @@ def _cached_folders(name: hub.Name, revision: str) -> list[Path]:
 
 
 def _commit(name: hub.Name) -> str:
-    """Ask the Hub for the commit of a revision; "" if it cannot be reached."""
-    from huggingface_hub import HfApi, errors
+    """Return the commit of a revision.
+
+    The cache records it for when the Hub cannot be reached or refuses access.
+
+    Returns:
+      The commit; "" if the cache has none for the main branch, which then is that of
+      its newest copy.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    def resolve(local: bool) -> str:
+        revision = name.revision or None
+        found = HfApi().resolve_revision(
+            name.repo, repo_type="dataset", revision=revision, local_files_only=local
+        )
+        return str(found.resolved)
 
     try:
-        info = HfApi().dataset_info(name.repo, revision=name.revision or None)
+        return resolve(local=constants.is_offline_mode())
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
-    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
-        _logger.debug("%s: %s: %s", _FIELD, name.repo, error)  # the cache may have it
-        return name.revision if _COMMIT.fullmatch(name.revision) else ""
-    return str(info.sha)
+    except errors.HTTPError as error:
+        try:
+            return resolve(local=True)
+        except errors.RevisionResolutionError:
+            raise error from None
+    except errors.RevisionResolutionError as error:
+        if not name.revision:
+            return ""
+        raise errors.LocalEntryNotFoundError(str(error)) from error.__cause__
+
+
+def _prepare(builder: Any, text: str, name: hub.Name) -> None:
+    """Download and convert a dataset; keep nothing that comes from a corrupt file."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    place = Path(builder.cache_dir)
+    if place.is_dir():
+        builder.download_and_prepare()
+        return
+    repo = repo_folder_name(repo_id=name.repo, repo_type="dataset")
+    files = Path(constants.HF_HUB_CACHE, repo, "snapshots", str(builder.hash))
+    try:
+        builder.download_and_prepare()
+    finally:
+        try:
+            hub.check_content(_FIELD, text, files)
+        except InputError:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
 
 
 @contextmanager
@@ -160,11 +201,16 @@ def _explained(text: str, name: hub.Name) -> Iterator[None]:
             ) from error
         except (
             exceptions.DatasetsError,
-            FileNotFoundError,
+            OSError,
             ValueError,
             RuntimeError,
         ) as error:
-            if isinstance(error, errors.LocalEntryNotFoundError):
+            if _is_full(error) or _is_full(error.__cause__):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            of_files = exceptions.DatasetsError, FileNotFoundError
+            if isinstance(error, errors.LocalEntryNotFoundError) or (
+                isinstance(error, OSError) and not isinstance(error, of_files)
+            ):
                 raise
             if "scripts are no longer supported" in str(error):
                 raise InputError(
@@ -173,6 +219,13 @@ def _explained(text: str, name: hub.Name) -> Iterator[None]:
                     f"@{CONVERTED} to the name"
                 ) from error
             raise InputError(f"{start}cannot be read: {_line(error)}") from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Return whether an error is that of a full disk; the library's has no number."""
+    return isinstance(error, OSError) and (
+        error.errno in hub.SPACE or "Not enough disk space" in str(error)
+    )
 
 
 def _line(error: BaseException) -> str:

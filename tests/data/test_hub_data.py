@@ -1,13 +1,18 @@
 """Datasets by name from a hub on loopback, through the real library."""
 
+import errno
+import io
 import json
+import os
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.hub import Hub, forget, go_offline, use_datasets
 from helpers.texts import rows
+from huggingface_hub import constants, file_download
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import hub as data_hub
@@ -19,7 +24,9 @@ from rdrop_jax.tasks.summarization import summary_sets
 from rdrop_jax.tasks.translation import translation_sets
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [hub]")
+from datasets import arrow_writer, builder  # noqa: E402
 from helpers.repositories import CARD, FILMS, film_rows, films, pets  # noqa: E402
+from pyarrow import parquet  # noqa: E402
 
 
 @pytest.fixture
@@ -143,6 +150,94 @@ def test_no_network_and_no_cache(hub, monkeypatch, tmp_path):
         assert "cannot be reached" in refused(name)
     go_offline(monkeypatch)
     assert "HF_HUB_OFFLINE is set, found none" in refused(name)
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_refused(hub, monkeypatch, status):
+    hub.add(FILMS, films(), kind="datasets")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between attempts
+    hub.status = status
+    message = refused(f"hf:{FILMS}/pairs")
+    assert ("HF_TOKEN" in message) == (status != 500)
+    hub.status = None
+    found = show(f"hf:{FILMS}/pairs")
+    hub.status = status
+    assert show(f"hf:{FILMS}/pairs") == found  # from the cache
+
+
+@pytest.mark.parametrize("token", [None, "hf_wrong"])
+def test_gated_until_there_is_a_token(hub, monkeypatch, token):
+    hub.add("org/gated", films(), kind="datasets")
+    hub.gated.add("org/gated")
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    assert "gated. Accept its terms" in refused("hf:org/gated/pairs")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert show("hf:org/gated/pairs")["rows"] == 48
+
+
+def test_a_download_that_breaks_off_resumes(hub, monkeypatch):
+    hub.add(FILMS, films(), kind="datasets")
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
+    hub.cut = 1000
+    assert show(f"hf:{FILMS}/pairs")["rows"] == 48
+    ranges = [ranged for *_, ranged in hub.downloads(".parquet") if ranged]
+    assert ranges == ["bytes=1000-"]
+
+
+@pytest.mark.parametrize("other", [film_rows(48, 5), b"PAR1"])
+def test_a_corrupt_file_is_not_used(hub, tmp_path, other):
+    """Other rows of the same size, or no rows at all."""
+    name, rows = "pairs/train-00000.parquet", films()["pairs/train-00000.parquet"]
+    hub.add(FILMS, films(), kind="datasets")
+    hub.wrong[name] = other[: len(rows)].ljust(len(rows), b"0")
+    message = refused(f"hf:{FILMS}/pairs")
+    assert f"{name}: expected the checksum" in message
+    assert not [*(tmp_path / "home").rglob("*.arrow")]
+    hub.wrong.clear()
+    Path(message.split("Delete ")[1].split(",")[0]).unlink()
+    assert show(f"hf:{FILMS}/pairs")["first"]["text"] == texts_of(rows)[0]
+
+
+def texts_of(content):
+    return parquet.read_table(io.BytesIO(content))["text"].to_pylist()
+
+
+@pytest.mark.parametrize("place", ["download", "conversion", "check"])
+def test_no_space(hub, monkeypatch, tmp_path, place):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "blob")
+
+    hub.add(FILMS, films(), kind="datasets")
+    with monkeypatch.context() as patched:
+        if place == "download":
+            patched.setattr(file_download, "http_get", full)
+        elif place == "conversion":
+            patched.setattr(arrow_writer.ArrowWriter, "write_table", full)
+        else:
+            missing = lambda *args, **options: False  # noqa: E731
+            patched.setattr(builder, "has_sufficient_disk_space", missing)
+        message = refused(f"hf:{FILMS}/pairs")
+    assert "No space left on device). Free some space, or set HF_HOME" in message
+    assert show(f"hf:{FILMS}/pairs")["rows"] == 48
+
+
+def test_offline_a_branch_or_tag_is_the_recorded_one(hub, monkeypatch):
+    name, changed = f"hf:{FILMS}/pairs", dict(films())
+    first = hub.add(FILMS, changed, kind="datasets", refs=("v1", "main"))
+    assert show(f"{name}@v1")["commit"] == first
+    changed["pairs/train-00000.parquet"] = film_rows(40, 5)
+    second = hub.add(FILMS, changed, kind="datasets")
+    assert show(name)["commit"] == second
+    assert show(f"{name}@v1")["commit"] == first
+    # The newest copy in the cache is that of a third commit, asked for by its id.
+    third = hub.add(FILMS, changed, kind="datasets", refs=("v3",))
+    show(f"{name}@{third}")
+    go_offline(monkeypatch)
+    assert show(name)["commit"] == second
+    assert show(f"{name}@v1")["commit"] == first
+    assert "complete copy of 'v3' in the cache" in refused(f"{name}@v3")
 
 
 def test_splits_that_the_user_names():
