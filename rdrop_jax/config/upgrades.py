@@ -62,12 +62,21 @@ NAMES = (
 # Fields added since earlier versions, by task, with the value of the old behavior; a
 # type stands for an optional field that is None.
 ADDED: dict[str, dict[str, Any]] = {
-    "text_classification": {"data.validation": 0.0, "data.test": 0.0},
-    "translation": {"data.validation": float, "data.test": float},
+    "text_classification": {
+        "data.validation": 0.0,
+        "data.test": 0.0,
+        "data.quoting": "none",
+    },
+    "translation": {
+        "data.validation": float,
+        "data.test": float,
+        "data.quoting": "none",
+    },
     "language_model": {"data.validation": float, "data.test": float},
     "summarization": {
         "data.validation": float,
         "data.test": float,
+        "data.quoting": "none",
         "eval.rouge_tokenizer": "english",
     },
 }
