@@ -1,7 +1,7 @@
 """Rows of CSV, TSV, JSON, JSON lines and Parquet files. Needs no jax.
 
 The library ``datasets`` reads the same formats, but changes rows without an error:
-docs/own-data.md lists where, and `_quoted`, `_jsonl` and `_parquet` name the reasons.
+docs/own-data.md lists where, and `quoted`, `_jsonl` and `_parquet` name the reasons.
 """
 
 import csv
@@ -154,11 +154,13 @@ def read(path: Path, *, header: bool = True, quoting: str = "none") -> Iterator[
         elif how == ".json":
             yield from _json(file)
         elif how in DELIMITED:
-            quoted = how == ".csv" or quoting == "csv"
-            delimiter = "," if how == ".csv" else "\t"
-            yield from _delimited(
-                _quoted(file, delimiter) if quoted else _unquoted(file), header
+            literal = how == ".tsv" and quoting == "none"
+            found = (
+                _unquoted(file)
+                if literal
+                else quoted(file, "," if how == ".csv" else "\t")
             )
+            yield from _delimited(found, header, literal)
         else:
             yield from _jsonl(lines.placed(lines.read(file), str(file)))
 
@@ -168,14 +170,24 @@ def _unquoted(path: Path) -> Iterator[tuple[str, list[str]]]:
         yield place, line.split("\t")
 
 
-def _quoted(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place and the values of each row; blank lines are no rows.
+def quoted(
+    path: Path, delimiter: str, *, names: bool = False
+) -> Iterator[tuple[str, list[str]]]:
+    """Read the place and the values of each row; blank lines are no rows.
 
     ``datasets`` reads NA and null as no value and 007 as 7, fills short rows, and takes
     the first column of long rows for an index; its errors name no line.
+
+    Args:
+      path: path of the file.
+      delimiter: character between fields, which may be in quotation marks.
+      names: see `lines.read`.
+
+    Raises:
+      InputError: an open quotation mark, or text after a closing one.
     """
     csv.field_size_limit(lines.LONGEST)
-    found = lines.read(path, ends=True)
+    found = lines.read(path, names=names, ends=True)
     reader = csv.reader(found, delimiter=delimiter, strict=True)
     while True:
         place = lines.place(str(path), reader.line_num + 1)
@@ -193,7 +205,9 @@ def _quoted(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
             yield place, values
 
 
-def _delimited(found: Iterable[tuple[str, list[str]]], header: bool) -> Iterator[Row]:
+def _delimited(
+    found: Iterable[tuple[str, list[str]]], header: bool, literal: bool
+) -> Iterator[Row]:
     columns: list[str] | None = None
     for place, values in found:
         if not header:
@@ -202,11 +216,11 @@ def _delimited(found: Iterable[tuple[str, list[str]]], header: bool) -> Iterator
             columns = values
             lines.check_unique(columns, place)
         elif len(values) != len(columns):
-            quoted = any(value.startswith('"') for value in values)
+            marked = literal and any(value.startswith('"') for value in values)
             raise InputError(
                 f"{place}: expected {len(columns)} columns, as in the first line, "
                 f"found {len(values)}"
-                + (". Set data.quoting=csv if fields are quoted" if quoted else "")
+                + (". Set data.quoting=csv if fields are quoted" if marked else "")
             )
         else:
             yield Row(place, dict(zip(columns, values, strict=True)))

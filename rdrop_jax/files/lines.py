@@ -1,12 +1,14 @@
 """Lines of UTF-8 text from plain and gzipped files and from streams. Needs no jax."""
 
+import functools
 import gzip
+import io
 import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lfs
@@ -72,7 +74,7 @@ def check_unpacked(size: int, path: Path, where: str) -> None:
 
 
 def decoded(
-    file: Iterable[bytes],
+    file: io.BufferedIOBase | IO[bytes],
     origin: str,
     most: int | None = None,
     *,
@@ -82,8 +84,7 @@ def decoded(
     """Decode the lines of an open file.
 
     Args:
-      file: binary file, or lines of bytes; the first may begin with a byte order
-        mark.
+      file: binary file, which may begin with a byte order mark.
       origin: name of the file in error messages.
       most: maximum total bytes; None sets no limit.
       names: see `read`.
@@ -93,7 +94,8 @@ def decoded(
       InputError: a line that is not UTF-8 or too long; the message names it.
     """
     total, errors = 0, "surrogateescape" if names else "strict"
-    for number, line in enumerate(_split(file), 1):
+    read_line = functools.partial(file.readline, LONGEST + 1)
+    for number, line in enumerate(iter(read_line, b""), 1):
         where = place(origin, number)
         total += len(line)
         if len(line) > LONGEST:
@@ -116,16 +118,6 @@ def decoded(
                 "UTF-8"
             ) from error
         yield text if ends else text.rstrip("\r\n")
-
-
-def _split(file: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines, reading at most `LONGEST` + 1 bytes at a time."""
-    readline = getattr(file, "readline", None)
-    if readline is None:
-        yield from file
-        return
-    while line := readline(LONGEST + 1):
-        yield line
 
 
 def _check_encoding(line: bytes, where: str, first: bool) -> None:
