@@ -6,8 +6,9 @@ Presets:
         python -m rdrop_jax.train --config configs/glue.py
         2 CPU cores: see docs/results.md for time and accuracy.
 
-  files: one text or two per row of a .tsv, .jsonl or .parquet file, with classes, sets
-        of labels or numbers; rows without a label only enter the consistency term.
+  files: one text or two per row of a table (.csv, .tsv, .json, .jsonl, .parquet), with
+        classes, sets of labels or numbers; rows without a label only enter the
+        consistency term.
         python -m rdrop_jax.train --config configs/glue.py:files \\
           --config.data.files.train=train.tsv --config.data.validation=500 \\
           --config.data.columns.text=review --config.data.columns.label=stars \\
@@ -100,13 +101,12 @@ def glue() -> ConfigDict:
     c.data.validation = 0.0  # share or number of training rows to hold out; unused if
     # there is a file or a split for it
     c.data.test = 0.0  # the same for data.name=files; 0: no test data
-    c.data.files = (
-        ConfigDict()
-    )  # for data.name=files, in data.dir: .tsv, .jsonl, .parquet
+    c.data.files = ConfigDict()  # for data.name=files, in data.dir: docs/own-data.md
     c.data.files.train = ""
     c.data.files.validation = ""
     c.data.files.test = ""
-    c.data.columns = ConfigDict()  # for data.name=files
+    c.data.quoting = "none"  # marks in .tsv are text, as in GLUE's; "csv": as in .csv
+    c.data.columns = ConfigDict()  # for data.name=files; a.b: field b of a JSON object
     c.data.columns.text = "text"
     c.data.columns.text_b = ""  # second text; empty: single texts
     c.data.columns.label = "label"

@@ -48,13 +48,14 @@ def nmt() -> ConfigDict:
 
     c.data.source = "en"
     c.data.target = "de"
-    c.data.files = ConfigDict()  # of data.name=files: a .tsv or .jsonl, or the start of
+    c.data.files = ConfigDict()  # of data.name=files: a table, or the start of
     c.data.files.train = ""  # two names, as train for train.en and train.de; also .gz
     c.data.files.validation = ""  # none: training pairs are held out
     c.data.files.test = ""  # the same
     c.data.validation = placeholder(float)  # share (below 1) or number of pairs to hold
     c.data.test = placeholder(float)  # out; none: 1,000, at most a tenth
-    c.data.columns = ConfigDict()  # of tables; numbers from 0 for a tsv without header
+    c.data.quoting = "none"  # marks in .tsv are text; "csv": around fields, as in .csv
+    c.data.columns = ConfigDict()  # of tables: docs/own-data.md
     c.data.columns.source = "source"
     c.data.columns.target = "target"
     c.data.lowercase = False  # lower-case all text

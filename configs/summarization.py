@@ -42,12 +42,13 @@ def summarization() -> ConfigDict:
     c.model.activation_dropout = 0.0  # after the activation of an MLP
     c.model.layer_dropout = 0.0  # probability of skipping a layer
 
-    c.data.files = ConfigDict()  # of data.name=files: .tsv, .jsonl, .parquet, or what
+    c.data.files = ConfigDict()  # of data.name=files: a table, or what
     c.data.files.train = ""  # train.source and train.target begin with; also .gz
     c.data.files.validation = ""  # none: training pairs are held out
     c.data.files.test = ""  # the same
     c.data.validation = placeholder(float)  # share (below 1) or number of pairs to hold
     c.data.test = placeholder(float)  # out; none: 1,000, at most a tenth
+    c.data.quoting = "none"  # marks in .tsv are text; "csv": around fields, as in .csv
     c.data.columns = ConfigDict()  # of tables, of tfds and of files to predict on
     c.data.columns.source = "article"  # a text, or sentences in a list
     c.data.columns.target = "highlights"  # a text, or several references in a list

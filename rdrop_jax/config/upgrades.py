@@ -70,8 +70,16 @@ ADDED: dict[str, dict[str, Any]] = {
         )
         for name in names
     },
-    "text_classification": {"data.validation": 0.0, "data.test": 0.0},
-    "translation": {"data.validation": float, "data.test": float},
+    "text_classification": {
+        "data.validation": 0.0,
+        "data.test": 0.0,
+        "data.quoting": "none",
+    },
+    "translation": {
+        "data.validation": float,
+        "data.test": float,
+        "data.quoting": "none",
+    },
     "language_model": {
         "data.validation": float,
         "data.test": float,
@@ -80,6 +88,7 @@ ADDED: dict[str, dict[str, Any]] = {
     "summarization": {
         "data.validation": float,
         "data.test": float,
+        "data.quoting": "none",
         "eval.rouge_tokenizer": "english",
     },
 }

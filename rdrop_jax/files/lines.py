@@ -1,12 +1,14 @@
 """Lines of UTF-8 text from plain and gzipped files and from streams. Needs no jax."""
 
+import functools
 import gzip
+import io
 import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lfs
@@ -18,8 +20,8 @@ _UNPACKED, _RATIO = 64 * 2**20, 250
 _LONE = re.compile("[\ud800-\udfff]")
 
 
-def read(path: Path, *, names: bool = False) -> Iterator[str]:
-    """Read the lines of a text file, without line ends; decompress .gz files.
+def read(path: Path, *, names: bool = False, ends: bool = False) -> Iterator[str]:
+    """Read the lines of a text file; decompress .gz files.
 
     Only newlines separate lines; U+2028, U+0085 and form feeds do not.
 
@@ -27,6 +29,7 @@ def read(path: Path, *, names: bool = False) -> Iterator[str]:
       path: path of the file.
       names: True if lines contain file names. Bytes that are not UTF-8 then become lone
         surrogates, as in Python's paths.
+      ends: True keeps the line ends.
 
     Raises:
       InputError: an unreadable or corrupt file, a git-lfs pointer, a line that is not
@@ -38,7 +41,7 @@ def read(path: Path, *, names: bool = False) -> Iterator[str]:
     try:
         most = unpacked_limit(path) if zipped else None
         with opener(path, "rb") as file:
-            yield from decoded(file, str(path), most, names=names)
+            yield from decoded(file, str(path), most, names=names, ends=ends)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
 
@@ -71,22 +74,28 @@ def check_unpacked(size: int, path: Path, where: str) -> None:
 
 
 def decoded(
-    file: Iterable[bytes], origin: str, most: int | None = None, *, names: bool = False
+    file: io.BufferedIOBase | IO[bytes],
+    origin: str,
+    most: int | None = None,
+    *,
+    names: bool = False,
+    ends: bool = False,
 ) -> Iterator[str]:
-    """Decode the lines of an open file, without line ends.
+    """Decode the lines of an open file.
 
     Args:
-      file: binary file, or lines of bytes; the first may begin with a byte order
-        mark.
+      file: binary file, which may begin with a byte order mark.
       origin: name of the file in error messages.
       most: maximum total bytes; None sets no limit.
       names: see `read`.
+      ends: see `read`.
 
     Raises:
       InputError: a line that is not UTF-8 or too long; the message names it.
     """
     total, errors = 0, "surrogateescape" if names else "strict"
-    for number, line in enumerate(_split(file), 1):
+    read_line = functools.partial(file.readline, LONGEST + 1)
+    for number, line in enumerate(iter(read_line, b""), 1):
         where = place(origin, number)
         total += len(line)
         if len(line) > LONGEST:
@@ -108,17 +117,7 @@ def decoded(
                 f"{line[error.start]:#04x} at position {error.start}. Save the file as "
                 "UTF-8"
             ) from error
-        yield text.rstrip("\r\n")
-
-
-def _split(file: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield lines, reading at most `LONGEST` + 1 bytes at a time."""
-    readline = getattr(file, "readline", None)
-    if readline is None:
-        yield from file
-        return
-    while line := readline(LONGEST + 1):
-        yield line
+        yield text if ends else text.rstrip("\r\n")
 
 
 def _check_encoding(line: bytes, where: str, first: bool) -> None:
@@ -161,11 +160,11 @@ def clean_value(value: Any) -> Any:
 
 
 def parse_json(line: str, where: str) -> Any:
-    """Parse the JSON value of a line and clean its texts.
+    """Parse a JSON value and clean its texts.
 
     Args:
-      line: text of the line.
-      where: name of the line in error messages.
+      line: text of a line, or of a file.
+      where: name of the line or file in error messages.
 
     Raises:
       InputError: invalid JSON, a duplicate key, or too deep nesting.
@@ -179,7 +178,9 @@ def parse_json(line: str, where: str) -> Any:
     except InputError:
         raise
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: expected JSON, found {line[:40]!r}") from error
+        at = place(where, error.lineno) if "\n" in line else where
+        shown = line.split("\n")[error.lineno - 1]
+        raise InputError(f"{at}: expected JSON, found {shown[:40]!r}") from error
     except ValueError as error:  # an integer of thousands of digits
         raise InputError(
             f"{where}: expected JSON with integers of at most 4300 digits, found "

@@ -39,18 +39,6 @@ def test_tables_in_any_spelling_have_the_same_rows(
     assert found == ROWS
 
 
-def test_a_last_line_without_newline_is_a_row(tmp_path):
-    path = tmp_path / "t.tsv"
-    path.write_text("text\tlabel\na\tb")
-    assert [row.fields for row in tables.read(path)] == [{"text": "a", "label": "b"}]
-
-
-def test_rows_that_occur_twice_are_kept(tmp_path):
-    path = tmp_path / "t.jsonl"
-    path.write_text(JSONL + JSONL)
-    assert len(list(tables.read(path))) == 2 * len(ROWS)
-
-
 @pytest.mark.parametrize(
     ("labels", "classes"),
     [

@@ -62,32 +62,10 @@ def test_tables_take_lone_surrogates(tmp_path):
     assert list(parallel.texts(path, ["article"])) == [[["cut \ufffd"]]]
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("a\n".encode("utf-16"), "found UTF-16"),
-        ("abc\n".encode("utf-16-le"), "found UTF-16"),
-        (b"a\rb\rc\r", "CR alone"),
-        (b"\xff\n", "expected UTF-8, found byte 0xff"),
-    ],
-)
-def test_other_encodings_are_refused(tmp_path, content, message):
-    path = tmp_path / "a.txt"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"a.txt, line 1: .*{message}"):
-        list(lines.read(path))
-
-
-def test_only_newlines_separate_lines(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_bytes("\ufeffa\u0085b\u2028c\x0cd\x00\r\ne\rf\n".encode())
-    assert list(lines.read(path)) == ["a\u0085b\u2028c\x0cd\x00", "e\rf"]
-
-
 @pytest.mark.parametrize("unit", [b"x", b"x\n"])
 def test_a_gzip_bomb_is_refused_early(tmp_path, monkeypatch, unit):
     monkeypatch.setattr(lines, "LONGEST", 2**16)
-    monkeypatch.setattr(lines, "_UNPACKED", 2**18)
+    monkeypatch.setattr(lines, "_UNPACKED", 2**15)
     monkeypatch.setattr(lines, "_RATIO", 2)
     path = tmp_path / "a.jsonl.GZ"
     path.write_bytes(gzip.compress(unit * 2**20))
@@ -95,59 +73,13 @@ def test_a_gzip_bomb_is_refused_early(tmp_path, monkeypatch, unit):
         sum(1 for _ in lines.read(path))
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("[" * 100_000, "nested less deeply"),
-        ('{"a":' * 100_000, "nested less deeply"),
-        ('{"a": ' + "9" * 5000 + "}", "at most 4300 digits"),
-        ('{"a": 1, "a": 2}', "expected every column once, found 'a' 2 times"),
-        ('{"a"', "expected JSON"),
-    ],
-)
-def test_json_that_is_refused_by_its_line(tmp_path, line, message):
-    path = tmp_path / "a.jsonl"
-    path.write_text('{"a": 1}\n' + line + "\n")
-    with pytest.raises(InputError, match=rf"a.jsonl, line 2: .*{message}"):
-        list(tables.read(path))
-
-
-def test_columns_of_one_name_are_refused(tmp_path):
-    path = tmp_path / "a.tsv"
-    path.write_text("text\tlabel\tlabel\nfine\ta\tb\n")
-    with pytest.raises(InputError, match=r"line 1: .*once, found 'label' 2 times"):
-        list(tables.read(path))
-    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
-    from pyarrow import parquet
-
-    table = pyarrow.Table.from_arrays(
-        [pyarrow.array(["x"]), pyarrow.array(["y"])], names=["text", "text"]
-    )
-    path = tmp_path / "a.parquet"
-    parquet.write_table(table, path)
-    with pytest.raises(InputError, match=r"a.parquet: .*once, found 'text'"):
-        list(tables.read(path))
-
-
-def test_parquet_with_other_bytes_in_a_text(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
-    from pyarrow import parquet
-
-    raw = pyarrow.array([b"fine", b"\xff\xfe"], pyarrow.binary())
-    path = tmp_path / "a.parquet"
-    column = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
-    parquet.write_table(pyarrow.table({"text": column}), path)
-    with pytest.raises(InputError, match=r"a.parquet, row 0 .*expected UTF-8"):
-        list(tables.read(path))
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.XLSX", "a.csv.gz", "a.ndjson"])
+@pytest.mark.parametrize("name", ["a.xml", "a.XLSX", "a.yaml.gz"])
 def test_prediction_refuses_other_formats(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(b"text,label\nfine,good\n")
     readers = (tables.inputs, lambda p: read_texts(p, "source"))
     for read in readers:
-        with pytest.raises(InputError, match=r"--input: expected .tsv, .jsonl, .parq"):
+        with pytest.raises(InputError, match=r"--input: expected .csv, .tsv, .json"):
             list(read(str(path)))
     with pytest.raises(InputError, match=r"--input: expected .txt"):
         list(read_lines(str(path), with_tables=False))
@@ -157,7 +89,8 @@ def test_prediction_knows_tables_by_capital_letters_too(tmp_path):
     (tmp_path / "a.TSV").write_text("text\nfine film\n")
     (tmp_path / "a.JSONL").write_text('{"text": "fine film"}\n')
     (tmp_path / "a.Tsv.GZ").write_bytes(gzip.compress(b"text\nfine film\n"))
-    for name in ("a.TSV", "a.JSONL", "a.Tsv.GZ"):
+    (tmp_path / "a.CSV").write_text('"text"\n"fine film"\n')
+    for name in ("a.TSV", "a.JSONL", "a.Tsv.GZ", "a.CSV"):
         path = str(tmp_path / name)
         assert [r.fields for r in tables.inputs(path)] == [{"text": "fine film"}]
         assert list(read_texts(path, "text")) == ["fine film"]

@@ -11,14 +11,6 @@ from rdrop_jax.tasks.text_classification.evaluation import as_row
 from rdrop_jax.tasks.text_classification.text_sets import Columns
 
 
-def test_quotes_and_carriage_returns_are_text(tmp_path):
-    path = tmp_path / "a.tsv.gz"
-    path.write_bytes(gzip.compress(b'\xef\xbb\xbftext\tlabel\r\n"a\rb\t1\r\n'))
-    assert [row.fields for row in tables.read(path)] == [
-        {"text": '"a\rb', "label": "1"}
-    ]
-
-
 def test_lines_to_predict_on(tmp_path):
     path = tmp_path / "in.txt.gz"
     path.write_bytes(gzip.compress(b'one\ntwo\tmore\tstill\n{"text": "three"}\n'))

@@ -11,11 +11,12 @@ import numpy as np
 
 from rdrop_jax.data.labels import class_ids, normal
 from rdrop_jax.data.splits import split_of, unclear
+from rdrop_jax.data.tables import quoted
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.tasks.image_classification import image_files
 
-_OTHER_TABLES = (".csv", ".json", ".jsonl", ".parquet")
+_TABLES = (".tsv", ".csv")
 Pairs = list[tuple[str, str]]
 
 
@@ -58,6 +59,10 @@ def find(
       ROOT/CLASS/...image           one set, to be split later
       ROOT/SPLIT.tsv                lines of PATH<TAB>LABEL, relative to ROOT
       ROOT.tsv, or ROOT/labels.tsv  one set
+
+    Tables may also be .csv, with or without a header, if ROOT has no folders or ROOT is
+    the table. ``datasets`` is not used: it mixes or loses splits of some names, leaves
+    out files without a note, and takes the innermost folder for the class.
 
     Classes are sorted by name; a label in a table is a class name.
 
@@ -228,11 +233,13 @@ def _check_link(folder: Path) -> None:
 
 def _tables(root: Path) -> Iterator[tuple[str, Pairs]]:
     if root.is_file():
-        if root.suffix.lower() in _OTHER_TABLES:
-            raise InputError(f"data.dir: expected a folder or a .tsv, found {root}")
+        if root.suffix.lower() in (".json", ".jsonl", ".parquet"):
+            raise InputError(
+                f"data.dir: expected a folder, a .tsv or a .csv, found {root}"
+            )
         yield "train", list(_pairs(root, root.parent))
         return
-    files = sorted(p for p in root.iterdir() if p.suffix.lower() in (".tsv", ".csv"))
+    files = sorted(p for p in root.iterdir() if p.suffix.lower() in _TABLES)
     found = [
         (split_of(path.stem) or path.stem.lower(), path)
         for path in files
@@ -244,16 +251,11 @@ def _tables(root: Path) -> Iterator[tuple[str, Pairs]]:
     known = [split for split, _ in found if split != "labels"]
     if known or not any(split_of(path.name) for path in _subfolders(root)):
         named = {path for _, path in found}
-        rest = [p for p in files if p not in named and p.suffix.lower() == ".tsv"]
+        ends = {".tsv", *(path.suffix.lower() for _, path in tables)}
+        rest = [p for p in files if p not in named and p.suffix.lower() in ends]
         _check_unclear(root, [path.stem for path in rest], known, "tables")
-    foreign = [path for _, path in tables if path.suffix.lower() == ".csv"]
-    if foreign and (len(foreign) < len(tables) or not _subfolders(root)):
-        raise InputError(
-            f"data.dir: expected .tsv files with lines of PATH<TAB>LABEL, found "
-            f"{foreign[0]}. Convert it"
-        )
-    if foreign:
-        return
+    if _subfolders(root) and all(p.suffix.lower() == ".csv" for _, p in tables):
+        return  # the folders are classes or splits, and the tables describe them
     _check_single(tables)
     for split, path in tables:
         yield split, list(_pairs(path, root))
@@ -271,13 +273,13 @@ def _check_single(found: list[tuple[str, Path]]) -> None:
 def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
     inside = os.path.abspath(root)
     labels: dict[str, str] = {}
-    for where, line in lines.placed(lines.read(table, names=True), str(table)):
-        if not line.strip():
-            continue
-        name, tab, text = line.partition("\t")
+    for where, values in _rows(table):
+        name, text = values if len(values) == 2 else ("", "")
         path, label = image_files.listed_path(root, name), normal(text)
-        if not tab or not path or not label or "\t" in label:
-            raise InputError(f"{where}: expected PATH<TAB>LABEL, found {line!r}")
+        if not path or not label:
+            raise InputError(
+                f"{where}: expected a path and a class, found {values!r:.80}"
+            )
         if lines.clean(text) != text:
             raise InputError(f"{where}: expected a label in UTF-8, found {text!r}")
         # Check the path only: links that lead outside are allowed, as in folders.
@@ -289,3 +291,15 @@ def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
                 f"{label!r}"
             )
         yield path, label
+
+
+def _rows(table: Path) -> Iterator[tuple[str, list[str]]]:
+    if table.suffix.lower() != ".csv":
+        for where, line in lines.placed(lines.read(table, names=True), str(table)):
+            if line.strip():
+                yield where, line.split("\t")
+        return
+    for number, (where, values) in enumerate(quoted(table, ",", names=True)):
+        # Skip a header.
+        if number or values[0].strip().lower().endswith(image_files.SUFFIXES):
+            yield where, values

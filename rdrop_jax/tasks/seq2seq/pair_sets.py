@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import hub as hub_data
 from rdrop_jax.data import index as index_lib
+from rdrop_jax.data import tables
 from rdrop_jax.data.datasets import Dataset, is_named, load, prepared_folder
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
@@ -69,9 +70,9 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     """
     if not data.files.train:
         raise InputError(
-            "data.files.train: expected a .tsv, .jsonl or .parquet file, or what comes "
-            f"before .{endings[0]} and .{endings[1]} in the names of two text files, "
-            "found nothing"
+            f"data.files.train: expected a table ({', '.join(tables.KINDS)}), or what "
+            f"comes before .{endings[0]} and .{endings[1]} in the names of two text "
+            "files, found nothing"
         )
     named = [split for split in SPLITS if data.files[split]]
 
@@ -84,7 +85,11 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     missing = {split: data[split] for split in SPLITS[1:] if split not in named}
 
     def read(split: str) -> Pairs:
-        return parallel.read(paths(split), columns, form)
+        return parallel.read(paths(split), columns, form, data.quoting)
+
+    def sums(split: str) -> dict[str, str]:
+        found = [shard for path in paths(split) for shard in tables.shards(path)]
+        return {str(shard): checksums.sha256(shard) for shard in found}
 
     def check_files() -> None:
         for split in named:
@@ -93,13 +98,11 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
     return PairSet(
         _with_held_out(read, missing, data.split_seed),
         lambda: {
-            str(path): checksums.sha256(path)
-            for split in named
-            for path in paths(split)
+            name: digest for split in named for name, digest in sums(split).items()
         },
         check_files=check_files,
         held_out=tuple(missing),
-        train=lambda: {str(path): checksums.sha256(path) for path in paths("train")},
+        train=lambda: sums("train"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Sentence pairs from parallel text, .tsv, .jsonl and .parquet files, also gzipped."""
+"""Sentence pairs from parallel text and tables."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -63,7 +63,7 @@ def find(path: Path, source: str, target: str, field: str = "data") -> tuple[Pat
     """Find the files of a path: one table, or one file per language.
 
     Args:
-      path: .tsv, .jsonl or .parquet file, or the common prefix of ``.de`` and ``.en``.
+      path: path of a table, or the common prefix of ``.de`` and ``.en``.
       source: source language, which is the suffix of the source file.
       target: target language, which is the suffix of the target file.
       field: config field of the path, for error messages.
@@ -82,7 +82,7 @@ def find(path: Path, source: str, target: str, field: str = "data") -> tuple[Pat
 def _there(path: Path, field: str) -> Path:
     zipped = path.with_name(path.name + ".gz")
     for candidate in (path, zipped):
-        if candidate.is_file():
+        if tables.shards(candidate):
             return candidate
     raise InputError(f"{field}: expected {path} or {zipped.name}, found neither")
 
@@ -91,6 +91,7 @@ def read(
     files: tuple[Path, ...],
     columns: tuple[str, str] = ("source", "target"),
     form: Form | None = None,
+    quoting: str = "none",
 ) -> Pairs:
     """Read pairs from the files that `find` returns.
 
@@ -98,6 +99,7 @@ def read(
       files: one table or two text files.
       columns: source and target columns of a table; numbers from 0 if it has no header.
       form: text normalization; None is that of training files of this format.
+      quoting: one of `tables.QUOTING`.
 
     Returns:
       The pairs.
@@ -108,7 +110,7 @@ def read(
     """
     if len(files) == 2:
         return _read_text(*files, form or form_of(files[0]))
-    return _collected(list(texts(files[0], columns, form)), str(files[0]))
+    return _collected(list(texts(files[0], columns, form, quoting)), str(files[0]))
 
 
 def collect(
@@ -161,14 +163,18 @@ def _read_text(source: Path, target: Path, form: Form) -> Pairs:
 
 
 def texts(
-    path: Path, columns: Sequence[str], form: Form | None = None
+    path: Path,
+    columns: Sequence[str],
+    form: Form | None = None,
+    quoting: str = "none",
 ) -> Iterator[list[list[str]]]:
     """Read the texts of some columns for each row of a table.
 
     Args:
-      path: .tsv, .jsonl or .parquet file.
-      columns: column names; numbers from 0 for a .tsv without a header.
+      path: path of the table.
+      columns: column names; numbers from 0 for a .csv or .tsv without a header.
       form: text normalization; None is that of training files of this format.
+      quoting: one of `tables.QUOTING`.
 
     Yields:
       One list of texts per column; longer than one if the cell is a list.
@@ -176,11 +182,11 @@ def texts(
     Raises:
       InputError: a missing column, or a cell that is not text; names the row.
     """
-    tsv = tables.kind(path) == ".tsv"
-    hint = "; for a file without a header give numbers, from 0" if tsv else ""
-    header = not (tsv and all(map(str.isdecimal, columns)))
+    delimited = tables.kind(path) in tables.DELIMITED
+    hint = "; for a file without a header give numbers, from 0" if delimited else ""
+    header = not (delimited and all(map(str.isdecimal, columns)))
     form = form or form_of(path)
-    for row in tables.read(path, header=header):
+    for row in tables.read(path, header=header, quoting=quoting):
         found = [_texts_of(row, column, hint if header else "") for column in columns]
         yield [[form(text) for text in each] for each in found]
 
@@ -189,14 +195,14 @@ def form_of(train: Path) -> Form:
     """Return the text normalization of a run for training, evaluation and prediction.
 
     Args:
-      train: training file. The result is `one_line` for .jsonl and .parquet, where a
-        text may contain newlines, and `stripped` for .tsv and plain text.
+      train: training file. The result is `stripped` for .csv, .tsv and plain text, and
+        `one_line` for other tables.
 
     Example:
       >>> form_of(Path("train.tsv"))(" two  words "), form_of(Path("a.jsonl"))("a  b")
       ('two  words', 'a b')
     """
-    if not tables.is_table(train) or tables.kind(train) == ".tsv":
+    if not tables.is_table(train) or tables.kind(train) in tables.DELIMITED:
         return stripped
     return one_line
 
@@ -224,11 +230,11 @@ def stripped(text: str) -> str:
 
 
 def _texts_of(row: tables.Row, column: str, hint: str) -> list[str]:
-    value = row.fields.get(column)
+    value = row.get(column)
     found = [value] if isinstance(value, str) else value
     if isinstance(found, list) and found and all(isinstance(x, str) for x in found):
         return found
-    shown = repr(value)[:60] if column in row.fields else ", ".join(row.fields) + hint
+    shown = repr(value)[:60] if column in row else ", ".join(row.fields) + hint
     raise InputError(
         f"{row.place}: expected a text under data.columns {column!r}, found {shown}"
     )

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.data import tables
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.errors import InputError
@@ -155,6 +156,7 @@ def check_config(config: ConfigDict) -> None:
     check_choices(
         {
             "data.overlong": (data.overlong, encoded.OVERLONG),
+            "data.quoting": (data.quoting, tables.QUOTING),
             "model.name": (config.model.name, tuple(SIZES)),
         }
     )

@@ -239,20 +239,25 @@ def make_predictor(
                 yield shown
 
     return Predictor(
-        read=lambda path: read_texts(path, config.data.columns.source, form),
+        read=lambda path: read_texts(
+            path, config.data.columns.source, form, config.data.quoting
+        ),
         rows=lambda name: map(FromData, split(name).source),
         run=run,
         text=lambda answer: str(answer["text"]),
     )
 
 
-def read_texts(path: str, column: str, form: Form | None = None) -> Iterator[str]:
+def read_texts(
+    path: str, column: str, form: Form | None = None, quoting: str = "none"
+) -> Iterator[str]:
     """Read texts of a table, or lines of a text file or standard input.
 
     Args:
       path: table, text file, or "-".
       column: table column that holds the texts.
       form: text format; None selects that of training files of this file type.
+      quoting: one of `tables.QUOTING`.
 
     Raises:
       InputError: the file or column is missing, or a line is not UTF-8.
@@ -260,7 +265,7 @@ def read_texts(path: str, column: str, form: Form | None = None) -> Iterator[str
     if path == "-" or not tables.is_table(Path(path)):
         yield from read_lines(path)
         return
-    for (sentences,) in texts_of(Path(path), [column], form):
+    for (sentences,) in texts_of(Path(path), [column], form, quoting):
         yield " ".join(sentences)
 
 

@@ -170,7 +170,9 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
                 else as_answer(next(found), data.labels, tuple(data.classes))
             )
 
-    return Predictor(read=tables.inputs, rows=rows, run=run)
+    return Predictor(
+        read=lambda name: tables.inputs(name, data.quoting), rows=rows, run=run
+    )
 
 
 def as_row(item: Any, named: Columns, place: str) -> Row:
@@ -199,13 +201,13 @@ def as_row(item: Any, named: Columns, place: str) -> Row:
 
 def is_blank(row: Row, named: Columns) -> bool:
     """Return True if a text of the row is empty or only white space."""
-    texts = [row.fields.get(name) for name in (named.text, named.text_b) if name]
+    texts = [row.get(name) for name in (named.text, named.text_b) if name]
     return any(isinstance(text, str) and not text.strip() for text in texts)
 
 
 def shown_input(row: Row, named: Columns) -> str | list[str]:
     """Return the text of a row, or its two texts, for display in answers."""
-    texts = [row.fields.get(name, "") for name in (named.text, named.text_b) if name]
+    texts = [row.get(name, "") for name in (named.text, named.text_b) if name]
     shown = [clean(str(text)) for text in texts]
     return shown if len(shown) > 1 else shown[0]
 

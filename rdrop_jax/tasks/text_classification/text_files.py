@@ -30,7 +30,7 @@ def check_file(split: str, path: Path) -> None:
     Raises:
       InputError: the file is missing; the message names the config field.
     """
-    if not path.is_file():
+    if not tables.shards(path):
         raise InputError(f"data.files.{split}: expected a file, found none at {path}")
 
 
@@ -54,10 +54,15 @@ def find(data: ConfigDict) -> Dataset[Texts]:
         tables.kind(path)
 
     def provenance() -> dict[str, str]:
-        return {p.name: checksums.sha256(p) for p in paths.values()}
+        return {
+            shard.name: checksums.sha256(shard)
+            for path in paths.values()
+            for shard in tables.shards(path) or (path,)
+        }
 
     def read(split: str) -> Texts:
         check_file(split, paths[split])
-        return collect(tables.read(paths[split]), columns(data))
+        rows = tables.read(paths[split], quoting=data.quoting)
+        return collect(rows, columns(data))
 
     return Dataset({s: functools.partial(read, s) for s in paths}, provenance)

@@ -15,6 +15,7 @@ from rdrop_jax.data.splits import hold_out
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, hub
+from rdrop_jax.tasks.field_checks import check_choices
 from rdrop_jax.tasks.text_classification import glue, text_files, text_hub
 from rdrop_jax.tasks.text_classification.texts import (
     LABELS,
@@ -89,15 +90,17 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
 
 
 def check_labels(data: ConfigDict) -> None:
-    """Check the dataset name and the type of labels.
+    """Check the dataset name, the type of labels and the quoting.
 
     Raises:
       InputError: an invalid field.
     """
-    if data.labels not in LABELS:
-        raise InputError(
-            f"data.labels: expected one of {', '.join(LABELS)}, found {data.labels!r}"
-        )
+    check_choices(
+        {
+            "data.labels": (data.labels, LABELS),
+            "data.quoting": (data.quoting, tables.QUOTING),
+        }
+    )
     if data.name == "docstrings" or is_own(data):
         return
     task = _glue(data)

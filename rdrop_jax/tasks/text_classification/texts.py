@@ -95,14 +95,14 @@ def collect(rows: Iterable[Row], columns: Columns, *, labelled: bool = True) -> 
             second.append(_text(row, columns.text_b, "data.columns.text_b"))
         if labelled:
             _check_column(row, columns.label, "data.columns.label")
-        label = row.fields.get(columns.label)
+        label = row.get(columns.label)
         labels.append(None if is_missing(label) else label)
         places.append(row.place)
     return Texts(first, second if columns.text_b else None, labels, places)
 
 
 def _check_column(row: Row, column: str, field: str) -> None:
-    if column not in row.fields:
+    if column not in row:
         hint = config_lib.suggest(column, row.fields)
         raise InputError(
             f"{row.place}: expected a column {column!r} ({field}), found "
@@ -112,7 +112,7 @@ def _check_column(row: Row, column: str, field: str) -> None:
 
 def _text(row: Row, column: str, field: str) -> str:
     _check_column(row, column, field)
-    text = row.fields[column]
+    text = row.get(column)
     if not isinstance(text, str) or not text.strip():
         raise InputError(
             f"{row.place}: expected a text in {column!r} ({field}), found {text!r:.60}"

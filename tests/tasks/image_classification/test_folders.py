@@ -332,9 +332,28 @@ def test_tables_of_splits_and_their_conflicts(tmp_path):
     (tmp_path / "dev.tsv").write_text("a.png\tcat\na.png\tdog\n")
     with pytest.raises(InputError, match=r"line 2: expected one label for 'a.png'"):
         folder.find(tmp_path)
-    (tmp_path / "dev.tsv").rename(tmp_path / "dev.csv")
-    with pytest.raises(InputError, match=r"expected .tsv files .* found .*dev.csv"):
+    (tmp_path / "dev.tsv").write_text("a.png\tcat\n")
+    (tmp_path / "dev.csv").write_text("a.png,cat\n")
+    with pytest.raises(
+        InputError, match=r"one table per split, found .*dev.csv, .*dev"
+    ):
         folder.find(tmp_path)
+
+
+def test_csv_tables_with_and_without_a_header(tmp_path):
+    table = tmp_path / "labels.csv"
+    for header in (b"", b"file_name,label\r\n"):
+        table.write_bytes(header + b'"a, b.png","big ""cat"""\r\ncaf\xe9.png,dog\r\n')
+        for root in (tmp_path, table):
+            splits, classes = folder.find(root)
+            assert splits["train"].paths == ("a, b.png", "caf\udce9.png")
+            assert classes == ('big "cat"', "dog")
+    write(tmp_path)  # folders of classes
+    assert len(folder.find(tmp_path)[0]["train"]) == 4
+    assert folder.find(table)[1] == ('big "cat"', "dog")
+    table.write_text("id,file,label\n0,a.png,cat\n")
+    with pytest.raises(InputError, match=r"csv, line 2: expected a path and a class"):
+        folder.find(table)
 
 
 @pytest.mark.parametrize(

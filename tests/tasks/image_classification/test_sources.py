@@ -91,8 +91,8 @@ def test_tables(tmp_path):
     for line, message in (
         ("../x.png\tant", r"train\.tsv, line 1: expected a path below"),
         ("/etc/passwd\tant", "expected a path below"),
-        ("0.png ant", "expected PATH<TAB>LABEL, found '0.png ant'"),
-        ("0.png\t", "expected PATH<TAB>LABEL"),
+        ("0.png ant", r"expected a path and a class, found \['0.png ant'\]"),
+        ("0.png\t", "expected a path and a class"),
     ):
         (tmp_path / "train.tsv").write_text(line)
         refused("folder", tmp_path, message)

@@ -284,8 +284,8 @@ def test_files_that_cannot_be_read(tmp_path):
         InputError, match=r"data.files.train: expected a file, found no"
     ):
         train(tmp_path / "run", names, data__files__train="other.tsv")
-    with pytest.raises(InputError, match=r"expected one of .tsv, .jsonl, .parquet"):
-        train(tmp_path / "run", names, data__files__train="train.csv")
+    with pytest.raises(InputError, match=r"expected one of .csv, .tsv, .json"):
+        train(tmp_path / "run", names, data__files__train="train.xml")
     (tmp_path / "bad.tsv").write_bytes(b"text\tlabel\nonly one\n")
     with pytest.raises(InputError, match=r"bad.tsv, line 2: expected 2 columns"):
         train(tmp_path / "run", names, data__files__train="bad.tsv")
