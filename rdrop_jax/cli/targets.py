@@ -116,8 +116,11 @@ _DEFAULT_TOPOLOGY = {"v4": "2x2x1", "v5e": "2x4", "v5p": "2x2x1", "v6e": "2x4"}
 # Values of TPU_ACCELERATOR_TYPE by generation, without the number of chips.
 _TPU_TYPES = {"v4": "v4", "v5e": "v5litepod", "v5p": "v5p", "v6e": "v6e"}
 # Without a device there is no autotuning, and the compiler for CUDA finds no tile sizes
-# of Triton products.
-_GPU_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+# of Triton products. Machine code is not optimized, because nothing is run.
+_GPU_FLAGS = (
+    "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false "
+    "--xla_backend_optimization_level=0 --xla_gpu_disable_gpuasm_optimizations=true"
+)
 
 
 @dataclass(frozen=True)

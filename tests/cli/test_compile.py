@@ -1,12 +1,15 @@
 """Compilation of train steps for devices, at small size on simulated CPU devices."""
 
+import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.programs import run
 from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags, tasks
@@ -54,45 +57,110 @@ def test_the_report_counts_memory_and_collectives(report):
     assert found["target"] == "cpu:2"
     assert found["state"] > 4 * 3 * found["parameters"]  # parameters and two moments
     assert found["temporary"] > 0
-    assert found["flops"] > 0
+    assert 0.5 < found["products"] / found["flops"] < 1  # plus elementwise operations
+    assert found["bytes"] > found["temporary"]
     assert found["collectives"]["all-reduce"] >= 1
     assert f"| parameters | {found['parameters']:,} |" in out
 
 
-def test_fit_tries_remat_and_microbatches_until_the_step_fits(monkeypatch, capsys):
-    def compile_step(config, target):
-        tried.append((config.model.remat, config.accum_steps))
-        needed = 100 // config.accum_steps - 10 * config.model.remat
-        return None, program.StepCosts(1, needed, 0, 0, 30, None, None, {}, 1.0, None)
+def fit(monkeypatch, spec, needed, *, target="gpu:24g:4", memory=30.0, given=None):
+    """Run the search, where ``needed(config)`` is the state and temporary bytes."""
 
-    tried = []
+    def compile_step(config, target):
+        state, temporary = needed(config)
+        report = program.StepCosts(
+            parameters=1,
+            state=state,
+            temporary=temporary,
+            unaliased=0,
+            memory=int(memory),
+            products=0.0,
+            flops=None,
+            bytes=0.0,
+            collectives={},
+            seconds=1.0,
+            least_ms=None,
+        )
+        return None, report
+
     monkeypatch.setattr(program, "compile_step", compile_step)
-    config = flags.load("configs/vit.py", {})
-    change, _ = program.fit(config, {}, "configs/vit.py", targets.parse("cpu"))
-    assert change == {"model.remat": "true", "accum_steps": "4"}
-    assert tried == [(False, 1), (True, 1), (True, 2), (True, 4)]
-    assert "--config.model.remat=true --config.accum_steps=4" in capsys.readouterr().out
+    target = targets.parse(target)
+    chip = dataclasses.replace(target.chip, memory=memory)
+    target = dataclasses.replace(target, chip=chip)
+    config = flags.load(spec, given or {})
+    change, _, tried = program.fit(config, given or {}, spec, target)
+    return change, [list(attempt["set"].values()) for attempt in tried]
+
+
+def test_fit_tries_remat_and_microbatches_until_the_step_fits(monkeypatch, capsys):
+    def needed(config):
+        return 0, 50 + 50 // config.accum_steps - 30 * config.model.remat
+
+    change, tried = fit(monkeypatch, "configs/vit.py", needed)
+    assert change == {"model.remat": "true", "accum_steps": "8"}
+    # 2 microbatches of 70 / 2 = 35 bytes cannot fit.
+    assert tried == [[], ["true"], ["true", "4"], ["true", "8"]]
+    assert "--config.model.remat=true --config.accum_steps=8" in capsys.readouterr().out
+
+
+def test_fit_shards_a_state_that_does_not_fit(monkeypatch):
+    def needed(config):
+        return 100 // config.mesh.fsdp, 10 - 5 * config.model.remat
+
+    change, tried = fit(monkeypatch, "configs/vit.py", needed)
+    assert change == {"mesh.fsdp": "4", "model.remat": "true"}
+    assert tried == [[], ["2"], ["4"], ["4", "true"]]
 
 
 def test_fit_divides_batches_of_tokens(monkeypatch):
-    def compile_step(config, target):
-        needed = 100 // config.accum_steps
-        return None, program.StepCosts(1, needed, 0, 0, 30, None, None, {}, 1.0, None)
-
-    monkeypatch.setattr(program, "compile_step", compile_step)
     given = {"accum_steps": "1", "model.remat": "true"}
-    config = flags.load("configs/nmt.py:wmt14_en_de", given)
-    target = targets.parse("cpu")
-    change, _ = program.fit(config, given, "configs/nmt.py:wmt14_en_de", target)
+    spec = "configs/nmt.py:wmt14_en_de"
+    change, _ = fit(monkeypatch, spec, lambda c: (0, 100 // c.accum_steps), given=given)
     assert change == {"accum_steps": "4"}
 
 
+def test_fit_goes_on_where_a_compiler_runs_out_of_memory(monkeypatch):
+    def needed(config):
+        if not config.model.remat:
+            raise program.OutOfMemory(50, 10, 30.0)
+        return 10, 10
+
+    change, tried = fit(monkeypatch, "configs/vit.py", needed)
+    assert (change, tried) == ({"model.remat": "true"}, [[], ["true"]])
+
+
 def test_fit_names_what_does_not_fit(monkeypatch):
-    report = program.StepCosts(1, 2**31, 0, 0, 2**30, None, None, {}, 1.0, None)
-    monkeypatch.setattr(program, "compile_step", lambda config, target: (None, report))
-    config = flags.load("configs/vit.py", {})
-    with pytest.raises(InputError, match=r"at most 1.00 GiB per device, got 2.00 GiB"):
-        program.fit(config, {}, "configs/vit.py", targets.parse("cpu"))
+    message = r"at most 1.00 GiB per device, got 2.00 GiB with --config.mesh.fsdp=4\."
+    with pytest.raises(InputError, match=message):
+        fit(monkeypatch, "configs/vit.py", lambda config: (2**31, 0), memory=2**30)
+
+
+def test_memory_that_a_compiler_asks_for():
+    text = "RESOURCE_EXHAUSTED: Used 16.5G of 15.75G hbm. Exceeded hbm capacity by 768M"
+    assert program.memory_used(text) == 16.5 * 2**30
+    assert program.memory_used("INTERNAL: no tile sizes") is None
+
+
+def test_products_are_counted_in_loops_branches_and_shards():
+    def run(x):
+        def body(y, _):
+            branches = (lambda y: y @ x, lambda y: y @ (x @ x))
+            return jax.lax.cond(y[0, 0] > 0, *branches, y), None
+
+        local = jax.shard_map(
+            lambda y: y @ y.T, mesh=mesh, in_specs=P("data"), out_specs=P("data")
+        )
+        kernel = jnp.ones((3, 3, 1, 5))
+        dims = ("NHWC", "HWIO", "NHWC")
+        images = jax.lax.conv_general_dilated(
+            x.reshape(1, 8, 8, 1), kernel, (1, 1), "SAME", dimension_numbers=dims
+        )
+        return jax.lax.scan(body, x, None, length=3)[0], local(x), images
+
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    jaxpr = jax.make_jaxpr(jax.jit(run))(jnp.ones((8, 8))).jaxpr
+    wanted = 3 * 2 * 2 * 8**3 + 2 * 2 * 4 * 8 * 4 + 2 * 64 * 9 * 5
+    assert program.count_products(jaxpr) == wanted
 
 
 @pytest.mark.parametrize(
