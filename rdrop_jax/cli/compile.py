@@ -1,14 +1,12 @@
 """python -m rdrop_jax.compile --config configs/vit.py:cifar100 --target tpu:v5e:2x4
 
-Compiles the train step of a config at full size, by the real compiler of a GPU or TPU
+Compiles a step of a config at full size, by the real compiler of a GPU or TPU
 that need not be there. Reads no data and no weights, and runs nothing.
 """
 
 import json
 import math
-import re
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,16 +15,10 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
-from rdrop_jax.cli import flags, targets
+from rdrop_jax.cli import flags, program_counts, targets
 from rdrop_jax.errors import InputError
 
-_COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-)
+STEPS = ("train", "eval", "decode")
 # Changes that ``--fit`` tries, in this order, each with the ones before it.
 _REMAT = {"model.remat": "true"}
 
@@ -95,52 +87,54 @@ class OutOfMemory(InputError):
         self.needed, self.state = needed, state
 
 
-def compile_step(config: ConfigDict, target: targets.Target) -> tuple[Any, StepCosts]:
-    """Compile the train step of a config for a target.
+def compile_step(
+    config: ConfigDict, target: targets.Target, step: str = "train"
+) -> tuple[Any, StepCosts]:
+    """Compile a step of a config for a target.
 
     Args:
       config: config returned by `rdrop_jax.flags.load`.
       target: devices to compile for.
+      step: "train"; "eval", forward and loss without dropout; or "decode", the search
+        or sampling of one batch of the longest inputs.
 
     Returns:
       The compiled step, and its costs.
+
+    Raises:
+      InputError: the task has no such step.
+      OutOfMemory: the compiler for TPUs found no program that fits.
     """
     import jax
 
-    from rdrop_jax.training import state as state_lib
-    from rdrop_jax.training.mesh import batch_sharding, make_mesh
+    from rdrop_jax.training.mesh import make_mesh
 
     resolved = config_lib.resolve(config, 1000.0)
-    devices = targets.devices(target)
-    mesh = make_mesh(**resolved.mesh, devices=devices)
-    task, shapes = tasks.abstract(resolved)
-    tx = state_lib.make_tx(resolved)
-    state = state_lib.abstract_state(task, tx, resolved, mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
-        for name, (shape, dtype) in shapes.items()
-    }
-    step = jax.jit(state_lib.make_step(task, tx, resolved, mesh), donate_argnums=0)
+    mesh = make_mesh(**resolved.mesh, devices=targets.devices(target))
+    run, state, batch = abstract_step(resolved, mesh, step)
     start = time.perf_counter()
     # The library reads the platform of this mesh, for example to choose chunk sizes.
     with jax.set_mesh(mesh):
-        traced = step.trace(state, batch)
+        traced = run.trace(state, batch)
         try:
             compiled = traced.lower().compile()
         except jax.errors.JaxRuntimeError as error:
-            needed = memory_used(str(error))
+            needed = program_counts.memory_used(str(error))
             if needed is None:
                 raise
-            state_bytes = sum(map(_bytes_per_device, jax.tree.leaves((state, batch))))
+            state_bytes = sum(
+                map(program_counts.bytes_per_device, jax.tree.leaves((state, batch)))
+            )
             raise OutOfMemory(needed, state_bytes, target.chip.memory) from error
     seconds = time.perf_counter() - start
+    params = getattr(state, "params", state)
     chip, found = target.chip, compiled.memory_analysis()
-    products = count_products(traced.jaxpr.jaxpr) / mesh.size
-    flops, moved = _compiler_counts(compiled)
+    products = program_counts.count_products(traced.jaxpr.jaxpr) / mesh.size
+    flops, moved = program_counts.compiler_counts(compiled)
     rates = ((products, chip.flops), (moved, chip.bandwidth))
     least = [x / rate for x, rate in rates if math.isfinite(rate)]
     return compiled, StepCosts(
-        parameters=sum(x.size for x in jax.tree.leaves(state.params)),
+        parameters=sum(x.size for x in jax.tree.leaves(params)),
         state=found.argument_size_in_bytes,
         temporary=found.temp_size_in_bytes,
         unaliased=found.output_size_in_bytes - found.alias_size_in_bytes,
@@ -148,95 +142,64 @@ def compile_step(config: ConfigDict, target: targets.Target) -> tuple[Any, StepC
         products=products,
         flops=flops,
         bytes=moved,
-        collectives=count_collectives(compiled.as_text()),
+        collectives=program_counts.count_collectives(compiled.as_text()),
         seconds=seconds,
         least_ms=1000 * max(least) if least else None,
     )
 
 
-def memory_used(message: str) -> int | None:
-    """Return the bytes that a program needs, from the error of the TPU's compiler."""
-    found = re.search(r"Used ([\d.]+)([KMG]) of \S+ hbm", message)
-    if found is None:
-        return None
-    return int(float(found[1]) * 1024 ** " KMG".index(found[2]))
-
-
-def _bytes_per_device(x: Any) -> int:
-    shape = x.sharding.shard_shape(x.shape)
-    return int(math.prod(shape) * x.dtype.itemsize)
-
-
-def _compiler_counts(compiled: Any) -> tuple[float | None, float]:
-    """Return operations, None for a GPU, and bytes moved, as XLA counts them."""
+def abstract_step(config: ConfigDict, mesh: Any, step: str) -> tuple[Any, Any, Any]:
+    """Return a jitted step, and shapes and shardings of its state and batch."""
     import jax
-    from jaxlib import _jax
 
-    if costs := compiled.cost_analysis():
-        return costs["flops"], costs["bytes accessed"]
-    # Compiled for GPUs that the machine lacks: apply the cost model to the program. It
-    # knows the arrays of library calls, but not their operations.
-    (module,) = compiled.runtime_executable().hlo_modules()
-    client = jax.local_devices(backend="cpu")[0].client
-    found = _jax.hlo_module_cost_analysis(client, module)
-    return None, found["bytes accessed"]
+    from rdrop_jax.core.passes import forward_passes
+    from rdrop_jax.training import state as state_lib
+    from rdrop_jax.training.mesh import batch_sharding
 
+    def placed(shapes: dict[str, tuple[tuple[int, ...], str]]) -> dict[str, Any]:
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=batch_sharding(mesh))
+            for name, (shape, dtype) in shapes.items()
+        }
 
-def count_products(jaxpr: Any) -> float:
-    """Count the operations of matrix products and convolutions of a traced program.
+    if step == "decode":
+        task, decode, shapes = tasks.abstract_decode(config)
+        return jax.jit(decode), state_lib.abstract_params(task, mesh), placed(shapes)
+    task, shapes = tasks.abstract(config)
+    if step == "train":
+        tx = state_lib.make_tx(config)
+        state = state_lib.abstract_state(task, tx, config, mesh)
+        train_step = state_lib.make_step(task, tx, config, mesh)
+        return jax.jit(train_step, donate_argnums=0), state, placed(shapes)
+    sharded = task.step.sharded_loss if mesh.size > 1 else None
+    loss = sharded(mesh) if sharded else task.loss
 
-    Iterations of loops are included if their number is known.
+    def evaluate(params: Any, batch: Any) -> Any:
+        outputs = forward_passes(
+            lambda params, batch, _: task.forward(params, batch, None),
+            params,
+            batch,
+            jax.random.key(0),
+            num_passes=1,
+            how="unroll",
+            out_axes=task.step.out_axes,
+        )
+        return loss(outputs, batch, alpha=0.0)[1]
 
-    Example:
-      >>> import jax
-      >>> def power(x):
-      ...     return jax.lax.fori_loop(0, 10, lambda i, y: x @ y, x)
-      >>> count_products(jax.make_jaxpr(power)(jax.numpy.ones((4, 4))).jaxpr)
-      1280.0
-    """
-    total = 0.0
-    for eqn in jaxpr.eqns:
-        name, params = eqn.primitive.name, eqn.params
-        shapes = [v.aval.shape for v in eqn.invars if hasattr(v.aval, "shape")]
-        if name == "dot_general":
-            contracted = params["dimension_numbers"][0][0]
-            inner = math.prod(shapes[0][axis] for axis in contracted)
-            total += 2 * inner * eqn.outvars[0].aval.size
-        elif name == "conv_general_dilated":
-            outputs = shapes[1][params["dimension_numbers"].rhs_spec[0]]
-            inner = math.prod(shapes[1]) // outputs
-            total += 2 * inner * eqn.outvars[0].aval.size
-        values = [params["jaxpr"]] if name == "shard_map" else params.values()
-        nested = [
-            count_products(getattr(part, "jaxpr", part))
-            for value in values
-            for part in (value if isinstance(value, tuple) else (value,))
-            if hasattr(getattr(part, "jaxpr", part), "eqns")
-        ]
-        if name == "scan":
-            total += params["length"] * sum(nested)
-        elif name == "shard_map":
-            total += params["mesh"].size * sum(nested)
-        else:
-            total += max(nested, default=0.0) if name == "cond" else sum(nested)
-    return total
-
-
-def count_collectives(text: str) -> dict[str, int]:
-    """Count the collective operations in a compiled program.
-
-    Example:
-      >>> count_collectives("%a = f32[] all-reduce(%b), x\\n%c = all-reduce-done(%d)")
-      {'all-reduce': 1}
-    """
-    names = "|".join(_COLLECTIVES)
-    # Asynchronous operations have a start and a done; count the start.
-    found = re.findall(rf"[ )]({names})(?:-start)?\(", text)
-    return dict(Counter(found))
+    rows, positions = config.eval.batch_size, config.eval.get("block_size")
+    shapes = {
+        name: ((rows, *([positions] if positions else shape[1:])), dtype)
+        for name, (shape, dtype) in shapes.items()
+    }
+    return jax.jit(evaluate), state_lib.abstract_params(task, mesh), placed(shapes)
 
 
 def fit(
-    config: ConfigDict, overrides: dict[str, str], spec: str, target: targets.Target
+    config: ConfigDict,
+    overrides: dict[str, str],
+    spec: str,
+    target: targets.Target,
+    step: str = "train",
 ) -> tuple[dict[str, str], StepCosts, list[Attempt]]:
     """Find the smallest change of a config whose step fits in the device's memory.
 
@@ -248,6 +211,7 @@ def fit(
       overrides: fields set by the user.
       spec: config file and preset.
       target: devices to compile for.
+      step: see `compile_step`; only parameters are sharded for "eval" and "decode".
 
     Returns:
       The fields to set, the costs, and all attempts.
@@ -258,13 +222,14 @@ def fit(
     tried: list[Attempt] = []
     for shards in _shards(config, overrides, target.count):
         last = None
-        for change, accum in _changes(config, overrides):
+        for change, accum in _changes(config, overrides, step):
             # At best, all temporary memory divides by the number of microbatches.
             if last and last[0] + last[1] * last[2] / accum > target.chip.memory:
                 continue
             change = shards | change
             try:
-                _, report = compile_step(flags.load(spec, overrides | change), target)
+                changed = flags.load(spec, overrides | change)
+                _, report = compile_step(changed, target, step)
                 needed, state = report.needed, report.state
             except OutOfMemory as error:
                 report, needed, state = None, error.needed, error.state
@@ -294,12 +259,14 @@ def _shards(
 
 
 def _changes(
-    config: ConfigDict, overrides: dict[str, str]
+    config: ConfigDict, overrides: dict[str, str], step: str
 ) -> Iterator[tuple[dict[str, str], int]]:
     """Yield changes of rematerialization and microbatches, and the microbatches."""
     accum = config.accum_steps
     change: dict[str, str] = {}
     yield change, accum
+    if step != "train":
+        return
     if "model.remat" not in overrides and not config.model.remat:
         change = _REMAT
         yield change, accum
@@ -353,6 +320,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--fit", action="store_true", help="find the flags that fit in memory"
     )
+    parser.add_argument(
+        "--step", choices=STEPS, default=STEPS[0], help="default: train"
+    )
     parser.add_argument("--json", type=flags.path, help="also write the costs here")
     args, overrides = flags.parse(parser, argv)
     target = targets.parse(args.target)
@@ -363,12 +333,12 @@ def main(argv: Sequence[str]) -> None:
     change: dict[str, str] = {}
     tried: list[Attempt] = []
     if args.fit:
-        change, report, tried = fit(config, overrides, args.config, target)
+        change, report, tried = fit(config, overrides, args.config, target, args.step)
         print(f"flags that fit: {_as_flags(change) or 'none needed'}")
     else:
-        _, report = compile_step(config, target)
-    print(f"{args.config}, {target.name}\n\n{table(report)}")
+        _, report = compile_step(config, target, args.step)
+    print(f"{args.config}, {target.name}, {args.step} step\n\n{table(report)}")
     if args.json is not None:
-        found = {"config": args.config, "target": target.name, "set": change}
-        found["tried"] = tried
+        found = {"config": args.config, "target": target.name, "step": args.step}
+        found |= {"set": change, "tried": tried}
         args.json.write_text(json.dumps(found | asdict(report)) + "\n")

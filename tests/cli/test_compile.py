@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags, tasks
 from rdrop_jax.cli import compile as program
-from rdrop_jax.cli import targets
+from rdrop_jax.cli import program_counts, targets
 from rdrop_jax.core import meshes
 from rdrop_jax.errors import InputError
 from rdrop_jax.training import state as state_lib
@@ -42,6 +42,43 @@ def test_a_step_is_built_from_the_config_alone(spec):
     assert {"ce", "kl"} <= set(metrics)
 
 
+TINY = {
+    "vit.py": {"model.layers": "1", "model.width": "8", "model.heads": "1"},
+    "nmt.py": {"data.vocab_size": "10", "model.encoder_layers": "1", "eval.beam": "2"},
+    "lm.py": {"data.vocab_size": "10", "model.layers": "1", "data.block_size": "8"},
+}
+
+
+def abstract_step(spec, step):
+    config = flags.load(f"configs/{spec}", TINY[spec])
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return program.abstract_step(config_lib.resolve(config, 1000.0), mesh, step)
+
+
+@pytest.mark.parametrize("spec", TINY)
+def test_an_evaluation_step_is_built_from_the_config_alone(spec):
+    run, params, batch = abstract_step(spec, "eval")
+    assert {x.shape[0] for x in batch.values()} == {run_rows(spec)}
+    assert "ce" in jax.eval_shape(run, params, batch)
+
+
+@pytest.mark.parametrize("spec", ["nmt.py", "lm.py"])
+def test_decoding_is_built_from_the_config_alone(spec):
+    run, params, batch = abstract_step(spec, "decode")
+    tokens = getattr(out := jax.eval_shape(run, params, batch), "tokens", out)
+    longest = {"nmt.py": 48, "lm.py": 64}[spec]
+    assert (tokens.shape[0], tokens.shape[-1]) == (run_rows(spec), longest)
+
+
+def run_rows(spec):
+    return flags.load(f"configs/{spec}", {}).eval.batch_size
+
+
+def test_decoding_needs_a_task_that_generates_text():
+    with pytest.raises(InputError, match=r"--step=decode: expected a task .*got image"):
+        abstract_step("vit.py", "decode")
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     file = tmp_path_factory.mktemp("report") / "report.json"
@@ -66,7 +103,7 @@ def test_the_report_counts_memory_and_collectives(report):
 def fit(monkeypatch, spec, needed, *, target="gpu:24g:4", memory=30.0, given=None):
     """Run the search, where ``needed(config)`` is the state and temporary bytes."""
 
-    def compile_step(config, target):
+    def compile_step(config, target, step):
         state, temporary = needed(config)
         report = program.StepCosts(
             parameters=1,
@@ -137,8 +174,8 @@ def test_fit_names_what_does_not_fit(monkeypatch):
 
 def test_memory_that_a_compiler_asks_for():
     text = "RESOURCE_EXHAUSTED: Used 16.5G of 15.75G hbm. Exceeded hbm capacity by 768M"
-    assert program.memory_used(text) == 16.5 * 2**30
-    assert program.memory_used("INTERNAL: no tile sizes") is None
+    assert program_counts.memory_used(text) == 16.5 * 2**30
+    assert program_counts.memory_used("INTERNAL: no tile sizes") is None
 
 
 def test_products_are_counted_in_loops_branches_and_shards():
@@ -160,7 +197,7 @@ def test_products_are_counted_in_loops_branches_and_shards():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
     jaxpr = jax.make_jaxpr(jax.jit(run))(jnp.ones((8, 8))).jaxpr
     wanted = 3 * 2 * 2 * 8**3 + 2 * 2 * 4 * 8 * 4 + 2 * 64 * 9 * 5
-    assert program.count_products(jaxpr) == wanted
+    assert program_counts.count_products(jaxpr) == wanted
 
 
 @pytest.mark.parametrize(
