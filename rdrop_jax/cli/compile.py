@@ -38,6 +38,8 @@ class StepCosts:
       flops: all operations as the compiler counts them, which counts the body of a
         loop once; None for a GPU.
       bytes: bytes read and written by the compiled program, the body of a loop once.
+      recomputed: number of operations that the compiler repeats to save memory, in
+        addition to ``model.remat``.
       collectives: number of each collective operation in the program.
       seconds: time of the compilation.
       least_ms: minimum time of a step at peak operations and bandwidth; None if
@@ -52,6 +54,7 @@ class StepCosts:
     products: float
     flops: float | None
     bytes: float
+    recomputed: int
     collectives: dict[str, int]
     seconds: float
     least_ms: float | None
@@ -127,7 +130,7 @@ def compile_step(
             )
             raise OutOfMemory(needed, state_bytes, target.chip.memory) from error
     seconds = time.perf_counter() - start
-    params = getattr(state, "params", state)
+    params, text = getattr(state, "params", state), compiled.as_text()
     chip, found = target.chip, compiled.memory_analysis()
     products = program_counts.count_products(traced.jaxpr.jaxpr) / mesh.size
     flops, moved = program_counts.compiler_counts(compiled)
@@ -142,7 +145,8 @@ def compile_step(
         products=products,
         flops=flops,
         bytes=moved,
-        collectives=program_counts.count_collectives(compiled.as_text()),
+        recomputed=program_counts.count_recomputed(text),
+        collectives=program_counts.count_collectives(text),
         seconds=seconds,
         least_ms=1000 * max(least) if least else None,
     )
@@ -301,6 +305,7 @@ def table(report: StepCosts) -> str:
             "not counted" if report.flops is None else f"{report.flops:.3g}"
         ),
         "bytes moved, loops once": f"{report.bytes:.3g}",
+        "operations repeated by the compiler to save memory": report.recomputed,
         "minimum time of a step": (
             "unknown" if report.least_ms is None else f"{report.least_ms:.1f} ms"
         ),

@@ -82,6 +82,18 @@ def count_collectives(text: str) -> dict[str, int]:
     return dict(Counter(found))
 
 
+def count_recomputed(text: str) -> int:
+    """Count the operations that the compiler repeats in order to save memory.
+
+    Example:
+      >>> count_recomputed("  %add.3.remat2 = f32[] add(%a, %b)\\n  %c = f32[] add(%a)")
+      1
+    """
+    return len(
+        re.findall(r"^\s*(?:ROOT )?%?[\w.-]+\.remat[\d.]* = ", text, re.MULTILINE)
+    )
+
+
 def memory_used(message: str) -> int | None:
     """Return the bytes that a program needs, from the error of the TPU's compiler."""
     found = re.search(r"Used ([\d.]+)([KMG]) of \S+ hbm", message)

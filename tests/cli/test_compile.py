@@ -114,6 +114,7 @@ def fit(monkeypatch, spec, needed, *, target="gpu:24g:4", memory=30.0, given=Non
             products=0.0,
             flops=None,
             bytes=0.0,
+            recomputed=0,
             collectives={},
             seconds=1.0,
             least_ms=None,
