@@ -20,9 +20,9 @@ DOCS = Path(__file__).parents[1] / "docs" / "compile.md"
 TARGETS = {
     "gpu:h100": "H100, 79 GiB",
     "gpu:24g": "RTX 4090, 23.6 GiB",
-    "tpu:v5e:2x4": "v5e-8, 14.9 GiB",
+    "tpu:v5e:2x4": "v5e-8, 15.7 GiB",
     "gpu:h100:8": "8 H100, 79 GiB",
-    "tpu:v4:2x2x1": "v4-8, 29.8 GiB",
+    "tpu:v4:2x2x1": "v4-8, 30.7 GiB",
 }
 RATIOS = ("gpu:h100", "tpu:v5e:2x4")
 EIGHT = ("gpu:h100:8", "tpu:v5e:2x4")

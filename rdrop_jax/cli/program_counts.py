@@ -96,7 +96,9 @@ def count_recomputed(text: str) -> int:
 
 def memory_used(message: str) -> int | None:
     """Return the bytes that a program needs, from the error of the TPU's compiler."""
-    found = re.search(r"Used ([\d.]+)([KMG]) of \S+ hbm", message)
+    found = re.search(r"Used ([\d.]+)([KMG]) of \S+ hbm", message) or re.search(
+        r"\(([\d.]+)([KMG])\) exceeds available HBM", message
+    )
     if found is None:
         return None
     return int(float(found[1]) * 1024 ** " KMG".index(found[2]))

@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.programs import run
+from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
@@ -173,9 +175,15 @@ def test_fit_names_what_does_not_fit(monkeypatch):
         fit(monkeypatch, "configs/vit.py", lambda config: (2**31, 0), memory=2**30)
 
 
-def test_memory_that_a_compiler_asks_for():
-    text = "RESOURCE_EXHAUSTED: Used 16.5G of 15.75G hbm. Exceeded hbm capacity by 768M"
-    assert program_counts.memory_used(text) == 16.5 * 2**30
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Used 16.5G of 15.75G hbm. Exceeded hbm capacity by 768M",
+        "memory required for HLO temporaries (16.5G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_memory_that_a_compiler_asks_for(text):
+    assert program_counts.memory_used(f"RESOURCE_EXHAUSTED: {text}") == 16.5 * 2**30
     assert program_counts.memory_used("INTERNAL: no tile sizes") is None
 
 
@@ -214,6 +222,16 @@ def test_products_are_counted_in_loops_branches_and_shards():
 def test_targets(name, found):
     target = targets.parse(name)
     assert (target.name, target.topology, target.count) == found
+
+
+@pytest.mark.parametrize(("name", "count"), [("tpu:v4", 1), ("tpu:v5e", 0)])
+def test_both_cores_of_a_chip_are_one_device(name, count, monkeypatch):
+    def get_topology_desc(**options):
+        assert sum(x == "megacore" for x in options.values()) == count
+        return types.SimpleNamespace(devices=["device"])
+
+    monkeypatch.setattr(topologies, "get_topology_desc", get_topology_desc)
+    assert targets.devices(targets.parse(name)) == ["device"]
 
 
 @pytest.mark.parametrize(
