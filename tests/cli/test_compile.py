@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers.programs import run
 from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from rdrop_jax import config as config_lib
@@ -259,6 +259,20 @@ def test_the_mesh_decides_the_platform_and_the_number_of_devices():
     mesh = make_mesh(devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
         assert (meshes.platform(), meshes.device_count()) == ("cpu", 2)
+
+
+def test_arrays_on_an_explicit_mesh_decide_the_number_of_devices():
+    """The losses ask within `on_any_mesh`, without `jax.set_mesh`."""
+    found = []
+
+    @meshes.on_any_mesh()
+    def loss(x):
+        found.append(meshes.device_count())
+        return x.sum()
+
+    mesh = Mesh(jax.devices()[:2], ("data",), axis_types=(AxisType.Explicit,))
+    jax.jit(loss)(jax.device_put(jnp.ones((4, 3)), NamedSharding(mesh, P("data"))))
+    assert found == [2]
 
 
 def test_described_devices_need_not_exist():
