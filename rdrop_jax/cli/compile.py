@@ -32,7 +32,7 @@ class StepCosts:
       state: bytes of the train state and the batch.
       temporary: bytes of activations, gradients and other intermediate arrays.
       unaliased: bytes of outputs that do not reuse the state's memory.
-      memory: bytes of the device; None if unknown.
+      memory: bytes that a step may use; None if unknown.
       products: operations of matrix products and convolutions, counted in the traced
         program, all iterations of loops included.
       flops: all operations as the compiler counts them, which counts the body of a
@@ -66,7 +66,7 @@ class StepCosts:
 
     @property
     def fits(self) -> bool:
-        """True if the step fits, or if the memory of the device is unknown."""
+        """True if the step fits, or if the usable memory is unknown."""
         return self.memory is None or self.needed <= self.memory
 
 
@@ -128,7 +128,7 @@ def compile_step(
             state_bytes = sum(
                 map(program_counts.bytes_per_device, jax.tree.leaves((state, batch)))
             )
-            raise OutOfMemory(needed, state_bytes, target.chip.memory) from error
+            raise OutOfMemory(needed, state_bytes, target.chip.usable) from error
     seconds = time.perf_counter() - start
     params, text = getattr(state, "params", state), compiled.as_text()
     chip, found = target.chip, compiled.memory_analysis()
@@ -141,7 +141,7 @@ def compile_step(
         state=found.argument_size_in_bytes,
         temporary=found.temp_size_in_bytes,
         unaliased=found.output_size_in_bytes - found.alias_size_in_bytes,
-        memory=int(chip.memory) if math.isfinite(chip.memory) else None,
+        memory=int(chip.usable) if math.isfinite(chip.usable) else None,
         products=products,
         flops=flops,
         bytes=moved,
@@ -228,7 +228,7 @@ def fit(
         last = None
         for change, accum in _changes(config, overrides, step):
             # At best, all temporary memory divides by the number of microbatches.
-            if last and last[0] + last[1] * last[2] / accum > target.chip.memory:
+            if last and last[0] + last[1] * last[2] / accum > target.chip.usable:
                 continue
             change = shards | change
             try:
@@ -241,11 +241,11 @@ def fit(
             tried.append({"set": change, "needed": needed})
             if report is not None and report.fits:
                 return change, report, tried
-            if state > target.chip.memory:
+            if state > target.chip.usable:
                 break
             last = (state, needed - state, accum) if "model.remat" in change else None
     raise InputError(
-        f"--fit: expected at most {_size(int(target.chip.memory))} per device, got "
+        f"--fit: expected at most {_size(int(target.chip.usable))} per device, got "
         f"{_size(needed)} with {_as_flags(change)}. Use more devices or a "
         "smaller model."
     )
@@ -296,9 +296,7 @@ def table(report: StepCosts) -> str:
         "state and batch": _size(report.state),
         "temporary": _size(report.temporary),
         "outputs in addition to the state": _size(report.unaliased),
-        "memory of the device": (
-            "unknown" if report.memory is None else _size(report.memory)
-        ),
+        "usable memory": ("unknown" if report.memory is None else _size(report.memory)),
         "fits": "yes" if report.fits else "no",
         "operations of matrix products": f"{report.products:.3g}",
         "all operations, loops once": (

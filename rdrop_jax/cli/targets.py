@@ -27,6 +27,15 @@ class Chip:
     flops: float
     described: str = ""
 
+    @property
+    def usable(self) -> float:
+        """Bytes that a step may use.
+
+        On a GPU, jax reserves 75 % of the memory by default, and beyond that the
+        compiler repeats operations to save memory.
+        """
+        return self.memory * (0.75 if self.described else 1.0)
+
 
 def _gpu(
     name: str, memory: int, bandwidth: float, flops: float, **device: float | int

@@ -102,7 +102,7 @@ def test_the_report_counts_memory_and_collectives(report):
     assert f"| parameters | {found['parameters']:,} |" in out
 
 
-def fit(monkeypatch, spec, needed, *, target="gpu:24g:4", memory=30.0, given=None):
+def fit(monkeypatch, spec, needed, *, target="tpu:v5e:2x2", memory=30.0, given=None):
     """Run the search, where ``needed(config)`` is the state and temporary bytes."""
 
     def compile_step(config, target, step):
@@ -222,6 +222,11 @@ def test_products_are_counted_in_loops_branches_and_shards():
 def test_targets(name, found):
     target = targets.parse(name)
     assert (target.name, target.topology, target.count) == found
+
+
+def test_jax_reserves_three_quarters_of_a_gpu():
+    found = {name: chip.usable / chip.memory for name, chip in targets.CHIPS.items()}
+    assert (found["gpu:h100"], found["tpu:v5e"]) == (0.75, 1.0)
 
 
 @pytest.mark.parametrize(("name", "count"), [("tpu:v4", 1), ("tpu:v5e", 0)])
