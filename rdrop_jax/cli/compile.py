@@ -226,7 +226,7 @@ def fit(
     tried: list[Attempt] = []
     for shards in _shards(config, overrides, target.count):
         last = None
-        for change, accum in _changes(config, overrides, step):
+        for change, accum in _changes(config, overrides, step, target.count):
             # At best, all temporary memory divides by the number of microbatches.
             if last and last[0] + last[1] * last[2] / accum > target.chip.usable:
                 continue
@@ -263,7 +263,7 @@ def _shards(
 
 
 def _changes(
-    config: ConfigDict, overrides: dict[str, str], step: str
+    config: ConfigDict, overrides: dict[str, str], step: str, devices: int
 ) -> Iterator[tuple[dict[str, str], int]]:
     """Yield changes of rematerialization and microbatches, and the microbatches."""
     accum = config.accum_steps
@@ -274,6 +274,10 @@ def _changes(
     if "model.remat" not in overrides and not config.model.remat:
         change = _REMAT
         yield change, accum
+    # Rows that devices do not need would fill up small microbatches.
+    name, rows = "data.rows_multiple", config.data.get("rows_multiple", 0)
+    if name not in overrides and rows > devices:
+        change = change | {name: str(devices)}
     while config[config_lib.batch_field(config)] % (2 * accum) == 0:
         accum *= 2
         yield change | {"accum_steps": str(accum)}, accum

@@ -165,7 +165,7 @@ def test_fit_divides_batches_of_tokens(monkeypatch):
     given = {"accum_steps": "1", "model.remat": "true"}
     spec = "configs/nmt.py:wmt14_en_de"
     change, _ = fit(monkeypatch, spec, lambda c: (0, 100 // c.accum_steps), given=given)
-    assert change == {"accum_steps": "4"}
+    assert change == {"data.rows_multiple": "4", "accum_steps": "4"}
 
 
 def test_fit_goes_on_where_a_compiler_runs_out_of_memory(monkeypatch):
