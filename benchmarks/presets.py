@@ -55,13 +55,13 @@ class Program(NamedTuple):
 PROGRAMS = (
     Program("vit.py:cifar100"),
     Program("glue.py:sst2_bert_base", "mnli, qnli, qqp", ratio=True),
+    Program("summarization.py:cnn_dailymail", ratio=True),
     Program(
         "nmt.py:iwslt14_de_en",
         "iwslt14_en_de, iwslt14_es_en, iwslt14_en_es, iwslt17_fr_en, iwslt17_en_fr",
     ),
     Program("nmt.py:wmt14_en_de", "wmt14_en_fr", ratio=True),
     Program("lm.py:wikitext103", fields=_WORDS, ratio=True),
-    Program("summarization.py:cnn_dailymail", ratio=True),
     Program("glue.py:sst2_roberta_large", "mnli, qnli, qqp", ratio=True),
     Program("lm.py:wikitext103_adaptive", fields=_WORDS, ratio=True),
     Program("vit.py:imagenet"),
@@ -125,10 +125,9 @@ def mesh_job(mesh: str, target: str) -> Job:
 def jobs() -> Iterator[Job]:
     """Yield all compilations, in order of importance."""
     ratio = [program for program in PROGRAMS if program.ratio]
-    yield from (mesh_job(mesh, "gpu:h100:8") for mesh in MESHES)
-    yield from (preset_job(program, "gpu:24g") for program in PROGRAMS[:3])
-    yield from (plain_job(program, "gpu:h100") for program in ratio[:1])
-    yield from (mesh_job(mesh, "tpu:v5e:2x4") for mesh in MESHES)
+    for target in EIGHT:
+        yield from (mesh_job(mesh, target) for mesh in MESHES)
+    yield from (preset_job(program, "gpu:24g") for program in PROGRAMS[:4])
     for target in TARGETS:
         yield from (preset_job(program, target) for program in PROGRAMS)
         if target in RATIOS:
