@@ -79,10 +79,10 @@ PROGRAMS = (
 _SMALL = {"model.layers": "2", "model.dtype": "bfloat16"}
 MESHES = {
     "8 x 1 x 1": {},
-    "8 x 1 x 1, `accum_steps=2`": {"accum_steps": "2"},
     "1 x 8 x 1": {"mesh.fsdp": "8"},
     "2 x 4 x 1": {"mesh.fsdp": "4"},
     "2 x 1 x 4": {"mesh.tensor": "4"},
+    "8 x 1 x 1, `accum_steps=2`": {"accum_steps": "2"},
 }
 
 
