@@ -37,7 +37,8 @@ class StepCosts:
         program, all iterations of loops included.
       flops: all operations as the compiler counts them, which counts the body of a
         loop once; None for a GPU.
-      bytes: bytes read and written by the compiled program, the body of a loop once.
+      bytes: bytes read and written by the compiled program, the body of a loop once;
+        for a GPU without those of library calls, such as matrix products.
       recomputed: number of operations that the compiler repeats to save memory, in
         addition to ``model.remat``.
       collectives: number of each collective operation in the program.
