@@ -183,6 +183,14 @@ def _make_search(config: ConfigDict, spec: Seq2SeqSpec) -> batched_search.Search
         cache_lengths=(*(n for n in shapes.cache_lengths if n < longest), longest),
     )
 
+    return batched_search.make_search(*search_stages(module), spec.search, shapes)
+
+
+def search_stages(
+    module: Seq2Seq,
+) -> tuple[batched_search.Start, batched_search.Step]:
+    """Return the start and the step of a search, for `batched_search.make_search`."""
+
     def encode(module: Seq2Seq, src: jax.Array, where: jax.Array, length: int) -> Cache:
         return module.init_cache(module.encode(src, where), where, length)
 
@@ -192,7 +200,7 @@ def _make_search(config: ConfigDict, spec: Seq2SeqSpec) -> batched_search.Search
     def step(params: Params, ids: jax.Array, cache: Cache) -> Any:
         return module.apply({"params": params}, ids, cache, method="decode_step")
 
-    return batched_search.make_search(start, step, spec.search, shapes)
+    return start, step
 
 
 def make_predictor(
