@@ -1,0 +1,73 @@
+"""Few bytes on accelerators: equal to the plain formulas, no float32 copies."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.ad_checkpoint import print_saved_residuals
+
+from rdrop_jax.core.dropout import dropout
+from rdrop_jax.models import layers
+from rdrop_jax.models.attend import attend
+from rdrop_jax.models.layers import Attention
+
+LENGTHS = jnp.array([5, 2, 0])  # the last row is all padding
+WHERE = (jnp.arange(5)[None] < LENGTHS[:, None])[:, None, None]
+
+
+def plain(query, key, value, where, mask_key, rate):
+    scores = jnp.einsum("bthd,bshd->bhts", query, key) / math.sqrt(query.shape[-1])
+    if where is not None:
+        scores = jnp.where(where, scores, jnp.finfo(jnp.float32).min)
+    weights = jax.nn.softmax(scores)
+    if rate:
+        weights = dropout(mask_key, weights, rate)
+    return jnp.einsum("bhts,bshd->bthd", weights, value)
+
+
+@pytest.mark.parametrize(("where", "rate"), [(None, 0.0), (WHERE, 0.3)])
+def test_attention_and_its_gradients_equal_the_plain_formula(where, rate):
+    query, key, value, slope = jax.random.normal(jax.random.key(0), (4, 3, 5, 2, 4))
+    mask_key = jax.random.key(1) if rate else None
+
+    def lean(q, k, v):
+        return attend(q, k, v, where, mask_key, rate, "hash")
+
+    def formula(q, k, v):
+        return plain(q, k, v, where, mask_key, rate)
+
+    def both(function):
+        out, pull = jax.vjp(function, query, key, value)
+        return out, *pull(slope)
+
+    for a, b in zip(jax.jit(both, static_argnums=0)(lean), both(formula), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_attention_keeps_no_float32_weights(capsys):
+    module = Attention(2, 0.1, 0.1, jnp.bfloat16)
+    x = jnp.ones((3, 24, 8), jnp.bfloat16)
+    params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, x, train=False))
+    params = jax.tree.map(lambda p: jnp.ones(p.shape, p.dtype), params)
+    rngs = {"dropout": jax.random.key(1)}
+    print_saved_residuals(
+        lambda x: module.apply(params, x, x, train=True, rngs=rngs), x
+    )
+    kept = capsys.readouterr().out
+    assert "bf16[3,2,24,24]" in kept
+    assert "f32[3,2,24,24]" not in kept.replace("bf16", "")
+
+
+def test_heads_split_in_the_product_equal_heads_split_after_it(monkeypatch):
+    module = Attention(2)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 8))
+    params = module.init(jax.random.key(1), x, x, train=False)
+    expected = module.apply(params, x, x, train=False)
+    monkeypatch.setattr(layers, "platform", lambda: "tpu")
+    text = str(jax.make_jaxpr(lambda x: module.apply(params, x, x, train=False))(x))
+    assert "f32[6,8]" not in text  # no flattened rows
+    np.testing.assert_allclose(
+        module.apply(params, x, x, train=False), expected, rtol=1e-5, atol=1e-5
+    )
