@@ -82,6 +82,7 @@ def test_fetches_weights_and_config_alone_and_then_works_offline(
     assert len(hub.requests) == asked
 
 
+@pytest.mark.slow
 def test_a_run_records_the_commit_and_resumes_without_the_hub(hub, tmp_path):
     commit = hub.add(REPO, repository())
     workdir = tmp_path / "run"

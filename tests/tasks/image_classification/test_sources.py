@@ -238,6 +238,7 @@ def _read(found):
             yield np.asarray(source[i]["image"]), int(source[i]["label"])
 
 
+@pytest.mark.slow
 def test_the_same_images_from_npz_and_from_a_folder_train_alike(tmp_path):
     images, labels = noise(24), np.sort(np.arange(24) % 3)
     (tmp_path / "npz").mkdir()
