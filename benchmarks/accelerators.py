@@ -113,23 +113,24 @@ def compile_naive(target: targets.Target, layers: int) -> Any:
     return lowered.compile()
 
 
-def compile_ours(target: targets.Target, layers: int, **fields: str) -> Any:
-    """Compile the step of the preset `cifar100`."""
+def compile_ours(target: targets.Target, layers: int, field: str = "") -> Any:
+    """Compile the step of the preset `cifar100`, with one more field set."""
     overrides = {
         "init_from": "",
         "batch_size": str(ROWS * target.count),
         "model.dtype": "bfloat16",
         "model.layers": str(layers),
     }
-    config = flags.load("configs/vit.py:cifar100", overrides | fields)
+    overrides |= dict([field.split("=")]) if field else {}
+    config = flags.load("configs/vit.py:cifar100", overrides)
     return compile_lib.compile_step(config, target)[0]
 
 
 CASES: dict[str, Callable[[targets.Target, int], Any]] = {
     "naive": compile_naive,
     "ours": compile_ours,
-    "plain": lambda *args: compile_ours(*args, **{"rdrop.alpha": "0"}),
-    "remat": lambda *args: compile_ours(*args, **{"model.remat": "true"}),
+    "plain": lambda *args: compile_ours(*args, "rdrop.alpha=0"),
+    "remat": lambda *args: compile_ours(*args, "model.remat=true"),
 }
 
 
