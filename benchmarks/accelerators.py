@@ -11,6 +11,7 @@ import argparse
 import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +130,8 @@ def compile_ours(target: targets.Target, layers: int, field: str = "") -> Any:
 CASES: dict[str, Callable[[targets.Target, int], Any]] = {
     "naive": compile_naive,
     "ours": compile_ours,
-    "plain": lambda *args: compile_ours(*args, "rdrop.alpha=0"),
-    "remat": lambda *args: compile_ours(*args, "model.remat=true"),
+    "plain": partial(compile_ours, field="rdrop.alpha=0"),
+    "remat": partial(compile_ours, field="model.remat=true"),
 }
 
 
