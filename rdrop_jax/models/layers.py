@@ -143,6 +143,23 @@ class Dense(nn.Module):
         return y + bias.reshape(*(1,) * len(rows), *split)
 
 
+def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Array]:
+    """Recompute what cheap layers keep for the backward pass, in a narrow dtype.
+
+    Args:
+      layers: function of a module, in whose scope it makes layers, and of an array.
+        From an activation to the next product, only the array is then kept.
+      dtype: dtype of the activations; in float32, nothing is recomputed. Nor is it on
+        a TPU, where the compiled step moves more bytes: docs/performance.md.
+
+    Returns:
+      A function like ``layers``.
+    """
+    if dtype == jnp.float32 or platform() == "tpu":
+        return layers
+    return nn.remat(layers)
+
+
 class Mlp(nn.Module):
     """Two dense layers with dropout after the activation and after the second layer.
 
@@ -171,9 +188,14 @@ class Mlp(nn.Module):
         dense = partial(Dense, dtype=self.dtype, kernel_init=self.kernel_init)
         inner = self.activation_dropout
         inner = self.dropout if inner is None else inner
-        h = ACTIVATIONS[self.activation](dense(self.width, name="mlp_in")(x))
-        h = Dropout(inner, self.masks)(h, train=train)
-        h = dense(x.shape[-1], name="mlp_out")(h)
+
+        def second(mlp: nn.Module, h: Array) -> Array:
+            del mlp  # `nn.remat` passes the module
+            h = Dropout(inner, self.masks)(ACTIVATIONS[self.activation](h), train=train)
+            return dense(x.shape[-1], name="mlp_out")(h)
+
+        h = dense(self.width, name="mlp_in")(x)
+        h = recomputed(second, self.dtype)(self, h)
         return Dropout(self.dropout, self.masks)(h, train=train)
 
 

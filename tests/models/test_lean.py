@@ -11,7 +11,7 @@ from jax.ad_checkpoint import print_saved_residuals
 from rdrop_jax.core.dropout import dropout
 from rdrop_jax.models import layers
 from rdrop_jax.models.attend import attend
-from rdrop_jax.models.layers import Attention
+from rdrop_jax.models.layers import Attention, Mlp
 
 LENGTHS = jnp.array([5, 2, 0])  # the last row is all padding
 WHERE = (jnp.arange(5)[None] < LENGTHS[:, None])[:, None, None]
@@ -58,6 +58,24 @@ def test_attention_keeps_no_float32_weights(capsys):
     kept = capsys.readouterr().out
     assert "bf16[3,2,24,24]" in kept
     assert "f32[3,2,24,24]" not in kept.replace("bf16", "")
+
+
+def test_mlp_keeps_the_first_product_and_not_its_activation(capsys, monkeypatch):
+    module = Mlp(32, 0.1, jnp.bfloat16)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 8), jnp.bfloat16)
+    params = module.init(jax.random.key(1), x, train=False)
+    rngs = {"dropout": jax.random.key(2)}
+
+    def loss(params):
+        return jnp.sum(module.apply(params, x, train=True, rngs=rngs) ** 2)
+
+    remat_loss = jax.jit(loss)(params)
+    print_saved_residuals(loss, params)
+    kept = capsys.readouterr().out
+    assert kept.count("[2,3,32]") + kept.count("[6,32]") == 1
+    monkeypatch.setattr(layers.nn, "remat", lambda function: function)
+    plain_loss = jax.jit(lambda params: loss(params))  # traced after the change
+    np.testing.assert_array_equal(plain_loss(params), remat_loss)  # the same masks
 
 
 def test_heads_split_in_the_product_equal_heads_split_after_it(monkeypatch):
