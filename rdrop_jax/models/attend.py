@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from rdrop_jax.core.dropout import dropout
+from rdrop_jax.core.meshes import platform
 from rdrop_jax.core.passes import Key
 
 
@@ -24,10 +25,11 @@ def attend(
 ) -> Float[Array, "batch time heads head"]:
     """Compute softmax attention with dropout on its weights.
 
-    Exponents and sums are float32. The only array of shape [time, source] that is kept
-    for the backward pass holds the exponentials in the dtype of the inputs; autodiff
-    keeps float32 copies of it. The weights are normalized after the product with the
-    values, and their gradient is centered by a product of outputs, not of weights.
+    Exponents and sums are float32. On a TPU, the only array of shape [time, source]
+    that is kept for the backward pass holds the exponentials in the dtype of the
+    inputs. Elsewhere none is kept, and the scores are computed again. The weights are
+    normalized after the product with the values, and their gradient is centered by a
+    product of outputs, not of weights.
 
     Args:
       query: queries.
@@ -53,24 +55,27 @@ def _attend(
     rate: float,
     masks: str,
 ) -> tuple[Array, tuple[Any, ...]]:
-    scores = jnp.einsum("bthd,bshd->bhts", query, key).astype(jnp.float32)
-    scores = scores / math.sqrt(query.shape[-1])
-    if where is not None:
-        scores = jnp.where(where, scores, jnp.finfo(jnp.float32).min)
-    powers = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+    scores = _scores(query, key, where)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    powers = jnp.exp(scores - top)
     total = jnp.sum(powers, axis=-1).swapaxes(1, 2)[..., None]
     # Without the barrier, XLA keeps the float32 powers for the backward pass.
     powers = jax.lax.optimization_barrier(powers.astype(query.dtype))
     kept = _dropped(mask_key, powers, rate, masks)
     mixed = jnp.einsum("bhts,bshd->bthd", kept, value) / total
     mixed = mixed.astype(query.dtype)
-    return mixed, (query, key, value, where, mask_key, powers, total, mixed)
+    stored = powers if platform() == "tpu" else None
+    return mixed, (query, key, value, where, mask_key, stored, top, total, mixed)
 
 
 def _gradients(
     rate: float, masks: str, kept: tuple[Any, ...], slope: Array
 ) -> tuple[Array | None, ...]:
-    query, key, value, where, mask_key, powers, total, mixed = kept
+    query, key, value, where, mask_key, powers, top, total, mixed = kept
+    if powers is None:
+        # The barrier keeps XLA from storing the scores of the forward pass instead.
+        query, key, slope = jax.lax.optimization_barrier((query, key, slope))
+        powers = jnp.exp(_scores(query, key, where) - top).astype(query.dtype)
     wide = slope.astype(jnp.float32)
     center = jnp.sum(wide * mixed.astype(jnp.float32), axis=-1, keepdims=True)
     scale = 1 / (total * math.sqrt(query.shape[-1]))
@@ -90,6 +95,14 @@ def _gradients(
     of_query = jnp.einsum("bhts,bshd->bthd", of_scores, key)
     of_key = jnp.einsum("bhts,bthd->bshd", of_scores, query)
     return of_query, of_key, of_value, None, None
+
+
+def _scores(query: Array, key: Array, where: Array | None) -> Array:
+    scores = jnp.einsum("bthd,bshd->bhts", query, key).astype(jnp.float32)
+    scores = scores / math.sqrt(query.shape[-1])
+    if where is None:
+        return scores
+    return jnp.where(where, scores, jnp.finfo(jnp.float32).min)
 
 
 def _dropped(mask_key: Key | None, x: Array, rate: float, masks: str) -> Array:
