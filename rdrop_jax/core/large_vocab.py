@@ -23,7 +23,7 @@ from rdrop_jax.core import losses
 from rdrop_jax.core.kernels.chunking import linear_rows
 from rdrop_jax.core.kernels.class_ids import all_rows
 from rdrop_jax.core.kernels.fused import fused_objective
-from rdrop_jax.core.kernels.linear import LinearOptions, Side, all_chunks
+from rdrop_jax.core.kernels.linear import LinearOptions, Projection, all_chunks
 from rdrop_jax.core.kernels.pairs import DIRECTIONS, PairOptions, pair_objective
 from rdrop_jax.core.kernels.partition import MeshSplit, split_over
 from rdrop_jax.core.kernels.softmax import SoftmaxOptions
@@ -127,7 +127,7 @@ def large_vocab_rdrop_loss(
         functools.partial(
             fused_objective,
             functools.partial(all_chunks, options, split),
-            (Side(rows, kernel, bias),),
+            (Projection(rows, kernel, bias),),
             labels.reshape(-1),
         ),
         position_weights(hidden.shape[1:-1], where, weight, label_weight),
@@ -190,21 +190,23 @@ def large_vocab_consistency(
       '0.0603'
     """
     ties = (tied, tied) if isinstance(tied, bool) else tied
-    _check_sides(first, second, ties, divergence, stop_gradient)
+    _check_outputs(first, second, ties, divergence, stop_gradient)
     shape = first.hidden.shape[:-1]
     vocab = first.kernel.shape[0 if ties[0] else 1]
     split = _split(mesh, shape, vocab, chunk_size)
     axis = split.tensor if split else None
     pair = PairOptions(divergence, stop_gradient == "targets", axis)
-    sides = tuple(
-        Side(x.hidden.reshape(1, -1, x.hidden.shape[-1]), x.kernel, x.bias)
+    projections = tuple(
+        Projection(x.hidden.reshape(1, -1, x.hidden.shape[-1]), x.kernel, x.bias)
         for x in (first, second)
     )
     fixed = (stop_gradient == "first", stop_gradient == "second")
-    one, other = sides
+    one, other = projections
     if not any(fixed) and one.kernel is other.kernel and one.bias is other.bias:
         hidden = jnp.concatenate([one.hidden, other.hidden])
-        sides = (Side(hidden, one.kernel, one.bias),)  # one sum of gradients
+        projections = (
+            Projection(hidden, one.kernel, one.bias),
+        )  # one sum of gradients
     options = LinearOptions(
         functools.partial(pair_objective, pair),
         ties,
@@ -216,7 +218,7 @@ def large_vocab_consistency(
     none, unit = jnp.zeros_like(rows), jnp.ones((), rows.dtype)
     total, _ = fused_objective(
         functools.partial(all_chunks, options, split),
-        sides,
+        projections,
         none.astype(int),
         Pair(none, rows),
         Pair(0 * unit, unit),
@@ -260,7 +262,7 @@ def _split(
     return split
 
 
-def _check_sides(
+def _check_outputs(
     first: LinearOutput,
     second: LinearOutput,
     tied: tuple[bool, bool],

@@ -4,7 +4,6 @@ Each chunk of positions takes three matrix products; nothing is recomputed. With
 devices, each processes chunks of its local positions.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,14 +17,14 @@ from rdrop_jax.core.kernels.partition import MeshSplit
 from rdrop_jax.core.losses import as_factor
 from rdrop_jax.core.metrics import Pair
 
-# (logits [passes, positions, vocab] of each side, labels, weights, scales,
+# (logits [passes, positions, vocab] of each projection, labels, weights, scales,
 # with_gradient) -> (values [positions], gradients in the shapes of the logits)
 LogitsFunction = Callable[
     [list[Array], Array, Pair, Pair, bool], tuple[Pair, list[Array]]
 ]
 
 
-class Side(NamedTuple):
+class Projection(NamedTuple):
     """Hidden states and the output layer that reads them.
 
     Attributes:
@@ -43,10 +42,10 @@ class LinearOptions(NamedTuple):
     """Options of the chunked computation.
 
     Attributes:
-      objective: function of the logits of all sides.
-      tied: for each side, whether the kernel is [vocab, width].
+      objective: function of the logits of all projections.
+      tied: for each projection, whether the kernel is [vocab, width].
       chunk_size: positions per chunk and device.
-      fixed: for each side, whether it gets no gradient; none by default.
+      fixed: for each projection, whether it gets no gradient; none by default.
     """
 
     objective: LogitsFunction
@@ -58,7 +57,7 @@ class LinearOptions(NamedTuple):
 def all_chunks(
     options: LinearOptions,
     split: MeshSplit | None,
-    inputs: tuple[Side, ...],
+    inputs: tuple[Projection, ...],
     labels: Integer[Array, " positions"],
     weights: Pair,
     scales: Pair,
@@ -72,7 +71,7 @@ def all_chunks(
     Args:
       options: options of the computation.
       split: mesh axes to shard over; None for one device.
-      inputs: sides of the objective.
+      inputs: projections of the objective.
       labels: class ids.
       weights: weights of both terms [positions].
       scales: scalar factors of the two weighted sums.
@@ -80,15 +79,15 @@ def all_chunks(
 
     Returns:
       The two terms [positions], and the gradients in the structure of the inputs, None
-      for a fixed side; or None.
+      for a fixed projection; or None.
     """
     if split is None:
         return _local_chunks(options, inputs, labels, weights, scales, with_gradient)
     rows: Any = PartitionSpec(split.rows)
     whole: Any = PartitionSpec()
     tensor = PartitionSpec(split.tensor)
-    by_side = tuple(
-        Side(
+    by_projection = tuple(
+        Projection(
             PartitionSpec(None, split.rows),
             tensor if tied else PartitionSpec(None, split.tensor),
             tensor,
@@ -96,17 +95,17 @@ def all_chunks(
         for tied, _ in zip(options.tied, inputs, strict=False)
     )
     out = tuple(
-        whole if fixed else side
-        for fixed, side in zip(options.fixed, by_side, strict=False)
+        whole if fixed else projection
+        for fixed, projection in zip(options.fixed, by_projection, strict=False)
     )
 
-    def summed(gradients: Side | None) -> Side | None:
+    def summed(gradients: Projection | None) -> Projection | None:
         if gradients is None:
             return None
         d_hidden, *shared = gradients
         if split.tensor:
             d_hidden = jax.lax.psum(d_hidden, split.tensor)
-        return Side(d_hidden, *jax.lax.psum(shared, split.rows))
+        return Projection(d_hidden, *jax.lax.psum(shared, split.rows))
 
     def local(inputs: Any, labels: Array, weights: Pair, scales: Pair) -> Any:
         values, gradients = _local_chunks(
@@ -117,7 +116,7 @@ def all_chunks(
     return jax.shard_map(
         local,
         mesh=split.mesh,
-        in_specs=(by_side, rows, rows, whole),
+        in_specs=(by_projection, rows, rows, whole),
         out_specs=(rows, out if with_gradient else whole),
         check_vma=False,
     )(inputs, labels, weights, scales)
@@ -125,7 +124,7 @@ def all_chunks(
 
 def _local_chunks(
     options: LinearOptions,
-    inputs: tuple[Side, ...],
+    inputs: tuple[Projection, ...],
     labels: Array,
     weights: Pair,
     scales: Pair,
@@ -135,88 +134,105 @@ def _local_chunks(
     positions = len(labels)
     count, size = even_chunks(positions, options.chunk_size)
     pad = ((0, 0), (0, count * size - positions), (0, 0))
-    sides = [side._replace(hidden=jnp.pad(side.hidden, pad)) for side in inputs]
+    padded = [x._replace(hidden=jnp.pad(x.hidden, pad)) for x in inputs]
+    layers = [*zip(padded, options.tied, options.fixed, strict=False)]
     per_row = jax.tree.map(lambda x: chunked(x, count, size), (labels, weights))
     dtype = jnp.promote_types(inputs[0].hidden.dtype, jnp.float32)
-    product = functools.partial(jax.lax.dot_general, preferred_element_type=dtype)
-
-    def logits(side: Side, tied: bool, i: Array, keep: Array) -> tuple[Array, Array]:
-        passes, _, width = side.hidden.shape
-        h = jax.lax.dynamic_slice(side.hidden, (0, i * size, 0), (passes, size, width))
-        # Clear here too: NaN times a gradient of 0 would reach the kernel gradient.
-        h = jnp.where(keep[None, :, None], h, jnp.zeros((), h.dtype))
-        h = h.reshape(-1, width)
-        z = product(h, side.kernel, (((1,), (1 if tied else 0,)), ((), ())))
-        if side.bias is not None:
-            z += side.bias[None].astype(dtype)
-        return h, z.reshape(passes, size, z.shape[-1])
-
-    def added(
-        side: Side, tied: bool, total: Side, i: Array, h: Array, g: Array
-    ) -> Side:
-        """Add the gradients of one chunk."""
-        g = g.reshape(len(h), g.shape[-1])
-        bias = None if total.bias is None else total.bias + jnp.sum(g, axis=0)
-        g = as_factor(g, side.kernel)
-        new = product(g, side.kernel, (((1,), (0 if tied else 1,)), ((), ())))
-        new = new.astype(side.hidden.dtype).reshape(-1, size, new.shape[-1])
-        hidden = jax.lax.dynamic_update_slice(total.hidden, new, (0, i * size, 0))
-        return Side(hidden, _add_product(total.kernel, h, g, tied, product), bias)
 
     def body(i: Array, carry: tuple) -> tuple:
         values, totals = carry
         labels, weights = jax.tree.map(lambda x: x[i], per_row)
-        tied = options.tied[: len(sides)]
-        hs, zs = zip(
-            *(
-                logits(side, t, i, weights.kl != 0)
-                for side, t in zip(sides, tied, strict=True)
-            ),
-            strict=True,
-        )
-        new, gs = options.objective([*zs], labels, weights, scales, with_gradient)
+        keep, start = weights.kl != 0, i * size
+        hs = [_rows(x, start, keep) for x, _, _ in layers]
+        zs = [
+            _logits(x, tied, h, dtype).reshape(len(x.hidden), size, _vocab(x, tied))
+            for (x, tied, _), h in zip(layers, hs, strict=True)
+        ]
+        new, gs = options.objective(zs, labels, weights, scales, with_gradient)
         values = jax.tree.map(lambda old, new: old.at[i].set(new), values, new)
         if not with_gradient:
             return values, None
-        parts = zip(sides, tied, totals, hs, gs, strict=True)
         return values, tuple(
-            None if total is None else added(side, t, total, i, h, g)
-            for side, t, total, h, g in parts
+            total if fixed else _add(total, x, tied, start, h, g, dtype)
+            for total, (x, tied, fixed), h, g in zip(
+                totals, layers, hs, gs, strict=True
+            )
         )
 
     # Derived from the inputs: within `jax.shard_map` the carry must have their type.
     zeros = jax.tree.map(lambda w: jnp.zeros_like(w, dtype), per_row[1])
     totals: Any = None
     if with_gradient:
-        totals = tuple(
-            None
-            if fixed
-            else Side(
-                jnp.zeros_like(side.hidden),
-                *jax.tree.map(lambda x: jnp.zeros_like(x, dtype), side[1:]),
-            )
-            for side, fixed in zip(sides, options.fixed, strict=False)
-        )
+        totals = tuple(None if fixed else _zeros(x, dtype) for x, _, fixed in layers)
     values, totals = jax.lax.fori_loop(0, count, body, (zeros, totals))
     if with_gradient:
         totals = tuple(
-            None if total is None else _as_inputs(total, side, positions)
-            for total, side in zip(totals, inputs, strict=True)
+            None if total is None else _as_inputs(total, x, positions)
+            for total, x in zip(totals, inputs, strict=True)
         )
     return Pair(*(x.reshape(-1)[:positions] for x in values)), totals
 
 
-def _as_inputs(total: Side, side: Side, positions: int) -> Side:
-    wide = jax.tree.map(lambda g, x: g.astype(x.dtype), total[1:], side[1:])
-    return Side(total.hidden[:, :positions], *wide)
+def _vocab(x: Projection, tied: bool) -> int:
+    return int(x.kernel.shape[0 if tied else 1])
 
 
-def _add_product(total: Array, h: Array, g: Array, tied: bool, product: Any) -> Array:
+def _product(a: Array, b: Array, axes: tuple[int, int], dtype: Any) -> Array:
+    """Contract one axis of each matrix, with sums in ``dtype``."""
+    contract = (((axes[0],), (axes[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, contract, preferred_element_type=dtype)
+
+
+def _rows(x: Projection, start: Array, keep: Array) -> Array:
+    """Return the hidden states of one chunk [passes * size, width]."""
+    passes, _, width = x.hidden.shape
+    h = jax.lax.dynamic_slice(x.hidden, (0, start, 0), (passes, len(keep), width))
+    # Clear here too: NaN times a gradient of 0 would reach the kernel gradient.
+    h = jnp.where(keep[None, :, None], h, jnp.zeros((), h.dtype))
+    return h.reshape(-1, width)
+
+
+def _logits(x: Projection, tied: bool, h: Array, dtype: Any) -> Array:
+    z = _product(h, x.kernel, (1, 1 if tied else 0), dtype)
+    return z if x.bias is None else z + x.bias[None].astype(dtype)
+
+
+def _zeros(x: Projection, dtype: Any) -> Projection:
+    wide = jax.tree.map(lambda each: jnp.zeros_like(each, dtype), x[1:])
+    return Projection(jnp.zeros_like(x.hidden), *wide)
+
+
+def _add(
+    total: Projection,
+    x: Projection,
+    tied: bool,
+    start: Array,
+    h: Array,
+    g: Array,
+    dtype: Any,
+) -> Projection:
+    """Add the gradients of the chunk with hidden states h and logit gradients g."""
+    passes, size = g.shape[:2]
+    g = g.reshape(len(h), g.shape[-1])
+    bias = None if total.bias is None else total.bias + jnp.sum(g, axis=0)
+    g = as_factor(g, x.kernel)
+    new = _product(g, x.kernel, (1, 0 if tied else 1), dtype)
+    new = new.astype(x.hidden.dtype).reshape(passes, size, h.shape[-1])
+    hidden = jax.lax.dynamic_update_slice(total.hidden, new, (0, start, 0))
+    return Projection(hidden, _add_product(total.kernel, h, g, tied, dtype), bias)
+
+
+def _as_inputs(total: Projection, x: Projection, positions: int) -> Projection:
+    wide = jax.tree.map(lambda g, each: g.astype(each.dtype), total[1:], x[1:])
+    return Projection(total.hidden[:, :positions], *wide)
+
+
+def _add_product(total: Array, h: Array, g: Array, tied: bool, dtype: Any) -> Array:
     """Return ``total + h^T g``, in blocks of tokens if the vocabulary is large."""
-    contract = (((0,), (0,)), ((), ()))
 
     def of(words: Array) -> Array:
-        return product(words, h, contract) if tied else product(h, words, contract)
+        factors = (words, h) if tied else (h, words)
+        return _product(*factors, (0, 0), dtype)
 
     vocab = g.shape[1]
     if vocab <= sizes().kernel_whole:

@@ -64,8 +64,8 @@ def pair_objective(
     keep = weights.kl != 0
     a, b = (
         softmax(jnp.maximum(at_least_float32(clear(keep, z)), IMPOSSIBLE), options.axis)
-        for side in logits
-        for z in side
+        for each in logits
+        for z in each
     )
     r = (a.z - b.z) - (a.log_z - b.log_z)
     # A class that only one pass excludes: infinite towards this pass.
