@@ -12,7 +12,7 @@ Presets:
         python -m rdrop_jax.train --config configs/glue.py:files \\
           --config.data.files.train=train.tsv --config.data.validation=500 \\
           --config.data.columns.text=review --config.data.columns.label=stars \\
-          --config.init_from=bert-base-cased
+          --config.init_from=hf:google-bert/bert-base-cased
 
   {cola,mrpc,rte,sst2,mnli,qnli,qqp,stsb}_{bert_base,roberta_large}: the paper's runs.
         python -m rdrop_jax.train --config configs/glue.py:rte_bert_base

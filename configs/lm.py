@@ -46,11 +46,13 @@ def lm() -> ConfigDict:
     c.model.cutoffs = (20_000, 60_000)  # adaptive: first token id of each tail
     c.model.factor = 4  # adaptive: width ratio of successive clusters
 
-    c.data.name = "files"  # or docstrings, hf:ORG/NAME
+    c.data.name = "files"  # or docstrings, hf:ORG/NAME, tfds:NAME
     c.data.files = ConfigDict()  # of data.name=files: text, also as .gz
     c.data.files.train = ""
     c.data.files.validation = ""  # none: the end of train, before test, is held out
     c.data.files.test = ""  # none: the end of train
+    c.data.columns = ConfigDict()
+    c.data.columns.text = "text"  # of a dataset by name
     c.data.validation = placeholder(float)  # share of the characters (below 1) or
     c.data.test = placeholder(float)  # number of lines to hold out; none: 5 %
     c.data.tokens = "words"  # between spaces; or characters, or bpe: byte pairs

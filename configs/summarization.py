@@ -117,7 +117,7 @@ def files() -> ConfigDict:
     r"""Your own documents and summaries, from weights of BART.
 
     python -m rdrop_jax.train --config configs/summarization.py:files \
-        --config.data.dir=FOLDER --config.init_from=bart-base
+        --config.data.dir=FOLDER --config.init_from=hf:facebook/bart-base
 
     FOLDER contains train.jsonl, validation.jsonl and test.jsonl with columns article
     and highlights; ``init_from`` is a folder with config.json, model.safetensors and

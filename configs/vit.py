@@ -7,7 +7,7 @@ Presets:
   imagenet         the paper's fine-tuning of ViT-B/16; imagenet_l16 of ViT-L/16
   folder           a user's own images: ViT-B/16 fine-tuned, or ViT-Ti/16 from scratch
 
-    python -m rdrop_jax.train --config configs/vit.py[:PRESET] [--config.data.dir=DATA]
+    python -m rdrop_jax.train --config configs/vit.py[:PRESET]
 
 docs/data.md explains how to get data and weights, and which hardware fits which model.
 """
@@ -37,10 +37,17 @@ def vit() -> ConfigDict:
     c.data.channels = 3
     c.data.num_classes = 0  # 0: as many as the dataset has
     c.data.classes = ()  # their names; filled in from the dataset
+    c.data.columns = ConfigDict()  # of a dataset by name; empty: found by their types
+    c.data.columns.image = ""
+    c.data.columns.label = ""
     c.data.labelled = 0  # number of training images, drawn by seed; 0: all
     c.data.unlabelled = 0  # number of further images, for the consistency term only
     c.data.validation = 0.1  # share or number of rows to hold out if a split is absent
     c.data.test = 0.1
+    c.data.files = ConfigDict()  # splits of a dataset of the Hub; empty: usual names
+    c.data.files.train = ""
+    c.data.files.validation = ""
+    c.data.files.test = ""
     c.data.skip_bad = False  # replace an unreadable image by the next one
     c.data.mean = (0.5,)  # of pixels scaled to [0, 1]; one value or one per channel
     c.data.std = (0.5,)
@@ -179,9 +186,9 @@ def imagenet() -> ConfigDict:
     python -m rdrop_jax.prepare imagenet2012 --data_dir DATA --from FOLDER
     python -m rdrop_jax.train --config configs/vit.py:imagenet --config.data.dir=DATA
 
-    hf:ILSVRC/imagenet-1k is gated: accept its terms on the Hub and set HF_TOKEN, then
-    --config.data.name=hf:ILSVRC/imagenet-1k needs no preparation. Its test split has no
-    labels, so data.validation and data.test apply. Not verified: columns and downloads.
+    hf:ILSVRC/imagenet-1k is gated: accept its terms on the Hub and set HF_TOKEN. Then
+    --config.data.name=hf:ILSVRC/imagenet-1k --config.data.files.test=validation needs
+    no preparation; its test split has no labels. Not verified: columns and downloads.
 
     Source: no script was published. Size and lr 1e-2 are the defaults of the published
     code, 20,000 steps Google's for this fine-tuning (vision_transformer,
@@ -260,7 +267,7 @@ def folder() -> ConfigDict:
     r"""A user's own images, ViT-B/16 fine-tuned at 224 px.
 
     python -m rdrop_jax.train --config configs/vit.py:folder --config.data.dir=PHOTOS \
-        --config.init_from=ViT-B_16.npz
+        --config.init_from=hf:google/vit-base-patch16-224-in21k
 
     PHOTOS/CLASS/*.jpg, or with train, validation and test folders above the classes, or
     tables of paths and labels: docs/data.md. Absent splits are held out, 10 % of the

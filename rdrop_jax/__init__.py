@@ -9,6 +9,8 @@ import importlib
 _HOME = {
     "core.adapters": ("linen_forward", "nnx_forward"),
     "core.kernels.adaptive_softmax": ("adaptive_rdrop_loss",),
+    "core.consistency": ("consistency",),
+    "core.ctc": ("rdrop_ctc_loss",),
     "core.dropout": ("dropout", "dropout_mask", "layer_drop"),
     "core.large_vocab": ("LinearOutput", "large_vocab_rdrop_loss"),
     "core.losses": (

@@ -2,6 +2,8 @@
 
 from rdrop_jax.core.adapters import linen_forward as linen_forward
 from rdrop_jax.core.adapters import nnx_forward as nnx_forward
+from rdrop_jax.core.consistency import consistency as consistency
+from rdrop_jax.core.ctc import rdrop_ctc_loss as rdrop_ctc_loss
 from rdrop_jax.core.dropout import dropout as dropout
 from rdrop_jax.core.dropout import dropout_mask as dropout_mask
 from rdrop_jax.core.dropout import layer_drop as layer_drop

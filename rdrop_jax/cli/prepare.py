@@ -1,8 +1,8 @@
 """python -m rdrop_jax.prepare imagenet2012 --data_dir DATA --from DOWNLOADS
 
-Names: imagenet2012; iwslt14_de_en, iwslt14_es_en, iwslt17_fr_en, iwslt17_zh_en, each
-for both directions; tfds:NAME for any dataset of TensorFlow Datasets. Most datasets
-need no preparation: name them on the Hugging Face Hub, data.name=hf:ORG/NAME.
+Names: imagenet2012; iwslt14_de_en and iwslt14_es_en, for both directions; tfds:NAME for
+any dataset of TensorFlow Datasets. Most datasets need no preparation: name them on the
+Hugging Face Hub, data.name=hf:ORG/NAME.
 """
 
 import logging

@@ -14,6 +14,7 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
 from rdrop_jax.cli import flags, profiler
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import hub as hub_names
 from rdrop_jax.files import paths
 from rdrop_jax.pretrained import families, hub
 from rdrop_jax.training import agreement, distributed, preemption, trackers
@@ -78,12 +79,37 @@ def _train_locked(
             return 0
 
         if distributed.joined():
+            _check_commits(config, workdir, own=task is None)
             agreement.check_equal("--config", config_lib.shared(config))
             distributed.from_process_0(initialize_workdir)
             agreement.check_shared(workdir)
         else:
             initialize_workdir()  # before jax starts
         return _build_and_fit(config, workdir, task, callbacks, stop)
+
+
+def _check_commits(config: ConfigDict, workdir: Path, *, own: bool) -> None:
+    """Check that the caches of all processes have the same commits of the Hub.
+
+    A resumed run has checkpoints instead of weights and uses the recorded data.
+
+    Args:
+      config: config of the run.
+      workdir: folder of the run.
+      own: True for a task of this package, which reads ``data.name``.
+    """
+    if distributed.from_process_0(lambda: workdir_lib.has_checkpoint(workdir)):
+        return
+    names = {}
+    if own and hub_names.is_name(name := config.data.name):
+        from rdrop_jax.data import hub as data_hub
+
+        commit = data_hub.load(name).provenance[name]
+        names["data.name"] = hub_names.pinned("data.name", name, commit)
+    if hub_names.is_name(config.init_from):
+        commit = hub.commit_of(hub.located(config, workdir))
+        names["init_from"] = hub_names.pinned("init_from", config.init_from, commit)
+    agreement.check_same_commits(names)
 
 
 def _build_and_fit(
@@ -104,7 +130,6 @@ def _build_and_fit(
         distributed.from_process_0(lambda: workdir_lib.has_checkpoint(workdir))
     )
     local = config if resuming else hub.located(config, workdir)
-    agreement.check_equal("init_from", {"commit": hub.commit_of(local)})
     task = task or tasks.build(local, workdir, resuming=resuming)
     provenance = task.provenance()
 

@@ -20,6 +20,27 @@ from rdrop_jax.training.preemption import Stop
 _REMEDY = "Restore the file from a copy, or use another workdir"
 
 
+def stored_comparison(
+    options: ComparisonOptions, base: dict[str, Any], workdir: Path
+) -> dict[str, Any] | None:
+    """Return the content of comparison.json; None for a new comparison.
+
+    Raises:
+      InputError: the folder belongs to another comparison.
+    """
+    path = workdir / "comparison.json"
+    if not path.exists():
+        return None
+    inputs = {"options": options.to_dict(), "base": base}
+    stored = read_comparison(path)
+    if lines := _differences({name: stored[name] for name in inputs}, inputs):
+        raise InputError(
+            f"--workdir: {workdir} contains another comparison. Use another "
+            "workdir, or the same values:\n  " + "\n  ".join(lines)
+        )
+    return stored
+
+
 def open_comparison(
     options: ComparisonOptions, base: dict[str, Any], workdir: Path, command: str
 ) -> dict[str, Any]:
@@ -34,15 +55,7 @@ def open_comparison(
     Returns:
       The content of comparison.json.
     """
-    path = workdir / "comparison.json"
-    inputs = {"options": options.to_dict(), "base": base}
-    if path.exists():
-        stored = read_comparison(path)
-        if lines := _differences({name: stored[name] for name in inputs}, inputs):
-            raise InputError(
-                f"--workdir: {workdir} contains another comparison. Use another "
-                "workdir, or the same values:\n  " + "\n  ".join(lines)
-            )
+    if stored := stored_comparison(options, base, workdir):
         return stored
     if any(item.name != "lock" for item in workdir.iterdir()):
         raise InputError(
@@ -59,9 +72,15 @@ def open_comparison(
                 f"{name}: expected one that all arms have, of "
                 f"{', '.join(probe['scores'])}, found {metric!r}"
             )
-    found = {"probe": probe, "versions": versions.versions(), "command": command}
-    content = inputs | found
-    write_json(path, content)
+    content = {
+        "options": options.to_dict(),
+        "base": base,
+        "pins": options.pins,
+        "probe": probe,
+        "versions": versions.versions(),
+        "command": command,
+    }
+    write_json(workdir / "comparison.json", content)
     return content
 
 
@@ -75,7 +94,8 @@ def read_comparison(path: Path) -> dict[str, Any]:
         content = read_json(path)
     except InputError as error:
         raise InputError(f"--workdir: {error}. {_REMEDY}") from error
-    for name in ("options", "base", "probe", "versions"):
+    content.setdefault("pins", {})  # a comparison of an earlier version has none
+    for name in ("options", "base", "pins", "probe", "versions"):
         if not isinstance(content.get(name), dict):
             found = type(content.get(name)).__name__
             raise InputError(

@@ -3,7 +3,7 @@
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -56,6 +56,8 @@ class ComparisonOptions:
       metric: score of the verdict.
       mode: "max" or "min": whether a higher or a lower ``metric`` is better.
       ablations: name of an ablation arm to the fields that it changes in rdrop.
+      pins: ``FIELD=NAME`` of the Hub to the name with the commit that all runs use,
+        found when the comparison is started.
     """
 
     config: str
@@ -68,6 +70,7 @@ class ComparisonOptions:
     metric: str
     mode: str
     ablations: dict[str, dict[str, str]]
+    pins: dict[str, str] = field(default_factory=dict)
 
     @property
     def positive_alphas(self) -> list[float]:
@@ -89,9 +92,17 @@ class ComparisonOptions:
         """Load the config with the overrides for all runs and with these."""
         return flags.load(self.config, {**self.overrides, **(overrides or {})})
 
+    def pinned(self, overrides: Mapping[str, str]) -> dict[str, str]:
+        """Return overrides of a run that name commits of its data and weights."""
+        config = self.load(overrides)
+        names = {"data.name": config.data.name, "init_from": config.init_from}
+        found = {name: self.pins.get(f"{name}={text}") for name, text in names.items()}
+        return {**overrides, **{name: pin for name, pin in found.items() if pin}}
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the options as a JSON-ready dict."""
+        """Return the options as a JSON-ready dict, without the pins."""
         found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        del found["pins"]
         return found
 
     def describe(self, arm: str) -> str:

@@ -106,7 +106,7 @@ def make_settings(
                 changes |= {"rdrop.num_passes": "none", "rdrop.dropouts": "()"}
             changes |= ablation
             values |= {name: text for name, text in ablation.items() if name in values}
-            overrides = options.overrides | variant | changes
+            overrides = options.pinned(options.overrides | variant | changes)
             overrides |= _durations(
                 options, arm, overrides, steps_per_epoch[number], cost_ratio
             )

@@ -8,6 +8,7 @@ Trains with and without R-Drop at equal budgets and reports whether R-Drop helps
 import logging
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,13 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
 from rdrop_jax.cli import flags
 from rdrop_jax.compare import render, runs, stored_reports
-from rdrop_jax.compare.comparison import Comparison, open_comparison
+from rdrop_jax.compare.comparison import (
+    Comparison,
+    open_comparison,
+    stored_comparison,
+)
 from rdrop_jax.compare.comparison_options import ARMS, ComparisonOptions, check_options
+from rdrop_jax.compare.pins import find_pins
 from rdrop_jax.compare.report import make_report
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.files import paths
@@ -54,12 +60,15 @@ def compare(
       TrainingError: no seed was finished both with and without R-Drop.
     """
     paths.workdir(workdir)
-    base = check_options(options)
-    tasks.check_data(base)
+    base = config_lib.flatten(check_options(options))
+    stored = stored_comparison(options, base, workdir)
+    pins = stored["pins"] if stored else find_pins(options)
+    options = replace(options, pins=pins)
+    tasks.check_data(options.load(options.pinned(options.overrides)))
     with explained(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with workdir_lib.locked(workdir), preemption.stoppable() as stop:
-        stored = open_comparison(options, config_lib.flatten(base), workdir, command)
+        stored = open_comparison(options, base, workdir, command)
         comparison = Comparison(options, stored, workdir, jobs, start, stop)
         comparison.execute()
         report = make_report(comparison)

@@ -75,7 +75,7 @@ def probe(options: ComparisonOptions) -> dict[str, Any]:
     Raises:
       InputError: unreadable data, or a config from which no model can be built.
     """
-    variants = [options.overrides | variant for variant in options.variants]
+    variants = [options.pinned(options.overrides | v) for v in options.variants]
     job = {"config": options.config, "probe": variants}
     process = subprocess.run(
         [*_WORKER, json.dumps(job)], capture_output=True, text=True, check=False

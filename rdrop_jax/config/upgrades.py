@@ -62,6 +62,14 @@ NAMES = (
 # Fields added since earlier versions, by task, with the value of the old behavior; a
 # type stands for an optional field that is None.
 ADDED: dict[str, dict[str, Any]] = {
+    "image_classification": {
+        f"data.{group}.{name}": ""
+        for group, names in (
+            ("columns", ("image", "label")),
+            ("files", ("train", "validation", "test")),
+        )
+        for name in names
+    },
     "text_classification": {
         "data.validation": 0.0,
         "data.test": 0.0,
@@ -72,7 +80,11 @@ ADDED: dict[str, dict[str, Any]] = {
         "data.test": float,
         "data.quoting": "none",
     },
-    "language_model": {"data.validation": float, "data.test": float},
+    "language_model": {
+        "data.validation": float,
+        "data.test": float,
+        "data.columns.text": "text",
+    },
     "summarization": {
         "data.validation": float,
         "data.test": float,
@@ -136,6 +148,12 @@ def upgrade(config: ConfigDict) -> list[str]:
         for name in old.keys() - new.keys():
             group, _, leaf = name.rpartition(".")
             del (config[group] if group else config)[leaf]
+        for name in added:
+            group = config
+            for part in name.split(".")[:-1]:
+                if part not in group:
+                    group[part] = ConfigDict()
+                group = group[part]
         config.update_from_flattened_dict({n: optional(x) for n, x in added.items()})
         changed = {n: x for n, x in new.items() if n not in old or old[n] != x}
         config.update_from_flattened_dict(changed)

@@ -66,13 +66,14 @@ def scales(
     return Pair(ce, alpha * kl)
 
 
-def _loss_and_metrics(
+def loss_and_metrics(
     terms: Pair,
     num_passes: int,
     alpha: float | Float[Array, ""],
     objective_scale: str,
     denominators: Denominators | None,
 ) -> tuple[Float[Array, ""], dict[str, Mean]]:
+    """Return loss and metrics of two terms; the arguments are those of `rdrop_loss`."""
     own = Pair(*(term.weight for term in terms))
     factors = scales(own, denominators, alpha, num_passes, objective_scale)
     loss = factors.ce * terms.ce.total
@@ -212,7 +213,7 @@ def rdrop_loss(
         divergence=divergence,
         stop_gradient=stop_gradient,
     )
-    return _loss_and_metrics(terms, *options)
+    return loss_and_metrics(terms, *options)
 
 
 @on_any_mesh()
@@ -259,7 +260,7 @@ def rdrop_regression_loss(
     terms = regression_terms(
         predictions, targets, where=where, weight=weight, label_weight=label_weight
     )
-    return _loss_and_metrics(
+    return loss_and_metrics(
         terms, len(predictions), alpha, objective_scale, denominators
     )
 
@@ -306,4 +307,4 @@ def rdrop_multilabel_loss(
     terms = multilabel_terms(
         logits, labels, where=where, weight=weight, label_weight=label_weight
     )
-    return _loss_and_metrics(terms, len(logits), alpha, objective_scale, denominators)
+    return loss_and_metrics(terms, len(logits), alpha, objective_scale, denominators)

@@ -1,6 +1,7 @@
 """Allowed values of options. Imports nothing, so that config checks need no jax."""
 
 DIVERGENCES = ("symmetric_kl", "forward_kl", "reverse_kl", "js", "squared")
+FRAMES = ("sum", "mean")
 HOW = ("auto", "unroll", "vmap")
 MASKS = ("hash", "bernoulli")
 OBJECTIVE_SCALES = ("sum", "mean")

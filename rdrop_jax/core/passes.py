@@ -17,6 +17,8 @@ Batch = Any  # pytree of arrays, batch axis first
 Key = Any  # PRNG key, typed or raw
 # forward(params, batch, key | None) -> outputs; None means evaluation.
 Forward = Callable[[Params, Batch, Key | None], Any]
+# view(batch, key) -> batch, with inputs that are augmented anew for each key.
+View = Callable[[Batch, Key], Batch]
 
 
 class EqualPassesError(ValueError):
@@ -32,6 +34,8 @@ _EQUAL = (
     "R-Drop has no effect. Check that a dropout rate is above 0, that dropout is on in "
     "training, and that the key reaches it."
 )
+# Distinguishes the key of a view from the keys that a model derives for its dropout.
+_VIEW = 0x76696577
 # Attempts: one small mask may repeat by chance, but not this many times.
 _TRIES = 20
 
@@ -82,6 +86,7 @@ def forward_passes(
     how: str = "auto",
     out_axes: Any = 0,
     has_aux: bool = False,
+    views: View | Sequence[View] | None = None,
 ) -> Any:
     """Run the model ``num_passes`` times over one batch, each with its own key.
 
@@ -103,6 +108,10 @@ def forward_passes(
         None only for outputs that all passes share, to keep one copy. For an output
         that depends on the key, "vmap" rejects None and "unroll" keeps the first pass.
       has_aux: forward returns ``(outputs, aux)``; aux is stacked on axis 0.
+      views: ``(batch, key) -> batch``, or a sequence with one per pass. Each pass gets
+        its own augmentation of the batch, with a key derived from that of the pass.
+        None, as in the paper, gives all passes the same inputs. Passes without a key
+        (evaluation) have no view.
 
     Returns:
       Outputs stacked over passes, [passes, ...] by default; ``(outputs, aux)`` for
@@ -122,6 +131,7 @@ def forward_passes(
     if how not in HOW:
         raise ValueError(f"how must be one of {HOW}: found {how!r}")
     keys = pass_keys(key, num_passes)
+    forward = with_views(forward, views)
     forwards = _one_each(forward, num_passes)
     axes = (out_axes, 0) if has_aux else out_axes
     if how == "auto":
@@ -142,6 +152,37 @@ def forward_passes(
         *outputs,
         is_leaf=lambda axis: axis is None,
     )
+
+
+def with_views(
+    forward: Forward | Sequence[Forward], views: View | Sequence[View] | None
+) -> Forward | Sequence[Forward]:
+    """Make each forward augment its inputs; see `forward_passes`.
+
+    Raises:
+      ValueError: a sequence of forwards and one of views with different lengths.
+    """
+    if views is None:
+        return forward
+    if callable(forward) and callable(views):
+        return _with_view(forward, views)
+    count = len(views if callable(forward) else forward)
+    each = [views] * count if callable(views) else views
+    if len(each) != count:
+        raise ValueError(
+            f"views: expected one, or one per pass, {count}: found {len(each)}"
+        )
+    forwards = _one_each(forward, count)
+    return [_with_view(f, view) for f, view in zip(forwards, each, strict=True)]
+
+
+def _with_view(forward: Forward, view: View) -> Forward:
+    def run(params: Params, batch: Batch, key: Key | None) -> Any:
+        if key is not None:
+            batch = view(batch, jax.random.fold_in(key, _VIEW))
+        return forward(params, batch, key)
+
+    return run
 
 
 def _one_each(

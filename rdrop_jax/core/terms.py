@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Integer, Num
 from rdrop_jax.core import losses
 from rdrop_jax.core.label_checks import are_class_ids, check_one_pass, stacked
 from rdrop_jax.core.meshes import on_any_mesh
-from rdrop_jax.core.metrics import Pair, mean
+from rdrop_jax.core.metrics import Mean, Pair, mean
 from rdrop_jax.core.options import STOP_GRADIENTS
 
 Divergence = str | Callable[[Array, Array], Array]
@@ -93,19 +93,45 @@ def position_weights(
     return Pair(w * losses.clear(w != 0, label_w), w)
 
 
+def _mean_over_pairs(
+    outputs: Array, weight: Array, consistency: Callable[[Array, Array, Array], Array]
+) -> Mean:
+    """Return the weighted mean of the consistency term over pairs of passes."""
+    pairs = [consistency(a, b, weight != 0) for a, b in combinations(outputs, 2)]
+    kl = sum(pairs) / len(pairs) if pairs else jnp.zeros_like(weight)
+    return mean(jnp.asarray(kl), weight=weight)
+
+
+def mean_over_pairs(
+    logits: Float[Array, "passes *positions classes"],
+    weight: Float[Array, "*positions"],
+    divergence: Divergence,
+    stop_gradient: str,
+) -> Mean:
+    """Return the weighted mean of a divergence over pairs of passes.
+
+    Args:
+      logits: outputs of all passes.
+      weight: weight per position; 0 excludes the position.
+      divergence: see `rdrop_jax.rdrop_loss`.
+      stop_gradient: see `rdrop_jax.rdrop_loss`.
+    """
+    distance = _divergence(divergence, stop_gradient)
+    return _mean_over_pairs(
+        logits, weight, lambda a, b, keep: distance(a, b, where=keep)
+    )
+
+
 def _terms(
     outputs: Array,
     weights: Pair,
     cross_entropy: Callable[[Array, Array], Array],
     consistency: Callable[[Array, Array, Array], Array],
 ) -> Pair:
-    labelled, counts = (w != 0 for w in weights)
-    ce = sum(cross_entropy(z, labelled) for z in outputs)
-    pairs = [consistency(a, b, counts) for a, b in combinations(outputs, 2)]
-    kl = sum(pairs) / len(pairs) if pairs else jnp.zeros_like(weights.kl)
+    ce = sum(cross_entropy(z, weights.ce != 0) for z in outputs)
     return Pair(
         mean(jnp.asarray(ce), weight=weights.ce),
-        mean(jnp.asarray(kl), weight=weights.kl),
+        _mean_over_pairs(outputs, weights.kl, consistency),
     )
 
 

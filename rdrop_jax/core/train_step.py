@@ -23,9 +23,11 @@ from rdrop_jax.core.passes import (
     Forward,
     Key,
     Params,
+    View,
     forward_passes,
     pass_keys,
     warn_if_equal,
+    with_views,
 )
 from rdrop_jax.core.train_state import TrainState, check_params
 
@@ -48,6 +50,7 @@ def make_train_step(
     out_axes: Any = 0,
     gather: Callable[[Params], Params] | None = None,
     check_passes: bool = False,
+    views: View | Sequence[View] | None = None,
 ) -> Step:
     """Make ``step(state, batch) -> (state, metrics)``, pure and ready for `jax.jit`.
 
@@ -84,6 +87,7 @@ def make_train_step(
         once more, at step 0 only. Its host callback keeps the step out of jax's
         persistent compilation cache. `check_stochastic`, called once before training,
         needs no callback.
+      views: augmentation of the inputs of each pass; see `forward_passes`.
 
     Returns:
       The step function. Its metrics are ``loss, ce, kl, grad_norm`` as `Mean`.
@@ -111,6 +115,7 @@ def make_train_step(
     if not callable(alpha):
         check_alpha(alpha)
     k = resolve_num_passes(alpha, num_passes)
+    forward = with_views(forward, views)
     _check_options(forward, k, every, accum_steps, ema)
 
     alternates = every > 1 and k > 1

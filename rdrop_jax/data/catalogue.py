@@ -2,7 +2,7 @@
 
 import importlib.util
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rdrop_jax import extras
+from rdrop_jax.data import hub
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import lines
+from rdrop_jax.files import checksums, lines
 from rdrop_jax.files.disk import read_json
 from rdrop_jax.files.roots import root, unprepared
 
@@ -57,7 +58,7 @@ def prepared_folder(data: ConfigDict, page: str) -> Path:
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    home, name = Path(root(data)), data.name.removeprefix(PREFIX)
+    home, name = Path(root(data)), data.name.removeprefix(PREFIX).replace(":", "/")
     if not (home / name).is_dir():
         raise unprepared(data, "", page)
     return find(home, name)
@@ -76,9 +77,9 @@ def splits(folder: Path) -> list[str]:
         raise InputError(f"{path}: expected splits with names: {error!r}") from error
 
 
-def classes(folder: Path) -> tuple[str, ...]:
-    """Return the names of the feature ``label``; empty if unnamed."""
-    path = folder / "label.labels.txt"
+def classes(folder: Path, label: str = "label") -> tuple[str, ...]:
+    """Return the class names of a feature; empty if unnamed."""
+    path = folder / f"{label}.labels.txt"
     return tuple(lines.read(path)) if path.is_file() else ()
 
 
@@ -112,18 +113,24 @@ def read_rows(folder: Path, split: str, features: Iterable[str], **options: Any)
 
 
 class Examples:
-    """Images and labels of one split."""
+    """Images and labels of one split.
+
+    Args:
+      folder: folder of a version.
+      split: name of the split.
+      columns: features of the images and of the labels.
+    """
 
     labels = None
 
-    def __init__(self, folder: Path, split: str) -> None:
+    def __init__(
+        self, folder: Path, split: str, columns: tuple[str, str] = ("image", "label")
+    ) -> None:
         from tensorflow_datasets import decode
 
+        self._columns = columns
         self._source = read_rows(
-            folder,
-            split,
-            ("image", "label"),
-            decoders={"image": decode.SkipDecoding()},
+            folder, split, columns, decoders={columns[0]: decode.SkipDecoding()}
         )
         self._name = f"{folder}, {split}"
 
@@ -131,8 +138,8 @@ class Examples:
         return len(self._source)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        example = self._source[row]
-        return {"image": example["image"], "label": np.int64(example["label"])}
+        image, label = (self._source[row][column] for column in self._columns)
+        return {"image": image, "label": np.int64(label)}
 
     def __repr__(self) -> str:
         return f"Examples({self._name})"
@@ -141,13 +148,60 @@ class Examples:
         return f"{self._name}, example {row}"
 
 
-def read_texts(folder: Path, split: str, columns: tuple[str, ...]) -> list[list[str]]:
-    """Read text features of one split, white space joined: one list per feature."""
-    texts: list[list[str]] = [[] for _ in columns]
-    for row in read_rows(folder, split, columns):
-        for column, found in zip(columns, texts, strict=True):
-            found.append(" ".join(row[column].decode().split()))
-    return texts
+class Table:
+    """Rows of one split, with what readers use of a ``datasets.Dataset``.
+
+    Args:
+      folder: folder of a version.
+      split: name of the split.
+      columns: features to read; all by default.
+    """
+
+    def __init__(self, folder: Path, split: str, columns: Sequence[str] = ()) -> None:
+        import tensorflow_datasets as tfds
+
+        self._folder, self._split = folder, split
+        self.features = dict(tfds.builder_from_directory(str(folder)).info.features)
+        self.column_names = list(columns or sorted(self.features))
+
+    def select_columns(self, columns: Sequence[str]) -> "Table":
+        return Table(self._folder, self._split, columns)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in read_rows(self._folder, self._split, self.column_names):
+            yield {column: _plain(row[column]) for column in self.column_names}
+
+    def __getitem__(self, column: str) -> list[Any]:
+        return [row[column] for row in self.select_columns([column])]
+
+
+def _plain(value: Any) -> Any:
+    """Convert arrays and bytes to lists, numbers and texts."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
+
+
+def load(data: ConfigDict, page: str) -> hub.Loaded:
+    """Open the prepared dataset that a config names.
+
+    Args:
+      data: the config's ``data``.
+      page: documentation page for error messages.
+
+    Raises:
+      InputError: not prepared; the message explains how to prepare it.
+    """
+    folder = prepared_folder(data, page)
+    return hub.Loaded(
+        data.name,
+        {str(folder): checksums.sha256(folder / "dataset_info.json")},
+        {split: Table(folder, split) for split in splits(folder)},
+    )
 
 
 def prepare(root: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Datasets on disk: where they are, and their splits. Needs no jax."""
+"""Datasets: where they are, and their splits. Needs no jax."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -8,7 +8,10 @@ from typing import Generic, TypeVar
 
 from ml_collections import ConfigDict
 
+from rdrop_jax.data import catalogue
+from rdrop_jax.data import hub as hub_data
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import hub
 from rdrop_jax.files.roots import root, unprepared
 
 Rows = TypeVar("Rows")
@@ -16,7 +19,7 @@ Rows = TypeVar("Rows")
 
 @dataclass(frozen=True)
 class Dataset(Generic[Rows]):
-    """A dataset on disk.
+    """A dataset.
 
     Attributes:
       splits: functions that read the dataset's own splits, by name; each reads once.
@@ -36,8 +39,34 @@ class Dataset(Generic[Rows]):
         object.__setattr__(self, "splits", once)
 
 
+def is_named(name: str) -> bool:
+    """Return whether ``data.name`` is ``hf:ORG/NAME`` or ``tfds:NAME``."""
+    return hub.is_name(name) or name.startswith(catalogue.PREFIX)
+
+
+def load(data: ConfigDict, commit: str = "", page: str = "data") -> hub_data.Loaded:
+    """Load a dataset of the Hugging Face Hub or of TensorFlow Datasets by its name.
+
+    Args:
+      data: the config's ``data``, whose name `is_named`.
+      commit: commit of a dataset of the Hub; "" takes the newest of the revision.
+      page: documentation page for error messages.
+
+    Raises:
+      InputError: one line with the cause and the remedy.
+    """
+    if hub.is_name(data.name):
+        return hub_data.load(data.name, commit)
+    return catalogue.load(data, page)
+
+
 def prepared_folder(
-    data: ConfigDict, sources: str = "", page: str = "", *, instead: str = ""
+    data: ConfigDict,
+    sources: str = "",
+    page: str = "",
+    *,
+    note: str = "",
+    instead: str = "",
 ) -> Path:
     """Return the folder of a dataset that `rdrop_jax.prepare` wrote.
 
@@ -45,6 +74,7 @@ def prepared_folder(
       data: the config's ``data``.
       sources: names of the source files.
       page: documentation page for error messages.
+      note: last line of the error message.
       instead: name on the Hub of a dataset that only version 0.1 prepared.
 
     Raises:
@@ -57,5 +87,5 @@ def prepared_folder(
                 f"data.name={data.name}: expected {folder}, prepared by version 0.1, "
                 f"found no such folder. Use --config.data.name={instead}"
             )
-        raise unprepared(data, sources, page)
+        raise unprepared(data, sources, page, note)
     return folder

@@ -1,8 +1,10 @@
 """Datasets of the Hugging Face Hub, through its library ``datasets``."""
 
+import errno
 import functools
 import logging
-import re
+import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,30 +16,33 @@ from rdrop_jax.config import suggest
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub
+from rdrop_jax.files.disk import read_json
 
 _FIELD = "data.name"
+# Branch of the Hub's copy in Parquet, with a folder for each configuration
+# (huggingface.co/docs/dataset-viewer/parquet).
+CONVERTED = "refs/convert/parquet"
 # Names of the splits in the order of preference.
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev", "validation_matched"),
     "test": ("test",),
 }
-_COMMIT = re.compile("[0-9a-f]{40}")
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A dataset in the cache of the library.
+    """A dataset that its name has found.
 
     Attributes:
-      text: ``hf:ORG/NAME[/CONFIG][@REVISION]``.
-      commit: commit of the repository.
-      splits: ``datasets.Dataset`` by name of the split.
+      text: the name, ``hf:ORG/NAME[/CONFIG][@REVISION]`` or ``tfds:NAME``.
+      provenance: commit of the repository, or checksum of the prepared dataset.
+      splits: by name, a ``datasets.Dataset`` or `rdrop_jax.data.catalogue.Table`.
     """
 
     text: str
-    commit: str
+    provenance: Mapping[str, str]
     splits: Mapping[str, Any]
 
 
@@ -57,45 +62,119 @@ def load(text: str, commit: str = "") -> Loaded:
     name = hub.parse(_FIELD, text, parts=True)
     with _explained(text, name):
         revision = commit or _commit(name)
-        from datasets import load_dataset_builder
-        from datasets.packaged_modules.cache.cache import Cache
-
-        builder = load_dataset_builder(
-            f"hf://datasets/{name.repo}",
-            name.part or None,
-            revision=revision or name.revision or None,
-        )
+        builder = _builder(name, revision)
         if revision and builder.hash != revision:  # offline: the newest copy
-            builder = Cache(
-                repo_id=name.repo,
-                dataset_name=builder.dataset_name,
-                config_name=builder.config.name,
-                version=str(builder.config.version),
-                hash=revision,
-            )
+            version = str(builder.config.version)
+            builder = _cached(name, builder.config.name, version, revision)
             if not Path(builder.cache_dir).is_dir():
                 raise InputError(
                     f"{_FIELD}: {text}: expected commit {revision}, found none in the "
                     "cache. Connect to the network, and start again"
                 )
-        builder.download_and_prepare()
-        found = Loaded(text, str(builder.hash), dict(builder.as_dataset()))
-    _logger.info("%s: %s, commit %s", _FIELD, text, found.commit)
-    return found
+        _prepare(builder, text, name)
+        splits = dict(builder.as_dataset())
+    _logger.info("%s: %s, commit %s", _FIELD, text, builder.hash)
+    return Loaded(text, {text: str(builder.hash)}, splits)
+
+
+def _builder(name: hub.Name, revision: str) -> Any:
+    """Return the library's reader of a configuration, which may be in the cache."""
+    from datasets import load_dataset_builder
+
+    place = f"hf://datasets/{name.repo}"
+    commit = revision or name.revision or None
+    if name.revision != CONVERTED:
+        return load_dataset_builder(place, name.part or None, revision=commit)
+    try:
+        builder = load_dataset_builder(place, data_dir=name.part, revision=commit)
+    except ValueError:  # offline, the library does not find a folder in its cache
+        found = _cached_folders(name, revision)
+        if not found:
+            raise
+        return _cached(name, *max(found, key=lambda p: p.stat().st_mtime).parts[-3:])
+    builder.info.description = name.part  # the cache stores it: `_cached_folders`
+    return builder
+
+
+def _cached(name: hub.Name, config: str, version: str, commit: str) -> Any:
+    from datasets.packaged_modules.cache.cache import Cache
+
+    return Cache(
+        repo_id=name.repo,
+        dataset_name=name.repo.rpartition("/")[2],
+        config_name=config,
+        version=version,
+        hash=commit,
+    )
+
+
+def _cached_folders(name: hub.Name, revision: str) -> list[Path]:
+    """Return the cached copies of a folder of the branch in Parquet."""
+    from datasets import config
+    from datasets.naming import camelcase_to_snakecase
+
+    org, _, repo = name.repo.rpartition("/")
+    place = "___".join(filter(None, (org, camelcase_to_snakecase(repo))))
+    infos = Path(config.HF_DATASETS_CACHE, place).glob(
+        f"*/*/{revision or '*'}/dataset_info.json"
+    )
+    return [
+        info.parent for info in infos if read_json(info).get("description") == name.part
+    ]
 
 
 def _commit(name: hub.Name) -> str:
-    """Ask the Hub for the commit of a revision; "" if it cannot be reached."""
-    from huggingface_hub import HfApi, errors
+    """Return the commit of a revision.
+
+    The cache records it for when the Hub cannot be reached or refuses access.
+
+    Returns:
+      The commit; "" if the cache has none for the main branch, which then is that of
+      its newest copy.
+    """
+    from huggingface_hub import HfApi, constants, errors
+
+    def resolve(local: bool) -> str:
+        revision = name.revision or None
+        found = HfApi().resolve_revision(
+            name.repo, repo_type="dataset", revision=revision, local_files_only=local
+        )
+        return str(found.resolved)
 
     try:
-        info = HfApi().dataset_info(name.repo, revision=name.revision or None)
+        return resolve(local=constants.is_offline_mode())
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
         raise
-    except (errors.HTTPError, errors.OfflineModeIsEnabled) as error:
-        _logger.debug("%s: %s: %s", _FIELD, name.repo, error)  # the cache may have it
-        return name.revision if _COMMIT.fullmatch(name.revision) else ""
-    return str(info.sha)
+    except errors.HTTPError as error:
+        try:
+            return resolve(local=True)
+        except errors.RevisionResolutionError:
+            raise error from None
+    except errors.RevisionResolutionError as error:
+        if not name.revision:
+            return ""
+        raise errors.LocalEntryNotFoundError(str(error)) from error.__cause__
+
+
+def _prepare(builder: Any, text: str, name: hub.Name) -> None:
+    """Download and convert a dataset; keep nothing that comes from a corrupt file."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    place = Path(builder.cache_dir)
+    if place.is_dir():
+        builder.download_and_prepare()
+        return
+    repo = repo_folder_name(repo_id=name.repo, repo_type="dataset")
+    files = Path(constants.HF_HUB_CACHE, repo, "snapshots", str(builder.hash))
+    try:
+        builder.download_and_prepare()
+    finally:
+        try:
+            hub.check_content(_FIELD, text, files)
+        except InputError:
+            shutil.rmtree(place, ignore_errors=True)
+            raise
 
 
 @contextmanager
@@ -122,13 +201,31 @@ def _explained(text: str, name: hub.Name) -> Iterator[None]:
             ) from error
         except (
             exceptions.DatasetsError,
-            FileNotFoundError,
+            OSError,
             ValueError,
             RuntimeError,
         ) as error:
-            if isinstance(error, errors.LocalEntryNotFoundError):
+            if _is_full(error) or _is_full(error.__cause__):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            of_files = exceptions.DatasetsError, FileNotFoundError
+            if isinstance(error, errors.LocalEntryNotFoundError) or (
+                isinstance(error, OSError) and not isinstance(error, of_files)
+            ):
                 raise
+            if "scripts are no longer supported" in str(error):
+                raise InputError(
+                    f"{start}expected files of data, found a script, which is never "
+                    "run. If the Hub has converted the dataset to Parquet, append "
+                    f"@{CONVERTED} to the name"
+                ) from error
             raise InputError(f"{start}cannot be read: {_line(error)}") from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Return whether an error is that of a full disk; the library's has no number."""
+    return isinstance(error, OSError) and (
+        error.errno in hub.SPACE or "Not enough disk space" in str(error)
+    )
 
 
 def _line(error: BaseException) -> str:

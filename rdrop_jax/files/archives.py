@@ -23,14 +23,12 @@ class Source:
     Attributes:
       file: published file name.
       url: download address.
-      md5: published MD5 checksum; "" if unknown.
-      sha256: published SHA-256 checksum; "" if unknown.
+      md5: published MD5 checksum.
     """
 
     file: str
     url: str
-    md5: str = ""
-    sha256: str = ""
+    md5: str
 
 
 def locate(sources: tuple[Source, ...], files: list[Path]) -> dict[str, Path]:
@@ -45,17 +43,14 @@ def locate(sources: tuple[Source, ...], files: list[Path]) -> dict[str, Path]:
     found = {}
     for source in sources:
         tried = [f / source.file if f.is_dir() else f for f in files]
-        there = [f for f in tried if f.is_file()]
-        exact = [f for f in there if f.name == source.file]
-        if not exact and len(sources) == 1 and there:
-            exact = there[:1]  # the only file given, although renamed
-        if not exact:
+        there = [f for f in tried if f.name == source.file and f.is_file()]
+        if not there:
             places = ", ".join(map(str, files))
             raise InputError(
                 f"--from: expected {source.file}, found none in {places}; it is at "
                 f"{source.url}"
             )
-        found[source.file] = exact[0]
+        found[source.file] = there[0]
     return found
 
 
@@ -82,14 +77,13 @@ def _verified(source: Source, path: Path) -> dict[str, Any]:
                 logged = time.monotonic()
                 share, total = f"{done / size:.0%}", f"{size / 2**30:.1f} GiB"
                 _logger.info("checking %s: %s of %s", path.name, share, total)
-    for name, value in sums.items():
-        wanted = getattr(source, name)
-        if wanted and value.hexdigest() != wanted:
-            raise InputError(
-                f"--from: {path}: expected {name} {wanted}, found {value.hexdigest()}; "
-                f"it is damaged or another file; get it again from {source.url}"
-            )
-    return {"bytes": size} | {name: value.hexdigest() for name, value in sums.items()}
+    digests = {name: value.hexdigest() for name, value in sums.items()}
+    if digests["md5"] != source.md5:
+        raise InputError(
+            f"--from: {path}: expected md5 {source.md5}, found {digests['md5']}; "
+            f"it is damaged or another file; get it again from {source.url}"
+        )
+    return {"bytes": size} | digests
 
 
 def open_tar(path: Path, file: Any = None) -> tarfile.TarFile:

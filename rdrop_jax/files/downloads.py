@@ -3,7 +3,6 @@
 A file is found by the end of its path, inside any given archive or folder.
 """
 
-import gzip
 import io
 import re
 import tarfile
@@ -59,7 +58,7 @@ class Downloads:
         return found[0]
 
     def lines(self, name: str) -> Iterator[str]:
-        """Read the lines of a text file, decompressed if its name ends in .gz.
+        """Read the lines of a text file.
 
         Raises:
           InputError: a line that is not UTF-8, or a corrupt file.
@@ -70,15 +69,13 @@ class Downloads:
             return
         with tarfile.open(path, "r:*") as archive:
             file: IO[bytes] | None = archive.extractfile(member)
-            raw = file if file is not None else io.BytesIO()
-            opened = gzip.GzipFile(fileobj=raw) if name.endswith(".gz") else raw
             try:
-                yield from lines.decoded(opened, name)
+                yield from lines.decoded(file or io.BytesIO(), name)
             except (OSError, EOFError, zlib.error) as error:
                 raise InputError(f"--from: {path}: {name}: damaged: {error}") from error
 
     def segments(self, name: str) -> Iterator[str]:
-        """Read the ``<seg>`` elements of an .sgm or .xml evaluation file."""
+        """Read the ``<seg>`` elements of an .xml evaluation file."""
         text = "\n".join(self.lines(name))
         for segment in re.findall(_SEGMENT, text):
             yield unescape(segment)

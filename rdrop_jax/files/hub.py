@@ -1,17 +1,20 @@
 """Names of the Hugging Face Hub, and its errors as one line each. Needs no jax."""
 
 import errno
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import checksums, disk
 
 PREFIX = "hf:"
 _PART = r"[A-Za-z0-9][\w.-]*"
 _NAME = re.compile(rf"({_PART}(?:/{_PART})?)((?:/[^@/]+)?)(?:@(\S+))?", re.ASCII)
-_SPACE = (errno.ENOSPC, errno.EDQUOT)
+SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,48 @@ def parse(field: str, text: str, *, parts: bool = False) -> Name:
             f"{field}: expected {PREFIX}{shape}[@REVISION], found {text!r}"
         )
     return Name(found[1], found[2].removeprefix("/"), found[3] or "")
+
+
+def pinned(field: str, text: str, commit: str) -> str:
+    """Return a name with a commit instead of its revision.
+
+    Example:
+      >>> pinned("data.name", "hf:nyu-mll/glue/rte@main", "bcdcba7")
+      'hf:nyu-mll/glue/rte@bcdcba7'
+    """
+    name = parse(field, text, parts=True)
+    return f"{PREFIX}{'/'.join(filter(None, [name.repo, name.part]))}@{commit}"
+
+
+def check_content(field: str, text: str, folder: Path) -> None:
+    """Compare the files of a snapshot with the checksums of the Hub.
+
+    The checksum of a file is the name of its blob in the cache.
+
+    Args:
+      field: config field, for messages.
+      text: name of the repository, for messages.
+      folder: folder of a commit in the cache of the Hub.
+
+    Raises:
+      InputError: a file is corrupt.
+    """
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        blob = file.resolve()
+        with disk.explained(blob.parent):
+            if len(blob.name) == 64:  # large files: sha256
+                found = checksums.sha256(blob)
+            elif len(blob.name) == 40:  # small files: git's sha1
+                content = blob.read_bytes()
+                found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            else:  # a cache without links
+                continue
+        if found != blob.name:
+            raise InputError(
+                f"{field}: {text}: {file.relative_to(folder)}: expected the checksum "
+                f"{blob.name}, found {found}: the file is corrupt. Delete {blob}, and "
+                "start again"
+            )
 
 
 def hint(name: str, text: str) -> str:
@@ -111,9 +156,9 @@ def explained(field: str, text: str, name: Name) -> Iterator[None]:
     except (errors.HTTPError, errors.FileMetadataError) as error:
         raise InputError(start + _unreachable(error)) from error
     except OSError as error:
-        if error.errno in _SPACE:
+        if error.errno in SPACE:
             raise InputError(
-                f"{start}cannot write to {constants.HF_HUB_CACHE} ({error.strerror}). "
+                f"{start}cannot write to {constants.HF_HOME} ({error.strerror}). "
                 "Free some space, or set HF_HOME to a folder on another disk"
             ) from error
         if error.errno is not None:

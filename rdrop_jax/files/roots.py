@@ -16,13 +16,14 @@ def root(data: ConfigDict) -> str:
     return str(paths.local(field, path)) if path else ""
 
 
-def unprepared(data: ConfigDict, sources: str, page: str) -> InputError:
+def unprepared(data: ConfigDict, sources: str, page: str, note: str = "") -> InputError:
     """Build the error for a dataset that is not prepared yet.
 
     Args:
       data: the config's ``data``.
       sources: names of the source files; empty if they are downloaded.
       page: documentation page.
+      note: last line of the message.
 
     Returns:
       An error that explains how to prepare the dataset.
@@ -36,6 +37,7 @@ def unprepared(data: ConfigDict, sources: str, page: str) -> InputError:
         f"  python -m rdrop_jax.prepare {data.name} --data_dir {found or 'DATA'}"
         f"{' --from ' + sources if sources else ''}\n"
         f"and train with --config.data.dir={found or 'DATA'}; see docs/{page}.md"
+        f"{note and chr(10)}{note}"
     )
 
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub as hub_names
 from rdrop_jax.pretrained import hub, weight_files
+from rdrop_jax.training import workdir as workdir_lib
 
 # Values of model_type in config.json that each task reads.
 Families = Mapping[str, tuple[str, ...]]
@@ -52,6 +53,9 @@ _VALUES: Mapping[str, Mapping[str, Any]] = {
     }
 }
 _ACTIVATIONS = {"swish": "silu"}
+# Name of the activation in config.json of families whose models have GELU alone.
+_GELU = dict.fromkeys(("vit", "bert", "roberta", "xlm-roberta"), "hidden_act")
+_GELU["bart"] = "activation_function"
 
 
 def check_weights(
@@ -70,11 +74,11 @@ def check_weights(
 
     Returns:
       The config; fields of the model that the user does not set are those of the
-      weights' config.json.
+      weights' config.json, or of the run in a workdir.
 
     Raises:
       InputError: the weights are missing, invalid, or of another model family, or a
-        field that the user sets differs from config.json.
+        field that the user sets differs from theirs.
     """
     name = config.init_from
     named = hub_names.is_name(name)
@@ -89,7 +93,25 @@ def check_weights(
         weight_files.check_source(local)
         return _completed(config, stored, families[config.task], given)
     weight_files.check_source(local)
-    return config
+    return _like_run(config, given)
+
+
+def _like_run(config: ConfigDict, given: Collection[str] | None) -> ConfigDict:
+    """Fill in the fields of the model from the run whose workdir has the weights.
+
+    The user's value is kept with ``reinit``, or if the run does not set the field. Then
+    merging the weights compares shapes. Without ``given`` nothing is filled in.
+    """
+    run = workdir_lib.read(workdir_lib.split_checkpoint(config.init_from)[0])
+    if given is None or run.task != config.task:
+        return config
+    fields = {name.removeprefix("model.") for name in workdir_lib.OF_WEIGHTS}
+    wanted = {}
+    for name in sorted(fields & {*run.model} & {*config.model}):
+        kept = config.reinit or run.model[name] is None
+        if not (kept and f"model.{name}" in given):
+            wanted[name] = run.model[name]
+    return _filled(config, wanted, given, "the run")
 
 
 def _completed(
@@ -99,7 +121,7 @@ def _completed(
     given: Collection[str] | None,
 ) -> ConfigDict:
     """Fill in the fields of the model from config.json."""
-    model_type, model = stored.get("model_type"), config.model
+    model_type = stored.get("model_type")
     wanted = {
         name: stored[theirs]
         for name, theirs in _FIELDS.get(str(model_type), {}).items()
@@ -114,12 +136,27 @@ def _completed(
         wanted["max_positions"] -= int(stored.get("pad_token_id", 1)) + 1
     if len(own) > 1 and model_type in own:
         wanted["name"] = model_type
+    return _filled(config, wanted, given, "config.json")
+
+
+def _filled(
+    config: ConfigDict,
+    wanted: Mapping[str, Any],
+    given: Collection[str] | None,
+    source: str,
+) -> ConfigDict:
+    """Return a config with these fields of the model.
+
+    Raises:
+      InputError: the user sets another value.
+    """
+    model = config.model
     changed = {name: v for name, v in wanted.items() if model[name] != v}
     for name, value in changed.items():
         unset = model[name] is None if given is None else f"model.{name}" not in given
         if not unset:
             raise InputError(
-                f"model.{name}: expected {value!r}, as in config.json of init_from="
+                f"model.{name}: expected {value!r}, as in {source} of init_from="
                 f"{config.init_from}, got {model[name]!r}. Remove this field, or use "
                 "other weights"
             )
@@ -141,9 +178,14 @@ def _check_type(
     own, model_type = families[config.task], found.get("model_type")
     name = config.model.name
     wanted = own[0] if len(own) == 1 else name if name in own else ""
-    if model_type is None or not wanted or model_type == wanted:
-        return
-    if free and model_type in own:
+    same = model_type is None or not wanted or model_type == wanted
+    if same or (free and model_type in own):
+        field = _GELU.get(str(model_type), "")
+        if found.get(field, "gelu") != "gelu":
+            raise InputError(
+                f"init_from: {config.init_from}: {field} of config.json: expected "
+                f"gelu, got {found[field]!r}. Use weights with this activation."
+            )
         return
     known = "; ".join(f"{task}: {', '.join(types)}" for task, types in families.items())
     remedy = f"Families that can be read: {known}."

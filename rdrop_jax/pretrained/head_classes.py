@@ -31,8 +31,8 @@ def order(stored: Sequence[str], wanted: Sequence[str]) -> Order:
     """Match the rows of a head with the classes of a model by name.
 
     Names are compared without surrounding white space; case is ignored
-    unless two names of one list differ only by it. Names such as ``LABEL_0`` are
-    placeholders, for which rows are matched by position.
+    unless two names of one list differ only by it. Names such as ``LABEL_0``, and the
+    numbers 0, 1, ..., are placeholders, for which rows are matched by position.
 
     Args:
       stored: class names by row of the stored head; empty if unknown.
@@ -51,7 +51,8 @@ def order(stored: Sequence[str], wanted: Sequence[str]) -> Order:
     if theirs and theirs == ours:
         return Order()
     for side, names in (("weights", theirs), ("data", ours)):
-        if all(_PLACEHOLDER.fullmatch(name) for name in names):
+        numbers = names == [str(row) for row in range(len(names))]
+        if numbers or all(_PLACEHOLDER.fullmatch(name) for name in names):
             shown = f" ({_some(names)})" if names else ""
             if sorted(theirs) == sorted(ours) and names:
                 break

@@ -1,15 +1,13 @@
 """Weights of the Hugging Face Hub as folders of its cache. Needs no jax."""
 
 import functools
-import hashlib
 import logging
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums, hub
-from rdrop_jax.files.disk import explained
+from rdrop_jax.files import hub
 from rdrop_jax.training import workdir as workdir_lib
 
 _FIELD = "init_from"
@@ -96,25 +94,6 @@ def snapshot(text: str, commit: str = "") -> Path:
             "they can run code. Convert them, or name a revision with safetensors, "
             "such as @refs/pr/1"
         )
-    for file in sorted(folder.iterdir()):
-        _check_content(file, text)
+    hub.check_content(_FIELD, text, folder)
     _logger.info("%s: %s, commit %s", _FIELD, text, folder.name)
     return folder
-
-
-def _check_content(file: Path, text: str) -> None:
-    """Compare a file with its checksum, which is the name of its blob in the cache."""
-    blob = file.resolve()
-    with explained(blob.parent):
-        if len(blob.name) == 64:  # large files: sha256
-            found = checksums.sha256(blob)
-        elif len(blob.name) == 40:  # small files: git's sha1
-            content = blob.read_bytes()
-            found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-        else:  # a cache without links
-            return
-    if found != blob.name:
-        raise InputError(
-            f"{_FIELD}: {text}: {file.name}: expected the checksum {blob.name}, found "
-            f"{found}: the file is corrupt. Delete {blob}, and start again"
-        )

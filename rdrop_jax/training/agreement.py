@@ -31,32 +31,58 @@ def check_equal(name: str, content: Mapping[str, Any]) -> None:
     Raises:
       InputError: values differ. Raised on every process; lists the first fields.
     """
+    if found := _differences(content):
+        lines = [f"{field}: {text}" for field, text in found[:20]]
+        raise InputError(
+            f"{name}: expected the same on all processes, found differences. Start "
+            "every process with the same command, data and package:\n  "
+            + "\n  ".join(lines)
+        )
+
+
+def check_same_commits(names: Mapping[str, str]) -> None:
+    """Check that all processes have the same commits of the Hub.
+
+    Args:
+      names: config field to ``hf:ORG/NAME@COMMIT``.
+
+    Raises:
+      InputError: commits differ. Raised on every process.
+    """
+    for field, text in _differences(names)[:1]:
+        raise InputError(
+            f"{field}: expected the same commit on all processes, got {text}. Start "
+            "every process with one of these names"
+        )
+
+
+def _differences(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return fields that differ between processes, with the values of two."""
     import jax
     import numpy as np
     from jax.experimental.multihost_utils import process_allgather
 
     if jax.process_count() == 1:
-        return
+        return []
     text = json.dumps(content, sort_keys=True, default=str).encode()
     digest = np.frombuffer(hashlib.sha256(text).digest(), np.uint8)
     digests = process_allgather(digest)
     if (digests == digests[0]).all():
-        return
+        return []
     # Send the full text only if the checksums differ.
     length = int(process_allgather(np.int32(len(text))).max())
     padded = np.frombuffer(text.ljust(length), np.uint8)
     first, *others = (json.loads(bytes(row)) for row in process_allgather(padded))
-    lines = [
-        f"{field}: process 0 {first.get(field, '(absent)')!r:.80}, process {number} "
-        f"{other.get(field, '(absent)')!r:.80}"
+    return [
+        (
+            field,
+            f"process 0 {first.get(field, '(absent)')!r:.160}, process {number} "
+            f"{other.get(field, '(absent)')!r:.160}",
+        )
         for number, other in enumerate(others, 1)
         for field in sorted(first.keys() | other.keys())
         if first.get(field, _ABSENT) != other.get(field, _ABSENT)
     ]
-    raise InputError(
-        f"{name}: expected the same on all processes, found differences. Start every "
-        "process with the same command, data and package:\n  " + "\n  ".join(lines[:20])
-    )
 
 
 def check_visible(folder: Path, names: Sequence[str], remedy: str) -> None:

@@ -20,8 +20,8 @@ from rdrop_jax.files.disk import explained, open_regular, read_json, write_json
 
 # Fields whose "auto" means the stored value if the run has checkpoints.
 _KEPT = ("eval.bleu", "eval.rouge_tokenizer")
-# Fields of the model that config.json of pretrained weights specifies.
-_OF_WEIGHTS = (
+# Fields of the model that pretrained weights, or the run they come from, specify.
+OF_WEIGHTS = (
     *("model.name", "model.layers", "model.encoder_layers", "model.decoder_layers"),
     *("model.width", "model.heads", "model.mlp_width", "model.patch_size"),
     *("model.vocab_size", "model.max_positions", "model.size", "model.share"),
@@ -127,7 +127,7 @@ def resumed(
         and config.init_from
         and config.init_from == stored.get("init_from")
     ):
-        unset = {*_OF_WEIGHTS} & stored.keys() & now.keys() - {*given}
+        unset = {*OF_WEIGHTS} & stored.keys() & now.keys() - {*given}
         kept |= {name: stored[name] for name in unset}
     if given is not None and is_of_0_1(workdir):
         fields = {*config_lib.NEW_DEFAULTS} - {*given}

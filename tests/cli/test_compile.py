@@ -20,9 +20,18 @@ from rdrop_jax.training.mesh import make_mesh
 SMALL = {
     "vit.py": {"model.layers": "1", "model.width": "16", "model.mlp_width": "16"},
     "glue.py:rte_bert_base": {"model.layers": "1", "batch_size": "8"},
-    "nmt.py:wmt14_en_de": {"data.vocab_size": "100", "accum_steps": "1"},
+    "nmt.py:wmt14_en_de": {
+        "data.vocab_size": "100",
+        "accum_steps": "1",
+        "model.encoder_layers": "1",
+        "model.decoder_layers": "1",
+    },
     "summarization.py": {"data.vocab_size": "100"},
-    "lm.py:wikitext103": {"data.vocab_size": "100", "accum_steps": "1"},
+    "lm.py:wikitext103": {
+        "data.vocab_size": "100",
+        "accum_steps": "1",
+        "model.layers": "1",
+    },
 }
 
 

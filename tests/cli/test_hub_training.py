@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from helpers import texts, tiny, tiny_lm, tiny_nmt, tiny_sum
 from helpers.hub import Hub, environment, forget, go_offline, use_datasets
+from helpers.processes import Processes
 
 from rdrop_jax.cli import train as train_program
+from rdrop_jax.pretrained import hub as weights_hub
 
 pytest.importorskip("datasets", reason="needs the extra [hub]")
 from helpers.repositories import (
@@ -22,8 +24,9 @@ from helpers.repositories import (
     tiny_bert,
 )
 
+from rdrop_jax.data import hub as data_hub
+
 ROOT = Path(__file__).parents[2]
-VIT = ROOT / "tests" / "parity" / "vit"
 
 
 @pytest.fixture
@@ -59,6 +62,12 @@ def splits(make, size):
     return json_lines(train=make(size), validation=make(9), test=make(9))
 
 
+def stored(kind, *more):
+    folder = ROOT / "tests" / "parity" / kind
+    names = ("config.json", "model.safetensors", *more)
+    return {name: (folder / name).read_bytes() for name in names}
+
+
 # Config, its tiny fields, files of the dataset, files of the model.
 TASKS = {
     "images": (
@@ -66,10 +75,7 @@ TASKS = {
         {n: tiny.TINY[n] for n in tiny.TINY if not n.startswith("model.")}
         | {"batch_size": 8, "data.image_size": 8, "eval.batch_size": 8},
         lambda: pets(16, 4),
-        lambda: {
-            name: (VIT / name).read_bytes()
-            for name in ("config.json", "model.safetensors")
-        },
+        lambda: stored("vit"),
     ),
     "texts": (
         f"{texts.GLUE}:files",
@@ -83,10 +89,11 @@ TASKS = {
         {
             n: tiny_nmt.TINY[n]
             for n in tiny_nmt.TINY
-            if not n.startswith(("data.files", "data.columns"))
-        },
+            if not n.startswith(("data.files", "data.columns", "model."))
+        }
+        | {"data.max_length": 40, "batch_tokens": 512},
         lambda: splits(sentences, 40),
-        None,
+        lambda: stored("marian", "source.spm", "target.spm", "vocab.json"),
     ),
     "summarization": (
         f"{tiny_sum.SUMMARIZATION}:files",
@@ -102,7 +109,7 @@ TASKS = {
         f"{tiny_lm.LM}:files",
         tiny_lm.TINY,
         lambda: splits(running, 60),
-        None,
+        None,  # only workdirs
     ),
 }
 
@@ -184,3 +191,38 @@ def test_trains_from_a_model_and_a_dataset_by_name_in_a_process(hub, tmp_path):
     assert stored["data"]["classes"] == ["good", "bad"]
     assert stored["data"]["files"] == {s: s for s in ("train", "validation", "test")}
     assert stored["model"]["width"] == 32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("field", ["data.name", "init_from"])
+def test_hosts_with_different_commits_stop_with_one_line(
+    hub, monkeypatch, tmp_path, field
+):
+    """Process 0 is offline and has the first commit, process 1 gets the second."""
+    names = {"data.name": FILMS, "init_from": "org/tiny-bert"}
+    kinds = {"data.name": "datasets", "init_from": "models"}
+    hub.add("org/tiny-bert", tiny_bert())
+    hub.add(FILMS, films(), kind="datasets")
+    data_hub.load(f"hf:{FILMS}/pairs")
+    weights_hub.snapshot("hf:org/tiny-bert")
+    # Labels of other classes change a field of the config as well.
+    files = dict(hub.files_of(names[field], kind=kinds[field]))
+    if field == "data.name":
+        files["README.md"] = files["README.md"].replace(b"good", b"fine")
+    hub.add(names[field], files, kind=kinds[field])
+    fields = {n: x for n, x in texts.TINY.items() if not n.startswith("model.")}
+    fields |= {"data.name": f"hf:{FILMS}/pairs", "init_from": "hf:org/tiny-bert"}
+    argv = [f"--config={texts.GLUE}:files", f"--workdir={tmp_path / 'run'}"]
+    argv += [f"--config.{n}={x}" for n, x in fields.items()]
+    homes = [
+        environment(hub, tmp_path / "home") | {"HF_HUB_OFFLINE": "1"},
+        environment(hub, tmp_path / "other"),
+    ]
+    with Processes("train", *argv, variables=homes) as running:
+        for code, _, err in running.end():
+            assert code == 2, err
+            line = next(x for x in err.splitlines() if x.startswith("error: "))
+            assert f"error: {field}: expected the same commit on all" in line
+            assert line.count("@") == 2
+            assert "process 1 " in line
+    assert not (tmp_path / "run" / "checkpoints").exists()

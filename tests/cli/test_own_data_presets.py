@@ -23,10 +23,30 @@ NAMED = sorted(
 )
 
 
+COMMAND = (
+    r"rdrop[-_]jax[ .](?:train|compile|compare) .*?--config ([\w/]+\.py(?::\w+)?)(.*)"
+)
+FIELD = r"--config\.([\w.]+)=([^\s\[]+)"
+COMMANDS = [
+    (spec, dict(re.findall(FIELD, fields)))
+    for page in [*PAGES, *(ROOT / "configs").glob("*.py")]
+    if page.name not in (ADDS, "own-task.md")  # which add a task
+    for spec, fields in re.findall(COMMAND, page.read_text().replace("\\\n", " "))
+]
+
+
 def test_every_preset_in_the_documentation_exists():
     assert "vit.py:folder" in NAMED
     for name in NAMED:
         flags.load(f"configs/{name}", {})
+
+
+def test_every_command_in_the_documentation_is_understood(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert len(COMMANDS) > 50
+    for spec, fields in COMMANDS:
+        config = flags.load(spec, {n: x.strip("`\"'") for n, x in fields.items()})
+        assert not (config.data.name.startswith("hf:") and config.data.dir), spec
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def test_evaluate_repeats_the_result(trained):
     assert scores == result["test"]
 
 
+@pytest.mark.slow
 def test_predict_answers_on_every_way_in(trained, tmp_path):
     workdir = trained[0]
     images = digits("test", 0).images[:5]

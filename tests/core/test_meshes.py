@@ -66,6 +66,15 @@ def adaptive(w, batch):
     )
 
 
+def ctc(z, batch):
+    """Sequences of two frames with one label, or none for the blank's id."""
+    frames = jnp.stack([z, z * 0.5], axis=2)
+    ids = batch["ids"][:, None]
+    return rdrop_jax.rdrop_ctc_loss(
+        frames, frames[0, ..., 0] > 99, ids, ids == 0, alpha=0.4, where=batch["keep"]
+    )
+
+
 def forward(w, batch, key):
     x = batch["x"]
     if key is not None:
@@ -134,6 +143,11 @@ LOSSES = {
     "symmetric_kl": of_positions(
         lambda z, b: rdrop_jax.symmetric_kl(z[0], z[1], where=b["keep"])
     ),
+    "consistency": (
+        lambda z, b: (rdrop_jax.consistency(z, where=b["keep"]).compute(), ()),
+        LOGITS,
+    ),
+    "ctc": (ctc, LOGITS),
     "large_vocabulary": (large_vocabulary, W),
     "adaptive": (adaptive, W),
     "unroll": passes("unroll"),

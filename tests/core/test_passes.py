@@ -146,3 +146,36 @@ def test_shared_work_before_the_first_dropout_is_done_once():
             line for line in text.splitlines() if " dot(" in line and "8,16]" in line
         ]
         assert len(wide) == 1, text
+
+
+def cropped(batch, key):
+    keep = jax.random.bernoulli(key, 0.5, batch["x"].shape)
+    return batch | {"x": jnp.where(keep, batch["x"], 0.0)}
+
+
+def linear(params, batch, key):
+    return batch["x"] @ params["in"]
+
+
+@pytest.mark.parametrize("how", ["unroll", "vmap"])
+def test_each_pass_has_its_own_view(how):
+    """A model without dropout: only its inputs differ, by key alone."""
+    of = lambda key, **options: forward_passes(  # noqa: E731
+        linear, toy.params(), toy.batch(), key, how=how, **options
+    )
+    found = of(KEY, views=cropped)
+    assert np.mean(np.any(found[0] != found[1], axis=-1)) > 0.5
+    np.testing.assert_array_equal(found, of(KEY, views=cropped))
+    assert np.any(found != of(jax.random.key(4), views=cropped))
+    np.testing.assert_array_equal(*of(KEY))  # the paper's method: equal inputs
+
+
+def test_a_view_for_each_pass():
+    """The first pass sees the inputs as they are."""
+    views = [lambda batch, key: batch, cropped]
+    found = forward_passes(linear, toy.params(), toy.batch(), KEY, views=views)
+    plain = linear(toy.params(), toy.batch(), None)
+    np.testing.assert_array_equal(found[0], plain)
+    assert np.any(found[1] != plain)
+    with pytest.raises(ValueError, match="views: expected one, or one per pass, 2"):
+        forward_passes([linear] * 2, toy.params(), toy.batch(), KEY, views=views[:1])

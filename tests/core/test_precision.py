@@ -81,8 +81,8 @@ def test_steps_with_remat(reference):
 @pytest.mark.parametrize(
     ("wide", "remat"),
     [
-        (False, False),
         (True, True),
+        pytest.param(False, False, marks=pytest.mark.slow),
         pytest.param(False, True, marks=pytest.mark.slow),
         pytest.param(True, False, marks=pytest.mark.slow),
     ],

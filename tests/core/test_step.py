@@ -230,6 +230,22 @@ def test_randomness_is_a_function_of_seed_and_step():
     )
 
 
+def test_views_are_those_of_forward_passes():
+    """The only noise of this step is that of the inputs."""
+
+    def view(batch, key):
+        return batch | {"x": batch["x"] + jax.random.normal(key, batch["x"].shape)}
+
+    _, metrics = run(toy.plain_forward, steps=1, views=view)
+    assert metrics["kl"] > 0
+    key = jax.random.fold_in(start().key, 0)
+    batch = toy.batch(8, seed=0)
+    logits = forward_passes(toy.plain_forward, toy.params(), batch, key, views=view)
+    np.testing.assert_allclose(
+        metrics["loss"], toy.loss(logits, batch, alpha=2.0)[0], rtol=1e-5
+    )
+
+
 def test_ema_follows_the_parameters():
     state, _ = run(steps=1, state=start(ema=True), ema=0.9)
     wanted = jax.tree.map(

@@ -1,12 +1,18 @@
 """Datasets by name from a hub on loopback, through the real library."""
 
+import errno
+import io
 import json
+import os
+import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.hub import Hub, forget, go_offline, use_datasets
 from helpers.texts import rows
+from huggingface_hub import constants, file_download
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import hub as data_hub
@@ -18,7 +24,9 @@ from rdrop_jax.tasks.summarization import summary_sets
 from rdrop_jax.tasks.translation import translation_sets
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [hub]")
+from datasets import arrow_writer, builder  # noqa: E402
 from helpers.repositories import CARD, FILMS, film_rows, films, pets  # noqa: E402
+from pyarrow import parquet  # noqa: E402
 
 
 @pytest.fixture
@@ -36,7 +44,7 @@ def show(text, commit=""):
     chosen = data_hub.choose(found, {})
     first = next(data_hub.rows(found, chosen["train"], ["text", "label", "absent"]))
     return {
-        "commit": found.commit,
+        "commit": found.provenance[text],
         "chosen": chosen,
         "first": first.fields,
         "names": data_hub.class_names(found, chosen["train"], "label"),
@@ -104,13 +112,32 @@ def test_what_is_refused(hub):
         f"hf:{FILMS}/pairs@v9": "found no 'v9'",
         f"hf:{FILMS}/other": "pairs",
         "hf:org/gated": "gated. Accept its terms",
-        "hf:org/script": "script",
+        "hf:org/script": "found a script, .* append @refs/convert/parquet",
         "hf:org/empty": "cannot be read",
         "hf:org/broken/pairs": "cannot be read",
-        "hf:a b": "expected hf:ORG/NAME[/CONFIG]",
+        "hf:a b": r"expected hf:ORG/NAME\[/CONFIG\]",
     }
     for name, text in wanted.items():
-        assert text in refused(name), name
+        assert re.search(text, refused(name)), name
+
+
+def test_a_conversion_to_parquet_in_place_of_a_script(hub, monkeypatch):
+    hub.add("org/talks", {"talks.py": "raise SystemExit(9)"}, kind="datasets")
+    files = {
+        f"{config}/{split}/0000.parquet": film_rows(count, 0)
+        for config, count in (("a-b", 5), ("a-c", 7))
+        for split in ("train", "test")
+    }
+    branch = data_hub.CONVERTED
+    commit = hub.add("org/talks", files, kind="datasets", refs=(branch,))
+    names = [f"hf:org/talks/{config}@{branch}" for config in ("a-b", "a-c")]
+    online = [show(name) for name in names]
+    assert [(f["rows"], f["commit"]) for f in online] == [(5, commit), (7, commit)]
+    assert online[0]["chosen"] == {"train": "train", "test": "test"}
+    go_offline(monkeypatch)
+    assert [show(name) for name in names] == online
+    assert [show(name, commit) for name in names] == online
+    assert "cannot be read" in refused(f"hf:org/talks/a-d@{branch}")
 
 
 def test_no_network_and_no_cache(hub, monkeypatch, tmp_path):
@@ -125,14 +152,104 @@ def test_no_network_and_no_cache(hub, monkeypatch, tmp_path):
     assert "HF_HUB_OFFLINE is set, found none" in refused(name)
 
 
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_refused(hub, monkeypatch, status):
+    hub.add(FILMS, films(), kind="datasets")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between attempts
+    hub.status = status
+    message = refused(f"hf:{FILMS}/pairs")
+    assert ("HF_TOKEN" in message) == (status != 500)
+    hub.status = None
+    found = show(f"hf:{FILMS}/pairs")
+    hub.status = status
+    assert show(f"hf:{FILMS}/pairs") == found  # from the cache
+
+
+@pytest.mark.parametrize("token", [None, "hf_wrong"])
+def test_gated_until_there_is_a_token(hub, monkeypatch, token):
+    hub.add("org/gated", films(), kind="datasets")
+    hub.gated.add("org/gated")
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    assert "gated. Accept its terms" in refused("hf:org/gated/pairs")
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    assert show("hf:org/gated/pairs")["rows"] == 48
+
+
+def test_a_download_that_breaks_off_resumes(hub, monkeypatch):
+    hub.add(FILMS, films(), kind="datasets")
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 100)
+    hub.cut = 1000
+    assert show(f"hf:{FILMS}/pairs")["rows"] == 48
+    ranges = [ranged for *_, ranged in hub.downloads(".parquet") if ranged]
+    assert ranges == ["bytes=1000-"]
+
+
+@pytest.mark.parametrize("other", [film_rows(48, 5), b"PAR1"])
+def test_a_corrupt_file_is_not_used(hub, tmp_path, other):
+    """Other rows of the same size, or no rows at all."""
+    name, rows = "pairs/train-00000.parquet", films()["pairs/train-00000.parquet"]
+    hub.add(FILMS, films(), kind="datasets")
+    hub.wrong[name] = other[: len(rows)].ljust(len(rows), b"0")
+    message = refused(f"hf:{FILMS}/pairs")
+    assert f"{name}: expected the checksum" in message
+    assert not [*(tmp_path / "home").rglob("*.arrow")]
+    hub.wrong.clear()
+    Path(message.split("Delete ")[1].split(",")[0]).unlink()
+    assert show(f"hf:{FILMS}/pairs")["first"]["text"] == texts_of(rows)[0]
+
+
+def texts_of(content):
+    return parquet.read_table(io.BytesIO(content))["text"].to_pylist()
+
+
+@pytest.mark.parametrize("place", ["download", "conversion", "check"])
+def test_no_space(hub, monkeypatch, tmp_path, place):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "blob")
+
+    hub.add(FILMS, films(), kind="datasets")
+    with monkeypatch.context() as patched:
+        if place == "download":
+            patched.setattr(file_download, "http_get", full)
+        elif place == "conversion":
+            patched.setattr(arrow_writer.ArrowWriter, "write_table", full)
+        else:
+            missing = lambda *args, **options: False  # noqa: E731
+            patched.setattr(builder, "has_sufficient_disk_space", missing)
+        message = refused(f"hf:{FILMS}/pairs")
+    assert "No space left on device). Free some space, or set HF_HOME" in message
+    assert show(f"hf:{FILMS}/pairs")["rows"] == 48
+
+
+def test_offline_a_branch_or_tag_is_the_recorded_one(hub, monkeypatch):
+    name, changed = f"hf:{FILMS}/pairs", dict(films())
+    first = hub.add(FILMS, changed, kind="datasets", refs=("v1", "main"))
+    assert show(f"{name}@v1")["commit"] == first
+    changed["pairs/train-00000.parquet"] = film_rows(40, 5)
+    second = hub.add(FILMS, changed, kind="datasets")
+    assert show(name)["commit"] == second
+    assert show(f"{name}@v1")["commit"] == first
+    # The newest copy in the cache is that of a third commit, asked for by its id.
+    third = hub.add(FILMS, changed, kind="datasets", refs=("v3",))
+    show(f"{name}@{third}")
+    go_offline(monkeypatch)
+    assert show(name)["commit"] == second
+    assert show(f"{name}@v1")["commit"] == first
+    assert "complete copy of 'v3' in the cache" in refused(f"{name}@v3")
+
+
 def test_splits_that_the_user_names():
-    found = data_hub.Loaded("hf:a/b", "0", {"train": 0, "dev": 0, "extra": 0})
+    found = data_hub.Loaded(
+        "hf:a/b", {"hf:a/b": "0"}, {"train": 0, "dev": 0, "extra": 0}
+    )
     chosen = data_hub.choose(found, {"test": "extra"})
     assert chosen == {"train": "train", "validation": "dev", "test": "extra"}
     with pytest.raises(InputError, match=r"data.files.test: expected a split of hf:a/"):
         data_hub.choose(found, {"test": "extro"})
     with pytest.raises(InputError, match=r"data.files.train: expected the name of a"):
-        data_hub.choose(data_hub.Loaded("hf:a/b", "0", {"x": 0}), {})
+        data_hub.choose(data_hub.Loaded("hf:a/b", {}, {"x": 0}), {})
 
 
 def pair_data(name, **columns):
@@ -182,6 +299,8 @@ def test_summaries_with_splits_held_out(hub):
 def test_images(hub):
     hub.add("org/pets", pets(), kind="datasets")
     data = {"name": "hf:org/pets", "validation": 2.0, "test": 0.0, "split_seed": 0}
+    data["files"] = dict.fromkeys(("train", "validation", "test"), "")
+    data["columns"] = {"image": "", "label": ""}
     found = image_sets.find(ConfigDict(data))
     rows = image_sets.open_split(found, ConfigDict(data), "train")
     held = image_sets.open_split(found, ConfigDict(data), "validation")
@@ -191,6 +310,15 @@ def test_images(hub):
     assert np.asarray(decode(rows[0]["image"], 3)).shape == (5, 4, 3)
     assert {*rows.labels} == {0, 1}
     assert rows.name(1).startswith("hf:org/pets, train")
+    data["files"]["validation"] = "test"
+    assert [*image_sets.find(ConfigDict(data)).splits] == ["train", "validation"]
+    data["columns"] = {"image": "img", "label": "img"}
+    with pytest.raises(
+        InputError,
+        match=r"data\.columns\.label: expected a column of classes or integers of .*: "
+        r"img \(Image\), fine_label \(ClassLabel\), .*, found 'img'",
+    ):
+        image_sets.find(ConfigDict(data))
 
 
 def test_running_text(hub):
@@ -203,6 +331,7 @@ def test_running_text(hub):
     commit = hub.add("org/text", files, kind="datasets")
     names = dict.fromkeys(("train", "validation", "test"), "")
     data = {"name": "hf:org/text", "files": names, "tokens": "words", "dir": ""}
+    data["columns"] = {"text": "text"}
     data |= {"validation": 1.0, "test": None, "vocab_size": 0, "min_count": 1}
     data |= {"vocabulary": "", "split_seed": 0}
     found = running_text.corpus(ConfigDict(data))

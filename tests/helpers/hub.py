@@ -54,13 +54,10 @@ class Hub:
         found["refs"] |= dict.fromkeys(refs, commit)
         return commit
 
-    def add_folder(self, repo, folder, **options):
-        files = {
-            str(p.relative_to(folder)): p.read_bytes()
-            for p in folder.rglob("*")
-            if p.is_file()
-        }
-        return self.add(repo, files, **options)
+    def files_of(self, repo, kind="models"):
+        """The files of the main branch."""
+        found = self.repos[kind, repo]
+        return found["commits"][found["refs"]["main"]]
 
     def downloads(self, ending):
         return [r for r in self.requests if r[0] == "GET" and r[1].endswith(ending)]

@@ -45,7 +45,16 @@ def command(name, *argv):
 class Processes:
     """The same program in several processes, all ended on the way out."""
 
-    def __init__(self, name, *argv, count=2, devices=1, clusters=None, each=((), ())):
+    def __init__(
+        self,
+        name,
+        *argv,
+        count=2,
+        devices=1,
+        clusters=None,
+        each=((), ()),
+        variables=({}, {}),
+    ):
         address = f"127.0.0.1:{free_port()}"
         env = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
         self.started = time.monotonic()
@@ -60,7 +69,7 @@ class Processes:
                 subprocess.Popen(
                     command(name, *argv, *own, *(options if count > 1 else [])),
                     cwd=ROOT,
-                    env=env | mine,
+                    env=env | mine | variables[i % 2],
                     text=True,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,

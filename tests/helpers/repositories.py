@@ -1,5 +1,6 @@
 """Files of small datasets and models for the hub on loopback."""
 
+import functools
 import io
 import json
 import tempfile
@@ -123,6 +124,7 @@ BERT = {
 }
 
 
+@functools.cache
 def tiny_bert():
     """Files of a repository with a tiny random BERT, without head, and a tokenizer."""
     texts = [row[c] for row in rows(48) for c in ("text", "text_b")]

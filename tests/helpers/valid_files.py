@@ -296,7 +296,7 @@ def contents(root):
         ),
         "comparison/comparison.json": (
             comparison,
-            encoded({n: {} for n in ("options", "base", "probe", "versions")}),
+            encoded({n: {} for n in ("options", "base", "pins", "probe", "versions")}),
         ),
         f"{run}/result.json": (comparison_run, encoded({"step": 1})),
         f"{run}/diagnostics.json": (comparison_run, encoded({"kl": 1.0})),

@@ -95,6 +95,7 @@ def test_dropout_sites_are_those_of_the_paper(
     assert all(shape[0] == len(IMAGES) for shape in drawn)  # no mask is shared
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_memory():
     params = init(vit())
     key = jax.random.key(2)

@@ -243,6 +243,7 @@ def test_gradients_are_those_of_differences():
         )
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_but_memory():
     params, key = init(build()), jax.random.key(2)
 

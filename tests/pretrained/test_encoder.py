@@ -141,6 +141,7 @@ def test_kernels_start_as_those_of_bert():
     assert kernels == pytest.approx(dict.fromkeys(kernels, 0.02), rel=0.25)
 
 
+@pytest.mark.slow
 def test_remat_and_half_precision_compute_the_same():
     params, key = stored_params("bert", HEADS[0]), jax.random.key(0)
 

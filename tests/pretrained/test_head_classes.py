@@ -33,6 +33,9 @@ NAMES = ("ant", "bee", "cat", "dog", "eel")
         ("LABEL_0 LABEL_1", "a b", None, r"weights \(LABEL_0, LABEL_1\): rows matched"),
         ("LABEL_0 LABEL_1", "LABEL_1 LABEL_0", (1, 0), "reordered"),
         ("a b", "LABEL_0 LABEL_1", None, "unknown for the data"),
+        ("a b", "0 1", None, r"for the data \(0, 1\): rows matched by position"),
+        ("0 1", "a b", None, r"for the weights \(0, 1\): rows matched by position"),
+        ("1 0", "0 1", (1, 0), "reordered"),
         ("", "a b", None, "class names unknown for the weights: rows matched by pos"),
         ("a b", "", None, "class names unknown for the data: rows matched by position"),
     ],
@@ -46,7 +49,14 @@ def test_rows_follow_names(stored, wanted, rows, note):
 
 @pytest.mark.parametrize(
     ("stored", "wanted"),
-    [("a b", "a c"), ("a b c", "a b"), ("a", "a b"), ("A a", "a b"), ("a b", "A a")],
+    [
+        ("a b", "1 2"),
+        ("a b", "a c"),
+        ("a b c", "a b"),
+        ("a", "a b"),
+        ("A a", "a b"),
+        ("a b", "A a"),
+    ],
 )
 def test_other_classes_match_nothing(stored, wanted):
     found = head_classes.order(stored.split(), wanted.split())

@@ -82,6 +82,7 @@ def test_fetches_weights_and_config_alone_and_then_works_offline(
     assert len(hub.requests) == asked
 
 
+@pytest.mark.slow
 def test_a_run_records_the_commit_and_resumes_without_the_hub(hub, tmp_path):
     commit = hub.add(REPO, repository())
     workdir = tmp_path / "run"
@@ -109,7 +110,7 @@ def test_a_resumed_run_uses_the_recorded_commit(hub, tmp_path):
     assert weights_hub.commit_of(weights_hub.located(other, workdir)) == second
 
 
-def test_revisions(hub):
+def test_revisions(hub, monkeypatch):
     first = hub.add(REPO, repository(), refs=("v1",))
     second = hub.add(REPO, repository(), refs=("main", "refs/pr/3"))
     for revision, commit in {
@@ -121,6 +122,9 @@ def test_revisions(hub):
         assert weights_hub.snapshot(NAME + revision).name == commit
     with pytest.raises(InputError, match=r"^init_from: .*found no 'v2'. Correct what"):
         weights_hub.snapshot(f"{NAME}@v2")
+    offline(monkeypatch)
+    assert weights_hub.snapshot(f"{NAME}@v1").name == first
+    assert weights_hub.snapshot(NAME).name == second
 
 
 def test_a_download_that_breaks_off_resumes(hub, monkeypatch):

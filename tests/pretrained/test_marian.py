@@ -130,6 +130,7 @@ def test_missing_and_corrupt_files_are_refused(tmp_path):
 
 
 @needs_sentencepiece
+@pytest.mark.slow
 def test_a_run_from_marian_resumes_predicts_and_exports(tmp_path):
     """The run keeps the vocabulary: the weights may be gone."""
     from rdrop_jax import flags

@@ -109,3 +109,60 @@ def test_of_a_resumed_run(tmp_path, monkeypatch):
             ),
             tmp_path / "run",
         )
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "field"),
+    [
+        ("configs/vit.py", "vit", "hidden_act"),
+        (f"{GLUE}:files", "xlm-roberta", "hidden_act"),
+        ("configs/summarization.py:files", "bart", "activation_function"),
+    ],
+)
+def test_an_activation_that_the_model_lacks(tmp_path, spec, kind, field):
+    stored = BART | ENCODER | {"model_type": kind, field: "gelu_new"}
+    path = folder(tmp_path, **stored)
+    with pytest.raises(InputError) as found:
+        checked(spec, {"init_from": path})
+    assert str(found.value) == (
+        f"init_from: {path}: {field} of config.json: expected gelu, got 'gelu_new'. "
+        "Use weights with this activation."
+    )
+    folder(tmp_path, **stored | {"model_type": "gpt2"})
+    with pytest.raises(InputError, match=r"expected.*, got 'gpt2'"):
+        checked(spec, {"init_from": path})
+
+
+LM = "configs/lm.py"
+
+
+@pytest.fixture
+def run_of_another_size(tmp_path):
+    made = flags.load(LM, {"model.width": "48", "model.activation": "relu"})
+    workdir_lib.initialize(made, tmp_path)
+    step = tmp_path / "checkpoints" / "step_3"
+    step.mkdir(parents=True)
+    (step / "checksums.json").write_text("{}")
+    return str(tmp_path)
+
+
+def test_a_workdir_specifies_the_model(run_of_another_size):
+    source = run_of_another_size
+    assert checked(LM, {"init_from": source}).width == 48
+    model = checked(LM, {"init_from": f"{source}:3", "model.dropout": "0.3"})
+    assert (model.width, model.activation, model.dropout) == (48, "relu", 0.3)
+    other = {"init_from": source, "model.activation": "gelu"}
+    with pytest.raises(InputError, match=r"^model.activation: expected 'relu', as in "):
+        checked(LM, other)
+    assert checked(LM, other | {"reinit": "head"}).activation == "gelu"
+    assert checked(LM, {"init_from": source, "model.activation": "relu"}).width == 48
+
+
+def test_a_workdir_of_another_task_specifies_nothing(run_of_another_size):
+    overrides = {"init_from": run_of_another_size}
+    config = flags.load("configs/vit.py", overrides)
+    found = families.check_weights(config, tasks.families(), given=overrides)
+    assert found.model == config.model
+    # From Python, without the fields that the user sets.
+    config = flags.load(LM, overrides)
+    assert families.check_weights(config, tasks.families()).model == config.model

@@ -16,9 +16,9 @@ def test_example(path):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if path.stem == "semi_supervised":
-        assert module.main(steps=500) > 0.8  # of 2,000, for the time
+        assert module.main(steps=150) > 0.8  # of 2,000, for the time
     elif path.stem == "nnx_vit":
-        assert module.main(steps=150) > 0.7  # of 300
+        assert module.main(steps=60) > 0.6  # of 300
     else:
         assert module.main() > 0.85
     assert len(path.read_text().splitlines()) < 80

@@ -12,7 +12,7 @@ DOORS = {"compile", "evaluate", "export", "flags", "predict", "prepare", "train"
 WORDS = {"agreed", "begun", "check", "claim", "flaw", "held", "many", "put", "say"}
 WORDS |= {"seal", "sides"}
 # Modules that write datasets from their published archives.
-RECIPES = {"cifar", "cnn_dailymail", "corpora", "imagenet", "prepared_text"}
+RECIPES = {"corpora", "imagenet", "prepared_text"}
 
 
 def parsed():

@@ -46,6 +46,25 @@ def test_processes_that_differ_are_told_the_fields(two_processes):
     agreement.check_equal("--config", ours)
 
 
+def test_caches_with_different_commits_are_one_line(two_processes):
+    ours = {"data.name": "hf:a/b@11"}
+    text = json.dumps({"data.name": "hf:a/b@22"}).encode()
+    two_processes += [
+        lambda digest: digest ^ 1,
+        lambda length: np.int32(len(text)),
+        lambda padded: np.frombuffer(text.ljust(len(padded)), np.uint8),
+    ]
+    with pytest.raises(InputError) as error:
+        agreement.check_same_commits(ours)
+    assert str(error.value) == (
+        "data.name: expected the same commit on all processes, got process 0 "
+        "'hf:a/b@11', process 1 'hf:a/b@22'. Start every process with one of these "
+        "names"
+    )
+    two_processes += [lambda digest: digest]
+    agreement.check_same_commits(ours)
+
+
 def test_what_processes_share_leaves_out_what_is_local():
     base = config_lib.shared(config())
     local = config(data__prefetch=7, data__workers=3, data__dir="elsewhere")

@@ -114,6 +114,7 @@ def test_many_devices_equal_one(single, shape):
     assert_close(state.params, single[0], 1e-5)
 
 
+@pytest.mark.slow
 def test_adam_and_alternating_steps_follow_the_same_losses():
     """Parameters are not compared: Adam scales gradients of rounding errors up."""
     options = {"optimizer__name": "adam", "optimizer__lr": 1e-3}

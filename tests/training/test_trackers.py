@@ -261,6 +261,7 @@ def mlflow_scalars(store, workdir):
     return found, run
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_all_trackers_have_the_same_values(tmp_path, monkeypatch):
     for name in ("wandb", "mlflow"):
         pytest.importorskip(name, reason=f"the extra {name} is not installed")

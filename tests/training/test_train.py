@@ -87,6 +87,7 @@ def test_a_run_of_the_same_seed_is_the_same(reference, tmp_path):
     assert_equal(params(tmp_path), params(reference[0]))
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(reference, tmp_path):
     train(tmp_path, seed=1)
     head, other = (params(w)["embedding"]["kernel"] for w in (tmp_path, reference[0]))
@@ -135,6 +136,7 @@ def test_before_the_first_checkpoint_the_config_may_be_mended(tmp_path):
     assert train(tmp_path, total_steps=1)["step"] == 1
 
 
+@pytest.mark.slow
 def test_a_longer_run_cuts_what_came_after_the_checkpoint(tmp_path):
     """Records of steps after the newest checkpoint are written again, once."""
     train(tmp_path, total_steps=4, optimizer__schedule="constant")
@@ -222,9 +224,22 @@ def test_each_pass_has_the_rate_that_it_is_given():
     "overrides",
     [
         {"accum_steps": 4, "model__dtype": "bfloat16", "model__remat": "true"},
-        {"rdrop__dropouts": "(0.1, 0.3)", "rdrop__every": 2, "optimizer__name": "nag"},
-        {"rdrop__num_passes": 3, "rdrop__divergence": "js", "optimizer__clip": 0.1},
-        {"rdrop__alpha": 0, "rdrop__num_passes": 2, "rdrop__label_smoothing": 0.1},
+        pytest.param(
+            {
+                "rdrop__dropouts": "(0.1, 0.3)",
+                "rdrop__every": 2,
+                "optimizer__name": "nag",
+            },
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"rdrop__num_passes": 3, "rdrop__divergence": "js", "optimizer__clip": 0.1},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"rdrop__alpha": 0, "rdrop__num_passes": 2, "rdrop__label_smoothing": 0.1},
+            marks=pytest.mark.slow,
+        ),
         {
             "rdrop__how": "vmap",
             "rdrop__alpha_warmup": 3,
@@ -248,6 +263,7 @@ def test_the_moving_average_is_what_is_evaluated(reference, tmp_path):
     assert plain != result["validation"]["loss"]
 
 
+@pytest.mark.slow
 def test_patience_stops_and_stays_stopped(tmp_path):
     overrides = {
         "total_steps": 40,

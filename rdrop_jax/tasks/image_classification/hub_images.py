@@ -14,13 +14,13 @@ class HubImages:
     Args:
       found: the dataset.
       split: a split of the dataset.
+      columns: column of the images and column of the labels.
     """
 
-    def __init__(self, found: hub.Loaded, split: str) -> None:
+    def __init__(self, found: hub.Loaded, split: str, columns: tuple[str, str]) -> None:
         from datasets import Image
 
-        image, label = columns(found, split)
-        self._columns = image, label
+        image, label = self._columns = columns
         table = found.splits[split].select_columns([image, label])
         self._source = table.cast_column(image, Image(decode=False))
         self._name = f"{found.text}, {split}"
@@ -44,10 +44,15 @@ class HubImages:
         return f"{self._name}, row {row}"
 
 
-def columns(found: hub.Loaded, split: str) -> tuple[str, str]:
-    """Return the column of the images and the column of the classes.
+def columns(found: hub.Loaded, split: str, image: str, label: str) -> tuple[str, str]:
+    """Return the column of the images and the column of the labels.
 
-    These are the first of their type; a column of classes named ``label`` comes first.
+    Args:
+      found: the dataset.
+      split: a split of the dataset.
+      image: ``data.columns.image``; "" takes the first column of images.
+      label: ``data.columns.label``; "" takes the column of classes named ``label``, or
+        the first one.
 
     Raises:
       InputError: the dataset has no such column.
@@ -55,18 +60,26 @@ def columns(found: hub.Loaded, split: str) -> tuple[str, str]:
     from datasets import ClassLabel, Image
 
     features = found.splits[split].features
+    there = ", ".join(f"{n} ({type(f).__name__})" for n, f in features.items())
     images = [name for name, f in features.items() if isinstance(f, Image)]
     labels = [name for name, f in features.items() if isinstance(f, ClassLabel)]
-    if not images or not labels:
-        there = ", ".join(f"{n} ({type(f).__name__})" for n, f in features.items())
-        raise InputError(
-            f"data.name: {found.text}: expected a column of images and one of classes, "
-            f"found {there}"
-        )
-    return images[0], "label" if "label" in labels else labels[0]
+    labels.sort(key=lambda name: name != "label")
+    integers = [n for n, f in features.items() if "int" in getattr(f, "dtype", "")]
+    chosen = []
+    for field, named, usual, allowed in (
+        ("image", image, images, images),
+        ("label", label, labels, [*labels, *integers]),
+    ):
+        if named not in ("", *allowed) or not (named or usual):
+            kind = "images" if field == "image" else "classes or integers"
+            raise InputError(
+                f"data.columns.{field}: expected a column of {kind} of {found.text}: "
+                f"{there}, found {named or 'none'!r}"
+            )
+        chosen.append(named or usual[0])
+    return chosen[0], chosen[1]
 
 
-def labelled(found: hub.Loaded, split: str) -> bool:
+def labelled(found: hub.Loaded, split: str, label: str) -> bool:
     """Return whether any row of a split has a class; -1 is none."""
-    _, label = columns(found, split)
     return bool((np.asarray(found.splits[split][label][:]) >= 0).any())

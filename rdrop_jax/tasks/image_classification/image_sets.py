@@ -26,6 +26,11 @@ PREPARED = {
     "ILSVRC2012_devkit_t12.tar.gz",
 }
 HUB = {"cifar100": "hf:uoft-cs/cifar100"}
+_GATED = (
+    "Or accept the terms at https://huggingface.co/datasets/ILSVRC/imagenet-1k, set "
+    "HF_TOKEN to a token of your account, and train with "
+    "--config.data.name=hf:ILSVRC/imagenet-1k --config.data.files.test=validation"
+)
 
 
 def find(data: ConfigDict, commit: str = "") -> Dataset[ImageRows]:
@@ -164,7 +169,9 @@ def _root(data: ConfigDict) -> Path:
 
 def _prepared(data: ConfigDict) -> Dataset[ImageRows]:
     instead = HUB.get(data.name, "")
-    place = prepared_folder(data, PREPARED[data.name], "data", instead=instead)
+    place = prepared_folder(
+        data, PREPARED[data.name], "data", note=_GATED, instead=instead
+    )
     index = prepared.read_index(place)
     return Dataset(
         {
@@ -183,25 +190,28 @@ def _catalogue(data: ConfigDict) -> Dataset[ImageRows]:
             f"data.name={data.name}: expected a split train in {place}, found "
             f"{', '.join(splits) or 'none'}"
         )
+    columns = (data.columns.image or "image", data.columns.label or "label")
     return Dataset(
-        {s: functools.partial(catalogue.Examples, place, s) for s in splits},
+        {s: functools.partial(catalogue.Examples, place, s, columns) for s in splits},
         lambda: {"dataset_info.json": checksums.sha256(place / "dataset_info.json")},
-        catalogue.classes(place),
+        catalogue.classes(place, columns[1]),
     )
 
 
 def _named(data: ConfigDict, commit: str) -> Dataset[ImageRows]:
     loaded = data_hub.load(data.name, commit)
-    chosen = data_hub.choose(loaded, {})
-    if "test" in chosen and not hub_images.labelled(loaded, chosen["test"]):
+    chosen = data_hub.choose(loaded, dict(data.files))
+    columns = hub_images.columns(loaded, chosen["train"], **data.columns)
+    label = columns[1]
+    known = data.files.test or "test" not in chosen
+    if not known and not hub_images.labelled(loaded, chosen["test"], label):
         del chosen["test"]
-    _, label = hub_images.columns(loaded, chosen["train"])
     return Dataset(
         {
-            split: functools.partial(hub_images.HubImages, loaded, name)
+            split: functools.partial(hub_images.HubImages, loaded, name, columns)
             for split, name in chosen.items()
         },
-        lambda: {data.name: loaded.commit},
+        lambda: dict(loaded.provenance),
         data_hub.class_names(loaded, chosen["train"], label),
     )
 

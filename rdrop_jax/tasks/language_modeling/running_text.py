@@ -1,4 +1,4 @@
-"""Running-text datasets: docstrings, the user's files, WikiText-103. Needs no jax."""
+"""Running text: docstrings, the user's files, datasets by name. Needs no jax."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import docstrings, tables
+from rdrop_jax.config import suggest
+from rdrop_jax.data import catalogue, docstrings, tables
 from rdrop_jax.data import hub as data_hub
-from rdrop_jax.data.datasets import prepared_folder
+from rdrop_jax.data.datasets import is_named, load, prepared_folder
 from rdrop_jax.data.splits import SPLITS, hold_out_groups
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub
@@ -24,7 +25,6 @@ NAMES = ("docstrings", "files", *PREPARED)
 PACKAGES = ("numpy", "scipy")
 # Fraction of the characters to hold out if the config has no size.
 HELD_OUT = 0.05
-_TEXT = "text"  # column of a dataset of the Hub
 _LINE = 20  # shorter lines may be headings
 
 
@@ -41,9 +41,9 @@ def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     """
     data = config.data
     check_name(data)
-    if hub.is_name(data.name):
+    if is_named(data.name):
         if not commit:
-            hub_lines(data)
+            named_lines(data)
     elif data.name == "docstrings":
         for package in PACKAGES:
             docstrings.root(package)
@@ -60,15 +60,16 @@ def check_name(data: ConfigDict) -> None:
     Raises:
       InputError: an unknown name.
     """
-    if data.name not in NAMES and not hub.is_name(data.name):
+    if data.name not in NAMES and not is_named(data.name):
         raise InputError(
-            f"data.name: expected docstrings, files or {hub.PREFIX}ORG/NAME, "
-            f"found {data.name!r}.{hub.hint('data.name', data.name)}"
+            f"data.name: expected docstrings, files, {hub.PREFIX}ORG/NAME or "
+            f"{catalogue.PREFIX}NAME, found {data.name!r}."
+            f"{hub.hint('data.name', data.name)}"
         )
 
 
-def hub_lines(data: ConfigDict) -> dict[str, Iterator[str]]:
-    """Return the lines of the column ``text`` of a dataset of the Hugging Face Hub.
+def named_lines(data: ConfigDict) -> dict[str, Iterator[str]]:
+    """Return the lines of the column ``data.columns.text`` of a dataset by name.
 
     Returns:
       Lines by split, for the splits that the dataset has.
@@ -76,18 +77,18 @@ def hub_lines(data: ConfigDict) -> dict[str, Iterator[str]]:
     Raises:
       InputError: the dataset cannot be loaded, or has no such column.
     """
-    found = data_hub.load(data.name)
+    found, text = load(data, page="language-models"), data.columns.text
     chosen = data_hub.choose(found, dict(data.files))
 
     def read(split: str) -> Iterator[str]:
-        for row in data_hub.rows(found, split, [_TEXT]):
-            yield from str(row.fields[_TEXT] or "").removesuffix("\n").split("\n")
+        for row in data_hub.rows(found, split, [text]):
+            yield from str(row.fields[text] or "").removesuffix("\n").split("\n")
 
     for split in chosen.values():
-        if _TEXT not in (there := found.splits[split].column_names):
+        if text not in (there := found.splits[split].column_names):
             raise InputError(
-                f"data.name: {found.text}: expected a column {_TEXT!r} in {split}, "
-                f"found {', '.join(there)}"
+                f"data.columns.text: expected a column of {found.text}, {split}: "
+                f"{', '.join(there)}, found {text!r}.{suggest(text, there)}"
             )
     return {split: read(name) for split, name in chosen.items()}
 
@@ -130,8 +131,8 @@ def corpus(data: ConfigDict) -> Corpus:
         texts: Mapping[str, Sequence[str]] = docstring_lines(data.split_seed)
     else:
         opened = (
-            hub_lines(data)
-            if hub.is_name(data.name)
+            named_lines(data)
+            if is_named(data.name)
             else {s: read_lines(p) for s, p in files(data).items()}
         )
         lines_of = {s: list(lines) for s, lines in opened.items()}
@@ -140,10 +141,9 @@ def corpus(data: ConfigDict) -> Corpus:
         if not any(line.strip() for line in lines):
             raise InputError(f"{split}: expected text, found none")
     made = token_files.make(vocabulary(data, texts["train"]), texts)
-    if not hub.is_name(data.name):
+    if not is_named(data.name):
         return made
-    commit = {data.name: data_hub.load(data.name).commit}
-    return replace(made, provenance=made.provenance | commit)
+    return replace(made, provenance=made.provenance | dict(load(data).provenance))
 
 
 def vocabulary(data: ConfigDict, lines: Sequence[str]) -> vocabularies.LineVocabulary:

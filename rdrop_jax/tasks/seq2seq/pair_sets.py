@@ -1,4 +1,4 @@
-"""Parallel corpora: files, prepared corpora and the catalogue. Needs no jax."""
+"""Parallel corpora: files, prepared corpora, and datasets by name. Needs no jax."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import catalogue, tables
 from rdrop_jax.data import hub as hub_data
 from rdrop_jax.data import index as index_lib
-from rdrop_jax.data.datasets import Dataset, prepared_folder
+from rdrop_jax.data import tables
+from rdrop_jax.data.datasets import Dataset, is_named, load, prepared_folder
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import checksums, hub
+from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import check_sizes, root
 from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
@@ -135,15 +135,19 @@ def _with_held_out(
 
 
 def named(
-    data: ConfigDict, languages: tuple[str, str] | None = None, commit: str = ""
+    data: ConfigDict,
+    languages: tuple[str, str] | None = None,
+    commit: str = "",
+    page: str = "translation",
 ) -> PairSet:
-    """Find a dataset of the Hugging Face Hub.
+    """Find a dataset of the Hugging Face Hub or of TensorFlow Datasets.
 
     Args:
       data: the config's ``data``.
-      languages: source and target language of a column ``translation``, which is read
-        if the dataset has it.
+      languages: source and target language. They are read from a column
+        ``translation``, or from columns of their names, if the dataset has these.
       commit: commit to use; "" takes the newest of the revision.
+      page: documentation page for error messages.
 
     Returns:
       The pairs; splits that the dataset lacks are held out of training.
@@ -152,17 +156,18 @@ def named(
       InputError: the dataset cannot be loaded, or lacks a split or column.
     """
     columns = (data.columns.source, data.columns.target)
-    load = functools.partial(hub_data.load, data.name, commit)
+    loaded = functools.cache(functools.partial(load, data, commit, page))
 
     @functools.cache
     def chosen() -> dict[str, str]:
-        return hub_data.choose(load(), dict(data.files))
+        return hub_data.choose(loaded(), dict(data.files))
 
     def read(split: str) -> Pairs:
-        found = load()
+        found = loaded()
         there = found.splits[chosen()[split]].column_names
         nested = languages is not None and "translation" in there
-        wanted = (languages or columns) if nested else columns
+        own = not {*columns} <= {*there} and {*(languages or ())} & {*there}
+        wanted = languages if languages and (nested or own) else columns
         rows = hub_data.rows(
             found, chosen()[split], ["translation"] if nested else there
         )
@@ -179,7 +184,7 @@ def named(
 
     return PairSet(
         {split: functools.partial(lambda s: splits()[s](), split) for split in SPLITS},
-        lambda: {data.name: load().commit},
+        lambda: dict(loaded().provenance),
         check_files=check_files,
     )
 
@@ -188,8 +193,7 @@ def form(data: ConfigDict) -> Form:
     """Return the text normalization of a run, for prediction without its data."""
     if data.name == "files":
         return parallel.form_of(Path(data.files.train))
-    one_line = data.name in EMBEDDED or hub.is_name(data.name)
-    if one_line or data.name.startswith(catalogue.PREFIX):
+    if data.name in EMBEDDED or is_named(data.name):
         return parallel.one_line
     return parallel.stripped  # prepared corpora are lines of text
 
@@ -256,19 +260,22 @@ def check_data(
 
 
 def prepared(
-    data: ConfigDict, endings: tuple[str, str], *, instead: str = ""
+    data: ConfigDict, endings: tuple[str, str], *, note: str = "", instead: str = ""
 ) -> PairSet:
     """Find a corpus written by `rdrop_jax.prepare`.
 
     Args:
       data: the config's ``data``.
       endings: file name endings of sources and targets.
+      note: last line of the error message.
       instead: name on the Hub of a corpus that only version 0.1 prepared.
 
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    folder = prepared_folder(data, "DOWNLOADS", "translation", instead=instead)
+    folder = prepared_folder(
+        data, "DOWNLOADS", "translation", note=note, instead=instead
+    )
     index = index_lib.read_texts(folder)
 
     def read(split: str) -> Pairs:
@@ -277,36 +284,4 @@ def prepared(
     return PairSet(
         {split: functools.partial(read, split) for split in SPLITS},
         lambda: {name: entry["sha256"] for name, entry in index["files"].items()},
-    )
-
-
-def catalogued(
-    data: ConfigDict, columns: tuple[str, str], page: str = "translation"
-) -> PairSet:
-    """Find a catalogue dataset, for example ``tfds:wmt14_translate/de-en``.
-
-    Args:
-      data: the config's ``data``.
-      columns: source and target features.
-      page: documentation page for error messages.
-
-    Raises:
-      InputError: not prepared; the message explains how to prepare it.
-    """
-    folder = catalogue.prepared_folder(data, page)
-    missing = {*SPLITS} - {*catalogue.splits(folder)}
-    if missing:
-        raise InputError(
-            f"{folder}: expected splits {', '.join(SPLITS)}, found no "
-            f"{', '.join(sorted(missing))}"
-        )
-
-    def read(split: str) -> Pairs:
-        source, target = catalogue.read_texts(folder, split, columns)
-        pairs = Pairs(source, target, f"{folder}, {split}")
-        return parallel.without_empty(pairs) if split == "train" else pairs
-
-    return PairSet(
-        {split: functools.partial(read, split) for split in SPLITS},
-        lambda: {str(folder): checksums.sha256(folder / "dataset_info.json")},
     )

@@ -6,6 +6,7 @@ import hashlib
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue, docstrings
+from rdrop_jax.data.datasets import is_named
 from rdrop_jax.data.splits import hold_out_groups
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub
@@ -37,17 +38,14 @@ def find(data: ConfigDict, commit: str = "") -> PairSet:
     Raises:
       InputError: not prepared; the message explains how to prepare it.
     """
-    columns = (data.columns.source, data.columns.target)
     if data.name == "docstrings":
         return _docstrings(data.split_seed)
     if data.name == "files":
         return pair_sets.files(data, ("source", "target"))
     if data.name == PREPARED:
         return pair_sets.prepared(data, ENDINGS, instead=HUB)
-    if hub.is_name(data.name):
-        return pair_sets.named(data, None, commit)
-    if data.name.startswith(catalogue.PREFIX):
-        return pair_sets.catalogued(data, columns, PAGE)
+    if is_named(data.name):
+        return pair_sets.named(data, None, commit, PAGE)
     raise InputError(
         f"data.name: expected docstrings, files, {hub.PREFIX}ORG/NAME or "
         f"{catalogue.PREFIX}NAME, found {data.name!r}."

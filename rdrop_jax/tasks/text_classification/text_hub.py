@@ -1,15 +1,17 @@
-"""Labelled texts of the Hugging Face Hub. Needs no jax."""
+"""Labelled texts by the name of a dataset. Needs no jax."""
 
 import functools
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import hub as data_hub
-from rdrop_jax.data.datasets import Dataset
+from rdrop_jax.data.datasets import Dataset, load
 from rdrop_jax.data.labels import is_missing
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.text_classification.text_files import columns
 from rdrop_jax.tasks.text_classification.texts import Texts, collect
+
+PAGE = "glue"
 
 
 def splits(data: ConfigDict, commit: str = "") -> dict[str, str]:
@@ -22,7 +24,7 @@ def splits(data: ConfigDict, commit: str = "") -> dict[str, str]:
     Raises:
       InputError: the dataset cannot be loaded, or lacks a split.
     """
-    found, label = data_hub.load(data.name, commit), data.columns.label
+    found, label = load(data, commit, PAGE), data.columns.label
     named = {split: data.files[split] for split in data.files}
     chosen = data_hub.choose(found, named)
     if "test" in chosen and not named["test"]:
@@ -51,7 +53,7 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
             "data.files.validation: expected the name of a split to select by, or "
             "data.validation=a share or number of training rows, found neither"
         )
-    found = functools.partial(data_hub.load, data.name, commit)
+    found = functools.cache(functools.partial(load, data, commit, PAGE))
     named = columns(data)
     wanted = [c for c in (named.text, named.text_b, named.label) if c]
 
@@ -65,6 +67,6 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
 
     return Dataset(
         {s: functools.partial(read, s) for s in names},
-        lambda: {data.name: found().commit},
+        lambda: dict(found().provenance),
         classes() if data.labels == "classes" and not data.classes else (),
     )

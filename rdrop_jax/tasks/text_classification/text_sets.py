@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax.data import catalogue, docstrings, tables
 from rdrop_jax.data import index as index_lib
-from rdrop_jax.data.datasets import Dataset, prepared_folder
+from rdrop_jax.data.datasets import Dataset, is_named, prepared_folder
 from rdrop_jax.data.splits import hold_out
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
@@ -46,8 +46,14 @@ def split_names(data: ConfigDict) -> tuple[str, ...]:
 
 
 def is_own(data: ConfigDict) -> bool:
-    """Return whether ``data.files`` names the splits: files, or splits of the Hub."""
-    return data.name == "files" or hub.is_name(data.name)
+    """Return whether ``data.files`` names the splits, as files or by their names."""
+    return data.name == "files" or _is_named(data)
+
+
+def _is_named(data: ConfigDict) -> bool:
+    """Return whether a name alone describes the dataset; GLUE of tfds has a table."""
+    of_glue = data.name.startswith(catalogue.PREFIX + glue.PREFIX)
+    return is_named(data.name) and not of_glue
 
 
 def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
@@ -76,7 +82,7 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
         )
     if data.name == "files":
         return text_files.find(data)
-    if hub.is_name(data.name):
+    if _is_named(data):
         return text_hub.find(data, commit)
     if data.name.startswith(catalogue.PREFIX):
         return _catalogue(data)
@@ -187,7 +193,7 @@ def completed(config: ConfigDict, commit: str = "") -> ConfigDict:
       InputError: the training data are missing.
     """
     check_labels(config.data)
-    if hub.is_name(config.data.name) and not config.data.files.train:
+    if _is_named(config.data) and not config.data.files.train:
         config = config.copy_and_resolve_references().unlock()
         config.data.files.update(text_hub.splits(config.data, commit))
         config.lock()
@@ -229,7 +235,7 @@ def check_training(config: ConfigDict, commit: str = "") -> None:
 def _classes(data: ConfigDict, commit: str) -> tuple[str, ...]:
     if data.labels == "numbers":
         return ()
-    if hub.is_name(data.name) and (named := find(data, commit).classes):
+    if _is_named(data) and (named := find(data, commit).classes):
         return named
     if data.name == "docstrings" or is_own(data):
         return find_classes(find(data, commit).splits["train"](), data.labels)
@@ -258,8 +264,8 @@ def _glue(data: ConfigDict) -> glue.GlueTask:
         known = ["docstrings", "files", *(glue.HUB + task for task in glue.TASKS)]
         hint = config_lib.suggest(data.name, known)
         raise InputError(
-            f"data.name: expected docstrings, files, {hub.PREFIX}ORG/NAME, or "
-            f"{catalogue.PREFIX}{glue.PREFIX}TASK, found {data.name!r}."
+            f"data.name: expected docstrings, files, {hub.PREFIX}ORG/NAME or "
+            f"{catalogue.PREFIX}NAME, found {data.name!r}."
             f"{hint or hub.hint('data.name', data.name)}"
         )
     return glue.TASKS[task]

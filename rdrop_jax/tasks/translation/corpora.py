@@ -1,11 +1,11 @@
-"""IWSLT corpora of the paper, tokenized and cleaned from raw downloads.
+"""IWSLT14 corpora of the paper, tokenized and cleaned from raw downloads.
 
-IWSLT: TED talks of WIT3, processed like fairseq's prepare-iwslt14.sh: lower-cased Moses
+TED talks of WIT3, processed like fairseq's prepare-iwslt14.sh: lower-cased Moses
 tokens, 1 to 175 per sentence, length ratio at most 1.5. Every 23rd pair is validation;
 the evaluation sets together are the test set. The script is for De-En. The paper does
-not describe the other language pairs; they get the same processing without
-lower-casing. The recipe stays because this preprocessing defines the paper's splits,
-and IWSLT14 has no official copy on the Hub.
+not describe Es-En, which gets the same processing without lower-casing. The recipe
+stays because this preprocessing defines the paper's splits, and IWSLT14 has no official
+copy on the Hub.
 """
 
 import functools
@@ -58,8 +58,6 @@ RECIPES = {
         ("de", "en"), _WIT3, lowercase=True, pairs=(160_239, 7_283, 6_750)
     ),
     "iwslt14_es_en": Recipe(("es", "en"), _WIT3),
-    "iwslt17_fr_en": Recipe(("fr", "en"), _WIT3),
-    "iwslt17_zh_en": Recipe(("zh", "en"), _WIT3),
 }
 
 
@@ -109,7 +107,7 @@ def _iwslt(
     ]
     talks = (_talk_lines(downloads.lines(name)) for name in names)
     pairs = _zipped(names, talks)
-    cleaned = moses.clean(tokenize(pairs), recipe.languages, longest=_LONGEST)
+    cleaned = moses.clean(tokenize(pairs), longest=_LONGEST)
     counts = [0, 0]
     with writer.open("train") as train, writer.open("validation") as validation:
         for number, pair in enumerate(cleaned, 1):

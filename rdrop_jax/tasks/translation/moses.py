@@ -63,33 +63,21 @@ def _spaced(text: str) -> str:
 
 
 def clean(
-    pairs: Iterable[tuple[str, str]],
-    languages: tuple[str, str],
-    *,
-    longest: int = 175,
-    ratio: float = 1.5,
+    pairs: Iterable[tuple[str, str]], *, longest: int = 175, ratio: float = 1.5
 ) -> Iterator[tuple[str, str]]:
     """Filter pairs by length and length ratio, as clean-corpus-n.perl does.
 
     Args:
       pairs: tokenized pairs.
-      languages: source and target language. In a language without spaces, characters
-        count as words. The ratio is ignored if only one of the two has spaces.
       longest: maximum number of words per side.
       ratio: maximum ratio of the longer to the shorter side.
 
     Yields:
       Pairs that pass the filter.
     """
-    counts = [len if language in UNSPACED else _words for language in languages]
     for pair in pairs:
-        sizes = [count(text) for count, text in zip(counts, pair, strict=True)]
-        if not 1 <= min(sizes) <= max(sizes) <= longest:
-            continue
-        if counts[0] is counts[1] and max(sizes) > ratio * min(sizes):
-            continue
-        yield pair
-
-
-def _words(text: str) -> int:
-    return len(text.split())
+        sizes = [len(text.split()) for text in pair]
+        if 1 <= min(sizes) <= max(sizes) <= longest and max(sizes) <= ratio * min(
+            sizes
+        ):
+            yield pair

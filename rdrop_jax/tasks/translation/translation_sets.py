@@ -5,6 +5,7 @@ import functools
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
+from rdrop_jax.data.datasets import is_named
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub
 from rdrop_jax.tasks.seq2seq import pair_sets, prepared_text
@@ -13,7 +14,10 @@ from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.translation import cldr
 
 # Prepared by version 0.1, whose runs resume from them, and the same on the Hub.
+_IWSLT17 = "hf:IWSLT/iwslt2017/iwslt2017-{}@refs/convert/parquet"
 HUB = {
+    "iwslt17_fr_en": _IWSLT17.format("fr-en"),
+    "iwslt17_zh_en": _IWSLT17.format("zh-en"),
     "wmt14_en_de": "hf:wmt/wmt14/de-en",
     "wmt14_en_fr": "hf:wmt/wmt14/fr-en",
 }
@@ -38,10 +42,8 @@ def find(data: ConfigDict, commit: str = "") -> PairSet:
         return pair_sets.files(data, (data.source, data.target))
     if data.name in prepared_text.NAMES:
         return _of_languages(data)
-    if hub.is_name(data.name):
+    if is_named(data.name):
         return pair_sets.named(data, (data.source, data.target), commit)
-    if data.name.startswith(catalogue.PREFIX):
-        return pair_sets.catalogued(data, (data.source, data.target))
     raise InputError(
         "data.name: expected one of cldr_names, files, "
         f"{', '.join(n for n in prepared_text.NAMES if n not in HUB)}, or "
@@ -67,7 +69,11 @@ def _of_languages(data: ConfigDict) -> PairSet:
             f"languages of {data.name}, found {data.source!r} and {data.target!r}"
         )
     endings = (data.source, data.target)
-    return pair_sets.prepared(data, endings, instead=HUB.get(data.name, ""))
+    note = (
+        f"DOWNLOADS has {'-'.join(languages)}.tgz of release 2014-01 of WIT3, "
+        "https://wit3.fbk.eu: IWSLT14 has no official copy on the Hub"
+    )
+    return pair_sets.prepared(data, endings, note=note, instead=HUB.get(data.name, ""))
 
 
 check_data = functools.partial(pair_sets.check_data, find=find)

@@ -200,7 +200,9 @@ def test_predict_by_the_program(finished, tmp_path):
         predict.main(["--workdir", str(workdir), "--mode", "guess"])
 
 
-@pytest.mark.parametrize("kind", ["adaptive", "characters"])
+@pytest.mark.parametrize(
+    "kind", ["adaptive", pytest.param("characters", marks=pytest.mark.slow)]
+)
 def test_other_models_and_tokens(folder, kind):
     more = ADAPTIVE if kind == "adaptive" else {"data.tokens": "characters"}
     config = config_of(folder, total_steps=2, **more)
@@ -230,7 +232,9 @@ def grads_and_metrics(config, workdir, mesh=None):
     return ended.params, {k: float(m.compute()) for k, m in metrics.items()}
 
 
-@pytest.mark.parametrize("kind", ["plain", "adaptive"])
+@pytest.mark.parametrize(
+    "kind", ["plain", pytest.param("adaptive", marks=pytest.mark.slow)]
+)
 def test_large_vocabularies_and_devices_change_no_update(
     finished, folder, kind, monkeypatch
 ):

@@ -93,7 +93,7 @@ def test_missing_data_name_the_remedy(tmp_path):
     for name, remedy in {
         "glue/rte": "Use --config.data.name=hf:nyu-mll/glue/rte",
         "tfds:glue/rte": "rdrop_jax.prepare tfds:glue/rte --data_dir",
-        "glue/rtee": "data.name: expected docstrings, files, hf:ORG/NAME, or tfds:glue",
+        "glue/rtee": "data.name: expected docstrings, files, hf:ORG/NAME or tfds:NAME",
         "hf:nyu-mll/glue/": r"data.name: expected hf:ORG/NAME\[/CONFIG\]",
     }.items():
         with pytest.raises(InputError, match=remedy):

@@ -57,6 +57,7 @@ def test_learns_and_writes_what_it_says(trained):
     assert (workdir / tokenizer_files.NAME).is_file()
 
 
+@pytest.mark.slow
 def test_going_on_ends_with_the_same_bits_and_takes_no_other_tokenizer(tmp_path):
     names = files(tmp_path) | {"optimizer.schedule": "constant"}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -388,6 +389,7 @@ def test_weights_that_do_not_fit(exported, tmp_path):
         train(tmp_path / "run", names, init_from="bert-nowhere")
 
 
+@pytest.mark.slow
 def test_a_head_of_other_classes_starts_anew(exported, tmp_path):
     names = files(tmp_path, change=lambda r: r | {"label": r["text"].split()[3]})
     result = train(tmp_path / "run", names, init_from=exported, total_steps=1)

@@ -1,6 +1,7 @@
 """Every translation preset: resolved, shrunk, and built by shape at full size."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from rdrop_jax.models.seq2seq import SIZES
 from rdrop_jax.tasks.seq2seq import prepared_text
 from rdrop_jax.tasks.seq2seq import task as seq2seq
 from rdrop_jax.tasks.translation import task as translation
+from rdrop_jax.tasks.translation import translation_sets
 from rdrop_jax.training import state
 
 SPEC = importlib.util.spec_from_file_location("nmt", tiny_nmt.NMT)
@@ -45,12 +47,13 @@ def test_there_are_all_directions_of_the_paper():
     }
     for name in PAPER:
         c = CONFIGS.get_config(name)
-        if name.startswith("wmt"):
-            assert c.data.name == f"hf:wmt/wmt14/{c.data.target}-en"
-            assert not c.data.moses
-        else:
+        if name.startswith("iwslt14"):
             assert c.data.name in prepared_text.NAMES
             assert {c.data.source, c.data.target} == set(c.data.name.split("_")[1:])
+        else:
+            assert c.data.name in translation_sets.HUB.values()
+            assert {c.data.source, c.data.target} < {*re.split(r"\W", c.data.name)}
+            assert not c.data.moses
         assert (c.data.source, c.data.target) == tuple(name.split("_")[1:])
         text = CONFIGS.PRESETS[name].__doc__
         for part in (

@@ -55,6 +55,7 @@ def test_a_run_scores_and_says_what_it_read(run_dir):
     assert sum(name.endswith(".tsv") for name in result["data"]) == 3
 
 
+@pytest.mark.slow
 def test_going_on_ends_with_the_same_bits(folder, run_dir, tmp_path):
     workdir, result = run_dir
     tiny_nmt.train(folder, tmp_path, total_steps=3)
