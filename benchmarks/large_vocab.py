@@ -1,10 +1,12 @@
 """Loss and gradients from hidden states and output matrix: ours, plain JAX, PyTorch.
 
 python -m benchmarks.large_vocab [--positions 2048 --vocab 32000 --width 512]
+python -m benchmarks.large_vocab --target gpu:h100     # compile for it in bfloat16
 """
 
 import argparse
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import numpy as np
 from benchmarks.loss import SMOOTHING, plain, ready
 from benchmarks.turns import import_torch, interleaved, table
 from rdrop_jax import large_vocab_rdrop_loss, rdrop_loss
-from rdrop_jax.cli import process
+from rdrop_jax.cli import process, targets
 
 
 def ours(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
@@ -45,6 +47,27 @@ def products(
     return jax.lax.scan(body, jnp.zeros_like(kernel), chunks)
 
 
+def compile_for(target: targets.Target, positions: int, width: int, vocab: int) -> str:
+    """Compile our loss and gradients in bfloat16 for one device; report its memory."""
+    mesh = jax.sharding.Mesh(np.asarray(targets.devices(target))[:1], ("data",))
+    placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
+
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(jax.value_and_grad(ours, (0, 1))).lower(
+            array((2, positions, width), jnp.bfloat16),
+            array((width, vocab), jnp.bfloat16),
+            array((positions,), jnp.int32),
+        )
+        memory = lowered.compile().memory_analysis()
+    return (
+        f"{target.name}: temporary {memory.temp_size_in_bytes / 2**20:.0f} MiB, "
+        f"outputs {memory.output_size_in_bytes / 2**20:.0f} MiB"
+    )
+
+
 def main() -> None:
     """Print times, ratios and scratch memory."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -52,7 +75,13 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=32_000)
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--target", type=targets.parse, help=", ".join(targets.CHIPS))
     args = parser.parse_args()
+    if args.target:
+        targets.set_environment(args.target)
+        jax.config.update("jax_platforms", "cpu")
+        print(compile_for(args.target, args.positions, args.width, args.vocab))
+        return
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(2, args.positions, args.width)).astype(np.float32)
     kernel = rng.normal(0, 0.05, (args.width, args.vocab)).astype(np.float32)

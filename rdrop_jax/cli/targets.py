@@ -27,6 +27,15 @@ class Chip:
     flops: float
     described: str = ""
 
+    @property
+    def usable(self) -> float:
+        """Bytes that a step may use.
+
+        On a GPU, jax reserves 75 % of the memory by default, and beyond that the
+        compiler repeats operations to save memory.
+        """
+        return self.memory * (0.75 if self.described else 1.0)
+
 
 def _gpu(
     name: str, memory: int, bandwidth: float, flops: float, **device: float | int
@@ -56,7 +65,8 @@ def _gpu(
 
 # Memory, cores and clocks: device descriptions of the XLA compiler
 # (github.com/openxla/xla, xla/backends/gpu/target_config/specs) and data sheets of
-# NVIDIA. TPUs: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm.
+# NVIDIA. TPUs: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm,
+# and their memory as the compiler of libtpu 0.0.42 reports it.
 _HOPPER = {
     "shared_memory_per_core": 233472,
     "threads_per_core_limit": 2048,
@@ -107,17 +117,20 @@ CHIPS = {
     ),
     # Simulated devices of this machine, to try the program; no properties are known.
     "cpu": Chip(float("inf"), float("inf"), float("inf")),
-    "tpu:v4": Chip(32e9, 1.228e12, 275e12),
-    "tpu:v5e": Chip(16e9, 0.819e12, 197e12),
-    "tpu:v5p": Chip(95e9, 2.765e12, 459e12),
-    "tpu:v6e": Chip(32e9, 1.640e12, 918e12),
+    "tpu:v4": Chip(30.75 * 2**30, 1.228e12, 275e12),
+    "tpu:v5e": Chip(15.75 * 2**30, 0.819e12, 197e12),
+    "tpu:v5p": Chip(95.74 * 2**30, 2.765e12, 459e12),
+    "tpu:v6e": Chip(31.25 * 2**30, 1.640e12, 918e12),
 }
 _DEFAULT_TOPOLOGY = {"v4": "2x2x1", "v5e": "2x4", "v5p": "2x2x1", "v6e": "2x4"}
 # Values of TPU_ACCELERATOR_TYPE by generation, without the number of chips.
 _TPU_TYPES = {"v4": "v4", "v5e": "v5litepod", "v5p": "v5p", "v6e": "v6e"}
 # Without a device there is no autotuning, and the compiler for CUDA finds no tile sizes
-# of Triton products.
-_GPU_FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+# of Triton products. Machine code is not optimized, because nothing is run.
+_GPU_FLAGS = (
+    "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false "
+    "--xla_backend_optimization_level=0 --xla_gpu_disable_gpuasm_optimizations=true"
+)
 
 
 @dataclass(frozen=True)
@@ -217,8 +230,13 @@ def devices(target: Target) -> Sequence[Any]:
     if target.kind == "cpu":
         return jax.devices()[: target.count]
     if target.kind == "tpu":
-        name = f"{target.name.split(':')[1]}:{target.topology}"
-        found = topologies.get_topology_desc(platform="tpu", topology_name=name)
+        generation = target.name.split(":")[1]
+        found = topologies.get_topology_desc(
+            platform="tpu",
+            topology_name=f"{generation}:{target.topology}",
+            # The two cores of a chip form one device, as in a real process.
+            **({"chip_config_name": "megacore"} if generation == "v4" else {}),
+        )
     else:
         importlib.import_module("jax_plugins.xla_cuda12")  # registers the compiler
         found = topologies.get_topology_desc(

@@ -164,9 +164,12 @@ def with_views(
     """
     if views is None:
         return forward
-    if callable(forward) and callable(views):
-        return _with_view(forward, views)
-    count = len(views if callable(forward) else forward)
+    if callable(forward):
+        if callable(views):
+            return _with_view(forward, views)
+        count = len(views)
+    else:
+        count = len(forward)
     each = [views] * count if callable(views) else views
     if len(each) != count:
         raise ValueError(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rdrop_jax.core.meshes import platform
 from rdrop_jax.decoding import beam_search
 from rdrop_jax.decoding.beam_search import Hypotheses, State
 from rdrop_jax.decoding.search_options import SearchOptions
@@ -35,6 +36,26 @@ class Shapes(NamedTuple):
 
 
 SHAPES = Shapes()
+# GPUs and TPUs compile slowly, and padding costs them little.
+_FEW_SHAPES = Shapes(sources=(32, 128, 512, 1024), cache_lengths=(64, 256, 1024))
+
+
+def choose_shapes(rows: int, source: int, target: int) -> Shapes:
+    """Choose the shapes of a search for the platform.
+
+    Args:
+      rows: batch size.
+      source: maximum number of source tokens.
+      target: maximum number of target tokens, including EOS.
+    """
+    cpu = platform() == "cpu"
+    shapes = SHAPES if cpu else _FEW_SHAPES
+    return Shapes(
+        # The last few sources of a large batch use a batch of a quarter of its size.
+        rows=(rows // 4, rows) if cpu and rows >= 16 else (rows,),
+        sources=(*(n for n in shapes.sources if n < source), source),
+        cache_lengths=(*(n for n in shapes.cache_lengths if n < target), target),
+    )
 
 
 class BestHypotheses(NamedTuple):
@@ -126,7 +147,7 @@ class _Stages(NamedTuple):
     run: Callable[..., State]
     widen: Callable[[State, int], State]
     shrink: Callable[..., State]
-    best: Callable[[State], Hypotheses]
+    best: Callable[[jax.Array, jax.Array], Hypotheses]
     shapes: Shapes
 
 
@@ -149,13 +170,16 @@ def _compiled(
             functools.partial(step, params), state, options, live=live
         )
 
+    def best(tokens: Any, scores: Any) -> Hypotheses:
+        return beam_search.best(tokens, scores, options)
+
     widen = functools.partial(_widen, pad=options.pad)
     return _Stages(
         begin=jax.jit(begin),
         run=jax.jit(run, donate_argnums=1),
         widen=jax.jit(widen, static_argnums=1),
         shrink=jax.jit(_shrink),
-        best=lambda state: beam_search.best(state, options),
+        best=jax.jit(best),
         shapes=shapes,
     )
 
@@ -171,7 +195,8 @@ def _search_batch(
         done, at = (np.asarray(x) for x in (state.done, state.step))
         left = np.flatnonzero(~done)
         if len(left) <= smaller:
-            _collect(stages.best(state), rows, done, found)
+            best = stages.best(state.ended_tokens, state.ended_scores)
+            _collect(best, rows, done, found)
             if not len(left):
                 return
             size = next(n for n in sizes if n >= len(left))

@@ -120,7 +120,8 @@ def beam_search(
         where=jnp.ones(max_length.shape, bool),
         length=length,
     )
-    return best(run(tokens_to_logits, state, options), options)
+    state = run(tokens_to_logits, state, options)
+    return best(state.ended_tokens, state.ended_scores, options)
 
 
 def first_step(
@@ -200,10 +201,10 @@ def run(
     return jax.lax.while_loop(unfinished, step, state)
 
 
-def best(state: State, options: SearchOptions) -> Hypotheses:
-    """Return the ``n_best`` finished hypotheses."""
+def best(tokens: Array, scores: Array, options: SearchOptions) -> Hypotheses:
+    """Return the ``n_best`` of the finished hypotheses of a `State`."""
     n = options.n_best
-    tokens, scores = state.ended_tokens[:, :n], state.ended_scores[:, :n]
+    tokens, scores = tokens[:, :n], scores[:, :n]
     lengths = jnp.argmax(tokens == options.eos, axis=-1) + 1
     return Hypotheses(tokens, jnp.where(scores > _NEVER, lengths, 0), scores)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu
+from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu, recomputed
 from rdrop_jax.models.sizes import Size
 
 SIZES = {
@@ -65,7 +65,12 @@ class BertBlock(nn.Module):
         h = x + attention(x, x, where=where, train=train)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="attention_norm")(h)
         h = Dense(self.size.mlp_width, self.dtype, _INIT, name="mlp_in")(x)
-        h = Dense(self.size.width, self.dtype, _INIT, name="mlp_out")(gelu(h))
+
+        def second(block: nn.Module, h: Array) -> Array:
+            del block  # `nn.remat` passes the module
+            return Dense(self.size.width, self.dtype, _INIT, name="mlp_out")(gelu(h))
+
+        h = recomputed(second, self.dtype)(self, h)
         h = x + Dropout(self.dropout, self.masks)(h, train=train)
         return nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="mlp_norm")(h)
 

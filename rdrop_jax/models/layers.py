@@ -12,6 +12,9 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.core.dropout import check_rate, dropout, layer_drop
+from rdrop_jax.core.meshes import platform
+from rdrop_jax.core.passes import Key
+from rdrop_jax.models.attend import attend
 
 Dtype = Any
 
@@ -65,7 +68,11 @@ class Dropout(nn.Module):
         check_rate(self.rate)
         if not train or self.rate == 0.0:
             return x
-        return dropout(self.make_rng("dropout"), x, self.rate, masks=self.masks)
+        return dropout(self.mask_key(), x, self.rate, masks=self.masks)
+
+    def mask_key(self) -> Key:
+        """Draw the PRNG key of the mask of this call."""
+        return self.make_rng("dropout")
 
 
 class LayerDrop(nn.Module):
@@ -95,30 +102,62 @@ class LayerDrop(nn.Module):
 
 
 class Dense(nn.Module):
-    """`nn.Dense` on flattened rows: same results, faster gradients on CPU.
+    """`nn.Dense`, on flattened rows on CPU, without a reshape on accelerators.
 
     The gradient of a kernel applied to [batch, time, width] contracts two axes. XLA's
-    CPU backend does this at little more than half the speed of one axis.
+    CPU backend does this at little more than half the speed of one axis. On a TPU, a
+    reshape that merges rows or splits heads copies the array.
 
     Attributes:
       features: width of the output; None for the input width.
       dtype: dtype of the activations; parameters are float32.
       kernel_init: initializer of the kernel.
+      heads: number of heads into which to split the output; None does not split it.
+      merge: whether the input has two last axes, heads and head, to be merged.
     """
 
     features: int | None
     dtype: Dtype = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    heads: int | None = None
+    merge: bool = False
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows out"]:
-        width = x.shape[-1]
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        axes = 2 if self.merge else 1
+        rows, width = x.shape[:-axes], math.prod(x.shape[-axes:])
         shape = (width, self.features or width)
+        if self.heads and shape[1] % self.heads:
+            raise ValueError(
+                f"heads must divide the width: found {self.heads}, {shape[1]}"
+            )
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = x.reshape(-1, width) @ kernel + bias[None]
-        return y.reshape(*x.shape[:-1], shape[1])
+        split = (self.heads, shape[1] // self.heads) if self.heads else shape[1:]
+        if platform() == "cpu":
+            y = x.reshape(-1, width) @ kernel + bias[None]
+            return y.reshape(*rows, *split)
+        kernel = kernel.reshape(*x.shape[-axes:], *split)
+        y = jnp.tensordot(x, kernel, axes)
+        return y + bias.reshape(*(1,) * len(rows), *split)
+
+
+def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Array]:
+    """Recompute what cheap layers keep for the backward pass, in a narrow dtype.
+
+    Args:
+      layers: function of a module, in whose scope it makes layers, and of an array.
+        From an activation to the next product, only the array is then kept.
+      dtype: dtype of the activations; in float32, nothing is recomputed. Nor is it on
+        a TPU, where the compiled step moves more bytes: docs/performance.md.
+
+    Returns:
+      A function like ``layers``.
+    """
+    if dtype == jnp.float32 or platform() == "tpu":
+        return layers
+    return nn.remat(layers)
 
 
 class Mlp(nn.Module):
@@ -149,9 +188,14 @@ class Mlp(nn.Module):
         dense = partial(Dense, dtype=self.dtype, kernel_init=self.kernel_init)
         inner = self.activation_dropout
         inner = self.dropout if inner is None else inner
-        h = ACTIVATIONS[self.activation](dense(self.width, name="mlp_in")(x))
-        h = Dropout(inner, self.masks)(h, train=train)
-        h = dense(x.shape[-1], name="mlp_out")(h)
+
+        def second(mlp: nn.Module, h: Array) -> Array:
+            del mlp  # `nn.remat` passes the module
+            h = Dropout(inner, self.masks)(ACTIVATIONS[self.activation](h), train=train)
+            return dense(x.shape[-1], name="mlp_out")(h)
+
+        h = dense(self.width, name="mlp_in")(x)
+        h = recomputed(second, self.dtype)(self, h)
         return Dropout(self.dropout, self.masks)(h, train=train)
 
 
@@ -186,8 +230,10 @@ class Attention(nn.Module):
     def setup(self) -> None:
         """Create parameters and submodules."""
         dense = partial(Dense, None, self.dtype)
-        self.query, self.key, self.value = (dense(self.kernel_init) for _ in "qkv")
-        self.attention_out = dense(self.out_init)
+        self.query, self.key, self.value = (
+            dense(self.kernel_init, heads=self.heads) for _ in "qkv"
+        )
+        self.attention_out = dense(self.out_init, merge=True)
         self.drop_weights = Dropout(self.weights_dropout, self.masks)
         self.drop_out = Dropout(self.out_dropout, self.masks)
 
@@ -210,19 +256,22 @@ class Attention(nn.Module):
         Returns:
           An array like x.
         """
-        query, key = self._heads(self.query(x)), self._heads(self.key(context))
-        value = self._heads(self.value(context))
-        scores = jnp.einsum("bthd,bshd->bhts", query, key)
-        weights = self.drop_weights(
-            self._softmax(scores, query.shape[-1], where), train=train
-        )
-        mixed = jnp.einsum("bhts,bshd->bthd", weights, value)
-        out = self.attention_out(mixed.reshape(x.shape))
-        return self.drop_out(out, train=train)
+        query, key, value = self.query(x), self.key(context), self.value(context)
+        if query.dtype == jnp.float32:
+            scores = jnp.einsum("bthd,bshd->bhts", query, key)
+            weights = self._softmax(scores, query.shape[-1], where)
+            weights = self.drop_weights(weights, train=train)
+            mixed = jnp.einsum("bhts,bshd->bthd", weights, value)
+        else:
+            drop = self.drop_weights
+            rate = drop.rate if train else 0.0
+            mask_key = drop.mask_key() if rate else None
+            mixed = attend(query, key, value, where, mask_key, rate, drop.masks)
+        return self.drop_out(self.attention_out(mixed), train=train)
 
     def keys_values(self, context: Float[Array, "batch source width"]) -> KeysValues:
         """Project a context to keys and values once, for reuse by all `look` calls."""
-        key, value = (self._heads(p(context)) for p in (self.key, self.value))
+        key, value = self.key(context), self.value(context)
         return KeysValues(key.swapaxes(1, 2), value.swapaxes(1, 2))
 
     def look(
@@ -241,11 +290,10 @@ class Attention(nn.Module):
         Returns:
           An array like x.
         """
-        query = self._heads(self.query(x)).swapaxes(1, 2)
+        query = self.query(x).swapaxes(1, 2)
         scores = query @ memory.keys.swapaxes(2, 3)
         weights = self._softmax(scores, query.shape[-1], where[:, None, None])
-        mixed = (weights @ memory.values).swapaxes(1, 2)
-        return self.attention_out(mixed.reshape(x.shape))
+        return self.attention_out((weights @ memory.values).swapaxes(1, 2))
 
     def step(
         self,
@@ -263,27 +311,19 @@ class Attention(nn.Module):
         Returns:
           An array like x, and ``past`` including this position.
         """
-        new = (self._heads(p(x))[:, :, :, None] for p in (self.key, self.value))
+        new = (p(x)[:, :, :, None] for p in (self.key, self.value))
         past = KeysValues(
             *(
                 jax.lax.dynamic_update_slice_in_dim(old, y.astype(old.dtype), index, 3)
                 for old, y in zip(past, new, strict=True)
             )
         )
-        query = self._heads(self.query(x))
+        query = self.query(x)
         where = jnp.arange(past.keys.shape[3]) <= index
         scores = jnp.einsum("bkhd,bkhtd->bkht", query, past.keys)
         weights = self._softmax(scores, query.shape[-1], where[None, None, None])
         mixed = jnp.einsum("bkht,bkhtd->bkhd", weights, past.values)
-        return self.attention_out(mixed.reshape(x.shape)), past
-
-    def _heads(self, x: Float[Array, "batch time width"]) -> Array:
-        width = x.shape[-1]
-        if width % self.heads:
-            raise ValueError(
-                f"heads must divide the width: found {self.heads}, {width}"
-            )
-        return x.reshape(*x.shape[:2], self.heads, width // self.heads)
+        return self.attention_out(mixed), past
 
     def _softmax(self, scores: Array, width: int, where: Array | None) -> Array:
         """Compute attention weights from query-key products, internally in float32."""

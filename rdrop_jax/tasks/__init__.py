@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # imports jax
 #   build(config, workdir, resuming=...) -> rdrop_jax.training.task.Task
 # and its module ``abstract``
 #   abstract(config) -> the task without its data, and the shapes of a batch
+#   abstract_decode(config)
+#                    -> the same with a decoding function between, if it generates text
 TASKS = {
     "image_classification": "rdrop_jax.tasks.image_classification",
     "text_classification": "rdrop_jax.tasks.text_classification",
@@ -109,3 +111,28 @@ def abstract(
     module = importlib.import_module(f"{package(config.task).__name__}.abstract")
     task, shapes = module.abstract(config)
     return task, shapes
+
+
+def abstract_decode(
+    config: ConfigDict,
+) -> tuple["Task", Callable[..., Any], dict[str, tuple[tuple[int, ...], str]]]:
+    """Build a task without its data, and describe the decoding of a batch.
+
+    Args:
+      config: resolved config of the run.
+
+    Returns:
+      The task, ``(params, batch) -> tokens``, and shape and dtype of each array of a
+      batch of the longest inputs.
+
+    Raises:
+      InputError: the task generates no text.
+    """
+    module = importlib.import_module(f"{package(config.task).__name__}.abstract")
+    if not hasattr(module, "abstract_decode"):
+        raise InputError(
+            f"--step=decode: expected a task that generates text, got {config.task}. "
+            "Use --step eval."
+        )
+    task, decode, shapes = module.abstract_decode(config)
+    return task, decode, shapes

@@ -1,17 +1,22 @@
 """Compilation of train steps for devices, at small size on simulated CPU devices."""
 
+import dataclasses
 import json
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.programs import run
-from jax.sharding import AxisType, Mesh
+from jax.experimental import topologies
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import flags, tasks
 from rdrop_jax.cli import compile as program
-from rdrop_jax.cli import targets
+from rdrop_jax.cli import program_counts, targets
 from rdrop_jax.core import meshes
 from rdrop_jax.errors import InputError
 from rdrop_jax.training import state as state_lib
@@ -48,6 +53,43 @@ def test_a_step_is_built_from_the_config_alone(spec):
     assert {"ce", "kl"} <= set(metrics)
 
 
+TINY = {
+    "vit.py": {"model.layers": "1", "model.width": "8", "model.heads": "1"},
+    "nmt.py": {"data.vocab_size": "10", "model.encoder_layers": "1", "eval.beam": "2"},
+    "lm.py": {"data.vocab_size": "10", "model.layers": "1", "data.block_size": "8"},
+}
+
+
+def abstract_step(spec, step):
+    config = flags.load(f"configs/{spec}", TINY[spec])
+    mesh = make_mesh(devices=jax.devices()[:1])
+    return program.abstract_step(config_lib.resolve(config, 1000.0), mesh, step)
+
+
+@pytest.mark.parametrize("spec", TINY)
+def test_an_evaluation_step_is_built_from_the_config_alone(spec):
+    run, params, batch = abstract_step(spec, "eval")
+    assert {x.shape[0] for x in batch.values()} == {run_rows(spec)}
+    assert "ce" in jax.eval_shape(run, params, batch)
+
+
+@pytest.mark.parametrize("spec", ["nmt.py", "lm.py"])
+def test_decoding_is_built_from_the_config_alone(spec):
+    run, params, batch = abstract_step(spec, "decode")
+    tokens = getattr(out := jax.eval_shape(run, params, batch), "tokens", out)
+    longest = {"nmt.py": 48, "lm.py": 64}[spec]
+    assert (tokens.shape[0], tokens.shape[-1]) == (run_rows(spec), longest)
+
+
+def run_rows(spec):
+    return flags.load(f"configs/{spec}", {}).eval.batch_size
+
+
+def test_decoding_needs_a_task_that_generates_text():
+    with pytest.raises(InputError, match=r"--step=decode: expected a task .*got image"):
+        abstract_step("vit.py", "decode")
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
     file = tmp_path_factory.mktemp("report") / "report.json"
@@ -63,45 +105,117 @@ def test_the_report_counts_memory_and_collectives(report):
     assert found["target"] == "cpu:2"
     assert found["state"] > 4 * 3 * found["parameters"]  # parameters and two moments
     assert found["temporary"] > 0
-    assert found["flops"] > 0
+    assert 0.5 < found["products"] / found["flops"] < 1  # plus elementwise operations
+    assert found["bytes"] > found["temporary"]
     assert found["collectives"]["all-reduce"] >= 1
     assert f"| parameters | {found['parameters']:,} |" in out
 
 
-def test_fit_tries_remat_and_microbatches_until_the_step_fits(monkeypatch, capsys):
-    def compile_step(config, target):
-        tried.append((config.model.remat, config.accum_steps))
-        needed = 100 // config.accum_steps - 10 * config.model.remat
-        return None, program.StepCosts(1, needed, 0, 0, 30, None, None, {}, 1.0, None)
+def fit(monkeypatch, spec, needed, *, target="tpu:v5e:2x2", memory=30.0, given=None):
+    """Run the search, where ``needed(config)`` is the state and temporary bytes."""
 
-    tried = []
+    def compile_step(config, target, step):
+        state, temporary = needed(config)
+        report = program.StepCosts(
+            parameters=1,
+            state=state,
+            temporary=temporary,
+            unaliased=0,
+            memory=int(memory),
+            products=0.0,
+            flops=None,
+            bytes=0.0,
+            recomputed=0,
+            collectives={},
+            seconds=1.0,
+            least_ms=None,
+        )
+        return None, report
+
     monkeypatch.setattr(program, "compile_step", compile_step)
-    config = flags.load("configs/vit.py", {})
-    change, _ = program.fit(config, {}, "configs/vit.py", targets.parse("cpu"))
-    assert change == {"model.remat": "true", "accum_steps": "4"}
-    assert tried == [(False, 1), (True, 1), (True, 2), (True, 4)]
-    assert "--config.model.remat=true --config.accum_steps=4" in capsys.readouterr().out
+    target = targets.parse(target)
+    chip = dataclasses.replace(target.chip, memory=memory)
+    target = dataclasses.replace(target, chip=chip)
+    config = flags.load(spec, given or {})
+    change, _, tried = program.fit(config, given or {}, spec, target)
+    return change, [list(attempt["set"].values()) for attempt in tried]
+
+
+def test_fit_tries_remat_and_microbatches_until_the_step_fits(monkeypatch, capsys):
+    def needed(config):
+        return 0, 50 + 50 // config.accum_steps - 30 * config.model.remat
+
+    change, tried = fit(monkeypatch, "configs/vit.py", needed)
+    assert change == {"model.remat": "true", "accum_steps": "8"}
+    # 2 microbatches of 70 / 2 = 35 bytes cannot fit.
+    assert tried == [[], ["true"], ["true", "4"], ["true", "8"]]
+    assert "--config.model.remat=true --config.accum_steps=8" in capsys.readouterr().out
+
+
+def test_fit_shards_a_state_that_does_not_fit(monkeypatch):
+    def needed(config):
+        return 100 // config.mesh.fsdp, 10 - 5 * config.model.remat
+
+    change, tried = fit(monkeypatch, "configs/vit.py", needed)
+    assert change == {"mesh.fsdp": "4", "model.remat": "true"}
+    assert tried == [[], ["2"], ["4"], ["4", "true"]]
 
 
 def test_fit_divides_batches_of_tokens(monkeypatch):
-    def compile_step(config, target):
-        needed = 100 // config.accum_steps
-        return None, program.StepCosts(1, needed, 0, 0, 30, None, None, {}, 1.0, None)
-
-    monkeypatch.setattr(program, "compile_step", compile_step)
     given = {"accum_steps": "1", "model.remat": "true"}
-    config = flags.load("configs/nmt.py:wmt14_en_de", given)
-    target = targets.parse("cpu")
-    change, _ = program.fit(config, given, "configs/nmt.py:wmt14_en_de", target)
-    assert change == {"accum_steps": "4"}
+    spec = "configs/nmt.py:wmt14_en_de"
+    change, _ = fit(monkeypatch, spec, lambda c: (0, 100 // c.accum_steps), given=given)
+    assert change == {"data.rows_multiple": "4", "accum_steps": "4"}
+
+
+def test_fit_goes_on_where_a_compiler_runs_out_of_memory(monkeypatch):
+    def needed(config):
+        if not config.model.remat:
+            raise program.OutOfMemory(50, 10, 30.0)
+        return 10, 10
+
+    change, tried = fit(monkeypatch, "configs/vit.py", needed)
+    assert (change, tried) == ({"model.remat": "true"}, [[], ["true"]])
 
 
 def test_fit_names_what_does_not_fit(monkeypatch):
-    report = program.StepCosts(1, 2**31, 0, 0, 2**30, None, None, {}, 1.0, None)
-    monkeypatch.setattr(program, "compile_step", lambda config, target: (None, report))
-    config = flags.load("configs/vit.py", {})
-    with pytest.raises(InputError, match=r"at most 1.00 GiB per device, got 2.00 GiB"):
-        program.fit(config, {}, "configs/vit.py", targets.parse("cpu"))
+    message = r"at most 1.00 GiB per device, got 2.00 GiB with --config.mesh.fsdp=4\."
+    with pytest.raises(InputError, match=message):
+        fit(monkeypatch, "configs/vit.py", lambda config: (2**31, 0), memory=2**30)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Used 16.5G of 15.75G hbm. Exceeded hbm capacity by 768M",
+        "memory required for HLO temporaries (16.5G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_memory_that_a_compiler_asks_for(text):
+    assert program_counts.memory_used(f"RESOURCE_EXHAUSTED: {text}") == 16.5 * 2**30
+    assert program_counts.memory_used("INTERNAL: no tile sizes") is None
+
+
+def test_products_are_counted_in_loops_branches_and_shards():
+    def run(x):
+        def body(y, _):
+            branches = (lambda y: y @ x, lambda y: y @ (x @ x))
+            return jax.lax.cond(y[0, 0] > 0, *branches, y), None
+
+        local = jax.shard_map(
+            lambda y: y @ y.T, mesh=mesh, in_specs=P("data"), out_specs=P("data")
+        )
+        kernel = jnp.ones((3, 3, 1, 5))
+        dims = ("NHWC", "HWIO", "NHWC")
+        images = jax.lax.conv_general_dilated(
+            x.reshape(1, 8, 8, 1), kernel, (1, 1), "SAME", dimension_numbers=dims
+        )
+        return jax.lax.scan(body, x, None, length=3)[0], local(x), images
+
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
+    jaxpr = jax.make_jaxpr(jax.jit(run))(jnp.ones((8, 8))).jaxpr
+    wanted = 3 * 2 * 2 * 8**3 + 2 * 2 * 4 * 8 * 4 + 2 * 64 * 9 * 5
+    assert program_counts.count_products(jaxpr) == wanted
 
 
 @pytest.mark.parametrize(
@@ -117,6 +231,21 @@ def test_fit_names_what_does_not_fit(monkeypatch):
 def test_targets(name, found):
     target = targets.parse(name)
     assert (target.name, target.topology, target.count) == found
+
+
+def test_jax_reserves_three_quarters_of_a_gpu():
+    found = {name: chip.usable / chip.memory for name, chip in targets.CHIPS.items()}
+    assert (found["gpu:h100"], found["tpu:v5e"]) == (0.75, 1.0)
+
+
+@pytest.mark.parametrize(("name", "count"), [("tpu:v4", 1), ("tpu:v5e", 0)])
+def test_both_cores_of_a_chip_are_one_device(name, count, monkeypatch):
+    def get_topology_desc(**options):
+        assert sum(x == "megacore" for x in options.values()) == count
+        return types.SimpleNamespace(devices=["device"])
+
+    monkeypatch.setattr(topologies, "get_topology_desc", get_topology_desc)
+    assert targets.devices(targets.parse(name)) == ["device"]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +273,20 @@ def test_the_mesh_decides_the_platform_and_the_number_of_devices():
     mesh = make_mesh(devices=jax.devices()[:2])
     with jax.set_mesh(mesh):
         assert (meshes.platform(), meshes.device_count()) == ("cpu", 2)
+
+
+def test_arrays_on_an_explicit_mesh_decide_the_number_of_devices():
+    """The losses ask within `on_any_mesh`, without `jax.set_mesh`."""
+    found = []
+
+    @meshes.on_any_mesh()
+    def loss(x):
+        found.append(meshes.device_count())
+        return x.sum()
+
+    mesh = Mesh(jax.devices()[:2], ("data",), axis_types=(AxisType.Explicit,))
+    jax.jit(loss)(jax.device_put(jnp.ones((4, 3)), NamedSharding(mesh, P("data"))))
+    assert found == [2]
 
 
 def test_described_devices_need_not_exist():

@@ -11,6 +11,7 @@ from helpers.chunk_sizes import set_sizes
 from jax.sharding import AxisType
 
 from rdrop_jax import LinearOutput, forward_passes, large_vocab_rdrop_loss, rdrop_loss
+from rdrop_jax.core.kernels import chunking
 from rdrop_jax.training.mesh import make_mesh
 
 PASSES, BATCH, TIME, WIDTH, VOCAB = 2, 8, 5, 6, 24
@@ -97,6 +98,19 @@ def test_kernel_gradients_in_blocks_of_words(tied, monkeypatch):
     set_sizes(monkeypatch, kernel_whole=10, kernel_block=7)  # 24 = 3 * 7 + 3
     arguments, labels, where = make(tied)
     compare(arguments, labels=labels, where=where, tied=tied, extra={"chunk_size": 9})
+
+
+@pytest.mark.parametrize(("target", "rows"), [("gpu", 256), ("tpu", 86)])
+def test_chunks_of_accelerators(target, rows, monkeypatch):
+    """A chunk of 128,256 tokens: an inner loop on TPUs, none on GPUs."""
+    sizes = chunking.SIZES[target]
+    set_sizes(monkeypatch, **sizes._asdict())
+    assert chunking.linear_rows(128_256) == 256
+    assert chunking.softmax_rows(256, 128_256, linear=True) == rows
+    if target == "tpu":  # the same loop, over few rows
+        set_sizes(monkeypatch, softmax_logits=48, softmax_rows=1, linear_whole=0)
+    arguments, labels, where = make()
+    compare(arguments, labels=labels, where=where, tied=False, extra={"chunk_size": 7})
 
 
 def test_one_pass_no_bias_no_smoothing():

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rdrop_jax.decoding.batched_search import Shapes, make_search
+from rdrop_jax.decoding import batched_search
+from rdrop_jax.decoding.batched_search import Shapes, choose_shapes, make_search
 from rdrop_jax.decoding.beam_search import beam_search
 from rdrop_jax.decoding.search_options import SearchOptions
 from rdrop_jax.decoding.top_k import top_k
@@ -316,6 +317,16 @@ def test_cached_is_uncached(model, roomy):
     shapes = Shapes(rows=(8,), sources=(16,), cache_lengths=(32,))
     found = make_search(begin, again, OPTIONS, shapes)(model, SOURCES, LIMITS)
     assert_same(found, roomy)
+
+
+def test_accelerators_compile_few_shapes(monkeypatch):
+    """A translator of 512 source and 625 target positions: a third of the programs."""
+    cpu = choose_shapes(32, 512, 625)
+    assert cpu.rows == (8, 32)
+    monkeypatch.setattr(batched_search, "platform", lambda: "gpu")
+    found = choose_shapes(32, 512, 625)
+    assert found == Shapes((32,), (32, 128, 512), (64, 256, 625))
+    assert 3 * np.prod([len(x) for x in found]) <= np.prod([len(x) for x in cpu])
 
 
 def test_what_no_shape_holds_is_named(model):

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import accelerators
+from rdrop_jax.cli import targets
+from rdrop_jax.errors import InputError
+
 ROOT = Path(__file__).parents[2]
 SMALL = {
     "loss": ["--positions=64", "--classes=50", "--rounds=1"],
@@ -60,3 +64,20 @@ def test_loader():
     assert done.returncode == 0, done.stderr
     assert "| Pillow, decoding alone |" in done.stdout
     assert "| array_record to batch: random crop |" in done.stdout
+
+
+def test_accelerators_resumes_and_skips(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "costs.jsonl"
+    out.write_text('["tpu:v5e:2x4", 2, "ours", 17.0, 5, 2.0]\n')
+    argv = ["accelerators", "--target=tpu:v5e:2x4", "--layers=2", f"--out={out}"]
+    monkeypatch.setattr(sys, "argv", [*argv, "--cases=ours"])
+    monkeypatch.setattr(targets, "set_environment", lambda target: None)
+    accelerators.main()
+    assert "tpu:v5e:2x4, 2, ours, 17.0, 5, 2.0" in capsys.readouterr().out
+
+    def missing(target):
+        raise InputError("not installed")
+
+    monkeypatch.setattr(targets, "set_environment", missing)
+    accelerators.main()
+    assert capsys.readouterr().out == "skipped: not installed\n"

@@ -18,6 +18,7 @@ class ChunkSizes(NamedTuple):
       softmax_whole: maximum logits that `rdrop_loss` computes without a loop.
       softmax_rows: minimum positions in `rdrop_loss`.
       linear_rows: minimum and maximum positions in `large_vocab_rdrop_loss`.
+      linear_whole: maximum logits of such a chunk without a second, inner loop.
       kernel_whole: vocabulary size above which `large_vocab_rdrop_loss` accumulates
         the kernel gradient in blocks of tokens.
       kernel_block: tokens per block.
@@ -30,27 +31,37 @@ class ChunkSizes(NamedTuple):
     softmax_whole: int = 2**22
     softmax_rows: int = 8
     linear_rows: tuple[int, int] = (64, 256)
+    linear_whole: int = 2**22
     kernel_whole: int = 100_000
     kernel_block: int = 16_384
     log_probs: int = 2**23
 
 
-# On CPU, a chunk fits in cache.
+_UNLIMITED = 2**62
+# On CPU, a chunk fits in cache. GPUs fuse the inner loop and the sum of gradients
+# into a few kernels; on TPUs the inner loop keeps intermediate arrays on the chip.
 SIZES = {
     "cpu": ChunkSizes(320_000, 2**23, 64),
-    "accelerator": ChunkSizes(10_000_000, 2**25, 256),
+    "gpu": ChunkSizes(
+        10_000_000, 2**25, 256, linear_whole=_UNLIMITED, kernel_whole=_UNLIMITED
+    ),
+    "tpu": ChunkSizes(10_000_000, 2**25, 256, kernel_whole=_UNLIMITED),
 }
 
 
 def sizes() -> ChunkSizes:
     """Return the chunk sizes of the current platform."""
-    return SIZES.get(platform(), SIZES["accelerator"])
+    return SIZES.get(platform(), SIZES["gpu"])
 
 
-def softmax_rows(positions: int, classes: int) -> int:
-    """Return the positions per chunk of `rdrop_loss`; chunks have about equal size."""
+def softmax_rows(positions: int, classes: int, *, linear: bool = False) -> int:
+    """Return the positions per chunk of `rdrop_loss`; chunks have about equal size.
+
+    ``linear`` is for the inner loop of `large_vocab_rdrop_loss`.
+    """
     limit = sizes()
-    if positions * classes <= limit.softmax_whole:
+    whole = limit.linear_whole if linear else limit.softmax_whole
+    if positions * classes <= whole:
         return positions
     rows = max(limit.softmax_logits // classes, limit.softmax_rows)
     return -(-positions // max(positions // rows, 1))

@@ -103,7 +103,8 @@ def all_rows(
     own = positions // devices
     # No chunks if classes are sharded, because every chunk would synchronize devices,
     # or if rows are uneven, because their placement is unknown.
-    rows = softmax_rows(own, classes) if even and not options.axis else own
+    whole = not even or options.axis
+    rows = own if whole else softmax_rows(own, classes, linear=local)
     count = -(-own // max(rows, 1))
     # On one device keep the shape: the loop would copy a reshaped array.
     lead = (devices,) if devices > 1 else ()

@@ -44,6 +44,10 @@ class TextGenerator:
       config: config of the run; ``eval`` has the sampling options.
       module: the model.
       vocabulary: vocabulary of the model.
+
+    Attributes:
+      run: jitted ``(params, tokens, lengths, numbers) -> tokens``, the sampling of one
+        batch; see `rdrop_jax.decoding.sampling.sample`.
     """
 
     def __init__(
@@ -78,7 +82,7 @@ class TextGenerator:
                 forbid=() if unknown is None else (unknown,),
             )
 
-        self._run = jax.jit(run)
+        self.run = jax.jit(run)
 
     def max_prompt(self) -> int:
         """Return the maximum number of prompt tokens, given ``eval.new_tokens``."""
@@ -114,7 +118,7 @@ class TextGenerator:
                 tokens[row, : len(prompt)] = prompt
                 lengths[row] = len(prompt)
             numbers = first + start + np.arange(rows)
-            done = np.asarray(self._run(params, tokens, lengths, numbers))
+            done = np.asarray(self.run(params, tokens, lengths, numbers))
             for row, prompt in enumerate(chunk):
                 found.append(done[row, len(prompt) :][:new].tolist())
         return found

@@ -173,15 +173,18 @@ def _encode_sources(
 def _make_search(config: ConfigDict, spec: Seq2SeqSpec) -> batched_search.Search:
     """Make the beam search of a task."""
     module = spec.make_model(config)
-    rows, sources = config.eval.batch_size, config.data.max_length
-    longest = spec.limits(sources)[1] + 1
-    shapes = batched_search.Shapes()
-    shapes = batched_search.Shapes(
-        # The last few sources of a large batch use a batch of a quarter of its size.
-        rows=(rows // 4, rows) if rows >= 16 else (rows,),
-        sources=(*(n for n in shapes.sources if n < sources), sources),
-        cache_lengths=(*(n for n in shapes.cache_lengths if n < longest), longest),
+    source = config.data.max_length
+    shapes = batched_search.choose_shapes(
+        config.eval.batch_size, source, spec.limits(source)[1] + 1
     )
+
+    return batched_search.make_search(*search_stages(module), spec.search, shapes)
+
+
+def search_stages(
+    module: Seq2Seq,
+) -> tuple[batched_search.Start, batched_search.Step]:
+    """Return the start and the step of a search, for `batched_search.make_search`."""
 
     def encode(module: Seq2Seq, src: jax.Array, where: jax.Array, length: int) -> Cache:
         return module.init_cache(module.encode(src, where), where, length)
@@ -192,7 +195,7 @@ def _make_search(config: ConfigDict, spec: Seq2SeqSpec) -> batched_search.Search
     def step(params: Params, ids: jax.Array, cache: Cache) -> Any:
         return module.apply({"params": params}, ids, cache, method="decode_step")
 
-    return batched_search.make_search(start, step, spec.search, shapes)
+    return start, step
 
 
 def make_predictor(

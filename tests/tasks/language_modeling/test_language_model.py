@@ -178,7 +178,7 @@ def test_what_is_read_of_prompts(finished):
         read.extend(zip(tokens.tolist(), lengths.tolist(), strict=True))
         return tokens
 
-    generator._run = record
+    generator.run = record
     end, room = vocabulary.end, generator.max_prompt()
     assert room == 12 - 4  # positions, and those of new tokens
     generator.generate({}, [[5, 6], list(range(7)), list(range(2, 14))])

@@ -69,7 +69,7 @@ def test_what_is_missing_is_said_before_jax(tmp_path):
             {"data__name": "wmt"},
             r"data\.name: expected one of cldr_names, files, iwslt",
         ),
-        ({"data__name": "files"}, r"data\.files\.train: expected a \.tsv"),
+        ({"data__name": "files"}, r"data\.files\.train: expected a table"),
         (
             {"data__name": "files", "data__dir": tmp_path, "data__files__train": "a"},
             r"data.files.train: expected .*/a\.en or a\.en\.gz, found neither",

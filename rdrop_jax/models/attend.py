@@ -1,0 +1,112 @@
+"""Attention in a narrow dtype, with a gradient that keeps few bytes."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rdrop_jax.core.dropout import dropout
+from rdrop_jax.core.meshes import platform
+from rdrop_jax.core.passes import Key
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
+def attend(
+    query: Float[Array, "batch time heads head"],
+    key: Float[Array, "batch source heads head"],
+    value: Float[Array, "batch source heads head"],
+    where: Bool[Array, "#batch 1 #time source"] | None,
+    mask_key: Key | None,
+    rate: float,
+    masks: str,
+) -> Float[Array, "batch time heads head"]:
+    """Compute softmax attention with dropout on its weights.
+
+    Exponents and sums are float32. On a TPU, the only array of shape [time, source]
+    that is kept for the backward pass holds the exponentials in the dtype of the
+    inputs. Elsewhere none is kept, and the scores are computed again. The weights are
+    normalized after the product with the values, and their gradient is centered by a
+    product of outputs, not of weights.
+
+    Args:
+      query: queries.
+      key: keys.
+      value: values.
+      where: True where a position may attend; None for everywhere.
+      mask_key: PRNG key of the dropout mask; None if ``rate`` is 0.
+      rate: dropout rate on the weights.
+      masks: see `rdrop_jax.dropout`.
+
+    Returns:
+      An array like ``query``.
+    """
+    return _attend(query, key, value, where, mask_key, rate, masks)[0]
+
+
+def _attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    where: Array | None,
+    mask_key: Key | None,
+    rate: float,
+    masks: str,
+) -> tuple[Array, tuple[Any, ...]]:
+    scores = _scores(query, key, where)
+    top = jnp.max(scores, axis=-1, keepdims=True)
+    powers = jnp.exp(scores - top)
+    total = jnp.sum(powers, axis=-1).swapaxes(1, 2)[..., None]
+    # Without the barrier, XLA keeps the float32 powers for the backward pass.
+    powers = jax.lax.optimization_barrier(powers.astype(query.dtype))
+    kept = _dropped(mask_key, powers, rate, masks)
+    mixed = jnp.einsum("bhts,bshd->bthd", kept, value) / total
+    mixed = mixed.astype(query.dtype)
+    stored = powers if platform() == "tpu" else None
+    return mixed, (query, key, value, where, mask_key, stored, top, total, mixed)
+
+
+def _gradients(
+    rate: float, masks: str, kept: tuple[Any, ...], slope: Array
+) -> tuple[Array | None, ...]:
+    query, key, value, where, mask_key, powers, top, total, mixed = kept
+    if powers is None:
+        # The barrier keeps XLA from storing the scores of the forward pass instead.
+        query, key, slope = jax.lax.optimization_barrier((query, key, slope))
+        powers = jnp.exp(_scores(query, key, where) - top).astype(query.dtype)
+    wide = slope.astype(jnp.float32)
+    center = jnp.sum(wide * mixed.astype(jnp.float32), axis=-1, keepdims=True)
+    scale = 1 / (total * math.sqrt(query.shape[-1]))
+    center, scale = center.swapaxes(1, 2), scale.swapaxes(1, 2)
+    of_weights = _dropped(
+        mask_key, jnp.einsum("bthd,bshd->bhts", slope, value), rate, masks
+    )
+    of_scores = powers * ((of_weights - center) * scale)
+    if where is not None:
+        of_scores = jnp.where(where, of_scores, 0.0)
+    of_scores = of_scores.astype(query.dtype)
+    of_value = jnp.einsum(
+        "bhts,bthd->bshd",
+        _dropped(mask_key, powers, rate, masks),
+        (wide / total).astype(query.dtype),
+    )
+    of_query = jnp.einsum("bhts,bshd->bthd", of_scores, key)
+    of_key = jnp.einsum("bhts,bthd->bshd", of_scores, query)
+    return of_query, of_key, of_value, None, None
+
+
+def _scores(query: Array, key: Array, where: Array | None) -> Array:
+    scores = jnp.einsum("bthd,bshd->bhts", query, key).astype(jnp.float32)
+    scores = scores / math.sqrt(query.shape[-1])
+    if where is None:
+        return scores
+    return jnp.where(where, scores, jnp.finfo(jnp.float32).min)
+
+
+def _dropped(mask_key: Key | None, x: Array, rate: float, masks: str) -> Array:
+    return x if mask_key is None else dropout(mask_key, x, rate, masks=masks)
+
+
+attend.defvjp(_attend, _gradients)
