@@ -29,7 +29,7 @@ Found = dict[str, Any]
 def measure(name: str, size: str, target: str, seconds: float) -> Found | None:
     """Run a part in a new process; return None if the time is too short for it."""
     command = [sys.executable, "-m", "benchmarks.gpu", "--measure", name]
-    child = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--size", size, "--target", target],
         # Compile times do not count programs of earlier runs.
         env=os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"},
@@ -37,16 +37,15 @@ def measure(name: str, size: str, target: str, seconds: float) -> Found | None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-    try:
-        out, err = child.communicate(timeout=min(seconds, PART_SECONDS))
-    except subprocess.TimeoutExpired:
-        error = {"error": f"not finished in {PART_SECONDS:.0f} s"}
-        return error if seconds >= PART_SECONDS else None
-    finally:
-        if child.poll() is None:  # with the programs that it started
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+    ) as child:
+        try:
+            out, err = child.communicate(timeout=min(seconds, PART_SECONDS))
+        except subprocess.TimeoutExpired:
+            error = {"error": f"not finished in {PART_SECONDS:.0f} s"}
+            return error if seconds >= PART_SECONDS else None
+        finally:
+            if child.poll() is None:  # with the programs that it started
+                os.killpg(child.pid, signal.SIGKILL)
     if child.returncode:
         return {"error": (err.strip() or "no message").splitlines()[-1]}
     found: Found = json.loads(out.splitlines()[-1])
