@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -88,7 +89,7 @@ def test_accelerators_resumes_and_skips(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == "skipped: not installed\n"
 
 
-QUICK_PARTS = ("device", "torch_cifar100", "large_vocab")
+QUICK_PARTS = ("device", "torch_cifar100")
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,17 @@ def test_parts_for_a_gpu(name, monkeypatch):
         names = {"step": ["R-Drop", "plain"], "torch": ["eager", "torch"]}
         assert list(found)[:2] == names.get(kind, ["ours", "cross entropy"]), rest
         assert found[next(iter(found))]["ms"] > 0
+
+
+def test_arms_for_a_gpu_are_compiled_and_timed():
+    program, found = gpu_parts.compiled_for(jax.jit(lambda x: 2 * x), np.ones(3))
+    assert program(np.ones(3)).tolist() == [2, 2, 2]
+    assert found.keys() == {"trace_seconds", "compile_seconds", "temporary"}
+    arms = {"slow": lambda: time.sleep(0.004), "quick": lambda: None}
+    times = gpu_parts.add_times({"slow": found, "quick": {}}, arms, 3)
+    assert times["slow"]["ms"] >= 4 > times["quick"]["ms"]
+    assert times["slow"]["first_over_this"] == "1.00 (1.00 to 1.00)"
+    assert float(times["quick"]["first_over_this"].split()[0]) > 1
 
 
 @pytest.mark.parametrize("preset", gpu_parts.SMALL)
