@@ -12,7 +12,11 @@ _HOME = {
     "core.consistency": ("consistency",),
     "core.ctc": ("rdrop_ctc_loss",),
     "core.dropout": ("dropout", "dropout_mask", "layer_drop"),
-    "core.large_vocab": ("LinearOutput", "large_vocab_rdrop_loss"),
+    "core.large_vocab": (
+        "LinearOutput",
+        "large_vocab_consistency",
+        "large_vocab_rdrop_loss",
+    ),
     "core.losses": (
         "bernoulli_cross_entropy",
         "bernoulli_symmetric_kl",

@@ -11,6 +11,9 @@ from rdrop_jax.core.kernels.adaptive_softmax import (
     adaptive_rdrop_loss as adaptive_rdrop_loss,
 )
 from rdrop_jax.core.large_vocab import LinearOutput as LinearOutput
+from rdrop_jax.core.large_vocab import (
+    large_vocab_consistency as large_vocab_consistency,
+)
 from rdrop_jax.core.large_vocab import large_vocab_rdrop_loss as large_vocab_rdrop_loss
 from rdrop_jax.core.losses import bernoulli_cross_entropy as bernoulli_cross_entropy
 from rdrop_jax.core.losses import bernoulli_symmetric_kl as bernoulli_symmetric_kl

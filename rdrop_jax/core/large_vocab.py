@@ -21,13 +21,15 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from rdrop_jax.core import losses
 from rdrop_jax.core.kernels.chunking import linear_rows
+from rdrop_jax.core.kernels.class_ids import all_rows
 from rdrop_jax.core.kernels.fused import fused_objective
-from rdrop_jax.core.kernels.linear import LinearOptions, all_chunks
-from rdrop_jax.core.kernels.partition import split_over
+from rdrop_jax.core.kernels.linear import LinearOptions, Projection, all_chunks
+from rdrop_jax.core.kernels.pairs import DIRECTIONS, PairOptions, pair_objective
+from rdrop_jax.core.kernels.partition import MeshSplit, split_over
 from rdrop_jax.core.kernels.softmax import SoftmaxOptions
 from rdrop_jax.core.label_checks import reshape_hint
 from rdrop_jax.core.meshes import on_any_mesh
-from rdrop_jax.core.metrics import Mean
+from rdrop_jax.core.metrics import Mean, Pair
 from rdrop_jax.core.objective import Denominators, fused_loss_and_metrics
 from rdrop_jax.core.terms import position_weights
 
@@ -113,27 +115,19 @@ def large_vocab_rdrop_loss(
     """
     losses.check_smoothing(label_smoothing, smoothing)
     _check(hidden, kernel, bias, labels, tied)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1: found {chunk_size}")
-    split = split_over(mesh, labels.shape[0] if labels.ndim else 1)
-    axis = split.tensor if split else None
     vocab = kernel.shape[0 if tied else 1]
-    if split and axis and vocab % split.mesh.shape[axis]:
-        raise ValueError(
-            f"the vocabulary must be a multiple of {split.mesh.shape[axis]} devices: "
-            f"found {vocab}"
-        )
-    options = LinearOptions(
-        SoftmaxOptions(label_smoothing, smoothing, axis),
-        tied,
-        chunk_size or linear_rows(vocab),
+    split = _split(mesh, labels.shape, vocab, chunk_size)
+    softmax = SoftmaxOptions(
+        label_smoothing, smoothing, split.tensor if split else None
     )
+    objective = functools.partial(_class_ids, softmax)
+    options = LinearOptions(objective, (tied,), chunk_size or linear_rows(vocab))
     rows = hidden.reshape(len(hidden), -1, hidden.shape[-1])
     return fused_loss_and_metrics(
         functools.partial(
             fused_objective,
             functools.partial(all_chunks, options, split),
-            (rows, kernel, bias),
+            (Projection(rows, kernel, bias),),
             labels.reshape(-1),
         ),
         position_weights(hidden.shape[1:-1], where, weight, label_weight),
@@ -143,6 +137,163 @@ def large_vocab_rdrop_loss(
         objective_scale,
         denominators,
     )
+
+
+@on_any_mesh()
+def large_vocab_consistency(
+    first: LinearOutput,
+    second: LinearOutput,
+    *,
+    tied: bool | tuple[bool, bool] = False,
+    where: Bool[Array, "*positions"] | None = None,
+    weight: Float[Array, "*positions"] | None = None,
+    divergence: str = "symmetric_kl",
+    stop_gradient: str = "none",
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> Mean:
+    r"""Compute `consistency` of two linear outputs without storing all logits.
+
+    :math:`\sum w s / \sum w` with p of ``first`` and q of ``second``. Each side has its
+    own hidden states and kernel, possibly of different widths. With
+    ``divergence="forward_kl"`` and ``stop_gradient="first"`` this is exact distillation
+    of a teacher, the first side. For a temperature T, divide hidden states and bias of
+    both sides by T. Supports first derivatives in reverse mode only.
+
+    Args:
+      first: hidden states [..., width], kernel and bias of p.
+      second: the same of q, with the same positions and vocabulary.
+      tied: whether the kernels are [vocab, width]; one value, or one per side.
+      where: positions that count [...]; masked positions may contain anything.
+      weight: float weight per position [...].
+      divergence: "symmetric_kl", "forward_kl" (KL(p || q)) or "reverse_kl".
+      stop_gradient: "none"; "first" or "second", which gets no gradient; or "targets",
+        see `rdrop_jax.rdrop_loss`.
+      chunk_size: see `large_vocab_rdrop_loss`.
+      mesh: see `large_vocab_rdrop_loss`.
+
+    Returns:
+      Mean over positions in nats, which carries gradients.
+
+    Raises:
+      ValueError: shapes that do not match or divide, or an unknown option.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> kernel = jnp.array([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
+      >>> teacher = LinearOutput(jnp.array([[1.0, 0.0]]), kernel)
+      >>> student = LinearOutput(jnp.array([[0.5]]), kernel[:1])
+      >>> kl = large_vocab_consistency(
+      ...     teacher, student, divergence="forward_kl", stop_gradient="first"
+      ... )
+      >>> f"{kl:.4f}"
+      '0.0603'
+    """
+    ties = (tied, tied) if isinstance(tied, bool) else tied
+    _check_outputs(first, second, ties, divergence, stop_gradient)
+    shape = first.hidden.shape[:-1]
+    vocab = first.kernel.shape[0 if ties[0] else 1]
+    split = _split(mesh, shape, vocab, chunk_size)
+    axis = split.tensor if split else None
+    pair = PairOptions(divergence, stop_gradient == "targets", axis)
+    projections = tuple(
+        Projection(x.hidden.reshape(1, -1, x.hidden.shape[-1]), x.kernel, x.bias)
+        for x in (first, second)
+    )
+    fixed = (stop_gradient == "first", stop_gradient == "second")
+    one, other = projections
+    if not any(fixed) and one.kernel is other.kernel and one.bias is other.bias:
+        hidden = jnp.concatenate([one.hidden, other.hidden])
+        projections = (
+            Projection(hidden, one.kernel, one.bias),
+        )  # one sum of gradients
+    options = LinearOptions(
+        functools.partial(pair_objective, pair),
+        ties,
+        chunk_size or linear_rows(vocab),
+        fixed,
+    )
+    w = position_weights(shape, where, weight, None).kl
+    rows = w.astype(jnp.promote_types(first.hidden.dtype, jnp.float32)).reshape(-1)
+    none, unit = jnp.zeros_like(rows), jnp.ones((), rows.dtype)
+    total, _ = fused_objective(
+        functools.partial(all_chunks, options, split),
+        projections,
+        none.astype(int),
+        Pair(none, rows),
+        Pair(0 * unit, unit),
+    )
+    return Mean(total, jnp.sum(rows))
+
+
+def _class_ids(
+    options: SoftmaxOptions,
+    logits: list[Array],
+    labels: Array,
+    weights: Pair,
+    scales: Pair,
+    with_gradient: bool,
+) -> tuple[Pair, list[Array]]:
+    """Compute `all_rows` of the logits of one side."""
+    values, gradient = all_rows(
+        logits[0],
+        labels,
+        weights,
+        scales,
+        options,
+        with_gradient=with_gradient,
+        local=True,
+    )
+    return values, [gradient]
+
+
+def _split(
+    mesh: Mesh | None, shape: tuple[int, ...], vocab: int, chunk_size: int | None
+) -> MeshSplit | None:
+    """Check the sizes of chunks and devices; return None for a single device."""
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1: found {chunk_size}")
+    split = split_over(mesh, shape[0] if shape else 1)
+    if split and split.tensor and vocab % split.mesh.shape[split.tensor]:
+        raise ValueError(
+            f"the vocabulary must be a multiple of {split.mesh.shape[split.tensor]} "
+            f"devices: found {vocab}"
+        )
+    return split
+
+
+def _check_outputs(
+    first: LinearOutput,
+    second: LinearOutput,
+    tied: tuple[bool, bool],
+    divergence: str,
+    stop_gradient: str,
+) -> None:
+    for name, value, known in (
+        ("divergence", divergence, tuple(DIRECTIONS)),
+        ("stop_gradient", stop_gradient, ("none", "targets", "first", "second")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: expected one of {known}, found {value!r}")
+    vocabularies = []
+    for name, side, rows in (("first", first, tied[0]), ("second", second, tied[1])):
+        width, vocab = side.kernel.shape[::-1] if rows else side.kernel.shape
+        if width != side.hidden.shape[-1]:
+            layout = "[vocab, width]" if rows else "[width, vocab]"
+            raise ValueError(
+                f"{name}.kernel: expected {layout} with width {side.hidden.shape[-1]}, "
+                f"found {side.kernel.shape}, tied={rows}"
+            )
+        if side.bias is not None and side.bias.shape != (vocab,):
+            raise ValueError(
+                f"{name}.bias: expected shape ({vocab},), found {side.bias.shape}"
+            )
+        vocabularies.append((side.hidden.shape[:-1], vocab))
+    if vocabularies[0] != vocabularies[1]:
+        raise ValueError(
+            "second: expected the positions and the vocabulary of first, "
+            f"{vocabularies[0]}, found {vocabularies[1]}"
+        )
 
 
 def _check(

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from helpers import reference
 
-from rdrop_jax import consistency, rdrop_loss, rdrop_terms
+from rdrop_jax import (
+    LinearOutput,
+    consistency,
+    large_vocab_consistency,
+    rdrop_loss,
+    rdrop_terms,
+)
+from rdrop_jax.training.mesh import make_mesh
 
 
 def make(passes=2, positions=(3, 4), classes=5, seed=0):
@@ -132,3 +139,148 @@ def test_a_function_compares_outputs_that_are_no_logits():
 def test_bad_input(logits, options, message, no_shape_types):
     with pytest.raises(ValueError, match=message):
         consistency(jnp.zeros(logits), **options)
+
+
+def sides(dtype=np.float32):
+    """Two linear outputs of different widths; the second kernel is tied."""
+    rng = np.random.default_rng(1)
+    shapes = ((3, 4, 5), (5, 9), (9,), (3, 4, 6), (9, 6), (3, 4))
+    return tuple(jnp.asarray(rng.normal(size=s), dtype) for s in shapes)
+
+
+def from_hidden(h1, k1, b, h2, k2, weight, **options):
+    first, second = LinearOutput(h1, k1, b), LinearOutput(h2, k2)
+    term = large_vocab_consistency(
+        first, second, tied=(False, True), weight=weight, chunk_size=5, **options
+    )
+    return term.compute()
+
+
+def from_logits(h1, k1, b, h2, k2, weight, stop_gradient="none", **options):
+    z = [h1 @ k1 + b[None, None], h2 @ k2.T]
+    if stop_gradient in ("first", "second"):
+        i = ("first", "second").index(stop_gradient)
+        z[i], stop_gradient = jax.lax.stop_gradient(z[i]), "none"
+    term = consistency(
+        jnp.stack(z), weight=weight, stop_gradient=stop_gradient, **options
+    )
+    return term.compute()
+
+
+@pytest.mark.parametrize(
+    ("divergence", "stop_gradient"),
+    [
+        ("symmetric_kl", "none"),
+        ("symmetric_kl", "targets"),
+        ("symmetric_kl", "second"),
+        ("forward_kl", "first"),
+        pytest.param("forward_kl", "none", marks=pytest.mark.slow),
+        pytest.param("reverse_kl", "none", marks=pytest.mark.slow),
+        pytest.param("reverse_kl", "targets", marks=pytest.mark.slow),
+    ],
+)
+def test_from_hidden_states_it_is_that_of_the_logits(divergence, stop_gradient):
+    options = {"divergence": divergence, "stop_gradient": stop_gradient}
+    found, wanted = (
+        jax.jit(jax.value_and_grad(functools.partial(of, **options), range(6)))(
+            *sides()
+        )
+        for of in (from_hidden, from_logits)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6),
+        found,
+        wanted,
+    )
+
+
+def test_one_kernel_for_both_sides():
+    """Its gradient is one sum."""
+    h1, kernel, bias, _, _, _ = sides()
+
+    def term(h, k, b):
+        return large_vocab_consistency(
+            LinearOutput(h, k, b), LinearOutput(h * 0.5, k, b)
+        ).compute()
+
+    def plain(h, k, b):
+        z = h @ k + b[None, None]
+        return consistency(jnp.stack([z, (h * 0.5) @ k + b[None, None]])).compute()
+
+    found, wanted = (
+        jax.value_and_grad(f, (0, 1, 2))(h1, kernel, bias) for f in (term, plain)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        found,
+        wanted,
+    )
+    text = str(jax.make_jaxpr(jax.grad(term, 1))(h1, kernel, bias))
+    assert text.count("dot_general") == 3
+
+
+def test_an_impossible_class_and_masked_positions():
+    bias = jnp.zeros(9).at[2].set(-jnp.inf)
+    h1, kernel, _, _, _, _ = sides()
+    where = jnp.zeros((3, 4), bool).at[0].set(True)
+    first = LinearOutput(jnp.where(where[..., None], h1, jnp.nan), kernel, bias)
+
+    def term(of, h):
+        second = LinearOutput(h, kernel, of)
+        return large_vocab_consistency(
+            first, second, divergence="forward_kl", where=where
+        ).compute()
+
+    both, gradient = jax.value_and_grad(functools.partial(term, bias))(h1 * 0.5)
+    assert np.isfinite(both)
+    assert np.all(np.isfinite(gradient))
+    assert not np.any(gradient[1:])
+    assert np.isfinite(term(jnp.zeros(9), h1))  # q has a class that p excludes
+    assert np.isinf(term(jnp.zeros(9).at[0].set(-jnp.inf), h1))
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_from_hidden_states_on_eight_devices(tensor):
+    rng = np.random.default_rng(0)
+    shapes = ((8, 4), (4, 6), (8, 3), (3, 6))
+    arrays = tuple(jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes)
+    mesh = make_mesh(data=8 // tensor, fsdp=1, tensor=tensor)
+
+    def term(h1, k1, h2, k2, mesh):
+        return large_vocab_consistency(
+            LinearOutput(h1, k1),
+            LinearOutput(h2, k2),
+            stop_gradient="first",
+            mesh=mesh,
+        ).compute()
+
+    found, wanted = (
+        jax.jit(jax.value_and_grad(functools.partial(term, mesh=m), (1, 2, 3)))(*arrays)
+        for m in (mesh, None)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        found,
+        wanted,
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"divergence": "js"}, "divergence: expected one of"),
+        ({"stop_gradient": "both"}, "stop_gradient: expected one of"),
+        ({"tied": True}, r"first\.kernel: expected \[vocab, width\] with width 5"),
+        ({"chunk_size": 0}, "chunk_size must be at least 1"),
+    ],
+)
+def test_bad_sides(change, message):
+    h1, k1, b, h2, k2, _ = sides()
+    with pytest.raises(ValueError, match=message):
+        large_vocab_consistency(
+            LinearOutput(h1, k1, b),
+            LinearOutput(h2, k2),
+            **({"tied": (False, True)} | change),
+        )
+    with pytest.raises(ValueError, match=r"second: expected the positions"):
+        large_vocab_consistency(LinearOutput(h1, k1), LinearOutput(h1[:2], k1))

@@ -19,7 +19,8 @@ from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lines
 from rdrop_jax.tasks.image_classification import decode
-from rdrop_jax.tasks.seq2seq import parallel
+from rdrop_jax.tasks.seq2seq import pair_sets, parallel
+from rdrop_jax.tasks.seq2seq.translator import read_texts
 from rdrop_jax.tasks.text_classification import text_files
 from rdrop_jax.tasks.text_classification.texts import Columns, collect
 
@@ -246,6 +247,22 @@ def test_a_missing_shard_is_refused(tmp_path):
     for number in (0, 2):
         shard(tmp_path, number, 3, "a")
     check(tmp_path / "train-*.parquet", "expected each of the 3 shards once, found")
+
+
+def test_the_quoting_of_a_config_reaches_its_readers(tmp_path):
+    (tmp_path / "t.tsv").write_text('text\tlabel\n"a\tb"\tx\n"c\td"\ty\n')
+    fields = {"data.dir": str(tmp_path), "data.files.train": "t.tsv"}
+    fields["data.quoting"] = "csv"
+    data = flags.load("configs/glue.py:files", fields).data
+    assert list(text_files.find(data).splits["train"]().first) == ["a\tb", "c\td"]
+    fields |= {"data.columns.source": "text", "data.columns.target": "label"}
+    fields |= {"data.files.validation": "t.tsv", "data.files.test": "t.tsv"}
+    data = flags.load("configs/nmt.py:files", fields).data
+    pairs = pair_sets.files(data, ("en", "de")).splits["validation"]()
+    assert pairs.source == ["a\tb", "c\td"]
+    path = str(tmp_path / "t.tsv")
+    assert [row.get("text") for row in tables.inputs(path, "csv")] == ["a\tb", "c\td"]
+    assert list(read_texts(path, "text", None, "csv")) == ["a\tb", "c\td"]
 
 
 @pytest.mark.parametrize("config", ["glue", "nmt", "summarization"])

@@ -82,7 +82,7 @@ RECIPES = {
 
 
 def test_every_recipe_is_run():
-    assert set(BLOCKS) == {*RECIPES, "ctc"}
+    assert set(BLOCKS) == {*RECIPES, "ctc", "distillation"}
     assert PAGE.count("```python") == len(BLOCKS)
 
 
@@ -108,6 +108,16 @@ def test_the_crf_without_transitions_is_a_softmax_per_token():
     terms = rdrop_jax.rdrop_terms(logits, TAGS.reshape(-1))
     wanted = T * terms.ce.compute() + 2.0 * terms.kl.compute()
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_the_student_learns_from_the_teacher():
+    teacher = rdrop_jax.LinearOutput(arrays(B, 5), arrays(5, C))
+    student = rdrop_jax.LinearOutput(arrays(B, 4), arrays(4, C))
+    term = code("distillation")["distillation_term"]
+    batch = {"where": jnp.ones(B, bool)}
+    d_teacher, d_student = jax.grad(term, (0, 1))(teacher, student, batch)
+    assert not np.any(d_teacher.kernel)
+    assert np.any(d_student.kernel)
 
 
 def test_the_ctc_recipe_trains():

@@ -95,21 +95,27 @@ def _parts(axis: str | None) -> int:
     return jax.lax.axis_size(axis) if axis else 1
 
 
-def _sum(x: Float[Array, "rows classes"], axis: str | None) -> Float[Array, "rows 1"]:
+def row_sum(
+    x: Float[Array, "rows classes"], axis: str | None
+) -> Float[Array, "rows 1"]:
+    """Sum classes that are local or sharded over a mesh axis."""
     found = jnp.sum(x, axis=-1, keepdims=True)
     return jax.lax.psum(found, axis) if axis else found
 
 
-def _max(x: Float[Array, "rows classes"], axis: str | None) -> Float[Array, "rows 1"]:
+def row_max(
+    x: Float[Array, "rows classes"], axis: str | None
+) -> Float[Array, "rows 1"]:
+    """Return the maximum over classes that are local or sharded over a mesh axis."""
     found = jnp.max(x, axis=-1, keepdims=True)
     return jax.lax.pmax(found, axis) if axis else found
 
 
 def softmax(z: Float[Array, "rows classes"], axis: str | None = None) -> Softmax:
     """Softmax of rows whose classes are local or sharded over a mesh axis."""
-    peak = _max(jax.lax.stop_gradient(z), axis)
+    peak = row_max(jax.lax.stop_gradient(z), axis)
     exp = jnp.exp(z - peak)
-    total = _sum(exp, axis)
+    total = row_sum(exp, axis)
     return Softmax(z, exp * (1.0 / total), peak + jnp.log(total))
 
 
@@ -124,7 +130,9 @@ def _cross_entropy(
     within = jnp.clip(labels, 0, part - 1)[:, None]
     picked = jnp.take_along_axis(f.z, within, axis=-1)
     if options.axis:
-        picked = _sum(jnp.where(within == labels[:, None], picked, 0.0), options.axis)
+        picked = row_sum(
+            jnp.where(within == labels[:, None], picked, 0.0), options.axis
+        )
     reachable = picked > IMPOSSIBLE
     nll = jnp.where(reachable, f.log_z - picked, jnp.inf)
     hot = jnp.arange(part)[None] == labels[:, None]
@@ -134,9 +142,9 @@ def _cross_entropy(
     possible = f.z > IMPOSSIBLE
     # The sum gives the number of impossible classes, as long as the finite logits of a
     # row add up to less than 5e29. This saves one pass over the row.
-    impossible = jnp.round(_sum(f.z, options.axis) / IMPOSSIBLE)
+    impossible = jnp.round(row_sum(f.z, options.axis) / IMPOSSIBLE)
     num = part * _parts(options.axis) - jax.lax.stop_gradient(impossible)
-    everywhere = _sum(jnp.where(possible, f.log_z - f.z, 0.0), options.axis)
+    everywhere = row_sum(jnp.where(possible, f.log_z - f.z, 0.0), options.axis)
     if options.smoothing == "uniform":
         each = label_smoothing / num
         own = jnp.full_like(each, 1.0 - label_smoothing)
@@ -155,10 +163,10 @@ def _divergence(passes: list[Softmax], axis: str | None) -> tuple[Array, list[Ar
     a, b = passes
     r = (a.z - b.z) - (a.log_z - b.log_z)
     # In this form no term is negative and nearly equal passes lose no precision.
-    twice = _sum((a.p - b.p) * r, axis)
-    one = _sum(a.p * r, axis)
+    twice = row_sum((a.p - b.p) * r, axis)
+    one = row_sum(a.p * r, axis)
     other = twice - one
-    apart = _max(jnp.abs(r), axis)[:, 0] >= -0.5 * IMPOSSIBLE
+    apart = row_max(jnp.abs(r), axis)[:, 0] >= -0.5 * IMPOSSIBLE
     s = jnp.where(apart, jnp.inf, 0.5 * twice[:, 0])
     change = a.p - b.p
     return s, [change + a.p * (r - one), -change - b.p * (r + other)]
