@@ -54,6 +54,8 @@ def test_a_few_damaged_files(files):
     for name in files[1]:
         for seed in QUICK_SEEDS:
             check(files, name, seed)
+    # A file name that is too long for the file system.
+    assert check(files, "run/vocabulary/index.json", 631)
 
 
 @pytest.mark.slow
