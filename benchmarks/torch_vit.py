@@ -90,18 +90,34 @@ def make_step(
     *,
     alpha: float,
     compiled: bool,
+    tx: torch.optim.Optimizer | None = None,
+    clip: float = 0.0,
+    dtype: torch.dtype | None = None,
 ) -> Callable[[], float]:
-    """Make a step of the official formulation; plain training if alpha is 0."""
-    tx = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
+    """Make a step of the official formulation; plain training if alpha is 0.
+
+    Args:
+      model: the model, on the device of images and labels.
+      images: images [rows, height, width, channels].
+      labels: class ids [rows].
+      alpha: weight of the divergence.
+      compiled: True to compile the loss.
+      tx: optimizer of the model's parameters; None for AdamW.
+      clip: maximum norm of the gradient; 0 does not clip.
+      dtype: dtype of automatic mixed precision; None for float32.
+    """
+    params = list(model.parameters())
+    tx = tx or torch.optim.AdamW(params, lr=1e-3, weight_decay=1e-4, fused=True)
     rows = len(labels)
 
     def loss_fn(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        a = model(images)
-        if alpha == 0.0:
-            return F.cross_entropy(a, labels)
-        b = model(images)
-        ce = F.cross_entropy(a, labels) + F.cross_entropy(b, labels)
-        return ce + alpha * official_kl(a, b) / rows
+        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+            a = model(images)
+            if alpha == 0.0:
+                return F.cross_entropy(a, labels)
+            b = model(images)
+            ce = F.cross_entropy(a, labels) + F.cross_entropy(b, labels)
+            return ce + alpha * official_kl(a, b) / rows
 
     loss_fn = torch.compile(loss_fn) if compiled else loss_fn
 
@@ -109,6 +125,8 @@ def make_step(
         tx.zero_grad(set_to_none=True)
         loss = loss_fn(images, labels)
         loss.backward()
+        if clip:
+            torch.nn.utils.clip_grad_norm_(params, clip)
         tx.step()
         return loss.item()
 
