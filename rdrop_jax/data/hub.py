@@ -250,8 +250,6 @@ def choose(found: Loaded, named: Mapping[str, str]) -> dict[str, str]:
     chosen = {}
     for split, usual in _SPLITS.items():
         name = named.get(split, "")
-        if name.endswith(".jsonl"):  # a preset's default, for data.name=files
-            name = ""
         if name and name not in found.splits:
             raise InputError(
                 f"data.files.{split}: expected a split of {found.text}: "

@@ -286,6 +286,8 @@ def test_summaries_with_splits_held_out(hub):
     text = "".join(json.dumps(row) + "\n" for row in found)
     hub.add("org/news", {"data/train.jsonl": text}, kind="datasets")
     data = pair_data("hf:org/news", source="article", target="highlights")
+    # Names of the presets for files.
+    data["files"] = {"train": "train.jsonl", "validation": "validation", "test": ""}
     splits = {
         split: read().source
         for split, read in summary_sets.find(ConfigDict(data)).splits.items()

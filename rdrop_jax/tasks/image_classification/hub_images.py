@@ -74,7 +74,7 @@ def columns(found: hub.Loaded, split: str, image: str, label: str) -> tuple[str,
             kind = "images" if field == "image" else "classes or integers"
             raise InputError(
                 f"data.columns.{field}: expected a column of {kind} of {found.text}: "
-                f"{there}, found {named or 'none'!r}"
+                f"{there}, found {repr(named) if named else 'none'}"
             )
         chosen.append(named or usual[0])
     return chosen[0], chosen[1]
