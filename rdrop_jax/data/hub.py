@@ -193,7 +193,8 @@ def _explained(text: str, name: hub.Name) -> Iterator[None]:
             yield
         except InputError:
             raise
-        except exceptions.DatasetNotFoundError as error:  # `_commit` has found it
+        # `_commit` has found the repository.
+        except (exceptions.DatasetNotFoundError, errors.GatedRepoError) as error:
             raise InputError(
                 f"{start}expected access to the dataset, which is gated. Accept its "
                 f"terms at {constants.ENDPOINT}/datasets/{name.repo}, and set HF_TOKEN "

@@ -15,12 +15,14 @@ from helpers.texts import rows
 from huggingface_hub import constants, file_download
 from ml_collections import ConfigDict
 
+from rdrop_jax import flags
 from rdrop_jax.data import hub as data_hub
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.image_classification import image_sets
 from rdrop_jax.tasks.image_classification.decode import decode
 from rdrop_jax.tasks.language_modeling import running_text
 from rdrop_jax.tasks.summarization import summary_sets
+from rdrop_jax.tasks.text_classification import text_hub
 from rdrop_jax.tasks.translation import translation_sets
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [hub]")
@@ -276,6 +278,18 @@ def test_pairs_of_languages(hub):
     for split, read in found.splits.items():
         assert read().source == [f"line {i}" for i in range(3)]
         assert read().target == [f"{split} Satz {i}" for i in range(3)]
+
+
+def test_a_test_split_with_labels_in_a_field_is_kept(hub):
+    text = "".join(
+        f'{{"text": "{i}", "meta": {{"label": {i % 2}}}}}\n' for i in range(4)
+    )
+    files = {"train.jsonl": text, "test.jsonl": text}
+    hub.add("org/nested", files, kind="datasets")
+    columns = {"columns.text": "text", "columns.label": "meta.label"}
+    given = {"name": "hf:org/nested", "validation": "1"} | columns
+    config = flags.load("configs/glue.py:files", {f"data.{k}": given[k] for k in given})
+    assert text_hub.splits(config.data) == {"train": "train", "test": "test"}
 
 
 def test_summaries_with_splits_held_out(hub):
