@@ -2,13 +2,12 @@
 
 import functools
 import gzip
-import io
 import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import lfs
@@ -74,7 +73,7 @@ def check_unpacked(size: int, path: Path, where: str) -> None:
 
 
 def decoded(
-    file: io.BufferedIOBase | IO[bytes],
+    file: Any,
     origin: str,
     most: int | None = None,
     *,
