@@ -14,11 +14,12 @@ from helpers.hub import Hub, forget, go_offline, use_datasets
 from helpers.texts import rows
 from huggingface_hub import constants, file_download
 from ml_collections import ConfigDict
+from PIL import Image
 
-from rdrop_jax import flags
+from rdrop_jax import flags, tasks
 from rdrop_jax.data import hub as data_hub
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks.image_classification import image_sets
+from rdrop_jax.tasks.image_classification import hub_images, image_sets
 from rdrop_jax.tasks.image_classification.decode import decode
 from rdrop_jax.tasks.language_modeling import running_text
 from rdrop_jax.tasks.summarization import summary_sets
@@ -290,6 +291,24 @@ def test_a_test_split_with_labels_in_a_field_is_kept(hub):
     given = {"name": "hf:org/nested", "validation": "1"} | columns
     config = flags.load("configs/glue.py:files", {f"data.{k}": given[k] for k in given})
     assert text_hub.splits(config.data) == {"train": "train", "test": "test"}
+    config.data.files.train = "train.jsonl"
+    with pytest.raises(InputError, match=r"data\.files\.train: expected a split of"):
+        tasks.check_data(config)
+
+
+def test_images_without_a_class():
+    feature = datasets.ClassLabel(names=["cat", "dog"])
+    photo = Image.new("RGB", (2, 2))
+    splits = {}
+    for split, labels in {"train": [1, None], "test": [None, None]}.items():
+        splits[split] = datasets.Dataset.from_dict(
+            {"image": [photo] * 2, "label": labels},
+            datasets.Features({"image": datasets.Image(), "label": feature}),
+        )
+    found = data_hub.Loaded("hf:a/b", {}, splits)
+    rows = hub_images.HubImages(found, "train", ("image", "label"))
+    assert rows.labels.tolist() == [1, -1]
+    assert not hub_images.labelled(found, "test", "label")
 
 
 def test_summaries_with_splits_held_out(hub):

@@ -53,9 +53,14 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
             "data.files.validation: expected the name of a split to select by, or "
             "data.validation=a share or number of training rows, found neither"
         )
-    found = functools.cache(functools.partial(load, data, commit, PAGE))
     named = columns(data)
     wanted = [c for c in (named.text, named.text_b, named.label) if c]
+
+    @functools.cache
+    def found() -> data_hub.Loaded:
+        loaded = load(data, commit, PAGE)
+        data_hub.choose(loaded, names)  # refuses unknown splits
+        return loaded
 
     def read(split: str) -> Texts:
         all_columns = found().splits[names[split]].column_names
