@@ -101,12 +101,12 @@ def glue() -> ConfigDict:
     c.data.validation = 0.0  # share or number of training rows to hold out; unused if
     # there is a file or a split for it
     c.data.test = 0.0  # the same for data.name=files; 0: no test data
-    c.data.files = ConfigDict()  # for data.name=files, in data.dir: docs/own-data.md
+    c.data.files = ConfigDict()  # names of files in data.dir, or of splits
     c.data.files.train = ""
     c.data.files.validation = ""
     c.data.files.test = ""
     c.data.quoting = "none"  # marks in .tsv are text, as in GLUE's; "csv": as in .csv
-    c.data.columns = ConfigDict()  # for data.name=files; a.b: field b of a JSON object
+    c.data.columns = ConfigDict()  # of files and names; a.b: field b of a column a
     c.data.columns.text = "text"
     c.data.columns.text_b = ""  # second text; empty: single texts
     c.data.columns.label = "label"

@@ -47,7 +47,7 @@ def lm() -> ConfigDict:
     c.model.factor = 4  # adaptive: width ratio of successive clusters
 
     c.data.name = "files"  # or docstrings, hf:ORG/NAME, tfds:NAME
-    c.data.files = ConfigDict()  # of data.name=files: text, also as .gz
+    c.data.files = ConfigDict()  # text, also as .gz, or names of splits
     c.data.files.train = ""
     c.data.files.validation = ""  # none: the end of train, before test, is held out
     c.data.files.test = ""  # none: the end of train

@@ -49,7 +49,7 @@ def summarization() -> ConfigDict:
     c.data.validation = placeholder(float)  # share (below 1) or number of pairs to hold
     c.data.test = placeholder(float)  # out; none: 1,000, at most a tenth
     c.data.quoting = "none"  # marks in .tsv are text; "csv": around fields, as in .csv
-    c.data.columns = ConfigDict()  # of tables, of tfds and of files to predict on
+    c.data.columns = ConfigDict()  # of tables, names and files to predict on
     c.data.columns.source = "article"  # a text, or sentences in a list
     c.data.columns.target = "highlights"  # a text, or several references in a list
     c.data.tokenizer = ""  # file or folder; empty: that of init_from, else train one

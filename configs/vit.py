@@ -44,7 +44,7 @@ def vit() -> ConfigDict:
     c.data.unlabelled = 0  # number of further images, for the consistency term only
     c.data.validation = 0.1  # share or number of rows to hold out if a split is absent
     c.data.test = 0.1
-    c.data.files = ConfigDict()  # splits of a dataset of the Hub; empty: usual names
+    c.data.files = ConfigDict()  # splits of a dataset by name; empty: usual names
     c.data.files.train = ""
     c.data.files.validation = ""
     c.data.files.test = ""

@@ -37,13 +37,17 @@ def find(root: Path, name: str) -> Path:
     versions = [base, *(p for p in base.glob("*") if p.is_dir())]
     there = [p for p in versions if (p / "dataset_info.json").is_file()]
     if not there:
-        raise InputError(f"data.name={PREFIX}{name}: no prepared dataset in {base}")
+        names = ", ".join(sorted(p.name for p in versions[1:])) or "nothing"
+        raise InputError(
+            f"data.name={PREFIX}{name}: no prepared dataset in {base}, which has "
+            f"{names}. Prepare it, or append the name of one of its configurations"
+        )
     newest = max(there, key=_version)
     kind = read_json(newest / "dataset_info.json").get("fileFormat")
     if kind != "array_record":
         raise InputError(
             f"{newest}: expected the format array_record, which needs no TensorFlow, "
-            f"found {kind}"
+            f"found {kind}. Prepare it with rdrop_jax.prepare in another --data_dir"
         )
     return newest
 
@@ -98,10 +102,11 @@ def read_rows(folder: Path, split: str, features: Iterable[str], **options: Any)
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(str(folder))
-    found = builder.info.features
-    if found is None or not {*features} <= set(found):
+    found = [*(builder.info.features or ())]
+    if not {*features} <= {*found}:
         raise InputError(
-            f"{folder}: expected features {' and '.join(features)}, found {found}"
+            f"{folder}: expected features {' and '.join(features)}, found "
+            f"{', '.join(sorted(found))}. Set data.columns.* to names of features"
         )
     rows = builder.as_data_source(split, **options)
     wanted = builder.info.splits[split].num_examples

@@ -193,7 +193,8 @@ def _explained(text: str, name: hub.Name) -> Iterator[None]:
             yield
         except InputError:
             raise
-        except exceptions.DatasetNotFoundError as error:  # `_commit` has found it
+        # `_commit` has found the repository.
+        except (exceptions.DatasetNotFoundError, errors.GatedRepoError) as error:
             raise InputError(
                 f"{start}expected access to the dataset, which is gated. Accept its "
                 f"terms at {constants.ENDPOINT}/datasets/{name.repo}, and set HF_TOKEN "
@@ -250,8 +251,6 @@ def choose(found: Loaded, named: Mapping[str, str]) -> dict[str, str]:
     chosen = {}
     for split, usual in _SPLITS.items():
         name = named.get(split, "")
-        if name.endswith(".jsonl"):  # a preset's default, for data.name=files
-            name = ""
         if name and name not in found.splits:
             raise InputError(
                 f"data.files.{split}: expected a split of {found.text}: "

@@ -145,12 +145,27 @@ def test_images(folder):
     rows = image_sets.find(config.data).splits["test"]()
     assert sorted(int(rows[i]["label"]) for i in range(6)) == [0, 0, 0, 1, 1, 1]
     wrong = data("vit.py:folder", folder, "tfds:photos", num_classes=2)
-    with pytest.raises(InputError, match="expected features image and label, found"):
+    with pytest.raises(
+        InputError, match="expected features image and label, found kind, photo"
+    ):
         image_sets.find(wrong.data).splits["test"]()
+
+
+def test_images_of_splits_that_the_user_names(folder):
+    fields = {"files__validation": "test", "files__test": "test"}
+    found = image_sets.find(data("vit.py:folder", folder, "tfds:photos", **fields).data)
+    assert set(found.splits) == {"train", "validation", "test"}
+    wrong = data("vit.py:folder", folder, "tfds:photos", files__test="tset")
+    with pytest.raises(
+        InputError, match=r"data\.files\.test: .*: train, test, found 'tset'"
+    ):
+        image_sets.find(wrong.data)
 
 
 def test_a_dataset_that_is_gone(folder, tmp_path):
     shutil.copytree(folder / "news", tmp_path / "news")
     (tmp_path / "news" / "1.0.0" / "dataset_info.json").unlink()
-    with pytest.raises(InputError, match="tfds:news: no prepared dataset"):
+    with pytest.raises(
+        InputError, match=r"tfds:news: no prepared .* which has 1\.0\.0"
+    ):
         tasks.check_data(data("lm.py:files", tmp_path, "tfds:news"))

@@ -14,13 +14,16 @@ from helpers.hub import Hub, forget, go_offline, use_datasets
 from helpers.texts import rows
 from huggingface_hub import constants, file_download
 from ml_collections import ConfigDict
+from PIL import Image
 
+from rdrop_jax import flags, tasks
 from rdrop_jax.data import hub as data_hub
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks.image_classification import image_sets
+from rdrop_jax.tasks.image_classification import hub_images, image_sets
 from rdrop_jax.tasks.image_classification.decode import decode
 from rdrop_jax.tasks.language_modeling import running_text
 from rdrop_jax.tasks.summarization import summary_sets
+from rdrop_jax.tasks.text_classification import text_hub
 from rdrop_jax.tasks.translation import translation_sets
 
 datasets = pytest.importorskip("datasets", reason="needs the extra [hub]")
@@ -278,6 +281,36 @@ def test_pairs_of_languages(hub):
         assert read().target == [f"{split} Satz {i}" for i in range(3)]
 
 
+def test_a_test_split_with_labels_in_a_field_is_kept(hub):
+    text = "".join(
+        f'{{"text": "{i}", "meta": {{"label": {i % 2}}}}}\n' for i in range(4)
+    )
+    files = {"train.jsonl": text, "test.jsonl": text}
+    hub.add("org/nested", files, kind="datasets")
+    columns = {"columns.text": "text", "columns.label": "meta.label"}
+    given = {"name": "hf:org/nested", "validation": "1"} | columns
+    config = flags.load("configs/glue.py:files", {f"data.{k}": given[k] for k in given})
+    assert text_hub.splits(config.data) == {"train": "train", "test": "test"}
+    config.data.files.train = "train.jsonl"
+    with pytest.raises(InputError, match=r"data\.files\.train: expected a split of"):
+        tasks.check_data(config)
+
+
+def test_images_without_a_class():
+    feature = datasets.ClassLabel(names=["cat", "dog"])
+    photo = Image.new("RGB", (2, 2))
+    splits = {}
+    for split, labels in {"train": [1, None], "test": [None, None]}.items():
+        splits[split] = datasets.Dataset.from_dict(
+            {"image": [photo] * 2, "label": labels},
+            datasets.Features({"image": datasets.Image(), "label": feature}),
+        )
+    found = data_hub.Loaded("hf:a/b", {}, splits)
+    rows = hub_images.HubImages(found, "train", ("image", "label"))
+    assert rows.labels.tolist() == [1, -1]
+    assert not hub_images.labelled(found, "test", "label")
+
+
 def test_summaries_with_splits_held_out(hub):
     found = [
         {"article": f"long text {i}", "highlights": f"short {i}"} for i in range(9)
@@ -286,6 +319,8 @@ def test_summaries_with_splits_held_out(hub):
     text = "".join(json.dumps(row) + "\n" for row in found)
     hub.add("org/news", {"data/train.jsonl": text}, kind="datasets")
     data = pair_data("hf:org/news", source="article", target="highlights")
+    # Names of the presets for files.
+    data["files"] = {"train": "train.jsonl", "validation": "validation", "test": ""}
     splits = {
         split: read().source
         for split, read in summary_sets.find(ConfigDict(data)).splits.items()

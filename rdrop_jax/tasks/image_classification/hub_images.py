@@ -24,7 +24,7 @@ class HubImages:
         table = found.splits[split].select_columns([image, label])
         self._source = table.cast_column(image, Image(decode=False))
         self._name = f"{found.text}, {split}"
-        self.labels = np.asarray(table.with_format("numpy")[label][:], np.int64)
+        self.labels = _class_ids(table, label)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -74,7 +74,7 @@ def columns(found: hub.Loaded, split: str, image: str, label: str) -> tuple[str,
             kind = "images" if field == "image" else "classes or integers"
             raise InputError(
                 f"data.columns.{field}: expected a column of {kind} of {found.text}: "
-                f"{there}, found {named or 'none'!r}"
+                f"{there}, found {repr(named) if named else 'none'}"
             )
         chosen.append(named or usual[0])
     return chosen[0], chosen[1]
@@ -82,4 +82,10 @@ def columns(found: hub.Loaded, split: str, image: str, label: str) -> tuple[str,
 
 def labelled(found: hub.Loaded, split: str, label: str) -> bool:
     """Return whether any row of a split has a class; -1 is none."""
-    return bool((np.asarray(found.splits[split][label][:]) >= 0).any())
+    return bool((_class_ids(found.splits[split], label) >= 0).any())
+
+
+def _class_ids(table: Any, label: str) -> np.ndarray:
+    """Return the class id of each row; -1 if it is missing."""
+    column = np.asarray(table.with_format("numpy")[label][:], np.float64)
+    return np.nan_to_num(column, nan=-1).astype(np.int64)

@@ -185,14 +185,20 @@ def _prepared(data: ConfigDict) -> Dataset[ImageRows]:
 
 def _catalogue(data: ConfigDict) -> Dataset[ImageRows]:
     place = catalogue.prepared_folder(data, "data")
-    if "train" not in (splits := catalogue.splits(place)):
-        raise InputError(
-            f"data.name={data.name}: expected a split train in {place}, found "
-            f"{', '.join(splits) or 'none'}"
-        )
+    splits = catalogue.splits(place)
+    names = {s: data.files[s] or s for s in SPLITS if data.files[s] or s in splits}
+    for split, name in ({"train": "train"} | names).items():
+        if name not in splits:
+            raise InputError(
+                f"data.files.{split}: expected a split of {data.name} in {place}: "
+                f"{', '.join(splits) or 'none'}, found {name!r}"
+            )
     columns = (data.columns.image or "image", data.columns.label or "label")
     return Dataset(
-        {s: functools.partial(catalogue.Examples, place, s, columns) for s in splits},
+        {
+            s: functools.partial(catalogue.Examples, place, name, columns)
+            for s, name in names.items()
+        },
         lambda: {"dataset_info.json": checksums.sha256(place / "dataset_info.json")},
         catalogue.classes(place, columns[1]),
     )

@@ -160,7 +160,14 @@ def named(
 
     @functools.cache
     def chosen() -> dict[str, str]:
-        return hub_data.choose(loaded(), dict(data.files))
+        there = loaded().splits
+        # The presets' names of files and splits, which the dataset may lack.
+        usual = {s: (s, f"{s}.jsonl") for s in SPLITS}
+        names = {
+            s: "" if name in usual[s] and name not in there else name
+            for s, name in data.files.items()
+        }
+        return hub_data.choose(loaded(), names)
 
     def read(split: str) -> Pairs:
         found = loaded()

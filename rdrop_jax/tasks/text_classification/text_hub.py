@@ -28,9 +28,9 @@ def splits(data: ConfigDict, commit: str = "") -> dict[str, str]:
     named = {split: data.files[split] for split in data.files}
     chosen = data_hub.choose(found, named)
     if "test" in chosen and not named["test"]:
-        table = found.splits[chosen["test"]]
-        labels = table[label][:] if label in table.column_names else ()
-        if all(value == -1 or is_missing(value) for value in labels):
+        # "a.b" is also the field b of a column a.
+        rows = data_hub.rows(found, chosen["test"], [label, label.partition(".")[0]])
+        if all(row.get(label) == -1 or is_missing(row.get(label)) for row in rows):
             del chosen["test"]
     return chosen
 
@@ -53,9 +53,14 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
             "data.files.validation: expected the name of a split to select by, or "
             "data.validation=a share or number of training rows, found neither"
         )
-    found = functools.cache(functools.partial(load, data, commit, PAGE))
     named = columns(data)
     wanted = [c for c in (named.text, named.text_b, named.label) if c]
+
+    @functools.cache
+    def found() -> data_hub.Loaded:
+        loaded = load(data, commit, PAGE)
+        data_hub.choose(loaded, names)  # refuses unknown splits
+        return loaded
 
     def read(split: str) -> Texts:
         all_columns = found().splits[names[split]].column_names
