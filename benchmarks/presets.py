@@ -172,20 +172,22 @@ def cell(found: dict[str, Any]) -> str:
 
 
 def fits(folder: Path) -> list[str]:
-    """Return the table of memory and flags."""
+    """Return the table of memory and flags of the presets compiled for any target."""
     lines = [
         "| preset | " + " | ".join(TARGETS.values()) + " |",
         "| --- |" + " --- |" * len(TARGETS),
     ]
     for program in PROGRAMS:
         shared = f" ({program.shared})" if program.shared else ""
-        cells = [cell(preset_job(program, target).read(folder)) for target in TARGETS]
-        lines.append(f"| {program.name}{shared} | " + " | ".join(cells) + " |")
+        found = [preset_job(program, target).read(folder) for target in TARGETS]
+        if any(found):
+            cells = " | ".join(map(cell, found))
+            lines.append(f"| {program.name}{shared} | {cells} |")
     return lines
 
 
 def ratios(folder: Path) -> list[str]:
-    """Return the table of R-Drop over plain training."""
+    """Return the table of R-Drop over plain training, where both are compiled."""
     lines = [
         "| preset | target | operations | bytes moved | temporary memory |",
         "| --- | --- | --- | --- | --- |",
@@ -195,12 +197,12 @@ def ratios(folder: Path) -> list[str]:
             ours, plain = (
                 job(program, target).read(folder) for job in (preset_job, plain_job)
             )
-            cells = ["not compiled"] * 3
-            if "state" in ours and "state" in plain:
-                same = ours["set"] == plain["set"]
-                fields = ("products", "bytes", "temporary")
-                cells = [f"{ours[x] / plain[x]:.2f}" for x in fields]
-                cells = cells if same else [cells[0], *["other flags fit"] * 2]
+            if "state" not in ours or "state" not in plain:
+                continue
+            same = ours["set"] == plain["set"]
+            fields = ("products", "bytes", "temporary")
+            cells = [f"{ours[x] / plain[x]:.2f}" for x in fields]
+            cells = cells if same else [cells[0], *["other flags fit"] * 2]
             lines.append(f"| {program.name} | {target} | " + " | ".join(cells) + " |")
     return lines
 
