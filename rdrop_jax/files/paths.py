@@ -120,6 +120,9 @@ def _remedy(scheme: str, slashes: str, rest: str) -> str:
         return f"Use {path!r}"
     if scheme == "hf":
         return "For a repository of the Hub, use hf:ORG/NAME in init_from or data.name"
+    if scheme == "https" and rest.startswith("huggingface.co/"):
+        name = rest.removeprefix("huggingface.co/").removeprefix("datasets/")
+        return f"For a repository of the Hub, use hf:{'/'.join(name.split('/')[:2])}"
     if scheme in ("http", "https", "ftp", "ftps", "git"):
         return "Download it, and give the path of the local copy"
     if scheme in _RSYNC:

@@ -96,6 +96,20 @@ def test_labelled_texts(folder):
     assert provenance.endswith("reviews/1.0.0")
 
 
+def test_a_name_of_one_split_leaves_the_usual_ones(folder):
+    columns = {"columns__text": "review", "columns__label": "stars"}
+    fields = columns | {"validation": 2, "files__train": "train"}
+    config = tasks.check_data(data("glue.py:files", folder, "tfds:reviews", **fields))
+    assert config.data.files.test == "test"
+
+
+def test_a_size_next_to_a_split_is_refused(folder):
+    columns = {"columns__source": "review", "columns__target": "review"}
+    config = data("nmt.py:files", folder, "tfds:reviews", test=2, **columns)
+    with pytest.raises(InputError, match=r"data\.test: expected no size .*, found 2\."):
+        tasks.check_data(config)
+
+
 def test_a_version(folder):
     columns = {"columns__text": "review", "columns__label": "stars"}
     config = data(

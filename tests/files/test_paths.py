@@ -133,3 +133,12 @@ def test_the_data_folder_of_the_environment_is_checked(monkeypatch):
     monkeypatch.setenv("RDROP_DATA_DIR", URL)
     with pytest.raises(InputError, match=r"^\$RDROP_DATA_DIR: expected a local path"):
         roots.root(config().data)
+
+
+def test_the_address_of_a_repository_is_answered_with_its_name():
+    for address in (
+        "https://huggingface.co/datasets/org/name",
+        "https://huggingface.co/org/name/tree/main",
+    ):
+        with pytest.raises(InputError, match="of the Hub, use hf:org/name$"):
+            paths.local("data.name", address)

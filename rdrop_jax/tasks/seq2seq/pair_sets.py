@@ -183,7 +183,12 @@ def named(
         return parallel.collect(rows, wanted, f"{found.text}, {chosen()[split]}")
 
     def check_files() -> None:
-        chosen()
+        for split in SPLITS[1:]:
+            if split in chosen() and data[split]:
+                raise InputError(
+                    f"data.{split}: expected no size to hold out, because {data.name} "
+                    f"has the split {chosen()[split]}, found {data[split]:g}. Remove it"
+                )
 
     def splits() -> dict[str, Callable[[], Pairs]]:
         missing = {s: data[s] for s in SPLITS[1:] if s not in chosen()}

@@ -193,7 +193,9 @@ def completed(config: ConfigDict, commit: str = "") -> ConfigDict:
       InputError: the training data are missing.
     """
     check_labels(config.data)
-    if _is_named(config.data) and not config.data.files.train:
+    data = config.data
+    unnamed = not data.files.train or (data.labels != "numbers" and not data.classes)
+    if _is_named(data) and unnamed:
         config = config.copy_and_resolve_references().unlock()
         config.data.files.update(text_hub.splits(config.data, commit))
         config.lock()
