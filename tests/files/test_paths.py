@@ -140,5 +140,5 @@ def test_the_address_of_a_repository_is_answered_with_its_name():
         "https://huggingface.co/datasets/org/name",
         "https://huggingface.co/org/name/tree/main",
     ):
-        with pytest.raises(InputError, match="of the Hub, use hf:org/name$"):
+        with pytest.raises(InputError, match=r"of the Hub, use hf:org/name$"):
             paths.local("data.name", address)
