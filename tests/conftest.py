@@ -94,3 +94,14 @@ def finished(tmp_path_factory):
 
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, train(workdir)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub on loopback that the clients for datasets and weights use."""
+    from helpers.hub import Hub, forget, use_datasets  # needs the extra hub
+
+    with Hub().serve() as served:
+        use_datasets(monkeypatch, served, tmp_path / "home")
+        yield served
+    forget()

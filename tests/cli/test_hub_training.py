@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers import texts, tiny, tiny_lm, tiny_nmt, tiny_sum
-from helpers.hub import Hub, environment, forget, go_offline, use_datasets
+from helpers.hub import environment, forget, go_offline
 from helpers.processes import Processes
 
 from rdrop_jax.cli import train as train_program
@@ -27,14 +27,6 @@ from helpers.repositories import (
 from rdrop_jax.data import hub as data_hub
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with Hub().serve() as served:
-        use_datasets(monkeypatch, served, tmp_path / "home")
-        yield served
-    forget()
 
 
 def articles(count, words=tiny_sum.WORDS):

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 from helpers import texts
-from helpers.hub import Hub, forget, go_offline, use_datasets
+from helpers.hub import forget, go_offline
 
 from rdrop_jax import flags
 from rdrop_jax.compare import program as compare
@@ -23,14 +23,6 @@ FIELDS |= {"total_steps": 2, "eval.every": 1}
 ARGV = ["--config", f"{texts.GLUE}:files", "--seeds=1"]
 ARGV += [f"--config.{n}={x}" for n, x in FIELDS.items() if n != "checkpoint.every"]
 PROBE = {"steps_per_epoch": [10.0], "scores": ["accuracy"], "data": {}, "device": ""}
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with Hub().serve() as served:
-        use_datasets(monkeypatch, served, tmp_path / "home")
-        yield served
-    forget()
 
 
 def push(hub, rows=48):

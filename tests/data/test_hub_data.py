@@ -32,14 +32,6 @@ from helpers.repositories import CARD, FILMS, film_rows, films, pets  # noqa: E4
 from pyarrow import parquet  # noqa: E402
 
 
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with Hub().serve() as served:
-        use_datasets(monkeypatch, served, tmp_path / "home")
-        yield served
-    forget()
-
-
 def show(text, commit=""):
     """Facts of a dataset, loaded as in a new process."""
     forget()
