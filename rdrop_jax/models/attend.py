@@ -98,8 +98,21 @@ def _gradients(
 
 
 def _scores(query: Array, key: Array, where: Array | None) -> Array:
-    scores = jnp.einsum("bthd,bshd->bhts", query, key).astype(jnp.float32)
-    scores = scores / math.sqrt(query.shape[-1])
+    products = jnp.einsum("bthd,bshd->bhts", query, key)
+    return scaled(products, query.shape[-1], where)
+
+
+def scaled(
+    products: Float[Array, "..."], width: int, where: Bool[Array, "..."] | None
+) -> Float[Array, "..."]:
+    """Return float32 scores from products of queries and keys.
+
+    Args:
+      products: products of queries and keys.
+      width: width of a head.
+      where: True where a position may attend; None for everywhere.
+    """
+    scores = products.astype(jnp.float32) / jnp.sqrt(jnp.float32(width))
     if where is None:
         return scores
     return jnp.where(where, scores, jnp.finfo(jnp.float32).min)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rdrop_jax.core.dropout import check_rate, dropout, layer_drop
 from rdrop_jax.core.meshes import platform
 from rdrop_jax.core.passes import Key
-from rdrop_jax.models.attend import attend
+from rdrop_jax.models.attend import attend, scaled
 
 Dtype = Any
 
@@ -327,7 +327,5 @@ class Attention(nn.Module):
 
     def _softmax(self, scores: Array, width: int, where: Array | None) -> Array:
         """Compute attention weights from query-key products, internally in float32."""
-        scores = scores.astype(jnp.float32) / jnp.sqrt(jnp.float32(width))
-        if where is not None:
-            scores = jnp.where(where, scores, jnp.finfo(jnp.float32).min)
+        scores = scaled(scores, width, where)
         return jax.nn.softmax(scores, axis=-1).astype(self.dtype)
