@@ -121,7 +121,9 @@ def large_vocab_rdrop_loss(
         label_smoothing, smoothing, split.tensor if split else None
     )
     objective = functools.partial(_class_ids, softmax)
-    options = LinearOptions(objective, (tied,), chunk_size or linear_rows(vocab))
+    options = LinearOptions(
+        objective, (tied,), chunk_size or linear_rows(vocab), fixed=(False,)
+    )
     rows = hidden.reshape(len(hidden), -1, hidden.shape[-1])
     return fused_loss_and_metrics(
         functools.partial(
@@ -189,7 +191,7 @@ def large_vocab_consistency(
       >>> f"{kl:.4f}"
       '0.0603'
     """
-    ties = (tied, tied) if isinstance(tied, bool) else tied
+    ties: tuple[bool, ...] = (tied, tied) if isinstance(tied, bool) else tied
     _check_outputs(first, second, ties, divergence, stop_gradient)
     shape = first.hidden.shape[:-1]
     vocab = first.kernel.shape[0 if ties[0] else 1]
@@ -200,13 +202,13 @@ def large_vocab_consistency(
         Projection(x.hidden.reshape(1, -1, x.hidden.shape[-1]), x.kernel, x.bias)
         for x in (first, second)
     )
-    fixed = (stop_gradient == "first", stop_gradient == "second")
+    fixed = tuple(stop_gradient == name for name in ("first", "second"))
     one, other = projections
-    if not any(fixed) and one.kernel is other.kernel and one.bias is other.bias:
+    same = one.kernel is other.kernel and one.bias is other.bias
+    if same and ties[0] == ties[1] and not any(fixed):  # one sum of gradients
         hidden = jnp.concatenate([one.hidden, other.hidden])
-        projections = (
-            Projection(hidden, one.kernel, one.bias),
-        )  # one sum of gradients
+        projections = (one._replace(hidden=hidden),)
+        ties, fixed = ties[:1], fixed[:1]
     options = LinearOptions(
         functools.partial(pair_objective, pair),
         ties,
@@ -265,7 +267,7 @@ def _split(
 def _check_outputs(
     first: LinearOutput,
     second: LinearOutput,
-    tied: tuple[bool, bool],
+    tied: tuple[bool, ...],
     divergence: str,
     stop_gradient: str,
 ) -> None:

@@ -219,6 +219,15 @@ def test_one_kernel_for_both_sides():
     assert text.count("dot_general") == 3
 
 
+def test_a_square_kernel_may_be_tied_on_one_side():
+    h, kernel = jnp.eye(3)[:2], jnp.arange(9.0).reshape(3, 3)
+    term = large_vocab_consistency(
+        LinearOutput(h, kernel), LinearOutput(h, kernel), tied=(False, True)
+    )
+    wanted = consistency(jnp.stack([h @ kernel, h @ kernel.T]))
+    np.testing.assert_allclose(term.compute(), wanted.compute(), rtol=1e-5)
+
+
 def test_an_impossible_class_and_masked_positions():
     bias = jnp.zeros(9).at[2].set(-jnp.inf)
     h1, kernel, _, _, _, _ = sides()

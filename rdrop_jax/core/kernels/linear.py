@@ -45,13 +45,13 @@ class LinearOptions(NamedTuple):
       objective: function of the logits of all projections.
       tied: for each projection, whether the kernel is [vocab, width].
       chunk_size: positions per chunk and device.
-      fixed: for each projection, whether it gets no gradient; none by default.
+      fixed: for each projection, whether it gets no gradient.
     """
 
     objective: LogitsFunction
     tied: tuple[bool, ...]
     chunk_size: int
-    fixed: tuple[bool, ...] = (False, False)
+    fixed: tuple[bool, ...]
 
 
 def all_chunks(
@@ -92,11 +92,11 @@ def all_chunks(
             tensor if tied else PartitionSpec(None, split.tensor),
             tensor,
         )
-        for tied, _ in zip(options.tied, inputs, strict=False)
+        for tied in options.tied
     )
     out = tuple(
         whole if fixed else projection
-        for fixed, projection in zip(options.fixed, by_projection, strict=False)
+        for fixed, projection in zip(options.fixed, by_projection, strict=True)
     )
 
     def summed(gradients: Projection | None) -> Projection | None:
@@ -135,7 +135,7 @@ def _local_chunks(
     count, size = even_chunks(positions, options.chunk_size)
     pad = ((0, 0), (0, count * size - positions), (0, 0))
     padded = [x._replace(hidden=jnp.pad(x.hidden, pad)) for x in inputs]
-    layers = [*zip(padded, options.tied, options.fixed, strict=False)]
+    layers = [*zip(padded, options.tied, options.fixed, strict=True)]
     per_row = jax.tree.map(lambda x: chunked(x, count, size), (labels, weights))
     dtype = jnp.promote_types(inputs[0].hidden.dtype, jnp.float32)
 
