@@ -1,7 +1,7 @@
 """Compile the presets of the paper's datasets for GPUs and TPUs; tabulate the costs.
 
-    python -m benchmarks.presets run DIR [--until HH:MM]    # resumes; takes hours
-    python -m benchmarks.presets table DIR                  # updates docs/compile.md
+    python -m benchmarks.presets run DIR    # stop and resume it; takes hours
+    python -m benchmarks.presets table DIR    # updates docs/compile.md
 
 Presets that only differ in data share one program, which is compiled once per target.
 """
@@ -124,21 +124,17 @@ def mesh_job(mesh: str, target: str) -> Job:
 
 def jobs() -> Iterator[Job]:
     """Yield all compilations, in order of importance."""
-    ratio = [program for program in PROGRAMS if program.ratio]
     for target in EIGHT:
         yield from (mesh_job(mesh, target) for mesh in MESHES)
-    yield from (preset_job(program, "gpu:24g") for program in PROGRAMS[:4])
-    for target in TARGETS:
-        yield from (preset_job(program, target) for program in PROGRAMS)
-        if target in RATIOS:
-            yield from (plain_job(program, target) for program in ratio)
+    for program in PROGRAMS:
+        yield from (preset_job(program, target) for target in TARGETS)
+        if program.ratio:
+            yield from (plain_job(program, target) for target in RATIOS)
 
 
-def run(folder: Path, until: str) -> None:
+def run(folder: Path) -> None:
     """Compile one program after the other; skip those that have a JSON file."""
     for job in jobs():
-        if until and time.strftime("%H:%M") >= until:
-            return
         file = job.file(folder)
         if file.exists():
             continue
@@ -240,10 +236,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--until", default="", help="start nothing after HH:MM")
     args = parser.parse_args()
     if args.what == "run":
-        run(args.folder, args.until)
+        run(args.folder)
     else:
         table(args.folder)
 
