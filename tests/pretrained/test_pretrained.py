@@ -452,6 +452,7 @@ def test_an_export_comes_back_bit_for_bit_and_starts_a_run(finished, tmp_path):
     assert again | {"run": result["run"]} == result
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_starts_with_a_new_head(finished, tmp_path, capsys):
     options = {"init_from": finished[0], "optimizer__lr": 0, "total_steps": 1}
     result = train(tmp_path / "more", data__num_classes=12, **options)

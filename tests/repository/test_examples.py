@@ -8,7 +8,17 @@ import pytest
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+LONG = ("nnx_vit", "semi_supervised")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=pytest.mark.slow) if path.stem in LONG else path
+        for path in EXAMPLES
+    ],
+    ids=lambda path: path.stem,
+)
 def test_example(path):
     if path.stem == "equinox_mlp":
         pytest.importorskip("equinox", reason="equinox is in the extra dev")
