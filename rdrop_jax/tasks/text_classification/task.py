@@ -16,13 +16,13 @@ from rdrop_jax.core.accumulate import Loss
 from rdrop_jax.core.adapters import linen_forward
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.objective import rdrop_multilabel_loss, rdrop_regression_loss
-from rdrop_jax.core.passes import Batch, Forward, Params
+from rdrop_jax.core.passes import Batch, Forward, Key, Params, View
 from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.models.encoder import PAD_ID, Classifier
 from rdrop_jax.models.layers import PARTITION_RULES
-from rdrop_jax.tasks import classification
+from rdrop_jax.tasks import classification, cutoff
 from rdrop_jax.tasks.field_checks import model_module
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.text_classification import (
@@ -106,6 +106,7 @@ def build(
             forwards=pass_forwards(
                 config, lambda changed: make_forward(architecture.make_model(changed))
             ),
+            views=make_views(config, module.encoder.size.width),
             partition_rules=PARTITION_RULES,
         ),
         report=Report(
@@ -123,10 +124,24 @@ def make_forward(module: Classifier) -> Forward:
     )
 
 
-def encoder_inputs(batch: Batch) -> tuple[Array, Array, Array]:
-    """Return tokens, types and mask of a batch of `subwords.EncodedTexts`."""
-    positions = jnp.arange(batch["tokens"].shape[1])
-    return batch["tokens"], batch["types"], positions[None] < batch["length"][:, None]
+def encoder_inputs(batch: Batch) -> tuple[Array, Array, Array, Array | None]:
+    """Return tokens, types, mask and kept embeddings of `subwords.EncodedTexts`."""
+    at = jnp.arange(batch["tokens"].shape[1])[None]
+    where = at < batch["length"][:, None]
+    return batch["tokens"], batch["types"], where, batch.get("keep")
+
+
+def make_views(config: ConfigDict, width: int) -> View | None:
+    """Make the view of ``rdrop.views``; [CLS], the first token, is never cut."""
+    cut = cutoff.make_cut(config, cutoff.RATES, width)
+    if cut is None:
+        return None
+
+    def view(batch: Batch, key: Key) -> Batch:
+        _, _, where, _ = encoder_inputs(batch)
+        return batch | {"keep": cut(key, where.at[:, 0].set(False))}
+
+    return view
 
 
 def init(module: Classifier, key: jax.Array) -> Params:
