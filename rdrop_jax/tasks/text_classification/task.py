@@ -153,7 +153,7 @@ def init(module: Classifier, key: jax.Array) -> Params:
 def make_loss(config: ConfigDict) -> Loss:
     """Make the R-Drop loss; unlabelled rows only enter the consistency term."""
     labels = config.data.labels
-    if labels == "classes":
+    if labels in ("classes", "words"):
         return classification.make_loss(config)
 
     def loss(
@@ -208,12 +208,24 @@ def make_train_data(
     labels, there = encode_labels(texts, data.labels, data.classes)
     if not there.any():
         raise InputError("data.columns.label: expected labelled rows, found none")
-    encoded = subwords.encode(tokenizer, texts.first, texts.second, data.max_length)
+    encoded = subwords.encode(
+        tokenizer,
+        texts.first,
+        texts.second,
+        data.max_length,
+        ends=texts.words is not None,
+    )
     pad_id = PAD_ID[config.model.name]
+    per_token: dict[str, np.ndarray] = {}
+    per_row = {"label": labels, "labelled": there}
+    if texts.words is not None:
+        first = encoded.first_tokens(texts.words)
+        per_token = _scored_tokens(encoded, first, labels, there)
+        per_row = {}
 
     def make(rows: np.ndarray, time: int) -> dict[str, np.ndarray]:
-        known = {"label": labels[rows], "labelled": there[rows]}
-        return encoded.batch(rows, time, pad_id) | known
+        known = {name: x[rows] for name, x in per_row.items()}
+        return encoded.batch(rows, time, pad_id, **per_token) | known
 
     return buckets.BucketBatches(
         encoded.lengths,
@@ -223,3 +235,18 @@ def make_train_data(
         seed=config.seed,
         process=process(),
     )
+
+
+def _scored_tokens(
+    encoded: subwords.EncodedTexts,
+    first: np.ndarray,
+    labels: np.ndarray,
+    there: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Return labels and masks of all tokens from those of words and rows."""
+    where = np.zeros(len(encoded.ids), bool)
+    label = np.zeros(len(encoded.ids), np.int32)
+    where[first[first >= 0]] = True
+    label[first[first >= 0]] = labels[first >= 0]
+    labelled = where * np.repeat(there, encoded.lengths)
+    return {"label": label, "where": where, "labelled": labelled}
