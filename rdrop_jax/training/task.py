@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -51,6 +52,21 @@ class Predictor:
     rows: Callable[[str], Iterable[Any]]
     run: Callable[[Params, Iterable[Any]], Iterator[dict[str, Any]]]
     text: Callable[[dict[str, Any]], str] | None = None
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """Average of the outputs of several runs.
+
+    Attributes:
+      mean: ``outputs stacked over runs [runs, ...] -> outputs``, in the form of those
+        of one run.
+      shared: values by name that all runs must have, such as the classes and the
+        preprocessing.
+    """
+
+    mean: Callable[[jax.Array], jax.Array]
+    shared: Callable[[], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -114,6 +130,8 @@ class Task:
       predictor: ``mesh -> predictor``; None if unsupported.
       pretrained: import and export of parameters in formats of other libraries; None
         if unsupported.
+      averaging: average of several runs, for which `rdrop_jax.tasks.build` takes a
+        ``forward``; None if unsupported.
       step: options of the train step.
       report: content of the log and of result.json.
     """
@@ -130,5 +148,6 @@ class Task:
     )
     predictor: Callable[[Mesh], Predictor] | None = None
     pretrained: Family | None = None
+    averaging: Averaging | None = None
     step: StepOptions = StepOptions()
     report: Report = Report()

@@ -23,7 +23,7 @@ from rdrop_jax.files import checksums
 from rdrop_jax.models.encoder import PAD_ID, Classifier
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.tasks import classification, cutoff
-from rdrop_jax.tasks.field_checks import model_module
+from rdrop_jax.tasks.field_checks import model_module, shared
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.text_classification import (
     MODELS,
@@ -35,11 +35,24 @@ from rdrop_jax.tasks.text_classification.scores import NAMES
 from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.distributed import process, write_on_process_0
-from rdrop_jax.training.task import Report, StepOptions, Task
+from rdrop_jax.training.task import Averaging, Report, StepOptions, Task
+
+# Fields of ``data`` that averaged runs share.
+_SHARED = ("labels", "classes", "columns.text_b", "max_length")
+_MEANS: dict[str, Callable[[Array], Array]] = {
+    "classes": classification.mean_probabilities,
+    "multilabel": classification.mean_label_probabilities,
+    "numbers": functools.partial(jnp.mean, axis=0),
+    "words": classification.mean_probabilities,
+}
 
 
 def build(
-    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+    config: ConfigDict,
+    workdir: Path | None = None,
+    *,
+    resuming: bool = True,
+    forward: Forward | None = None,
 ) -> Task:
     """Build the task of a config with ``task="text_classification"``.
 
@@ -47,13 +60,14 @@ def build(
       config: config of the run; class names that it lacks are read from the data.
       workdir: folder of the run, with its tokenizer; None makes a tokenizer.
       resuming: False writes the tokenizer.
+      forward: replaces that of the model in evaluation and prediction.
     """
     commit = workdir_lib.recorded_commit(config, workdir)
     config = text_sets.completed(config, commit)
     data = config.data
     architecture = model_module(config, MODELS)
     module = architecture.make_model(config)
-    forward = make_forward(module)
+    forward = forward or make_forward(module)
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
     found = functools.cache(lambda: text_sets.find(data, commit))
     split = functools.cache(
@@ -77,11 +91,10 @@ def build(
     def train_data() -> buckets.BucketBatches:
         return make_train_data(config, tokenizer(), split("train"))
 
-    def provenance() -> dict[str, str]:
-        own = {}
-        if kept is not None and kept.is_file():
-            own = {tokenizer_files.NAME: checksums.sha256(kept)}
-        return found().provenance() | own
+    def kept_files() -> dict[str, str]:
+        if kept is None or not kept.is_file():
+            return {}
+        return {tokenizer_files.NAME: checksums.sha256(kept)}
 
     scorer = evaluation.Scorer(config, forward, tokenizer)
     names = text_sets.split_names(data)
@@ -101,7 +114,10 @@ def build(
         },
         predictor=functools.partial(evaluation.make_predictor, scorer, split),
         pretrained=architecture.make_family(module, data, tokenizer),
-        provenance=provenance,
+        averaging=Averaging(
+            _MEANS[data.labels], lambda: shared(config, _SHARED) | kept_files()
+        ),
+        provenance=lambda: found().provenance() | kept_files(),
         step=StepOptions(
             forwards=pass_forwards(
                 config, lambda changed: make_forward(architecture.make_model(changed))
