@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CONFIG ?= configs/vit.py
 ARGS ?=
 
-.PHONY: train test test-all test-versions lint format docs parity clean
+.PHONY: train test test-all test-versions lint format docs parity integrations clean
 
 train: $(VENV)/.base
 	$(BIN)/python -m rdrop_jax.train --config $(CONFIG) $(ARGS)
@@ -49,6 +49,10 @@ parity: .venv-parity/.done
 	.venv-parity/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $@
 
+# Examples in other frameworks, each in an environment of its own; NAMES selects some.
+integrations:
+	PYTHON="$(PYTHON)" sh .ci/integrations $(NAMES)
+
 $(VENV)/.base: requirements.txt pyproject.toml .ci/make_venv
 	sh .ci/make_venv "$(PYTHON)" $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -64,4 +68,4 @@ $(VENV)/.docs: $(VENV)/.base requirements-docs.txt
 	touch $@
 
 clean:
-	rm -rf docs/_build $(VENV) .venv-parity .venv-versions .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf docs/_build $(VENV) .venv-parity .venv-versions .venv-integrations .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
