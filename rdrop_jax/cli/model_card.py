@@ -47,6 +47,7 @@ _CARD = """\
 _OBJECTIVE = (
     *("alpha", "label_smoothing", "divergence", "stop_gradient"),
     *("objective_scale", "every", "alpha_warmup", "dropouts"),
+    *("views", "views_rate"),
 )
 # Programs by the last part of their path, which readers of a card do not have.
 _PROGRAMS = {"train.py": "python -m rdrop_jax.train", "rdrop-jax": "rdrop-jax train"}
