@@ -30,6 +30,7 @@ from rdrop_jax.tasks.text_classification import (
     buckets,
     evaluation,
     text_sets,
+    words,
 )
 from rdrop_jax.tasks.text_classification.scores import NAMES
 from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
@@ -236,6 +237,7 @@ def make_train_data(
     per_row = {"label": labels, "labelled": there}
     if texts.words is not None:
         first = encoded.first_tokens(texts.words)
+        words.report_cut(first, data.max_length, "train", "not trained on")
         per_token = _scored_tokens(encoded, first, labels, there)
         per_row = {}
 
