@@ -119,18 +119,24 @@ def build(
             _MEANS[data.labels], lambda: shared(config, _SHARED) | kept_files()
         ),
         provenance=lambda: found().provenance() | kept_files(),
-        step=StepOptions(
-            forwards=pass_forwards(
-                config, lambda changed: make_forward(architecture.make_model(changed))
-            ),
-            views=make_views(config, module.encoder.size.width),
-            partition_rules=PARTITION_RULES,
-        ),
+        step=_step_options(config, architecture.make_model),
         report=Report(
             size=lambda name: f"{len(split(name)):,} rows",
             notes=lambda: text_sets.notes(found(), data),
             signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
         ),
+    )
+
+
+def _step_options(
+    config: ConfigDict, make_model: Callable[[ConfigDict], Classifier]
+) -> StepOptions:
+    return StepOptions(
+        forwards=pass_forwards(
+            config, lambda changed: make_forward(make_model(changed))
+        ),
+        views=make_views(config, make_model(config).encoder.size.width),
+        partition_rules=PARTITION_RULES,
     )
 
 
