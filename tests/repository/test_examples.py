@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+EXAMPLES = [path for path in EXAMPLES if path.stem != "spoken_digits"]  # needs data
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
