@@ -5,8 +5,9 @@ Recordings of one speaker are joined to strings of 3 to 7 digits.
 
 Run: python -m rdrop_jax.train --config examples/spoken_digits.py \
          --config.data.dir=free-spoken-digit-dataset/recordings
-Compare: python -m rdrop_jax.compare --config examples/spoken_digits.py ... \
-         --ablate data.views=2
+
+Plain CTC is rdrop.alpha=0, R-Drop the default, and CR-CTC data.views=2.
+docs/results/plan.md has the command that compares them.
 """
 
 import functools
@@ -49,9 +50,6 @@ def get_config(preset: str = ""):
     return finish(c)
 
 
-# Features: log-mel energies, 0 for silence.
-
-
 @functools.cache
 def mel_filters() -> np.ndarray:
     """Return triangles on the mel scale [frequencies, bands]."""
@@ -64,7 +62,7 @@ def mel_filters() -> np.ndarray:
 
 
 def log_mel(sound: np.ndarray) -> np.ndarray:
-    """Return the features [frames, bands] of samples, scaled to the same peak."""
+    """Return log-mel features [frames, bands] of a sound; silence is 0."""
     sound = np.pad(sound / max(np.abs(sound).max(), 1e-6), (0, WINDOW))
     at = np.arange(0, len(sound) - WINDOW, HOP)[:, None] + np.arange(WINDOW)
     spectrum = np.fft.rfft(sound[at] * np.hanning(WINDOW), FFT)
@@ -94,9 +92,6 @@ def read_recordings(folder: str) -> tuple[dict[str, np.ndarray], str]:
     for file in files:
         digest.update(file.name.encode() + file.read_bytes())
     return {f.stem: log_mel(read_wav(f)) for f in files}, digest.hexdigest()
-
-
-# Strings of digits.
 
 
 class Strings:
@@ -160,9 +155,6 @@ def spec_augment(batch, key, *, widest: tuple[int, int]):
     return batch | {"features": x * keep}
 
 
-# Model.
-
-
 class Encoder(nn.Module):
     """Two strided convolutions and residual convolutional layers with dropout."""
 
@@ -199,9 +191,6 @@ def edits(found: list[int], wanted: list[int]) -> int:
         for j, b in enumerate(wanted, 1):
             last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (a != b))
     return row[-1]
-
-
-# Task.
 
 
 def build(config) -> Task:
@@ -255,12 +244,10 @@ def build(config) -> Task:
 
     def evaluator(indices, mesh):
         scores = make_scores(indices)
-
-        def evaluate(params):
-            errors, ce = scores(params)
-            return {"error_rate": float(errors.mean()), "loss": ce}
-
-        return evaluate
+        return lambda params: {
+            name: float(np.mean(x))
+            for name, x in zip(("error_rate", "loss"), scores(params), strict=True)
+        }
 
     def examples(mesh):
         scores = make_scores(TEST)

@@ -125,6 +125,7 @@ def parse_run(
 def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     """Load ``FILE[:PRESET]`` and apply overrides.
 
+    A file that defines ``build(config)`` is also the task, unless its config names one.
     If ``init_from`` is empty, the preset's entry in the file's ``SCRATCH``, if any,
     replaces defaults by those of a model suited to training from scratch.
 

@@ -108,7 +108,7 @@ def recipes() -> dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]]:
 def build(
     config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
 ) -> "Task":
-    """Build the task that ``config.task`` names.
+    """Build the task of a config: a name of this package, or a file of the user.
 
     Args:
       config: config of the run.
