@@ -13,6 +13,7 @@ LONG = ("nnx_mesh", "nnx_vit", "semi_supervised")
 EXAMPLES = [
     pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ())
     for path in sorted(FOLDER.glob("*.py"))
+    if path.stem != "spoken_digits"  # needs data
 ]
 INTEGRATIONS = [
     path
