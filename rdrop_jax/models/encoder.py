@@ -1,8 +1,9 @@
-"""BERT (Devlin et al., 2019) and RoBERTa (Liu et al., 2019) encoders with a head.
+"""BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019) and MPNet, with a head.
 
-Post-norm, erf GELU, learned positions. Dropout is applied after the embedding, on
-attention weights, after the attention output and after the MLP. As published, BERT's
-head adds dropout before its last layer, RoBERTa's before each of its two layers.
+Post-norm, erf GELU, learned positions; MPNet adds a bias for relative positions to the
+scores of every block. Dropout is applied after the embedding, on attention weights,
+after the attention output and after the MLP. As published, BERT's head adds dropout
+before its last layer, those of RoBERTa and MPNet before each of their two layers.
 """
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu, recomputed
+from rdrop_jax.models.relative import MPNET_BUCKETS, mpnet_bias
 from rdrop_jax.models.sizes import Size
 
 SIZES = {
@@ -19,10 +21,12 @@ SIZES = {
     "base": Size(12, 768, 12, 3072),
     "large": Size(24, 1024, 16, 4096),
 }
-KINDS = ("bert", "roberta", "xlm-roberta")
 # LayerNorm epsilon of the published models.
-NORM_EPS = {"bert": 1e-12, "roberta": 1e-5, "xlm-roberta": 1e-5}
-PAD_ID = {"bert": 0, "roberta": 1, "xlm-roberta": 1}  # id of the padding token
+NORM_EPS = {"bert": 1e-12, "roberta": 1e-5, "xlm-roberta": 1e-5, "mpnet": 1e-5}
+# Id of the padding token.
+PAD_ID = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "mpnet": 1}
+# Rows of the table of token types.
+NUM_TYPES = {"bert": 2, "roberta": 1, "xlm-roberta": 1, "mpnet": 0}
 _INIT = nn.initializers.normal(0.02)
 
 
@@ -51,6 +55,7 @@ class BertBlock(nn.Module):
         x: Float[Array, "batch time width"],
         where: Bool[Array, "batch 1 1 time"],
         train: bool,
+        relative: Float[Array, "..."] | None = None,
     ) -> Float[Array, "batch time width"]:
         attention = Attention(
             self.size.heads,
@@ -62,7 +67,7 @@ class BertBlock(nn.Module):
             _INIT,
             name="attention",
         )
-        h = x + attention(x, x, where=where, train=train)
+        h = x + attention(x, x, where=where, relative=relative, train=train)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="attention_norm")(h)
         h = Dense(self.size.mlp_width, self.dtype, _INIT, name="mlp_in")(x)
 
@@ -79,12 +84,13 @@ class Encoder(nn.Module):
     """Encoder from tokens to hidden states.
 
     Attributes:
-      kind: "bert", "roberta" or "xlm-roberta", which has the layout of RoBERTa.
+      kind: "bert", "roberta", "xlm-roberta", which has the layout of RoBERTa, or
+        "mpnet".
       size: depth and widths.
       vocab_size: number of rows of the token table.
       max_positions: maximum input length in tokens.
-      num_types: number of rows of the token type table.
-      pad_id: id of the padding token; RoBERTa counts positions from ``pad_id + 1``.
+      num_types: number of rows of the token type table; 0 for no types.
+      pad_id: id of the padding token; all but BERT count positions from ``pad_id + 1``.
       norm_eps: epsilon of the LayerNorms.
       dropout: dropout rate after the embedding, attention and MLPs.
       attention_dropout: dropout rate on attention weights.
@@ -123,6 +129,11 @@ class Encoder(nn.Module):
         x = self._embed(tokens, types, where).astype(self.dtype)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
         x = Dropout(self.dropout, self.masks)(x, train=train)
+        relative = None
+        if self.kind == "mpnet":
+            shape = (MPNET_BUCKETS, self.size.heads)
+            table = self.param("relative_bias", _INIT, shape, jnp.float32)
+            relative = mpnet_bias(table, tokens.shape[1])
         block = nn.remat(BertBlock, static_argnums=(3,)) if self.remat else BertBlock
         for i in range(self.size.layers):
             x = block(
@@ -133,7 +144,7 @@ class Encoder(nn.Module):
                 self.dtype,
                 self.masks,
                 name=f"block_{i}",
-            )(x, where[:, None, None], train)
+            )(x, where[:, None, None], train, relative)
         return x
 
     def _embed(
@@ -153,6 +164,8 @@ class Encoder(nn.Module):
             x = x + positions[positions_after(self.pad_id, where)]
         else:
             x = x + table("positions", self.max_positions)[None, : tokens.shape[1]]
+        if not self.num_types:
+            return x
         # A matrix product: the gradient of a lookup would scatter-add into two rows.
         chosen = jax.nn.one_hot(types, self.num_types, dtype=jnp.float32)
         return x + chosen @ table("types", self.num_types)
@@ -176,7 +189,7 @@ class Classifier(nn.Module):
     """Encoder with a head on its first token or on every token.
 
     Attributes:
-      encoder: BERT or RoBERTa encoder.
+      encoder: the encoder.
       outputs: number of classes or labels, or 1 for regression.
       per_token: whether every token has outputs, as in token classification.
     """

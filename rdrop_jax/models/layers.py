@@ -243,6 +243,7 @@ class Attention(nn.Module):
         context: Float[Array, "batch source width"],
         *,
         where: Bool[Array, "#batch 1 #time source"] | None = None,
+        relative: Float[Array, "#batch heads time source"] | None = None,
         train: bool,
     ) -> Float[Array, "batch time width"]:
         """Attend from every position of x to the context.
@@ -251,22 +252,36 @@ class Attention(nn.Module):
           x: inputs of the queries.
           context: inputs of the keys and values; x itself in self-attention.
           where: attention mask; True where a position may attend.
+          relative: term added to the scores, for relative positions.
           train: whether dropout is on.
 
         Returns:
           An array like x.
         """
         query, key, value = self.query(x), self.key(context), self.value(context)
+        return self.mix(query, key, value, where, relative, train)
+
+    def mix(
+        self,
+        query: Float[Array, "batch time heads head"],
+        key: Float[Array, "batch source heads head"],
+        value: Float[Array, "batch source heads head"],
+        where: Bool[Array, "#batch 1 #time source"] | None,
+        bias: Float[Array, "#batch heads time source"] | None,
+        train: bool,
+    ) -> Float[Array, "batch time width"]:
+        """Mix the values by attention with a bias of its scores, and project them."""
         if query.dtype == jnp.float32:
             scores = jnp.einsum("bthd,bshd->bhts", query, key)
-            weights = self._softmax(scores, query.shape[-1], where)
+            weights = self._softmax(scores, query.shape[-1], where, bias)
             weights = self.drop_weights(weights, train=train)
             mixed = jnp.einsum("bhts,bshd->bthd", weights, value)
         else:
             drop = self.drop_weights
             rate = drop.rate if train else 0.0
             mask_key = drop.mask_key() if rate else None
-            mixed = attend(query, key, value, where, mask_key, rate, drop.masks)
+            masks = drop.masks
+            mixed = attend(query, key, value, where, mask_key, rate, masks, bias)
         return self.drop_out(self.attention_out(mixed), train=train)
 
     def keys_values(self, context: Float[Array, "batch source width"]) -> KeysValues:
@@ -325,7 +340,9 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bkht,bkhtd->bkhd", weights, past.values)
         return self.attention_out(mixed), past
 
-    def _softmax(self, scores: Array, width: int, where: Array | None) -> Array:
+    def _softmax(
+        self, scores: Array, width: int, where: Array | None, bias: Array | None = None
+    ) -> Array:
         """Compute attention weights from query-key products, internally in float32."""
-        scores = scaled(scores, width, where)
+        scores = scaled(scores, width, where, bias)
         return jax.nn.softmax(scores, axis=-1).astype(self.dtype)

@@ -21,6 +21,14 @@ SHAPE = {
     "max_position_embeddings": 16,
     "num_labels": 3,
 }
+# Longer than the exact distances of relative positions.
+ODD = {
+    "hidden_size": 20,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 5,
+    "intermediate_size": 28,
+    "max_position_embeddings": 21,
+}
 MODELS = {
     "bert": (transformers.BertConfig, {"pad_token_id": 0}),
     "roberta": (
@@ -41,14 +49,19 @@ MODELS = {
             "layer_norm_eps": 1e-5,
         },
     ),
+    "mpnet": (
+        transformers.MPNetConfig,
+        ODD | {"pad_token_id": 1, "layer_norm_eps": 1e-5},
+    ),
 }
 
 
 def inputs(kind, pad):
+    time = 15 if kind in ("mpnet",) else 12
     rng = np.random.default_rng(0)
-    tokens = rng.integers(5, 50, size=(4, 12))
-    where = np.arange(12) < np.array([12, 7, 3, 1])[:, None]
-    second = (np.arange(12) >= 5) & where & (kind == "bert")
+    tokens = rng.integers(5, 50, size=(4, time))
+    where = np.arange(time) < np.array([time, 7, 3, 1])[:, None]
+    second = (np.arange(time) >= 5) & where & (kind == "bert")
     return {
         "tokens": np.where(where, tokens, pad),
         "types": second.astype(np.int64),
@@ -65,9 +78,10 @@ def main():
         batch = inputs(kind, more["pad_token_id"])
         asked = {
             "input_ids": torch.tensor(batch["tokens"]),
-            "token_type_ids": torch.tensor(batch["types"]),
             "attention_mask": torch.tensor(batch["where"]).long(),
         }
+        if "type_vocab_size" in config.to_dict():
+            asked["token_type_ids"] = torch.tensor(batch["types"])
         wanted = {}
         for head in ("SequenceClassification", "TokenClassification"):
             torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and XLM-R: equal to transformers, dropout sites, names of weights."""
+"""Text encoders: equal to transformers, dropout sites, names of weights."""
 
 import json
 from pathlib import Path
@@ -12,23 +12,41 @@ from safetensors.numpy import load_file
 
 from rdrop_jax import dropout
 from rdrop_jax.models import layers
-from rdrop_jax.models.encoder import NORM_EPS, SIZES, Classifier, Encoder
+from rdrop_jax.models.encoder import (
+    NORM_EPS,
+    NUM_TYPES,
+    PAD_ID,
+    SIZES,
+    Classifier,
+    Encoder,
+)
 from rdrop_jax.models.sizes import Size
+from rdrop_jax.pretrained import text_encoders
 from rdrop_jax.tasks.text_classification.bert import to_ours, to_theirs
 
 STORED = Path(__file__).parents[1] / "parity" / "encoder"
-TINY = Size(layers=2, width=16, heads=4, mlp_width=24)
+KINDS = ("bert", "roberta", "xlm-roberta", "mpnet")
 HEADS = ("SequenceClassification", "TokenClassification")
 
 
+def stored_config(kind):
+    return json.loads((STORED / f"{kind}-{HEADS[0]}" / "config.json").read_text())
+
+
 def classifier(kind, per_token=False, **options):
+    stored = stored_config(kind)
     encoder = Encoder(
         kind=kind,
-        size=TINY,
-        vocab_size=50,
-        max_positions=16,
-        num_types=2 if kind == "bert" else 1,
-        pad_id=0 if kind == "bert" else 1,
+        size=Size(
+            stored["num_hidden_layers"],
+            stored["hidden_size"],
+            stored["num_attention_heads"],
+            stored["intermediate_size"],
+        ),
+        vocab_size=stored["vocab_size"],
+        max_positions=text_encoders.fields(stored, "").get("max_positions", 16),
+        num_types=NUM_TYPES[kind],
+        pad_id=PAD_ID[kind],
         norm_eps=NORM_EPS[kind],
         **options,
     )
@@ -48,7 +66,7 @@ def stored_params(kind, head):
     return nested(found)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("head", HEADS)
 def test_equal_to_transformers(kind, head):
     module = classifier(kind, head == HEADS[1])
@@ -65,7 +83,8 @@ def test_equal_to_transformers(kind, head):
     kept = np.asarray(where)
     found = state["intermediates"]["encoder"]
     with np.load(STORED / f"{kind}.npz") as wanted:
-        states = [found["embedding_norm"], *(found[f"block_{i}"] for i in range(2))]
+        layers = range(module.encoder.size.layers)
+        states = [found["embedding_norm"], *(found[f"block_{i}"] for i in layers)]
         for i, hidden in enumerate(states):
             np.testing.assert_allclose(
                 hidden["__call__"][0][kept],
@@ -89,7 +108,7 @@ def apply(module, params, key=None, batch=None):
     )
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_nothing(kind):
     module, params = classifier(kind), stored_params(kind, HEADS[0])
     tokens, types, where = inputs(kind)
@@ -100,7 +119,7 @@ def test_padding_changes_nothing(kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("site", ["dropout", "attention_dropout"])
 def test_each_rate_alone_makes_passes_differ(kind, site):
     module = classifier(
@@ -112,7 +131,7 @@ def test_each_rate_alone_makes_passes_differ(kind, site):
 
 
 @pytest.mark.parametrize(
-    ("kind", "heads"), [("bert", 1), ("roberta", 2), ("xlm-roberta", 2)]
+    ("kind", "heads"), [("bert", 1), ("roberta", 2), ("xlm-roberta", 2), ("mpnet", 2)]
 )
 def test_dropout_sites_are_the_published_ones(monkeypatch, kind, heads):
     """After the embedding; three per block; one before each layer of the head."""
@@ -124,8 +143,9 @@ def test_dropout_sites_are_the_published_ones(monkeypatch, kind, heads):
 
     monkeypatch.setattr(layers, "dropout", counted)
     params = stored_params(kind, HEADS[0])
-    apply(classifier(kind), params, jax.random.key(0))
-    assert len(drawn) == 1 + 3 * TINY.layers + heads
+    module = classifier(kind)
+    apply(module, params, jax.random.key(0))
+    assert len(drawn) == 1 + 3 * module.encoder.size.layers + heads
     assert all(shape[0] == 4 for shape in drawn)
 
 
@@ -142,11 +162,12 @@ def test_kernels_start_as_those_of_bert():
 
 
 @pytest.mark.slow
-def test_remat_and_half_precision_compute_the_same():
-    params, key = stored_params("bert", HEADS[0]), jax.random.key(0)
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_remat_and_half_precision_compute_the_same(kind):
+    params, key = stored_params(kind, HEADS[0]), jax.random.key(0)
 
     def loss(params, **options):
-        module = classifier("bert", **options)
+        module = classifier(kind, **options)
         return jnp.sum(apply(module, params, key).astype(jnp.float32) ** 2)
 
     plain, remat = (
@@ -162,11 +183,12 @@ def test_remat_and_half_precision_compute_the_same():
     np.testing.assert_allclose(half, plain[0], rtol=0.1)
 
 
-# Of bert-base-cased, roberta-base, bert-large-cased and roberta-large, poolers without
-# heads, as their cards and config files give them.
+# Of the published models, poolers without heads, as their cards and config files give
+# them.
 @pytest.mark.parametrize(
     ("kind", "size", "vocab", "millions"),
     [
+        ("mpnet", "base", 30527, 109.5),
         ("bert", "base", 28996, 108.3),
         ("roberta", "base", 50265, 124.6),
         ("bert", "large", 28996, 333.6),
@@ -178,8 +200,8 @@ def test_sizes_are_the_published_ones(kind, size, vocab, millions):
         kind=kind,
         size=SIZES[size],
         vocab_size=vocab,
-        num_types=2 if kind == "bert" else 1,
-        pad_id=0 if kind == "bert" else 1,
+        num_types=NUM_TYPES[kind],
+        pad_id=PAD_ID[kind],
     )
     ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     where = jax.ShapeDtypeStruct((1, 8), jnp.bool_)
@@ -203,7 +225,7 @@ def test_too_long_an_input_is_refused():
         module.init(jax.random.key(0), blank, blank, blank == 0, train=False)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("head", HEADS)
 def test_names_there_and_back(kind, head):
     arrays = load_file(STORED / f"{kind}-{head}" / "model.safetensors")
@@ -243,7 +265,7 @@ def test_a_pooler_of_roberta_is_not_its_classifier():
 
 
 def test_stored_configs_are_those_of_the_test():
-    for kind in ("bert", "roberta", "xlm-roberta"):
-        config = json.loads((STORED / f"{kind}-{HEADS[0]}/config.json").read_text())
+    for kind in KINDS:
+        config = stored_config(kind)
         assert config["layer_norm_eps"] == NORM_EPS[kind]
         assert config["hidden_act"] == "gelu"

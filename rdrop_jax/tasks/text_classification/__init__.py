@@ -11,5 +11,6 @@ MODELS = {
     "bert": "rdrop_jax.tasks.text_classification.bert",
     "roberta": "rdrop_jax.tasks.text_classification.bert",
     "xlm-roberta": "rdrop_jax.tasks.text_classification.bert",
+    "mpnet": "rdrop_jax.tasks.text_classification.bert",
 }
 FAMILIES = tuple(MODELS)

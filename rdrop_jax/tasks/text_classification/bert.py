@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and XLM-R: construction, and weights in Hugging Face's format."""
+"""BERT, RoBERTa, XLM-R and MPNet: construction, and Hugging Face's weights."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,15 @@ from tokenizers import Tokenizer
 from rdrop_jax.core.passes import Params
 from rdrop_jax.data import tokenizer_files
 from rdrop_jax.errors import InputError
-from rdrop_jax.models.encoder import NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
+from rdrop_jax.models.encoder import (
+    NORM_EPS,
+    NUM_TYPES,
+    PAD_ID,
+    SIZES,
+    Classifier,
+    Encoder,
+)
+from rdrop_jax.models.relative import MPNET_BUCKETS
 from rdrop_jax.models.sizes import Size
 from rdrop_jax.pretrained import mapping, weight_files
 from rdrop_jax.pretrained.initialize import Family, Weights, flatten
@@ -25,7 +33,19 @@ from rdrop_jax.tasks.field_checks import (
     resized,
 )
 
-_CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
+_CLASSES = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "mpnet": "MPNet",
+}
+# Prefix of published names, which also selects names and special tokens.
+_PREFIX = {
+    "bert": "bert",
+    "roberta": "roberta",
+    "xlm-roberta": "roberta",
+    "mpnet": "mpnet",
+}
 _PROBLEMS = {
     "classes": "single_label_classification",
     "multilabel": "multi_label_classification",
@@ -34,32 +54,45 @@ _PROBLEMS = {
 # Label name of a regression head, which has a single row.
 _NUMBER = ("LABEL_0",)
 # Published names to ours, for modules with a kernel or a scale, and a bias.
-_BLOCK = {
-    **{f"attention.self.{x}": f"attention/{x}" for x in ("query", "key", "value")},
+_QKV = ("query", "key", "value")
+_ATTENTION = {
+    **{f"attention.self.{x}": f"attention/{x}" for x in _QKV},
     "attention.output.dense": "attention/attention_out",
     "attention.output.LayerNorm": "attention_norm",
+}
+_ATTENTIONS = {
+    "bert": _ATTENTION,
+    "roberta": _ATTENTION,
+    "mpnet": {
+        **{f"attention.attn.{x[0]}": f"attention/{x}" for x in _QKV},
+        "attention.attn.o": "attention/attention_out",
+        "attention.LayerNorm": "attention_norm",
+    },
+}
+_MLP = {
     "intermediate.dense": "mlp_in",
     "output.dense": "mlp_out",
     "output.LayerNorm": "mlp_norm",
-}
-_ENCODER = {
-    "embeddings.LayerNorm": "encoder/embedding_norm",
-    **{
-        f"encoder.layer.{{}}.{theirs}": f"encoder/block_{{}}/{ours}"
-        for theirs, ours in _BLOCK.items()
-    },
 }
 _TABLES = {
     "embeddings.word_embeddings.weight": "encoder/tokens",
     "embeddings.position_embeddings.weight": "encoder/positions",
     "embeddings.token_type_embeddings.weight": "encoder/types",
+    "encoder.relative_attention_bias.weight": "encoder/relative_bias",
 }
+_TWO_LAYERS = {"classifier.dense": "pooler", "classifier.out_proj": "head"}
 _HEADS = {
     "bert": {"pooler.dense": "pooler", "classifier": "head"},
-    "roberta": {"classifier.dense": "pooler", "classifier.out_proj": "head"},
+    "roberta": _TWO_LAYERS,
+    "mpnet": _TWO_LAYERS,
 }
-# Prefix of published names, which also selects the head and the special tokens.
-_PREFIX = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta"}
+_BERT_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
+_ROBERTA_TOKENS = ("<unk>", "</s>", "<pad>", "<s>", "<mask>")
+_SPECIAL = {
+    "bert": _BERT_TOKENS,
+    "roberta": _ROBERTA_TOKENS,
+    "mpnet": ("[UNK]", *_ROBERTA_TOKENS[1:]),
+}
 # Pretraining heads, often tied to the token embeddings, and buffers without weights.
 _UNUSED = (
     "cls.",
@@ -102,7 +135,7 @@ def make_model(config: ConfigDict) -> Classifier:
         size=size,
         vocab_size=m.vocab_size,
         max_positions=m.max_positions,
-        num_types=2 if m.name == "bert" else 1,
+        num_types=NUM_TYPES[m.name],
         pad_id=PAD_ID[m.name],
         norm_eps=NORM_EPS[m.name] if m.norm_eps is None else m.norm_eps,
         dropout=m.dropout,
@@ -189,21 +222,15 @@ def save(
     weight_files.write(arrays, folder, config=_config(module, labels, classes))
     text = tokenizer.to_str(pretty=True)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    special = {
-        "bert": ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"),
-        "roberta": ("<unk>", "</s>", "<pad>", "<s>", "<mask>"),
-    }[_PREFIX[kind]]
     names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-    # The tokenizer class of XLM-R would replace the normalizer of tokenizer.json.
-    name = (
-        "PreTrainedTokenizerFast"
-        if kind == "xlm-roberta"
-        else f"{_CLASSES[kind]}Tokenizer"
-    )
-    settings: dict[str, Any] = {"tokenizer_class": name}
+    # Other tokenizer classes replace the normalizer of tokenizer.json.
+    named = f"{_CLASSES[kind]}Tokenizer" if kind in ("bert", "roberta") else ""
+    settings: dict[str, Any] = {"tokenizer_class": named or "PreTrainedTokenizerFast"}
     if kind == "bert":
         settings |= tokenizer_files.settings_of(tokenizer)
-    settings |= dict(zip(names, special, strict=True))
+    if not module.encoder.num_types:
+        settings["model_input_names"] = ["input_ids", "attention_mask"]
+    settings |= dict(zip(names, _SPECIAL[_PREFIX[kind]], strict=True))
     settings["model_max_length"] = module.encoder.max_positions
     weight_files.write_json(folder / "tokenizer_config.json", settings)
 
@@ -218,7 +245,11 @@ def _config(module: Classifier, labels: str, classes: Sequence[str]) -> dict[str
         "model_type": e.kind,
         "vocab_size": e.vocab_size,
         "max_position_embeddings": rows,
-        "type_vocab_size": e.num_types,
+        **(
+            {"relative_attention_num_buckets": MPNET_BUCKETS}
+            if e.kind == "mpnet"
+            else {"type_vocab_size": e.num_types}
+        ),
         "pad_token_id": e.pad_id,
         "problem_type": _PROBLEMS[labels],
     } | mapping.encoder_config(e, module.outputs, names)
@@ -231,7 +262,7 @@ def to_ours(
 
     Args:
       arrays: arrays by their names in transformers.
-      kind: "bert", "roberta" or "xlm-roberta".
+      kind: value of model_type.
       per_token: True if the model has a head per token, and no pooler.
 
     Returns:
@@ -276,6 +307,10 @@ def _plain(name: str, kind: str) -> str:
 
 def _names(names: Iterable[str], kind: str, per_token: bool) -> dict[str, str]:
     """Map all transformers names, without prefix, to ours."""
-    heads = {"classifier": "head"} if per_token else _HEADS[_PREFIX[kind]]
+    family = _PREFIX[kind]
+    modules = {"classifier": "head"} if per_token else dict(_HEADS[family])
+    modules["embeddings.LayerNorm"] = "encoder/embedding_norm"
+    for theirs, ours in (_ATTENTIONS[family] | _MLP).items():
+        modules[f"encoder.layer.{{}}.{theirs}"] = f"encoder/block_{{}}/{ours}"
     layers = mapping.layer_numbers(names)
-    return mapping.parameter_names(heads | _ENCODER, _TABLES, layers)
+    return mapping.parameter_names(modules, _TABLES, layers)
