@@ -84,7 +84,7 @@ def glue() -> ConfigDict:
     """Return shared settings: the paper's optimizer and dropout, lengths up to 128."""
     c = base_config()
     c.task = "text_classification"
-    c.model.name = "bert"  # or "roberta"
+    c.model.name = "bert"  # others: docs/pretrained.md; init_from sets it
     c.model.size = "base"  # mini, MiniLM-L6, base, large: layers and widths
     c.model.layers = placeholder(int)  # each of these four overrides the size
     c.model.width = placeholder(int)
@@ -92,7 +92,8 @@ def glue() -> ConfigDict:
     c.model.mlp_width = placeholder(int)
     c.model.vocab_size = 28996  # rows of the token embedding table
     c.model.max_positions = 512  # longest input, special tokens included
-    c.model.norm_eps = placeholder(float)  # none: 1e-12 for bert, else 1e-5
+    c.model.position_buckets = 256  # deberta-v2: rows for distances, in one direction
+    c.model.norm_eps = placeholder(float)  # none: that of the published models
     c.model.dropout = 0.1  # after embedding, attention, MLP, and in the head
     c.model.attention_dropout = 0.1  # attention weights
 

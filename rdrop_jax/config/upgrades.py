@@ -74,6 +74,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "data.validation": 0.0,
         "data.test": 0.0,
         "data.quoting": "none",
+        "model.position_buckets": 256,
     },
     "translation": {
         "data.validation": float,

@@ -1,10 +1,15 @@
-"""BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019) and MPNet, with a head.
+"""BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), MPNet and DeBERTa.
 
 Post-norm, erf GELU, learned positions; MPNet adds a bias for relative positions to the
-scores of every block. Dropout is applied after the embedding, on attention weights,
-after the attention output and after the MLP. As published, BERT's head adds dropout
-before its last layer, those of RoBERTa and MPNet before each of their two layers.
+scores of every block, and DeBERTa has relative positions alone. Dropout is applied
+after the embedding, on attention weights, after the attention output and after the MLP;
+DeBERTa also drops its embeddings of distances in every block. As published, the heads
+of BERT and DeBERTa add dropout before the last layer, those of RoBERTa and MPNet before
+each of their two layers.
 """
+
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,7 +17,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu, recomputed
-from rdrop_jax.models.relative import MPNET_BUCKETS, mpnet_bias
+from rdrop_jax.models.relative import (
+    MPNET_BUCKETS,
+    DisentangledAttention,
+    mpnet_bias,
+)
 from rdrop_jax.models.sizes import Size
 
 SIZES = {
@@ -22,11 +31,17 @@ SIZES = {
     "large": Size(24, 1024, 16, 4096),
 }
 # LayerNorm epsilon of the published models.
-NORM_EPS = {"bert": 1e-12, "roberta": 1e-5, "xlm-roberta": 1e-5, "mpnet": 1e-5}
+NORM_EPS = {
+    "bert": 1e-12,
+    "roberta": 1e-5,
+    "xlm-roberta": 1e-5,
+    "mpnet": 1e-5,
+    "deberta-v2": 1e-7,
+}
 # Id of the padding token.
-PAD_ID = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "mpnet": 1}
+PAD_ID = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "mpnet": 1, "deberta-v2": 0}
 # Rows of the table of token types.
-NUM_TYPES = {"bert": 2, "roberta": 1, "xlm-roberta": 1, "mpnet": 0}
+NUM_TYPES = {"bert": 2, "roberta": 1, "xlm-roberta": 1, "mpnet": 0, "deberta-v2": 0}
 _INIT = nn.initializers.normal(0.02)
 
 
@@ -40,6 +55,7 @@ class BertBlock(nn.Module):
       norm_eps: epsilon of the LayerNorms.
       dtype: dtype of the activations.
       masks: dropout masks, "hash" or "bernoulli".
+      far: distance from which DeBERTa's embeddings are the same; 0 for other encoders.
     """
 
     size: Size
@@ -48,6 +64,7 @@ class BertBlock(nn.Module):
     norm_eps: float
     dtype: Dtype
     masks: str
+    far: int = 0
 
     @nn.compact
     def __call__(
@@ -57,7 +74,10 @@ class BertBlock(nn.Module):
         train: bool,
         relative: Float[Array, "..."] | None = None,
     ) -> Float[Array, "batch time width"]:
-        attention = Attention(
+        make: Any = Attention
+        if self.far:
+            make = partial(DisentangledAttention, max_positions=self.far)
+        attention = make(
             self.size.heads,
             self.attention_dropout,
             self.dropout,
@@ -84,11 +104,12 @@ class Encoder(nn.Module):
     """Encoder from tokens to hidden states.
 
     Attributes:
-      kind: "bert", "roberta", "xlm-roberta", which has the layout of RoBERTa, or
-        "mpnet".
+      kind: "bert", "roberta", "xlm-roberta", which has the layout of RoBERTa, "mpnet"
+        or "deberta-v2".
       size: depth and widths.
       vocab_size: number of rows of the token table.
-      max_positions: maximum input length in tokens.
+      max_positions: maximum input length in tokens. DeBERTa reads longer inputs, but
+        does not distinguish greater distances.
       num_types: number of rows of the token type table; 0 for no types.
       pad_id: id of the padding token; all but BERT count positions from ``pad_id + 1``.
       norm_eps: epsilon of the LayerNorms.
@@ -97,6 +118,7 @@ class Encoder(nn.Module):
       dtype: dtype of the activations.
       remat: recompute each block in the backward pass.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
+      position_buckets: half of the rows of DeBERTa's table of distances.
     """
 
     kind: str
@@ -111,6 +133,7 @@ class Encoder(nn.Module):
     dtype: Dtype = jnp.float32
     remat: bool = False
     masks: str = "hash"
+    position_buckets: int = 256
 
     @nn.compact
     def __call__(
@@ -121,7 +144,8 @@ class Encoder(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "batch time width"]:
-        if tokens.shape[1] > self.max_positions:
+        far = self.max_positions if self.kind == "deberta-v2" else 0
+        if tokens.shape[1] > self.max_positions and not far:
             raise ValueError(
                 f"tokens: expected at most {self.max_positions} positions, found "
                 f"{tokens.shape[1]}"
@@ -129,11 +153,7 @@ class Encoder(nn.Module):
         x = self._embed(tokens, types, where).astype(self.dtype)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
         x = Dropout(self.dropout, self.masks)(x, train=train)
-        relative = None
-        if self.kind == "mpnet":
-            shape = (MPNET_BUCKETS, self.size.heads)
-            table = self.param("relative_bias", _INIT, shape, jnp.float32)
-            relative = mpnet_bias(table, tokens.shape[1])
+        relative = self._relative(tokens.shape[1])
         block = nn.remat(BertBlock, static_argnums=(3,)) if self.remat else BertBlock
         for i in range(self.size.layers):
             x = block(
@@ -143,9 +163,23 @@ class Encoder(nn.Module):
                 self.norm_eps,
                 self.dtype,
                 self.masks,
+                far,
                 name=f"block_{i}",
             )(x, where[:, None, None], train, relative)
         return x
+
+    def _relative(self, time: int) -> Float[Array, "..."] | None:
+        """Make the argument ``relative`` of the attention of all blocks."""
+        if self.kind == "mpnet":
+            shape = (MPNET_BUCKETS, self.size.heads)
+            table = self.param("relative_bias", _INIT, shape, jnp.float32)
+            return mpnet_bias(table, time)
+        if self.kind == "deberta-v2":
+            shape = (2 * self.position_buckets, self.size.width)
+            table = self.param("relative", _INIT, shape, jnp.float32)
+            norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="relative_norm")
+            return norm(table)
+        return None
 
     def _embed(
         self,
@@ -159,6 +193,8 @@ class Encoder(nn.Module):
             return self.param(name, _INIT, (rows, self.size.width), jnp.float32)
 
         x = table("tokens", self.vocab_size)[tokens]
+        if self.kind == "deberta-v2":
+            return x
         if self.kind != "bert":
             positions = table("positions", self.max_positions + self.pad_id + 1)
             x = x + positions[positions_after(self.pad_id, where)]
@@ -226,6 +262,7 @@ class Classifier(nn.Module):
 
         if not self.per_token:
             x = x[:, 0]
-            x = drop(x) if e.kind != "bert" else x
-            x = jnp.tanh(Dense(e.size.width, e.dtype, _INIT, name="pooler")(x))
+            x = x if e.kind in ("bert", "deberta-v2") else drop(x)
+            x = Dense(e.size.width, e.dtype, _INIT, name="pooler")(x)
+            x = gelu(x) if e.kind == "deberta-v2" else jnp.tanh(x)
         return Dense(self.outputs, e.dtype, _INIT, name="head")(drop(x))

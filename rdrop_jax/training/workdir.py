@@ -26,6 +26,7 @@ OF_WEIGHTS = (
     *("model.width", "model.heads", "model.mlp_width", "model.patch_size"),
     *("model.vocab_size", "model.max_positions", "model.size", "model.share"),
     *("model.pre_norm", "model.positions", "model.activation"),
+    "model.position_buckets",
 )
 _INIT, _DATA = "init.json", "data.json"
 _RESTORE = "Restore it from a copy, or use another workdir"

@@ -53,11 +53,23 @@ MODELS = {
         transformers.MPNetConfig,
         ODD | {"pad_token_id": 1, "layer_norm_eps": 1e-5},
     ),
+    "deberta-v2": (
+        transformers.DebertaV2Config,
+        ODD
+        | {
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_biased_input": False,
+            "position_buckets": 7,
+        },
+    ),
 }
 
 
 def inputs(kind, pad):
-    time = 15 if kind in ("mpnet",) else 12
+    time = 15 if "hidden_size" in MODELS[kind][1] else 12
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 50, size=(4, time))
     where = np.arange(time) < np.array([time, 7, 3, 1])[:, None]
@@ -75,7 +87,7 @@ def main():
         torch.manual_seed(0)
         config = config_class(**SHAPE | more)
         prefix = config_class.__name__.removesuffix("Config")
-        batch = inputs(kind, more["pad_token_id"])
+        batch = inputs(kind, config.pad_token_id)
         asked = {
             "input_ids": torch.tensor(batch["tokens"]),
             "attention_mask": torch.tensor(batch["where"]).long(),

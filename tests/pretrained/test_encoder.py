@@ -25,7 +25,7 @@ from rdrop_jax.pretrained import text_encoders
 from rdrop_jax.tasks.text_classification.bert import to_ours, to_theirs
 
 STORED = Path(__file__).parents[1] / "parity" / "encoder"
-KINDS = ("bert", "roberta", "xlm-roberta", "mpnet")
+KINDS = ("bert", "roberta", "xlm-roberta", "mpnet", "deberta-v2")
 HEADS = ("SequenceClassification", "TokenClassification")
 
 
@@ -44,7 +44,10 @@ def classifier(kind, per_token=False, **options):
             stored["intermediate_size"],
         ),
         vocab_size=stored["vocab_size"],
-        max_positions=text_encoders.fields(stored, "").get("max_positions", 16),
+        max_positions=text_encoders.fields(stored, "").get(
+            "max_positions", stored["max_position_embeddings"]
+        ),
+        position_buckets=stored.get("position_buckets", 256),
         num_types=NUM_TYPES[kind],
         pad_id=PAD_ID[kind],
         norm_eps=NORM_EPS[kind],
@@ -131,10 +134,17 @@ def test_each_rate_alone_makes_passes_differ(kind, site):
 
 
 @pytest.mark.parametrize(
-    ("kind", "heads"), [("bert", 1), ("roberta", 2), ("xlm-roberta", 2), ("mpnet", 2)]
+    ("kind", "block", "head"),
+    [
+        ("bert", 3, 1),
+        ("roberta", 3, 2),
+        ("xlm-roberta", 3, 2),
+        ("mpnet", 3, 2),
+        ("deberta-v2", 4, 1),
+    ],
 )
-def test_dropout_sites_are_the_published_ones(monkeypatch, kind, heads):
-    """After the embedding; three per block; one before each layer of the head."""
+def test_dropout_sites_are_the_published_ones(monkeypatch, kind, block, head):
+    """After the embedding; in each block; before each or the last layer of the head."""
     drawn = []
 
     def counted(key, x, rate, *, masks):
@@ -145,8 +155,10 @@ def test_dropout_sites_are_the_published_ones(monkeypatch, kind, heads):
     params = stored_params(kind, HEADS[0])
     module = classifier(kind)
     apply(module, params, jax.random.key(0))
-    assert len(drawn) == 1 + 3 * module.encoder.size.layers + heads
-    assert all(shape[0] == 4 for shape in drawn)
+    assert len(drawn) == 1 + block * module.encoder.size.layers + head
+    # As published, embeddings of distances have one mask for all examples.
+    shared = [shape for shape in drawn if shape[0] != 4]
+    assert len(shared) == (block == 4) * module.encoder.size.layers
 
 
 def test_kernels_start_as_those_of_bert():
@@ -162,7 +174,7 @@ def test_kernels_start_as_those_of_bert():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "deberta-v2"])
 def test_remat_and_half_precision_compute_the_same(kind):
     params, key = stored_params(kind, HEADS[0]), jax.random.key(0)
 
@@ -189,6 +201,8 @@ def test_remat_and_half_precision_compute_the_same(kind):
     ("kind", "size", "vocab", "millions"),
     [
         ("mpnet", "base", 30527, 109.5),
+        ("deberta-v2", "base", 128100, 184.4),
+        ("deberta-v2", "large", 128100, 435.1),
         ("bert", "base", 28996, 108.3),
         ("roberta", "base", 50265, 124.6),
         ("bert", "large", 28996, 333.6),

@@ -26,15 +26,19 @@ from rdrop_jax.tasks.text_classification import MODELS
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "tests" / "parity" / "encoder"
 ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-# First token, padding, separator, unknown token and mask, at the ids 0 to 4.
-SPECIAL = {"xlm-roberta": ROBERTA, "mpnet": (*ROBERTA[:3], "[UNK]", "<mask>")}
+# Special tokens at the ids 0 to 4.
+SPECIAL = {
+    "xlm-roberta": ROBERTA,
+    "mpnet": (*ROBERTA[:3], "[UNK]", "<mask>"),
+    "deberta-v2": ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"),
+}
 KINDS = tuple(SPECIAL)
 
 
 def make_tokenizer(kind):
     """Make a Unigram tokenizer of characters with 50 tokens, as sentencepiece does."""
     special = SPECIAL[kind]
-    first, _, end, _, _ = special
+    first, end = special["[CLS]" in special], special[2]
     letters = "\u2581abcdefghijklmnopqrstuvwxyzTI.,0123456789\u00e9\u00fc\u732b"
     pieces = [(x, 0.0) for x in special] + [(x, -1.0) for x in letters]
     tokenizer = Tokenizer(models.Unigram(pieces[:50], unk_id=3))
@@ -138,7 +142,13 @@ def test_transformers_load_two_steps_of_fine_tuning(tmp_path, kind):
 
 @pytest.mark.parametrize(
     ("kind", "field", "value", "wanted"),
-    [("mpnet", "relative_attention_num_buckets", 16, "32, got 16")],
+    [
+        ("mpnet", "relative_attention_num_buckets", 16, "32, got 16"),
+        ("deberta-v2", "conv_kernel_size", 3, "0, got 3"),
+        ("deberta-v2", "share_att_key", ..., "true, got false"),
+        ("deberta-v2", "pos_att_type", "c2p", '["p2c", "c2p"], got ["c2p"]'),
+        ("deberta-v2", "position_buckets", ..., "a number, got None"),
+    ],
 )
 def test_entries_of_config_json_with_other_outputs(
     tmp_path, kind, field, value, wanted

@@ -12,5 +12,6 @@ MODELS = {
     "roberta": "rdrop_jax.tasks.text_classification.bert",
     "xlm-roberta": "rdrop_jax.tasks.text_classification.bert",
     "mpnet": "rdrop_jax.tasks.text_classification.bert",
+    "deberta-v2": "rdrop_jax.tasks.text_classification.bert",
 }
 FAMILIES = tuple(MODELS)

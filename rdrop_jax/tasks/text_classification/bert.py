@@ -1,5 +1,6 @@
-"""BERT, RoBERTa, XLM-R and MPNet: construction, and Hugging Face's weights."""
+"""BERT, RoBERTa, MPNet and DeBERTa: construction, and Hugging Face's weights."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from rdrop_jax.models.encoder import (
 )
 from rdrop_jax.models.relative import MPNET_BUCKETS
 from rdrop_jax.models.sizes import Size
-from rdrop_jax.pretrained import mapping, weight_files
+from rdrop_jax.pretrained import mapping, text_encoders, weight_files
 from rdrop_jax.pretrained.initialize import Family, Weights, flatten
 from rdrop_jax.tasks.field_checks import (
     check_choices,
@@ -38,6 +39,7 @@ _CLASSES = {
     "roberta": "Roberta",
     "xlm-roberta": "XLMRoberta",
     "mpnet": "MPNet",
+    "deberta-v2": "DebertaV2",
 }
 # Prefix of published names, which also selects names and special tokens.
 _PREFIX = {
@@ -45,6 +47,7 @@ _PREFIX = {
     "roberta": "roberta",
     "xlm-roberta": "roberta",
     "mpnet": "mpnet",
+    "deberta-v2": "deberta",
 }
 _PROBLEMS = {
     "classes": "single_label_classification",
@@ -55,10 +58,13 @@ _PROBLEMS = {
 _NUMBER = ("LABEL_0",)
 # Published names to ours, for modules with a kernel or a scale, and a bias.
 _QKV = ("query", "key", "value")
-_ATTENTION = {
-    **{f"attention.self.{x}": f"attention/{x}" for x in _QKV},
+_ATTENTION_OUT = {
     "attention.output.dense": "attention/attention_out",
     "attention.output.LayerNorm": "attention_norm",
+}
+_ATTENTION = {
+    **{f"attention.self.{x}": f"attention/{x}" for x in _QKV},
+    **_ATTENTION_OUT,
 }
 _ATTENTIONS = {
     "bert": _ATTENTION,
@@ -67,6 +73,10 @@ _ATTENTIONS = {
         **{f"attention.attn.{x[0]}": f"attention/{x}" for x in _QKV},
         "attention.attn.o": "attention/attention_out",
         "attention.LayerNorm": "attention_norm",
+    },
+    "deberta": {
+        **{f"attention.self.{x}_proj": f"attention/{x}" for x in _QKV},
+        **_ATTENTION_OUT,
     },
 }
 _MLP = {
@@ -79,12 +89,19 @@ _TABLES = {
     "embeddings.position_embeddings.weight": "encoder/positions",
     "embeddings.token_type_embeddings.weight": "encoder/types",
     "encoder.relative_attention_bias.weight": "encoder/relative_bias",
+    "encoder.rel_embeddings.weight": "encoder/relative",
+}
+_NORMS = {
+    "embeddings.LayerNorm": "encoder/embedding_norm",
+    "encoder.LayerNorm": "encoder/relative_norm",
 }
 _TWO_LAYERS = {"classifier.dense": "pooler", "classifier.out_proj": "head"}
+_POOLED = {"pooler.dense": "pooler", "classifier": "head"}
 _HEADS = {
-    "bert": {"pooler.dense": "pooler", "classifier": "head"},
+    "bert": _POOLED,
     "roberta": _TWO_LAYERS,
     "mpnet": _TWO_LAYERS,
+    "deberta": _POOLED,
 }
 _BERT_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
 _ROBERTA_TOKENS = ("<unk>", "</s>", "<pad>", "<s>", "<mask>")
@@ -92,11 +109,15 @@ _SPECIAL = {
     "bert": _BERT_TOKENS,
     "roberta": _ROBERTA_TOKENS,
     "mpnet": ("[UNK]", *_ROBERTA_TOKENS[1:]),
+    "deberta": _BERT_TOKENS,
 }
 # Pretraining heads, often tied to the token embeddings, and buffers without weights.
 _UNUSED = (
     "cls.",
     "lm_head.",
+    "lm_predictions.",
+    "mask_predictions.",
+    "embeddings.position_embeddings.",  # in files of DeBERTa
     "embeddings.position_ids",
     "embeddings.token_type_ids",
     "pooler.",
@@ -114,11 +135,13 @@ def make_model(config: ConfigDict) -> Classifier:
     counts = {
         f"model.{k}": m[k] for k in (*Size._fields, "vocab_size", "max_positions")
     }
+    counts["model.position_buckets"] = m.position_buckets
     counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
     check_least({field: (value, 1) for field, value in counts.items()})
     size = resized(m, SIZES[m.size])
     check_heads(size)
-    if not 8 <= data.max_length <= m.max_positions:
+    longest = math.inf if m.name == "deberta-v2" else m.max_positions
+    if not 8 <= data.max_length <= longest:
         raise InputError(
             "data.max_length: expected 8 to model.max_positions = "
             f"{m.max_positions}, found {data.max_length}"
@@ -143,6 +166,7 @@ def make_model(config: ConfigDict) -> Classifier:
         dtype=jnp.dtype(m.dtype),
         remat=m.remat,
         masks=m.masks,
+        position_buckets=m.position_buckets,
     )
     return Classifier(encoder, outputs=max(len(data.classes), 1))
 
@@ -238,21 +262,29 @@ def save(
 def _config(module: Classifier, labels: str, classes: Sequence[str]) -> dict[str, Any]:
     e = module.encoder
     names = classes or _NUMBER
-    rows = e.max_positions + (e.pad_id + 1 if e.kind != "bert" else 0)
+    absolute = e.kind in ("bert", "deberta-v2")
+    rows = e.max_positions + (0 if absolute else e.pad_id + 1)
     head = "TokenClassification" if module.per_token else "SequenceClassification"
     return {
         "architectures": [f"{_CLASSES[e.kind]}For{head}"],
         "model_type": e.kind,
         "vocab_size": e.vocab_size,
         "max_position_embeddings": rows,
-        **(
-            {"relative_attention_num_buckets": MPNET_BUCKETS}
-            if e.kind == "mpnet"
-            else {"type_vocab_size": e.num_types}
-        ),
+        **_relative_config(e),
         "pad_token_id": e.pad_id,
         "problem_type": _PROBLEMS[labels],
     } | mapping.encoder_config(e, module.outputs, names)
+
+
+def _relative_config(e: Encoder) -> dict[str, Any]:
+    """Return the fields of config.json for types and relative positions."""
+    if e.kind == "mpnet":
+        return {"relative_attention_num_buckets": MPNET_BUCKETS}
+    if e.kind == "deberta-v2":
+        fixed = text_encoders.FIXED["deberta-v2"]
+        fields = {name: wanted for name, (wanted, _) in fixed.items()}
+        return fields | {"position_buckets": e.position_buckets}
+    return {"type_vocab_size": e.num_types}
 
 
 def to_ours(
@@ -292,8 +324,9 @@ def to_theirs(
 ) -> dict[str, np.ndarray]:
     """Invert `to_ours`, with the name prefix of models with a head."""
     names = mapping.inverted(_names(arrays, kind, per_token))
+    outside = ("classifier", "pooler") if kind == "deberta-v2" else "classifier"
     return {
-        name if name.startswith("classifier") else f"{_PREFIX[kind]}.{name}": x
+        name if name.startswith(outside) else f"{_PREFIX[kind]}.{name}": x
         for name, x in mapping.renamed(arrays, names).items()
     }
 
@@ -309,7 +342,7 @@ def _names(names: Iterable[str], kind: str, per_token: bool) -> dict[str, str]:
     """Map all transformers names, without prefix, to ours."""
     family = _PREFIX[kind]
     modules = {"classifier": "head"} if per_token else dict(_HEADS[family])
-    modules["embeddings.LayerNorm"] = "encoder/embedding_norm"
+    modules |= _NORMS
     for theirs, ours in (_ATTENTIONS[family] | _MLP).items():
         modules[f"encoder.layer.{{}}.{theirs}"] = f"encoder/block_{{}}/{ours}"
     layers = mapping.layer_numbers(names)
