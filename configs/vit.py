@@ -22,14 +22,16 @@ def vit() -> ConfigDict:
     """Return shared settings: the paper's ViT (dropout sites, clipping, selection)."""
     c = base_config()
     c.task = "image_classification"
-    c.model.name = "vit"
+    c.model.name = "vit"  # or dinov2: LayerScale; head on class token and patch mean
     c.model.size = "B"  # mini, Ti, S, B, L: layers, width, heads, mlp width
     c.model.layers = placeholder(int)  # each of these four overrides the size
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
     c.model.mlp_width = placeholder(int)
     c.model.patch_size = 16
-    c.model.norm_eps = 1e-6  # of layer norms; 1e-12 in Hugging Face's config.json
+    c.model.norm_eps = (
+        1e-6  # of layer norms; 1e-12 in Hugging Face's config.json of ViT
+    )
     c.model.dropout = 0.1  # after the embedding and twice in each MLP
     c.model.attention_dropout = 0.0  # attention weights and attention output
 

@@ -90,19 +90,31 @@ def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def add_workdirs(parser: Parser) -> None:
+    """Add ``--workdir`` of programs that average several runs."""
+    parser.add_argument(
+        "--workdir",
+        type=path,
+        required=True,
+        nargs="+",
+        action="extend",
+        help="folder of a run; answers of several runs are averaged",
+    )
+
+
 def parse_run(
     parser: Parser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, ConfigDict]:
     """Parse the command line of a program that reads the config from ``--workdir``.
 
     Args:
-      parser: parser with a flag ``--workdir``.
+      parser: parser with the flag of `add_workdirs`.
       argv: arguments without the program's name.
 
     Returns:
-      The flags and the run's config. Overrides may set fields of ``eval``, which affect
-      scoring and prediction but no parameters, and ``data.dir``, in case the data have
-      moved.
+      The flags and the config of the first run. Overrides may set fields of ``eval``,
+      which affect scoring and prediction but no parameters, and ``data.dir``, in case
+      the data have moved.
 
     Raises:
       InputError: the workdir contains no run, or an override sets a different field.
@@ -114,7 +126,7 @@ def parse_run(
                 f"--config.{name}: the config of a run is in its workdir; only fields "
                 "of eval and data.dir may be set"
             )
-    config = workdir_lib.read(args.workdir)
+    config, *_ = map(workdir_lib.read, args.workdir)
     if overrides:
         override(config, overrides)
         checks.check_values(config)

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rdrop_jax.models.embeddings import Keep, cut
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu, recomputed
 from rdrop_jax.models.relative import (
     MPNET_BUCKETS,
@@ -141,6 +142,7 @@ class Encoder(nn.Module):
         tokens: Int[Array, "batch time"],
         types: Int[Array, "batch time"],
         where: Bool[Array, "batch time"],
+        keep: Keep = None,
         *,
         train: bool,
     ) -> Float[Array, "batch time width"]:
@@ -152,7 +154,9 @@ class Encoder(nn.Module):
             )
         x = self._embed(tokens, types, where).astype(self.dtype)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
-        x = Dropout(self.dropout, self.masks)(x, train=train)
+        x = cut(Dropout(self.dropout, self.masks)(x, train=train), keep)
+        if keep is not None:  # no token attends to one without any feature
+            where = where & jnp.any(keep, axis=-1)
         relative = self._relative(tokens.shape[1])
         block = nn.remat(BertBlock, static_argnums=(3,)) if self.remat else BertBlock
         for i in range(self.size.layers):
@@ -240,6 +244,7 @@ class Classifier(nn.Module):
         tokens: Int[Array, "batch time"],
         types: Int[Array, "batch time"],
         where: Bool[Array, "batch time"],
+        keep: Keep = None,
         *,
         train: bool,
     ) -> Float[Array, "batch *time outputs"]:
@@ -249,13 +254,14 @@ class Classifier(nn.Module):
           tokens: token ids.
           types: token type, 0 for the first text or 1 for the second.
           where: False on padding.
+          keep: False on cut embeddings, of tokens or features; None cuts none.
           train: whether dropout is on.
 
         Returns:
           Logits [batch, outputs], or [batch, time, outputs] per token.
         """
         e = self.encoder
-        x = e(tokens, types, where, train=train)
+        x = e(tokens, types, where, keep, train=train)
 
         def drop(h: Array) -> Array:
             return Dropout(e.dropout, e.masks)(h, train=train)

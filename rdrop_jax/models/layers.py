@@ -199,6 +199,27 @@ class Mlp(nn.Module):
         return Dropout(self.dropout, self.masks)(h, train=train)
 
 
+class LayerScale(nn.Module):
+    """Learned scale for each channel of a sublayer's output (Touvron et al., 2021).
+
+    Attributes:
+      initial: initial value; None returns the input, without a parameter.
+      dtype: dtype of the activations.
+    """
+
+    initial: float | None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        if self.initial is None:
+            return x
+        start = nn.initializers.constant(self.initial)
+        scale = self.param("scale", start, x.shape[-1:], jnp.float32)
+        shape = (*(1,) * (x.ndim - 1), -1)
+        return x * scale.astype(self.dtype).reshape(shape)
+
+
 class KeysValues(NamedTuple):
     """Cached keys and values of projected positions, per head."""
 

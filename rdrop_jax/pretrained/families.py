@@ -22,6 +22,7 @@ _ENCODER = {
 # Fields of the model and their names in config.json, by model_type.
 _FIELDS = {
     "vit": _ENCODER | {"patch_size": "patch_size"},
+    "dinov2": _ENCODER | {"patch_size": "patch_size"},
     **dict.fromkeys(text_encoders.FIXED, _ENCODER | text_encoders.FIELDS),
     "bart": {
         "encoder_layers": "encoder_layers",
@@ -51,7 +52,7 @@ _VALUES: Mapping[str, Mapping[str, Any]] = {
 }
 _ACTIVATIONS = {"swish": "silu"}
 # Name of the activation in config.json of families whose models have GELU alone.
-_GELU = dict.fromkeys(("vit", *text_encoders.FIXED), "hidden_act")
+_GELU = dict.fromkeys(("vit", "dinov2", *text_encoders.FIXED), "hidden_act")
 _GELU["bart"] = "activation_function"
 
 
@@ -125,6 +126,8 @@ def _completed(
         if type(stored.get(theirs)) is int
     }
     wanted |= _VALUES.get(str(model_type), {})
+    if model_type == "dinov2" and "width" in wanted:
+        wanted["mlp_width"] = int(wanted["width"] * stored.get("mlp_ratio", 4))
     if model_type == "marian":
         activation = stored.get("activation_function", "gelu")
         wanted["activation"] = _ACTIVATIONS.get(activation, activation)
@@ -181,6 +184,12 @@ def _check_type(
             raise InputError(
                 f"init_from: {config.init_from}: {field} of config.json: expected "
                 f"gelu, got {found[field]!r}. Use weights with this activation."
+            )
+        if found.get("use_swiglu_ffn"):
+            raise InputError(
+                f"init_from: {config.init_from}: use_swiglu_ffn of config.json: "
+                "expected false, got true. Use weights without SwiGLU, such as "
+                "hf:facebook/dinov2-large."
             )
         return
     known = "; ".join(f"{task}: {', '.join(types)}" for task, types in families.items())

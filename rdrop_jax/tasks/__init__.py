@@ -78,7 +78,11 @@ def recipes() -> dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]]:
 
 
 def build(
-    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+    config: ConfigDict,
+    workdir: Path | None = None,
+    *,
+    resuming: bool = True,
+    **options: Any,
 ) -> "Task":
     """Build the task that ``config.task`` names.
 
@@ -88,12 +92,14 @@ def build(
         vocabulary; None makes their content again, in memory.
       resuming: True if the run has checkpoints, which need the existing files. False
         writes the files, on process 0.
+      options: ``forward`` replaces that of the model, for tasks with
+        `rdrop_jax.training.task.Averaging`.
 
     Returns:
       The task.
     """
     module = importlib.import_module(f"{package(config.task).__name__}.task")
-    task: Task = module.build(config, workdir, resuming=resuming)
+    task: Task = module.build(config, workdir, resuming=resuming, **options)
     return task
 
 

@@ -148,7 +148,11 @@ def make_model(config: ConfigDict) -> Classifier:
         )
     r = config.rdrop
     plain = (r.label_smoothing, r.divergence, r.stop_gradient)
-    if data.labels != "classes" and plain != (0.0, "symmetric_kl", "none"):
+    if data.labels not in ("classes", "words") and plain != (
+        0.0,
+        "symmetric_kl",
+        "none",
+    ):
         raise InputError(
             "rdrop.label_smoothing, rdrop.divergence, rdrop.stop_gradient: expected "
             f"0.0, symmetric_kl and none for data.labels={data.labels}, found {plain}"
@@ -168,7 +172,9 @@ def make_model(config: ConfigDict) -> Classifier:
         masks=m.masks,
         position_buckets=m.position_buckets,
     )
-    return Classifier(encoder, outputs=max(len(data.classes), 1))
+    return Classifier(
+        encoder, max(len(data.classes), 1), per_token=data.labels == "words"
+    )
 
 
 def make_family(
@@ -272,7 +278,7 @@ def _config(module: Classifier, labels: str, classes: Sequence[str]) -> dict[str
         "max_position_embeddings": rows,
         **_relative_config(e),
         "pad_token_id": e.pad_id,
-        "problem_type": _PROBLEMS[labels],
+        **({"problem_type": _PROBLEMS[labels]} if labels in _PROBLEMS else {}),
     } | mapping.encoder_config(e, module.outputs, names)
 
 
