@@ -97,7 +97,13 @@ def glue() -> ConfigDict:
     c.model.mlp_width = placeholder(int)
     c.model.vocab_size = 28996  # rows of the token embedding table
     c.model.max_positions = 512  # longest input, special tokens included
+    c.model.pad_id = placeholder(int)  # none: that of the published models
     c.model.position_buckets = 256  # deberta-v2: rows for distances, in one direction
+    c.model.pooling = "cls"  # modernbert: the first token, or "mean" of all
+    c.model.global_every = 3  # modernbert: every third layer attends to all tokens
+    c.model.local_window = 128  # modernbert: tokens that the other layers attend to
+    c.model.global_theta = 160000.0  # modernbert: base of rotary wavelengths
+    c.model.local_theta = 10000.0  # modernbert: the same for the other layers
     c.model.norm_eps = placeholder(float)  # none: that of the published models
     c.model.dropout = 0.1  # after embedding, attention, MLP, and in the head
     c.model.attention_dropout = 0.1  # attention weights

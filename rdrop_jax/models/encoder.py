@@ -1,11 +1,11 @@
-"""BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), MPNet and DeBERTa.
+"""BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), MPNet, DeBERTa; heads.
 
 Post-norm, erf GELU, learned positions; MPNet adds a bias for relative positions to the
 scores of every block, and DeBERTa has relative positions alone. Dropout is applied
 after the embedding, on attention weights, after the attention output and after the MLP;
 DeBERTa also drops its embeddings of distances in every block. As published, the heads
 of BERT and DeBERTa add dropout before the last layer, those of RoBERTa and MPNet before
-each of their two layers.
+each of their two layers. That of ModernBERT is as BERT's, with a LayerNorm.
 """
 
 from functools import partial
@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models.embeddings import Keep, cut
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu, recomputed
+from rdrop_jax.models.modernbert import ModernEncoder
 from rdrop_jax.models.relative import (
     MPNET_BUCKETS,
     DisentangledAttention,
@@ -38,9 +39,17 @@ NORM_EPS = {
     "xlm-roberta": 1e-5,
     "mpnet": 1e-5,
     "deberta-v2": 1e-7,
+    "modernbert": 1e-5,
 }
 # Id of the padding token.
-PAD_ID = {"bert": 0, "roberta": 1, "xlm-roberta": 1, "mpnet": 1, "deberta-v2": 0}
+PAD_ID = {
+    "bert": 0,
+    "roberta": 1,
+    "xlm-roberta": 1,
+    "mpnet": 1,
+    "deberta-v2": 0,
+    "modernbert": 50283,
+}
 # Rows of the table of token types.
 NUM_TYPES = {"bert": 2, "roberta": 1, "xlm-roberta": 1, "mpnet": 0, "deberta-v2": 0}
 _INIT = nn.initializers.normal(0.02)
@@ -225,6 +234,16 @@ def positions_after(
     return jnp.cumsum(kept, axis=1) * kept + pad_id
 
 
+def mean_of(
+    x: Float[Array, "batch time width"], where: Bool[Array, "batch time"]
+) -> Float[Array, "batch width"]:
+    """Return the mean over tokens where ``where`` is True, computed in float32."""
+    kept = where.astype(jnp.float32)
+    total = jnp.einsum("btd,bt->bd", x.astype(jnp.float32), kept)
+    count = jnp.maximum(jnp.sum(kept, axis=1, keepdims=True), 1.0)
+    return (total / count).astype(x.dtype)
+
+
 class Classifier(nn.Module):
     """Encoder with a head on its first token or on every token.
 
@@ -232,11 +251,13 @@ class Classifier(nn.Module):
       encoder: the encoder.
       outputs: number of classes or labels, or 1 for regression.
       per_token: whether every token has outputs, as in token classification.
+      pooling: input of the head of ModernBERT, "cls" for the first token or "mean".
     """
 
-    encoder: Encoder
+    encoder: Encoder | ModernEncoder
     outputs: int
     per_token: bool = False
+    pooling: str = "cls"
 
     @nn.compact
     def __call__(
@@ -266,7 +287,15 @@ class Classifier(nn.Module):
         def drop(h: Array) -> Array:
             return Dropout(e.dropout, e.masks)(h, train=train)
 
-        if not self.per_token:
+        if e.kind == "modernbert":
+            if not self.per_token:
+                x = mean_of(x, where) if self.pooling == "mean" else x[:, 0]
+            dense = Dense(e.size.width, e.dtype, _INIT, use_bias=False, name="pooler")
+            norm = nn.LayerNorm(
+                e.norm_eps, dtype=e.dtype, use_bias=False, name="pooler_norm"
+            )
+            x = norm(gelu(dense(x)))
+        elif not self.per_token:
             x = x[:, 0]
             x = x if e.kind in ("bert", "deberta-v2") else drop(x)
             x = Dense(e.size.width, e.dtype, _INIT, name="pooler")(x)

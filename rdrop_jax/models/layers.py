@@ -20,7 +20,7 @@ Dtype = Any
 
 # Sharding of the kernels in this file over the tensor axis, by the end of their path.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"(query|key|value|mlp_in)/kernel", PartitionSpec(None, "tensor")),
+    (r"(query|key|value|mlp_in|mlp_gate)/kernel", PartitionSpec(None, "tensor")),
     (r"(query|key|value|mlp_in)/bias", PartitionSpec("tensor")),
     (r"(attention_out|mlp_out)/kernel", PartitionSpec("tensor", None)),
 )
@@ -114,6 +114,7 @@ class Dense(nn.Module):
       kernel_init: initializer of the kernel.
       heads: number of heads into which to split the output; None does not split it.
       merge: whether the input has two last axes, heads and head, to be merged.
+      use_bias: whether a bias is added.
     """
 
     features: int | None
@@ -121,6 +122,7 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     heads: int | None = None
     merge: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -132,15 +134,18 @@ class Dense(nn.Module):
                 f"heads must divide the width: found {self.heads}, {shape[1]}"
             )
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         split = (self.heads, shape[1] // self.heads) if self.heads else shape[1:]
         if platform() == "cpu":
-            y = x.reshape(-1, width) @ kernel + bias[None]
+            y = x.reshape(-1, width) @ kernel
+            y = y if bias is None else y + bias[None]
             return y.reshape(*rows, *split)
         kernel = kernel.reshape(*x.shape[-axes:], *split)
         y = jnp.tensordot(x, kernel, axes)
-        return y + bias.reshape(*(1,) * len(rows), *split)
+        return y if bias is None else y + bias.reshape(*(1,) * len(rows), *split)
 
 
 def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Array]:
@@ -238,6 +243,7 @@ class Attention(nn.Module):
       masks: see `Dropout`.
       kernel_init: initializer of queries, keys and values.
       out_init: initializer of the output projection.
+      use_bias: whether the projections have biases.
     """
 
     heads: int
@@ -247,10 +253,11 @@ class Attention(nn.Module):
     masks: str = "hash"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    use_bias: bool = True
 
     def setup(self) -> None:
         """Create parameters and submodules."""
-        dense = partial(Dense, None, self.dtype)
+        dense = partial(Dense, None, self.dtype, use_bias=self.use_bias)
         self.query, self.key, self.value = (
             dense(self.kernel_init, heads=self.heads) for _ in "qkv"
         )

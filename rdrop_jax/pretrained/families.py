@@ -53,6 +53,7 @@ _VALUES: Mapping[str, Mapping[str, Any]] = {
 _ACTIVATIONS = {"swish": "silu"}
 # Name of the activation in config.json of families whose models have GELU alone.
 _GELU = dict.fromkeys(("vit", "dinov2", *text_encoders.FIXED), "hidden_act")
+_GELU["modernbert"] = "hidden_activation"
 _GELU["bart"] = "activation_function"
 
 
@@ -133,6 +134,8 @@ def _completed(
         wanted["activation"] = _ACTIVATIONS.get(activation, activation)
     if model_type in text_encoders.FIXED:
         wanted |= text_encoders.fields(stored, config.init_from)
+        if "model.pooling" in (given or ()):  # a choice, also with other weights
+            wanted.pop("pooling", None)
     if len(own) > 1 and model_type in own:
         wanted["name"] = model_type
     return _filled(config, wanted, given, "config.json")

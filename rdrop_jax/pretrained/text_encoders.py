@@ -32,6 +32,23 @@ FIXED: Mapping[str, Mapping[str, tuple[Any, Any]]] = {
         "pooler_hidden_act": ("gelu", "gelu"),
         "pooler_dropout": (0, 0),
     },
+    "modernbert": {
+        "norm_bias": (False, False),
+        "attention_bias": (False, False),
+        "mlp_bias": (False, False),
+        "classifier_bias": (False, False),
+        "classifier_activation": ("gelu", "gelu"),
+        "rope_scaling": (None, None),
+    },
+}
+
+
+# Fields of ModernBERT's pattern of layers and their names in config.json.
+PATTERN = {
+    "global_every": "global_attn_every_n_layers",
+    "local_window": "local_attention",
+    "global_theta": "global_rope_theta",
+    "local_theta": "local_rope_theta",
 }
 
 
@@ -55,19 +72,59 @@ def fields(stored: Mapping[str, Any], place: str) -> dict[str, Any]:
         if name == "max_relative_positions" and found == stored.get(_ROWS):
             found = wanted  # the same number, given twice
         if found != wanted:
-            raise InputError(
-                f"init_from: {place}: {name} of config.json: expected "
-                f"{json.dumps(wanted)}, got {json.dumps(found)}. Use weights of "
-                f"{model_type} with this value."
-            )
-    if model_type == "deberta-v2" and type(stored.get("position_buckets")) is not int:
-        raise InputError(
-            f"init_from: {place}: position_buckets of config.json: expected a number, "
-            f"got {stored.get('position_buckets')!r}. Use weights of {model_type} with "
-            "buckets."
-        )
+            raise _wrong(place, name, json.dumps(wanted), found)
+    if model_type == "deberta-v2":
+        buckets = stored.get("position_buckets")
+        if type(buckets) is not int or buckets < 2:
+            raise _wrong(place, "position_buckets", "a number above 1", buckets)
+    if model_type == "modernbert":
+        return _modern(stored, place)
     rows = stored.get(_ROWS)
     if model_type in ("roberta", "xlm-roberta", "mpnet") and type(rows) is int:
         # The table has rows for the ids up to that of padding.
         return {"max_positions": rows - int(stored.get("pad_token_id", 1)) - 1}
     return {}
+
+
+def _modern(stored: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return the fields of ModernBERT, by the names of transformers 4 or 5."""
+    found = {
+        "pad_id": stored.get("pad_token_id", 50283),
+        "global_every": stored.get("global_attn_every_n_layers", 3),
+        "local_window": stored.get("local_attention", 128),
+    }
+    types = stored.get("layer_types")
+    if isinstance(types, list) and types:
+        later = [i for i, each in enumerate(types) if i and each == "full_attention"]
+        every = found["global_every"] = later[0] if later else len(types)
+        kinds = ("full_attention", "sliding_attention")
+        if types != [kinds[bool(i % every)] for i in range(len(types))]:
+            raise _wrong(place, "layer_types", "one period of full_attention", types)
+    for name, number in found.items():
+        if type(number) is not int or number < 0:
+            raise _wrong(place, PATTERN.get(name, "pad_token_id"), "a number", number)
+    pooling = stored.get("classifier_pooling", "cls")
+    if pooling not in ("cls", "mean"):
+        raise _wrong(place, "classifier_pooling", '"cls" or "mean"', pooling)
+    ropes = stored.get("rope_parameters") or {}
+    theta: Any = 160000.0
+    for name, kind, default in (
+        ("global_theta", "full_attention", theta),
+        ("local_theta", "sliding_attention", 10000.0),
+    ):
+        rope = ropes.get(kind) or {}
+        if (rope_type := rope.get("rope_type", "default")) != "default":
+            raise _wrong(place, "rope_type", '"default"', rope_type)
+        given = rope.get("rope_theta", stored.get(PATTERN[name], default))
+        theta = theta if given is None else given  # null: that of the global layers
+        if type(theta) not in (int, float) or theta <= 0:
+            raise _wrong(place, PATTERN[name], "a number above 0", theta)
+        found[name] = float(theta)
+    return found | {"pooling": pooling}
+
+
+def _wrong(place: str, name: str, wanted: str, found: Any) -> InputError:
+    return InputError(
+        f"init_from: {place}: {name} of config.json: expected {wanted}, got "
+        f"{json.dumps(found)}. Use weights with this value."
+    )

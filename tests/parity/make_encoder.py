@@ -65,6 +65,21 @@ MODELS = {
             "position_buckets": 7,
         },
     ),
+    "modernbert": (
+        transformers.ModernBertConfig,
+        ODD
+        | {
+            "num_hidden_layers": 4,
+            "pad_token_id": 3,
+            "local_attention": 6,
+            "classifier_pooling": "mean",
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 900.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 40.0},
+            },
+            **{f"{name}_token_id": 0 for name in ("bos", "eos", "cls", "sep")},
+        },
+    ),
 }
 
 

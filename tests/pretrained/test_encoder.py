@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.texts import GLUE
 from helpers.trees import nested
 from safetensors.numpy import load_file
 
-from rdrop_jax import dropout
+from rdrop_jax import dropout, flags, tasks
 from rdrop_jax.models import layers
 from rdrop_jax.models.encoder import (
     NORM_EPS,
@@ -20,12 +21,15 @@ from rdrop_jax.models.encoder import (
     Classifier,
     Encoder,
 )
+from rdrop_jax.models.modernbert import ModernEncoder
 from rdrop_jax.models.sizes import Size
-from rdrop_jax.pretrained import text_encoders
-from rdrop_jax.tasks.text_classification.bert import to_ours, to_theirs
+from rdrop_jax.pretrained import families
+from rdrop_jax.pretrained.text_names import to_ours, to_theirs
+from rdrop_jax.tasks.text_classification.bert import make_model
+from rdrop_jax.training import optim
 
 STORED = Path(__file__).parents[1] / "parity" / "encoder"
-KINDS = ("bert", "roberta", "xlm-roberta", "mpnet", "deberta-v2")
+KINDS = ("bert", "roberta", "xlm-roberta", "mpnet", "deberta-v2", "modernbert")
 HEADS = ("SequenceClassification", "TokenClassification")
 
 
@@ -34,26 +38,17 @@ def stored_config(kind):
 
 
 def classifier(kind, per_token=False, **options):
-    stored = stored_config(kind)
-    encoder = Encoder(
-        kind=kind,
-        size=Size(
-            stored["num_hidden_layers"],
-            stored["hidden_size"],
-            stored["num_attention_heads"],
-            stored["intermediate_size"],
-        ),
-        vocab_size=stored["vocab_size"],
-        max_positions=text_encoders.fields(stored, "").get(
-            "max_positions", stored["max_position_embeddings"]
-        ),
-        position_buckets=stored.get("position_buckets", 256),
-        num_types=NUM_TYPES[kind],
-        pad_id=PAD_ID[kind],
-        norm_eps=NORM_EPS[kind],
-        **options,
-    )
-    return Classifier(encoder, outputs=3, per_token=per_token)
+    given = {
+        "init_from": str(STORED / f"{kind}-{HEADS[0]}"),
+        "data.max_length": "12",
+    }
+    config = flags.load(f"{GLUE}:files", given)
+    config = families.check_weights(config, tasks.families(), given=given)
+    config = config.copy_and_resolve_references().unlock()
+    config.model.update(options)
+    config.data.classes = ("a", "b", "c")
+    config.data.labels = "words" if per_token else "classes"
+    return make_model(config)
 
 
 def inputs(kind="bert"):
@@ -88,6 +83,8 @@ def test_equal_to_transformers(kind, head):
     with np.load(STORED / f"{kind}.npz") as wanted:
         layers = range(module.encoder.size.layers)
         states = [found["embedding_norm"], *(found[f"block_{i}"] for i in layers)]
+        if kind == "modernbert":
+            states[-1] = found["final_norm"]
         for i, hidden in enumerate(states):
             np.testing.assert_allclose(
                 hidden["__call__"][0][kept],
@@ -141,6 +138,7 @@ def test_each_rate_alone_makes_passes_differ(kind, site):
         ("xlm-roberta", 3, 2),
         ("mpnet", 3, 2),
         ("deberta-v2", 4, 1),
+        ("modernbert", 3, 1),
     ],
 )
 def test_dropout_sites_are_the_published_ones(monkeypatch, kind, block, head):
@@ -174,7 +172,7 @@ def test_kernels_start_as_those_of_bert():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["bert", "mpnet", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "deberta-v2", "modernbert"])
 def test_remat_and_half_precision_compute_the_same(kind):
     params, key = stored_params(kind, HEADS[0]), jax.random.key(0)
 
@@ -191,7 +189,7 @@ def test_remat_and_half_precision_compute_the_same(kind):
         plain,
         remat,
     )
-    half = loss(params, dtype=jnp.bfloat16)
+    half = loss(params, dtype="bfloat16")
     np.testing.assert_allclose(half, plain[0], rtol=0.1)
 
 
@@ -230,6 +228,33 @@ def test_sizes_are_the_published_ones(kind, size, vocab, millions):
     assert head == 2 * SIZES[size].width + 2
     count = sum(x.size for x in jax.tree.leaves(shapes))
     assert round(count / 1e6, 1) == millions
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [((22, 768, 12, 1152), 149), ((28, 1024, 16, 2624), 395)]
+)
+def test_sizes_of_modernbert_are_the_published_ones(size, millions):
+    encoder = ModernEncoder(Size(*size), vocab_size=50368)
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    where = jax.ShapeDtypeStruct((1, 8), jnp.bool_)
+    shapes = jax.eval_shape(
+        lambda k, *x: encoder.init(k, *x, train=False),
+        jax.random.key(0),
+        ids,
+        ids,
+        where,
+    )
+    assert round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6) == millions
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "deberta-v2", "modernbert"])
+def test_layer_decay_counts_tables_of_positions_as_embeddings(kind):
+    params = stored_params(kind, HEADS[0])["encoder"]
+    blocks = sum(name.startswith("block_") for name in params)
+    for name, scales in optim.layer_scales(params, 0.5).items():
+        if not name.startswith("block_"):
+            power = 0 if name == "final_norm" else blocks + 1
+            assert {*jax.tree.leaves(scales)} == {0.5**power}, name
 
 
 def test_too_long_an_input_is_refused():
@@ -281,5 +306,6 @@ def test_a_pooler_of_roberta_is_not_its_classifier():
 def test_stored_configs_are_those_of_the_test():
     for kind in KINDS:
         config = stored_config(kind)
-        assert config["layer_norm_eps"] == NORM_EPS[kind]
-        assert config["hidden_act"] == "gelu"
+        modern = kind == "modernbert"
+        assert config["norm_eps" if modern else "layer_norm_eps"] == NORM_EPS[kind]
+        assert config["hidden_activation" if modern else "hidden_act"] == "gelu"

@@ -13,5 +13,6 @@ MODELS = {
     "xlm-roberta": "rdrop_jax.tasks.text_classification.bert",
     "mpnet": "rdrop_jax.tasks.text_classification.bert",
     "deberta-v2": "rdrop_jax.tasks.text_classification.bert",
+    "modernbert": "rdrop_jax.tasks.text_classification.bert",
 }
 FAMILIES = tuple(MODELS)
