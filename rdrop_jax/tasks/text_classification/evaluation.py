@@ -189,7 +189,7 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
             found = answers(outputs(params, encoded), encoded, texts)
         for (number, _), row, empty in zip(chunk, rows, blank, strict=True):
             begin = {"row": number, "input": shown_input(row, named)}
-            none = {"spans": []} if named.words else {"label": None}
+            none: dict[str, Any] = {"spans": []} if named.words else {"label": None}
             nothing = none | {"notes": ["empty text: no label"]}
             yield begin | (nothing if empty else next(found))
 
