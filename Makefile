@@ -40,6 +40,7 @@ parity: .venv-parity/.done
 		.venv-parity/bin/python tests/parity/make_$$family.py || exit 1; done
 	.venv-parity/bin/python -m pytest -n 0 -m "not slow" \
 		tests/pretrained/test_pretrained.py tests/pretrained/test_dinov2.py tests/models/test_seq2seq.py tests/pretrained/test_encoder.py \
+		tests/pretrained/test_text_encoders.py \
 		tests/pretrained/test_bart.py
 
 .venv-parity/.done: requirements.txt requirements-dev.txt requirements-parity.txt .ci/make_venv

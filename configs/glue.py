@@ -89,7 +89,7 @@ def glue() -> ConfigDict:
     """Return shared settings: the paper's optimizer and dropout, lengths up to 128."""
     c = base_config()
     c.task = "text_classification"
-    c.model.name = "bert"  # or "roberta"
+    c.model.name = "bert"  # others: docs/pretrained.md; init_from sets it
     c.model.size = "base"  # mini, MiniLM-L6, base, large: layers and widths
     c.model.layers = placeholder(int)  # each of these four overrides the size
     c.model.width = placeholder(int)
@@ -97,7 +97,14 @@ def glue() -> ConfigDict:
     c.model.mlp_width = placeholder(int)
     c.model.vocab_size = 28996  # rows of the token embedding table
     c.model.max_positions = 512  # longest input, special tokens included
-    c.model.norm_eps = placeholder(float)  # none: 1e-12 for bert, else 1e-5
+    c.model.pad_id = placeholder(int)  # none: that of the published models
+    c.model.position_buckets = 256  # deberta-v2: rows for distances, in one direction
+    c.model.pooling = "cls"  # modernbert: the first token, or "mean" of all
+    c.model.global_every = 3  # modernbert: every third layer attends to all tokens
+    c.model.local_window = 128  # modernbert: tokens that the other layers attend to
+    c.model.global_theta = 160000.0  # modernbert: base of rotary wavelengths
+    c.model.local_theta = 10000.0  # modernbert: the same for the other layers
+    c.model.norm_eps = placeholder(float)  # none: that of the published models
     c.model.dropout = 0.1  # after embedding, attention, MLP, and in the head
     c.model.attention_dropout = 0.1  # attention weights
 

@@ -93,13 +93,14 @@ def check_fits(
       vocab_size: rows of the model's embedding table.
       pad_id: padding id of the model.
       exact: True if the table is pretrained; it may then exceed the tokenizer's
-        vocabulary only by rounding up (fewer than 128 rows).
+        vocabulary only by rounding up: fewer than 128 rows, or 0.4% of them.
 
     Raises:
       InputError: ids out of range, a vocabulary too small, or another padding id.
     """
     size = 1 + max(tokenizer.get_vocab().values(), default=0)
-    if size > vocab_size or (exact and vocab_size - size >= 128):
+    spare = max(128, vocab_size // 250)
+    if size > vocab_size or (exact and vocab_size - size >= spare):
         raise InputError(
             f"data.tokenizer: expected ids for the {vocab_size} tokens of "
             f"model.vocab_size, found a tokenizer of {size}. Use the model's tokenizer."

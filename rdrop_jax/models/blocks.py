@@ -169,7 +169,8 @@ class Block(nn.Module):
             s.rates.dropout if out is None else out,
             s.dtype,
             s.masks,
-            *s.inits[:2],
+            kernel_init=s.inits[0],
+            out_init=s.inits[1],
         )
 
     def _norm(self) -> nn.LayerNorm:

@@ -18,7 +18,6 @@ from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import subwords
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.errors import InputError
-from rdrop_jax.models.encoder import PAD_ID
 from rdrop_jax.tasks.classification import make_example_scores
 from rdrop_jax.tasks.text_classification import buckets, scores, text_files
 from rdrop_jax.tasks.text_classification import words as words_lib
@@ -29,6 +28,7 @@ from rdrop_jax.tasks.text_classification.answers import (
     shown_input,
     span_answer,
 )
+from rdrop_jax.tasks.text_classification.bert import pad_id
 from rdrop_jax.tasks.text_classification.texts import (
     Texts,
     collect,
@@ -78,10 +78,10 @@ class Scorer:
     ) -> Iterator[tuple[np.ndarray, HostBatch]]:
         """Yield row numbers and batches, with additional arrays per row."""
         c = self.config
-        pad_id = PAD_ID[c.model.name]
+        padding = pad_id(c.model)
 
         def make(rows: np.ndarray, time: int) -> HostBatch:
-            return encoded.batch(rows, time, pad_id) | {
+            return encoded.batch(rows, time, padding) | {
                 name: x[rows] for name, x in more.items()
             }
 

@@ -20,7 +20,7 @@ from rdrop_jax.core.passes import Batch, Forward, Key, Params, View
 from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
-from rdrop_jax.models.encoder import PAD_ID, Classifier
+from rdrop_jax.models.encoder import Classifier
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.tasks import classification, cutoff
 from rdrop_jax.tasks.field_checks import model_module, shared
@@ -32,6 +32,7 @@ from rdrop_jax.tasks.text_classification import (
     text_sets,
     words,
 )
+from rdrop_jax.tasks.text_classification.bert import pad_id
 from rdrop_jax.tasks.text_classification.scores import NAMES
 from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
 from rdrop_jax.training import workdir as workdir_lib
@@ -119,18 +120,24 @@ def build(
             _MEANS[data.labels], lambda: shared(config, _SHARED) | kept_files()
         ),
         provenance=lambda: found().provenance() | kept_files(),
-        step=StepOptions(
-            forwards=pass_forwards(
-                config, lambda changed: make_forward(architecture.make_model(changed))
-            ),
-            views=make_views(config, module.encoder.size.width),
-            partition_rules=PARTITION_RULES,
-        ),
+        step=_step_options(config, architecture.make_model),
         report=Report(
             size=lambda name: f"{len(split(name)):,} rows",
             notes=lambda: text_sets.notes(found(), data),
             signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
         ),
+    )
+
+
+def _step_options(
+    config: ConfigDict, make_model: Callable[[ConfigDict], Classifier]
+) -> StepOptions:
+    return StepOptions(
+        forwards=pass_forwards(
+            config, lambda changed: make_forward(make_model(changed))
+        ),
+        views=make_views(config, make_model(config).encoder.size.width),
+        partition_rules=PARTITION_RULES,
     )
 
 
@@ -211,7 +218,7 @@ def with_fitting_ids(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
     subwords.check_fits(
         tokenizer,
         vocab_size=config.model.vocab_size,
-        pad_id=PAD_ID[config.model.name],
+        pad_id=pad_id(config.model),
         exact=bool(config.init_from),
     )
     return tokenizer
@@ -232,7 +239,7 @@ def make_train_data(
         data.max_length,
         ends=texts.words is not None,
     )
-    pad_id = PAD_ID[config.model.name]
+    padding = pad_id(config.model)
     per_token: dict[str, np.ndarray] = {}
     per_row = {"label": labels, "labelled": there}
     if texts.words is not None:
@@ -243,7 +250,7 @@ def make_train_data(
 
     def make(rows: np.ndarray, time: int) -> dict[str, np.ndarray]:
         known = {name: x[rows] for name, x in per_row.items()}
-        return encoded.batch(rows, time, pad_id, **per_token) | known
+        return encoded.batch(rows, time, padding, **per_token) | known
 
     return buckets.BucketBatches(
         encoded.lengths,
