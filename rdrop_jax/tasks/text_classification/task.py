@@ -40,7 +40,6 @@ from rdrop_jax.training.task import Averaging, Report, StepOptions, Task
 # Fields of ``data`` that averaged runs share.
 _SHARED = ("labels", "classes", "columns.text_b", "max_length")
 _MEANS: dict[str, Callable[[Array], Array]] = {
-    "classes": classification.mean_probabilities,
     "multilabel": classification.mean_label_probabilities,
     "numbers": functools.partial(jnp.mean, axis=0),
 }
@@ -114,9 +113,10 @@ def build(
         predictor=functools.partial(evaluation.make_predictor, scorer, split),
         pretrained=architecture.make_family(module, data, tokenizer),
         averaging=Averaging(
-            _MEANS[data.labels], lambda: shared(config, _SHARED) | kept_files()
+            _MEANS.get(data.labels, classification.mean_probabilities),
+            lambda: shared(config, _SHARED) | kept_files(),
         ),
-        provenance=lambda: found().provenance() | kept_files(),
+        provenance=lambda: text_sets.provenance(found(), data) | kept_files(),
         step=StepOptions(
             forwards=pass_forwards(
                 config, lambda changed: make_forward(architecture.make_model(changed))
@@ -171,7 +171,7 @@ def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokeniz
     """Load or train the tokenizer of a new run.
 
     In order of precedence: ``data.tokenizer``; the tokenizer next to the weights of
-    ``init_from``; WordPiece trained on the training texts.
+    ``init_from``; WordPiece trained on the training texts, of all folds.
 
     Raises:
       InputError: the tokenizer is missing.
@@ -183,10 +183,12 @@ def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokeniz
         if not beside.is_dir():
             beside, _ = workdir_lib.split_checkpoint(config.init_from)
         return tokenizer_files.load(beside if beside.is_dir() else beside.parent)
-    texts = split("train")
-    return subwords.train_wordpiece(
-        [*texts.first, *(texts.second or ())], config.model.vocab_size
-    )
+    names = ("train", "validation") if config.data.folds else ("train",)
+    parts = [split(name) for name in names]
+    texts = [text for x in parts for text in (*x.first, *(x.second or ()))]
+    if config.data.folds:  # the same tokenizer for all folds
+        texts.sort()
+    return subwords.train_wordpiece(texts, config.model.vocab_size)
 
 
 def with_fitting_ids(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:

@@ -2,6 +2,7 @@
 
 import functools
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -10,7 +11,12 @@ from rdrop_jax.data.datasets import Dataset
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import root
-from rdrop_jax.tasks.text_classification.texts import Columns, Texts, collect
+from rdrop_jax.tasks.text_classification.texts import (
+    Columns,
+    Texts,
+    collect,
+    groups_of,
+)
 
 
 def columns(data: ConfigDict) -> Columns:
@@ -45,7 +51,7 @@ def find(data: ConfigDict) -> Dataset[Texts]:
         raise InputError(
             "data.files.train: expected a file of training rows, found none"
         )
-    if "validation" not in paths and not data.validation:
+    if "validation" not in paths and not (data.validation or data.folds):
         raise InputError(
             "data.files.validation: expected a file to select by, or "
             "data.validation=a share or number of training rows, found neither"
@@ -65,4 +71,10 @@ def find(data: ConfigDict) -> Dataset[Texts]:
         rows = tables.read(paths[split], quoting=data.quoting)
         return collect(rows, columns(data))
 
-    return Dataset({s: functools.partial(read, s) for s in paths}, provenance)
+    def groups() -> dict[str, Any]:
+        rows = tables.read(paths["train"], quoting=data.quoting)
+        return groups_of(rows, data.columns.group)
+
+    return Dataset(
+        {s: functools.partial(read, s) for s in paths}, provenance, groups=groups
+    )
