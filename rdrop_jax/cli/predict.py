@@ -47,9 +47,10 @@ def load(
       or the path, absent for arrays; ``label`` is the name of the class, or its id as
       text if it has no name; ``probabilities`` maps names to probabilities. For sets of
       labels, ``label`` is a list of names; for numbers, a number; for an empty text,
-      None. For translation and summarization, texts to ``{"source", "text", "score"}``;
-      for language models, texts to ``{"prompt", "text"}`` or ``{"text", "log_prob",
-      "perplexity", ...}``.
+      None. For labels of words, texts or lists of words to ``{"row", "input",
+      "spans"}``. For translation and summarization, texts to ``{"source", "text",
+      "score"}``; for language models, texts to ``{"prompt", "text"}`` or ``{"text",
+      "log_prob", "perplexity", ...}``.
 
     Raises:
       InputError: no such run or checkpoint, or inputs that are not a list.

@@ -21,9 +21,10 @@ from rdrop_jax.training.task import ExampleScores
 
 
 def make_loss(config: ConfigDict) -> Loss:
-    """Make the R-Drop loss of class ids ``label`` [batch].
+    """Make the R-Drop loss of class ids ``label`` [batch] or [batch, time].
 
-    Rows whose ``labelled`` is 0 only enter the consistency term.
+    Positions whose ``labelled`` is 0 only enter the consistency term; those whose
+    ``where`` is False enter none.
     """
     r = config.rdrop
 
@@ -33,6 +34,7 @@ def make_loss(config: ConfigDict) -> Loss:
         return rdrop_loss(
             logits,
             batch["label"],
+            where=batch.get("where"),
             label_weight=batch.get("labelled"),
             label_smoothing=r.label_smoothing,
             smoothing=r.smoothing,

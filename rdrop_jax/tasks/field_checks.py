@@ -88,3 +88,19 @@ def check_heads(size: Any) -> None:
         raise InputError(
             f"model.heads: expected a divisor of width {size.width}, found {size.heads}"
         )
+
+
+def views_rate(r: ConfigDict, rates: Mapping[str, float]) -> float | None:
+    """Return the rate of ``rdrop.views``; None if the field is "none".
+
+    Args:
+      r: ``config.rdrop``.
+      rates: views that the task supports, with their default rates.
+
+    Raises:
+      InputError: a view that the task does not support.
+    """
+    check_choices({"rdrop.views": (r.views, ("none", *rates))})
+    if r.views == "none":
+        return None
+    return float(rates[r.views] if r.views_rate is None else r.views_rate)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from rdrop_jax.core.accumulate import Loss
-from rdrop_jax.core.passes import Forward, Key, Params
+from rdrop_jax.core.passes import Forward, Key, Params, View
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.pretrained.initialize import Family
 from rdrop_jax.training.mesh import Rules
@@ -75,6 +75,7 @@ class StepOptions:
 
     Attributes:
       forwards: one forward per pass; empty if all passes run `Task.forward`.
+      views: augmentation of the inputs of each pass; see `rdrop_jax.forward_passes`.
       out_axes: axes along which `forward_passes` stacks the passes.
       sharded_loss: ``mesh -> loss`` for several devices; None if the compiler can
         shard `Task.loss`.
@@ -82,6 +83,7 @@ class StepOptions:
     """
 
     forwards: tuple[Forward, ...] = ()
+    views: View | tuple[View, ...] | None = None
     out_axes: Any = 0
     sharded_loss: Callable[[Mesh], Loss] | None = None
     partition_rules: Rules = ()

@@ -35,6 +35,7 @@ from rdrop_jax.tasks.image_classification import (
 )
 from rdrop_jax.tasks.image_classification.decode import Decoded
 from rdrop_jax.tasks.image_classification.predict import make_predictor
+from rdrop_jax.tasks.image_views import make_views
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.distributed import process
@@ -126,6 +127,7 @@ def build(
             forwards=pass_forwards(
                 config, lambda changed: make_forward(architecture.make_model(changed))
             ),
+            views=make_views(config),
             partition_rules=PARTITION_RULES,
         ),
         report=Report(
