@@ -36,10 +36,11 @@ docs: $(VENV)/.docs
 # Arrays in tests/parity that other tests compare with, made again by PyTorch; and the
 # tests that need it. An environment of its own: it is large, and nothing else needs it.
 parity: .venv-parity/.done
-	for family in vit seq2seq encoder bart; do \
+	for family in vit dinov2 seq2seq encoder bart; do \
 		.venv-parity/bin/python tests/parity/make_$$family.py || exit 1; done
 	.venv-parity/bin/python -m pytest -n 0 -m "not slow" \
-		tests/pretrained/test_pretrained.py tests/models/test_seq2seq.py tests/pretrained/test_encoder.py \
+		tests/pretrained/test_pretrained.py tests/pretrained/test_dinov2.py tests/models/test_seq2seq.py tests/pretrained/test_encoder.py \
+		tests/pretrained/test_text_encoders.py \
 		tests/pretrained/test_bart.py
 
 .venv-parity/.done: requirements.txt requirements-dev.txt requirements-parity.txt .ci/make_venv

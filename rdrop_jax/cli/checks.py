@@ -33,6 +33,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rdrop.alpha": _NOT_NEGATIVE,
     "rdrop.num_passes": (lambda v: v is None or v >= 1, "none, or at least 1"),
     "rdrop.every": _POSITIVE,
+    "rdrop.views_rate": (lambda v: v is None or 0 < v < 1, "none, or in (0, 1)"),
     "rdrop.label_smoothing": _FRACTION,
     "rdrop.smoothing": _one_of(*options.SMOOTHINGS),
     "rdrop.divergence": _one_of(*options.DIVERGENCES),
@@ -124,6 +125,14 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
             "rdrop.how: expected auto or unroll if rdrop.dropouts sets the rate of "
             "each pass, got vmap"
         )
+    if config.rdrop.views != "none":
+        _check_views(config.rdrop)
+        return
+    if config.rdrop.views_rate is not None:
+        raise InputError(
+            "rdrop.views_rate: expected none without rdrop.views, got "
+            f"{config.rdrop.views_rate}. Set rdrop.views"
+        )
     others = [v for k, v in dropouts.items() if k != "model.dropout" or not rates]
     if config.rdrop.alpha > 0 and passes != 1 and not any([*others, *rates]):
         raise InputError(
@@ -132,6 +141,23 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
             "of them, or train without R-Drop with rdrop.alpha=0: without dropout both "
             "passes are equal"
         )
+
+
+def _check_views(r: ConfigDict) -> None:
+    """Check that R-Drop options fit SimCut, whose passes have different roles."""
+    if r.views != "simcut":
+        return
+    for field, value, allowed in (
+        ("num_passes", r.num_passes, (None, 1, 2)),
+        ("divergence", r.divergence, ("forward_kl", "symmetric_kl")),
+        ("how", r.how, ("auto", "unroll")),
+    ):
+        if value not in allowed:
+            names = " or ".join(str(x).lower() for x in allowed)
+            raise InputError(
+                f"rdrop.{field}: expected {names} with rdrop.views=simcut, found "
+                f"{value}"
+            )
 
 
 def check_sizes(config: ConfigDict, given: Collection[str]) -> None:

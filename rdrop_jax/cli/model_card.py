@@ -47,6 +47,7 @@ _CARD = """\
 _OBJECTIVE = (
     *("alpha", "label_smoothing", "divergence", "stop_gradient"),
     *("objective_scale", "every", "alpha_warmup", "dropouts"),
+    *("views", "views_rate"),
 )
 # Programs by the last part of their path, which readers of a card do not have.
 _PROGRAMS = {"train.py": "python -m rdrop_jax.train", "rdrop-jax": "rdrop-jax train"}
@@ -90,6 +91,8 @@ def _result(workdir: Path) -> dict[str, Any]:
 
 def _front(config: ConfigDict, format: str, license: str) -> dict[str, Any]:
     task = "text-generation" if config.task == "language_model" else config.task
+    if config.data.get("labels") == "words":
+        task = "token-classification"
     front: dict[str, Any] = {"license": license} if license else {}
     if format == "safetensors":
         front["library_name"] = "transformers"

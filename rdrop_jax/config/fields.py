@@ -21,7 +21,7 @@ DURATIONS = (
 )
 # Default and meaning of each field. A type stands for an optional field that is None.
 FIELDS: dict[str, tuple[Any, str]] = {
-    "task": ("", "builder in rdrop_jax.tasks"),
+    "task": ("", "name in rdrop_jax.tasks, or a Python file with build(config)"),
     "seed": (0, "parameters, dropout and data order"),
     "total_steps": (1000, "optimizer steps"),
     "batch_size": (64, "rows per step, over all devices; or batch_tokens instead"),
@@ -33,6 +33,8 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "rdrop.num_passes": (int, "none: 1 for alpha 0, else 2"),
     "rdrop.every": (1, "m: R-Drop on every m-th step, one plain pass on other steps"),
     "rdrop.dropouts": ((), "model.dropout per pass, as (0.1, 0.3); empty: the same"),
+    "rdrop.views": ("none", "augmentation of each pass: docs/method.md"),
+    "rdrop.views_rate": (float, "its strength; none: see docs/method.md"),
     "rdrop.label_smoothing": (0.0, "epsilon in [0, 1)"),
     "rdrop.smoothing": ("uniform", 'epsilon / V, or "fairseq": epsilon / (V - 1)'),
     "rdrop.divergence": ("symmetric_kl", "or forward_kl, reverse_kl, js, squared"),
@@ -111,9 +113,10 @@ def batch_field(config: Mapping[str, Any] | ConfigDict) -> str:
 
 def field_help() -> str:
     """Return a line ``name = default  # meaning`` for each field of `base_config`."""
+    values = flatten(base_config())
     return "\n".join(
-        f"  --config.{name} = {None if default is int else default!r}  # {meaning}"
-        for name, (default, meaning) in FIELDS.items()
+        f"  --config.{name} = {values[name]!r}  # {meaning}"
+        for name, (_, meaning) in FIELDS.items()
     )
 
 

@@ -59,8 +59,9 @@ NAMES = (
     *("data.columns.text_b", "data.columns.source", "data.columns.target"),
     *("data.moses", "eval.bleu"),
 )
-# Fields added since earlier versions, by task, with the value of the old behavior; a
-# type stands for an optional field that is None.
+# Fields added since earlier versions, to all tasks and by task, with the value of the
+# old behavior; a type stands for an optional field that is None.
+ADDED_EVERYWHERE: dict[str, Any] = {"rdrop.views": "none", "rdrop.views_rate": float}
 ADDED: dict[str, dict[str, Any]] = {
     "image_classification": {
         f"data.{group}.{name}": ""
@@ -74,6 +75,13 @@ ADDED: dict[str, dict[str, Any]] = {
         "data.validation": 0.0,
         "data.test": 0.0,
         "data.quoting": "none",
+        "model.pad_id": int,
+        "model.position_buckets": 256,
+        "model.pooling": "cls",
+        "model.global_every": 3,
+        "model.local_window": 128,
+        "model.global_theta": 160000.0,
+        "model.local_theta": 10000.0,
     },
     "translation": {
         "data.validation": float,
@@ -143,7 +151,8 @@ def upgrade(config: ConfigDict) -> list[str]:
     # Old names last: in a file that extends a preset they replace its values.
     fields = sorted(old.items(), key=lambda field: field[0] in names)
     new, notes = renamed(task, {n: x for n, x in fields if n not in unset})
-    added = {n: x for n, x in ADDED.get(task, {}).items() if n not in old}
+    added = ADDED_EVERYWHERE | ADDED.get(task, {})
+    added = {n: x for n, x in added.items() if n not in old}
     with config.unlocked():
         for name in old.keys() - new.keys():
             group, _, leaf = name.rpartition(".")
@@ -171,13 +180,14 @@ def unlike_base(stored: Mapping[str, Any]) -> str:
         return "no task"
     flat, _ = renamed(task if isinstance(task, str) else "", flat)
     base[batch_field(flat)] = base.pop("batch_size")
+    flat = {name: base[name] for name in ADDED_EVERYWHERE} | flat
     missing = [name for name in base if name not in flat]
     if missing:
         return f"no {', '.join(missing[:5])}"
     for name, default in base.items():
         value = flat[name]
         if default is None or name in DURATIONS:
-            fits = value is None or isinstance(value, int | str)
+            fits = value is None or isinstance(value, int | float | str)
         elif isinstance(default, float):
             fits = isinstance(value, int | float) and not isinstance(value, bool)
         else:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from rdrop_jax.models.blocks import Rates, Stack, block_settings
 from rdrop_jax.models.decoder import CausalDecoder
-from rdrop_jax.models.embeddings import Positions
+from rdrop_jax.models.embeddings import Keep, Positions, cut
 from rdrop_jax.models.layers import PARTITION_RULES, Dropout, Dtype
 from rdrop_jax.models.outputs import AdaptiveOutput
 from rdrop_jax.models.sizes import Size
@@ -127,7 +127,11 @@ class AdaptiveDecoder(CausalDecoder):
         self.stack = Stack(self.size.layers, settings, False, self.remat)
 
     def embed_tokens(
-        self, tokens: Int[Array, "batch time"], at: Int[Array, "1 _"], train: bool
+        self,
+        tokens: Int[Array, "batch time"],
+        at: Int[Array, "1 _"],
+        train: bool,
+        keep: Keep = None,
     ) -> Float[Array, "batch time width"]:
         """Embed tokens at positions ``at``."""
         x = jnp.zeros((*tokens.shape, self.size.width), self.dtype)
@@ -139,7 +143,7 @@ class AdaptiveDecoder(CausalDecoder):
             rows = jnp.take(table, jnp.clip(local, 0, words - 1), axis=0)
             rows = jnp.where(within[..., None], rows, 0.0).astype(self.dtype)
             x = x + rows @ matrix.astype(self.dtype)
-        x = x * self.size.width**0.5 + self.place(at)
+        x = cut(x * self.size.width**0.5, keep) + self.place(at)
         return self.drop_in(x, train=train)
 
     def make_output(

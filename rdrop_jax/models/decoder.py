@@ -16,7 +16,7 @@ from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.models import layers
 from rdrop_jax.models.blocks import Rates, Stack, block_settings, causal_mask
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.embeddings import make_embed, token_positions
+from rdrop_jax.models.embeddings import Keep, make_embed, token_positions
 from rdrop_jax.models.layers import Dtype
 from rdrop_jax.models.sizes import Size
 
@@ -40,11 +40,14 @@ class CausalDecoder(nn.Module):
     projects hidden states by `embed_tokens` and `make_output`.
     """
 
-    def __call__(self, tokens: Int[Array, "batch time"], *, train: bool) -> Any:
+    def __call__(
+        self, tokens: Int[Array, "batch time"], keep: Keep = None, *, train: bool
+    ) -> Any:
         """Compute the output for the next token at every position.
 
         Args:
           tokens: token ids.
+          keep: False on cut embeddings, of tokens or features; None cuts none.
           train: whether dropout is on; it needs the random stream "dropout".
 
         Returns:
@@ -54,7 +57,7 @@ class CausalDecoder(nn.Module):
           ValueError: more positions than ``max_length``.
         """
         at = token_positions(tokens, self.max_length)
-        x = self.embed_tokens(tokens, at, train)
+        x = self.embed_tokens(tokens, at, train, keep)
         x = self.stack(x, causal_mask(tokens.shape[1]), train)
         return self.make_output(x, train)
 
@@ -124,10 +127,14 @@ class Decoder(CausalDecoder):
         self.stack = Stack(self.size.layers, settings, self.pre_norm, self.remat)
 
     def embed_tokens(
-        self, tokens: Int[Array, "batch time"], at: Int[Array, "1 _"], train: bool
+        self,
+        tokens: Int[Array, "batch time"],
+        at: Int[Array, "1 _"],
+        train: bool,
+        keep: Keep = None,
     ) -> Float[Array, "batch time width"]:
         """Embed tokens at positions ``at``."""
-        return self.embed(self.embedding, tokens, at, train)
+        return self.embed(self.embedding, tokens, at, train, keep)
 
     def make_output(
         self, x: Float[Array, "batch time width"], train: bool

@@ -6,11 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models.layers import Dropout, Dtype
 
 POSITIONS = ("fairseq", "marian", "learned")
+# Embeddings that are kept, of some tokens or features; the rest becomes 0.
+Keep = Bool[Array, "batch #time #width"] | None
 
 
 def sinusoids(length: int, width: int, kind: str) -> Float[np.ndarray, "length width"]:
@@ -82,6 +84,13 @@ class Positions(nn.Module):
         return jnp.take(table, at + self.offset, axis=0, mode="clip").astype(self.dtype)
 
 
+def cut(
+    x: Float[Array, "batch time width"], keep: Keep
+) -> Float[Array, "batch time width"]:
+    """Set embeddings to 0 where ``keep`` is False; None keeps all."""
+    return x if keep is None else jnp.where(keep, x, jnp.zeros((), x.dtype))
+
+
 class Embed(nn.Module):
     """Scaled token embeddings plus positions, an optional LayerNorm, and dropout.
 
@@ -116,8 +125,10 @@ class Embed(nn.Module):
         tokens: Int[Array, "batch time"],
         at: Int[Array, "#batch #time"],
         train: bool,
+        keep: Keep = None,
     ) -> Float[Array, "batch time width"]:
         x = jnp.take(table, tokens, axis=0, mode="clip").astype(self.dtype) * self.scale
+        x = cut(x, keep)
         place = Positions(
             self.positions,
             self.width,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rdrop_jax.models import layers
 from rdrop_jax.models.blocks import Rates, Stack, block_settings, causal_mask
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.embeddings import make_embed, token_positions
+from rdrop_jax.models.embeddings import Keep, make_embed, token_positions
 from rdrop_jax.models.layers import Dtype
 from rdrop_jax.models.sizes import Seq2SeqSize
 
@@ -112,6 +112,8 @@ class Seq2Seq(nn.Module):
         src: Int[Array, "batch source"],
         src_where: Bool[Array, "batch source"],
         inputs: Int[Array, "batch time"],
+        src_keep: Bool[Array, "batch #source #width"] | None = None,
+        keep: Keep = None,
         *,
         train: bool,
         return_hidden: bool = False,
@@ -123,27 +125,30 @@ class Seq2Seq(nn.Module):
           src_where: True on source tokens.
           inputs: target ids shifted to the right, so that they begin with BOS. Padded
             on the right, which causal attention hides from earlier positions.
+          src_keep: False on cut embeddings of the source; None cuts none.
+          keep: the same of the inputs.
           train: whether dropout is on; it needs the random stream "dropout".
           return_hidden: return the output layer's inputs, [batch, time, width].
 
         Returns:
           float32 logits.
         """
-        memory = self.encode(src, src_where, train=train)
-        hidden = self.decode_hidden(memory, src_where, inputs, train=train)
+        memory = self.encode(src, src_where, src_keep, train=train)
+        hidden = self.decode_hidden(memory, src_where, inputs, keep, train=train)
         return hidden if return_hidden else self.logits(hidden)
 
     def encode(
         self,
         src: Int[Array, "batch source"],
         src_where: Bool[Array, "batch source"],
+        keep: Keep = None,
         *,
         train: bool = False,
     ) -> Float[Array, "batch source width"]:
         """Encode the source; return the memory that the decoder attends to."""
         table = self.embedding if self.share == "all" else self.source
         at = token_positions(src, self.max_length)
-        x = self.source_embed(table, src, at, train)
+        x = self.source_embed(table, src, at, train, keep)
         return self.encoder(x, src_where[:, None, None], train)
 
     def decode_hidden(
@@ -151,12 +156,13 @@ class Seq2Seq(nn.Module):
         memory: Float[Array, "batch source width"],
         src_where: Bool[Array, "batch source"],
         inputs: Int[Array, "batch time"],
+        keep: Keep = None,
         *,
         train: bool = False,
     ) -> Float[Array, "batch time width"]:
         """Return the inputs of the output layer for a full target."""
         at = token_positions(inputs, self.max_length)
-        x = self.target_embed(self.embedding, inputs, at, train)
+        x = self.target_embed(self.embedding, inputs, at, train, keep)
         causal = causal_mask(inputs.shape[1])
         return self.decoder(x, causal, train, (memory, src_where[:, None, None]))
 

@@ -95,6 +95,7 @@ def make_step(
         how=r.how,
         out_axes=options.out_axes,
         gather=gather,
+        views=options.views,
     )
 
 

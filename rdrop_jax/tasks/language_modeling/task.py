@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.adapters import linen_forward
-from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.core.passes import Batch, Forward, Key, Params, View
 from rdrop_jax.data.batches import TrainBatches
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
@@ -22,6 +22,7 @@ from rdrop_jax.files.roots import root
 from rdrop_jax.models import decoder
 from rdrop_jax.models.decoder import CausalDecoder
 from rdrop_jax.models.outputs import nll
+from rdrop_jax.tasks import cutoff
 from rdrop_jax.tasks.language_modeling import running_text, token_files
 from rdrop_jax.tasks.language_modeling.config import (
     check_config,
@@ -124,6 +125,7 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
                 config,
                 lambda changed: make_forward(make_model(changed, len(vocabulary))),
             ),
+            views=make_views(config, module.size.width),
             out_axes=out_axes(config),
             sharded_loss=functools.partial(make_loss, config, len(vocabulary)),
             partition_rules=decoder.PARTITION_RULES,
@@ -139,7 +141,20 @@ def make_task(config: ConfigDict, corpus: Corpus) -> Task:
 def make_forward(module: CausalDecoder) -> Forward:
     """Make ``(params, batch, key | None) -> outputs``."""
     return linen_forward(
-        module, "inputs", train={"train": True}, evaluate={"train": False}
+        module,
+        lambda batch: (batch["inputs"], batch.get("keep")),
+        train={"train": True},
+        evaluate={"train": False},
+    )
+
+
+def make_views(config: ConfigDict, width: int) -> View | None:
+    """Make the view of ``rdrop.views``, which cuts inputs and never labels."""
+    cut = cutoff.make_cut(config, cutoff.RATES, width)
+    if cut is None:
+        return None
+    return lambda batch, key: (
+        batch | {"keep": cut(key, jnp.ones(batch["inputs"].shape, bool))}
     )
 
 

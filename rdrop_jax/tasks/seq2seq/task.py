@@ -11,14 +11,16 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.adapters import linen_forward
+from rdrop_jax.core.alpha import resolve_num_passes
 from rdrop_jax.core.large_vocab import LinearOutput
-from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.core.passes import Batch, Forward, Key, Params, View
 from rdrop_jax.data import tables
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
+from rdrop_jax.tasks import cutoff
 from rdrop_jax.tasks.field_checks import (
     check_choices,
     check_heads,
@@ -105,6 +107,7 @@ def make_task(
             forwards=pass_forwards(
                 config, lambda changed: make_forward(spec.make_model(changed))
             ),
+            views=make_views(config, module.size.width),
             out_axes=LinearOutput(0, None, None) if tied else 0,
             sharded_loss=(
                 functools.partial(make_loss, config, vocab_size) if tied else None
@@ -128,7 +131,10 @@ def make_forward(module: Seq2Seq) -> Forward:
     hidden = module.share != "none"
     apply = linen_forward(
         module,
-        lambda batch: (batch["src"], batch["src_where"], batch["inputs"]),
+        lambda batch: (
+            *(batch[name] for name in ("src", "src_where", "inputs")),
+            *(batch.get(name) for name in ("src_keep", "keep")),
+        ),
         train={"train": True, "return_hidden": hidden},
         evaluate={"train": False, "return_hidden": hidden},
     )
@@ -144,6 +150,31 @@ def make_forward(module: Seq2Seq) -> Forward:
         )
 
     return forward
+
+
+def make_views(config: ConfigDict, width: int) -> View | tuple[View, View] | None:
+    """Make the view of ``rdrop.views``, which never cuts the tokens EOS and BOS.
+
+    SimCut cuts the second pass alone.
+    """
+    cut = cutoff.make_cut(config, cutoff.SEQ2SEQ_RATES, width)
+    if cut is None:
+        return None
+
+    def view(batch: Batch, key: Key) -> Batch:
+        of_source, of_target = jax.random.split(key)
+        source = batch["src_where"]
+        before_end = jnp.pad(source[:, 1:], ((0, 0), (0, 1)))
+        return batch | {
+            "src_keep": cut(of_source, before_end),
+            "keep": cut(of_target, batch["where"].at[:, 0].set(False)),
+        }
+
+    r = config.rdrop
+    if r.views != cutoff.SIMCUT:
+        return view
+    two = resolve_num_passes(r.alpha, r.num_passes) == 2
+    return (lambda batch, key: batch, view) if two else None
 
 
 def check_config(config: ConfigDict) -> None:
