@@ -3,11 +3,13 @@
 python -m benchmarks.lora_memory --target gpu:h100     # in the environment of Tunix
 
 Compiles the step of examples/integrations/tunix_lora.py by the compiler of the target:
-16 layers, width 2,048, 128,256 tokens, bfloat16, blocks recomputed in the backward
+16 layers, width 2,048, 128,256 tokens, bfloat16, layers recomputed in the backward
 pass, two sequences of 2,048 tokens. Runs nothing.
 """
 
 import argparse
+import dataclasses
+import functools
 import sys
 from pathlib import Path
 
@@ -62,15 +64,16 @@ def hidden_loss(model, inputs, mask, alpha):
 ARMS = {"plain": plain_loss, "logits": logits_loss, "large_vocab": hidden_loss}
 
 
-def make() -> nnx.Module:
+def make(layers: int) -> nnx.Module:
     """Make the model with LoRA, only shapes within `nnx.eval_shape`."""
-    base = tunix_lora.Qwen3(CONFIG, rngs=nnx.Rngs(0))
+    config = dataclasses.replace(CONFIG, num_layers=layers)
+    base = tunix_lora.Qwen3(config, rngs=nnx.Rngs(0))
     tokens = jnp.ones((1, 8), jnp.int32)
     batch = tunix_lora.peft_trainer.TrainingInput(tokens, tokens > 0)
     return tunix_lora.add_lora(base, batch, dropout=0.1)
 
 
-def compile_for(target: targets.Target, arm: str) -> str:
+def compile_for(target: targets.Target, arm: str, layers: int) -> str:
     """Compile a step with one loss for one device; report its memory."""
     mesh = Mesh(np.asarray(targets.devices(target))[:1], ("data",))
     everywhere = NamedSharding(mesh, jax.P())
@@ -80,7 +83,9 @@ def compile_for(target: targets.Target, arm: str) -> str:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree
         )
 
-    graph, lora, rest = nnx.split(nnx.eval_shape(make), nnx.LoRAParam, ...)
+    graph, lora, rest = nnx.split(
+        nnx.eval_shape(functools.partial(make, layers)), nnx.LoRAParam, ...
+    )
     lora, rest = nnx.to_pure_dict(lora), nnx.to_pure_dict(rest)
     tx = optax.adam(1e-4)
     batch = tunix_lora.peft_trainer.TrainingInput(
@@ -112,11 +117,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", type=targets.parse, required=True)
     parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--layers", type=int, default=CONFIG.num_layers)
     args = parser.parse_args()
     targets.set_environment(args.target)
     jax.config.update("jax_platforms", "cpu")
     for arm in args.arms.split(","):
-        print(compile_for(args.target, arm), flush=True)
+        print(compile_for(args.target, arm, args.layers), flush=True)
 
 
 if __name__ == "__main__":
