@@ -8,8 +8,6 @@ without dropout: the noise is dropout on LoRA's input. `check_stochastic` finds 
 of 0, although LoRA's output starts at zero and hides every mask.
 """
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,9 +56,9 @@ class Trainer(peft_trainer.PeftTrainer):  # logs the divergence next to the loss
         self._buffered_train_metrics.additional_metrics["kl"] = ([aux], np.mean)
 
 
-def random_weights(x):  # as large as trained ones; Tunix starts some at zero
+def random_weights(x, sharding):  # as large as trained ones; Tunix starts some at 0
     w = np.random.default_rng(x.size).normal(0, 0.125, x.shape).astype(x.dtype)
-    return x if x.ndim == 1 else jax.device_put(w, x.sharding)
+    return jax.device_put(x if x.ndim == 1 else w, sharding)
 
 
 def main(alpha=1.0, dropout=0.1, steps=300, devices=1):
@@ -73,17 +71,19 @@ def main(alpha=1.0, dropout=0.1, steps=300, devices=1):
     def batch(rows):
         return peft_trainer.TrainingInput(tokens[rows], masks[rows])
 
-    with jax.sharding.Mesh(np.c_[jax.devices()[:devices]], ("fsdp", "tp")):
+    with jax.sharding.Mesh(np.c_[jax.devices()[:devices]], ("fsdp", "tp")) as mesh:
         base = Qwen3(CONFIG, rngs=nnx.Rngs(0))
-        nnx.update(base, jax.tree.map(random_weights, nnx.state(base, nnx.Param)))
+        state = nnx.state(base, nnx.Param)
+        shardings = nnx.get_named_sharding(state, mesh)
+        nnx.update(base, jax.tree.map(random_weights, state, shardings))
         first = batch(np.arange(8))
         model = add_lora(base, first, dropout)
         forward = nnx_forward(model, lambda b: model_input(b)["inputs"])
         check_stochastic(*forward, first, jax.random.key(0))
         config = peft_trainer.TrainingConfig(eval_every_n_steps=steps, max_steps=steps)
         trainer = Trainer(model, optax.adam(5e-3), config)
-        trainer.with_loss_fn(partial(loss_fn, alpha=alpha), has_aux=True)
-        trainer.with_gen_model_input_fn(model_input)
+        trainer.with_loss_fn(loss_fn, has_aux=True)
+        trainer.with_gen_model_input_fn(lambda b: model_input(b) | {"alpha": alpha})
         rows = np.random.default_rng(0).integers(0, 1400, (steps, 64))
         trainer.train(map(batch, rows))
         served = add_lora(base, first, dropout=0.0)  # qwix cannot turn dropout off

@@ -4,9 +4,9 @@ import argparse
 import ast
 import difflib
 import functools
-import importlib.util
 import logging
 import operator
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
+from rdrop_jax import tasks
 from rdrop_jax.cli import checks
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
@@ -136,6 +137,7 @@ def parse_run(
 def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     """Load ``FILE[:PRESET]`` and apply overrides.
 
+    A file that defines ``build(config)`` is also the task, unless its config names one.
     If ``init_from`` is empty, the preset's entry in the file's ``SCRATCH``, if any,
     replaces defaults by those of a model suited to training from scratch.
 
@@ -153,14 +155,12 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     paths.local("--config", spec)
     path, _, preset = spec.partition(":")
     file = find_file(path)
-    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if module_spec is None or module_spec.loader is None:
-        raise InputError(f"--config: expected a Python file, found {path!r}")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = tasks.load_file("--config", file)
     if not hasattr(module, "get_config"):
         raise InputError(f"--config: {path} has no function get_config(preset)")
     config = module.get_config(preset) if preset else module.get_config()
+    if not config.task and hasattr(module, "build"):
+        config.task = os.path.relpath(file)
     _warn(f"--config {path}: ", config_lib.upgrade(config))
     scratch, notes = config_lib.renamed(
         config.task, getattr(module, "SCRATCH", {}).get(preset, {})

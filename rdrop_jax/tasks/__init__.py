@@ -1,6 +1,8 @@
 """Registry of tasks. Importing it needs no jax."""
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +36,30 @@ TASKS = {
 }
 
 
+def is_file(name: str) -> bool:
+    """Return whether ``config.task`` names a Python file with the user's own task."""
+    return name.endswith(".py")
+
+
+def load_file(field: str, path: Path) -> ModuleType:
+    """Import a Python file of the user.
+
+    Args:
+      field: config field or flag that names it, for messages.
+      path: path of the file.
+
+    Raises:
+      InputError: not a Python file.
+    """
+    spec = importlib.util.spec_from_file_location(f"rdrop_jax_file_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise InputError(f"{field}: expected a Python file, found {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up the module of annotations
+    spec.loader.exec_module(module)
+    return module
+
+
 def package(name: str) -> ModuleType:
     """Import the package of a task.
 
@@ -58,6 +84,8 @@ def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     Raises:
       InputError: the training data are missing or do not fit the config.
     """
+    if is_file(config.task):
+        return config
     checked: ConfigDict = package(config.task).check_data(config, commit)
     return checked
 
@@ -84,7 +112,7 @@ def build(
     resuming: bool = True,
     **options: Any,
 ) -> "Task":
-    """Build the task that ``config.task`` names.
+    """Build the task of a config: a name of this package, or a file of the user.
 
     Args:
       config: config of the run.
@@ -98,8 +126,12 @@ def build(
     Returns:
       The task.
     """
+    task: Task
+    if is_file(config.task):
+        task = load_file("task", Path(config.task)).build(config)
+        return task
     module = importlib.import_module(f"{package(config.task).__name__}.task")
-    task: Task = module.build(config, workdir, resuming=resuming, **options)
+    task = module.build(config, workdir, resuming=resuming, **options)
     return task
 
 

@@ -75,7 +75,7 @@ class StepOptions:
 
     Attributes:
       forwards: one forward per pass; empty if all passes run `Task.forward`.
-      views: augmentation of the inputs of each pass, see `rdrop_jax.forward_passes`.
+      views: augmentation of the inputs of each pass; see `rdrop_jax.forward_passes`.
       out_axes: axes along which `forward_passes` stacks the passes.
       sharded_loss: ``mesh -> loss`` for several devices; None if the compiler can
         shard `Task.loss`.

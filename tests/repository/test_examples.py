@@ -9,9 +9,11 @@ import pytest
 import rdrop_jax
 
 FOLDER = Path(__file__).parents[2] / "examples"
+LONG = ("nnx_mesh", "nnx_vit", "semi_supervised")
 EXAMPLES = [
-    pytest.param(path, marks=pytest.mark.slow if path.stem == "nnx_mesh" else ())
+    pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ())
     for path in sorted(FOLDER.glob("*.py"))
+    if path.stem != "spoken_digits"  # needs data
 ]
 INTEGRATIONS = [
     path
@@ -27,17 +29,7 @@ def load(path):
     return module
 
 
-LONG = ("nnx_vit", "semi_supervised")
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=pytest.mark.slow) if path.stem in LONG else path
-        for path in EXAMPLES
-    ],
-    ids=lambda path: path.stem,
-)
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path):
     if path.stem == "equinox_mlp":
         pytest.importorskip("equinox", reason="equinox is in the extra dev")

@@ -268,7 +268,8 @@ def _hf_config(module: ViT, images: Preprocessing) -> dict[str, Any]:
         "qkv_bias": True,
     } | mapping.encoder_config(module, module.num_classes, labels)
     if module.kind == "dinov2":
-        config["mlp_ratio"] = config.pop("intermediate_size") // module.size.width
+        del config["intermediate_size"]
+        config["mlp_ratio"] = module.size.mlp_width // module.size.width
         config["use_mask_token"] = False
     return config
 

@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.classification import make_example_scores
 from rdrop_jax.tasks.text_classification import buckets, scores, text_files
+from rdrop_jax.tasks.text_classification import words as words_lib
 from rdrop_jax.tasks.text_classification.answers import (
     as_answer,
     as_row,
@@ -38,7 +38,6 @@ from rdrop_jax.training.mesh import replicated, shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores, Predictor
 
 Split = Callable[[str], Texts]
-_logger = logging.getLogger(__name__)
 # Number of batches that are predicted together, so that rows can be sorted by length.
 _AT_ONCE = 16
 
@@ -132,12 +131,7 @@ def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evalu
     if texts.words is not None:
         first = encoded.first_tokens(texts.words)
         counts = [len(words) for words in texts.words]
-        if cut := int(np.sum(first < 0)):
-            _logger.warning(
-                "%s: %d of %d words have no tokens, mostly after the first "
-                "data.max_length=%d of their sentence: scored as O",
-                *(name, cut, len(first), data.max_length),
-            )
+        words_lib.report_cut(first, data.max_length, name, "scored as O")
 
     def evaluate(params: Params) -> dict[str, float]:
         found = outputs(params, encoded)
@@ -195,7 +189,7 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
             found = answers(outputs(params, encoded), encoded, texts)
         for (number, _), row, empty in zip(chunk, rows, blank, strict=True):
             begin = {"row": number, "input": shown_input(row, named)}
-            none = {"spans": []} if named.words else {"label": None}
+            none: dict[str, Any] = {"spans": []} if named.words else {"label": None}
             nothing = none | {"notes": ["empty text: no label"]}
             yield begin | (nothing if empty else next(found))
 

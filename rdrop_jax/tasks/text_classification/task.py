@@ -30,6 +30,7 @@ from rdrop_jax.tasks.text_classification import (
     buckets,
     evaluation,
     text_sets,
+    words,
 )
 from rdrop_jax.tasks.text_classification.bert import pad_id
 from rdrop_jax.tasks.text_classification.scores import NAMES
@@ -119,18 +120,24 @@ def build(
             _MEANS[data.labels], lambda: shared(config, _SHARED) | kept_files()
         ),
         provenance=lambda: found().provenance() | kept_files(),
-        step=StepOptions(
-            forwards=pass_forwards(
-                config, lambda changed: make_forward(architecture.make_model(changed))
-            ),
-            views=make_views(config, module.encoder.size.width),
-            partition_rules=PARTITION_RULES,
-        ),
+        step=_step_options(config, architecture.make_model),
         report=Report(
             size=lambda name: f"{len(split(name)):,} rows",
             notes=lambda: text_sets.notes(found(), data),
             signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
         ),
+    )
+
+
+def _step_options(
+    config: ConfigDict, make_model: Callable[[ConfigDict], Classifier]
+) -> StepOptions:
+    return StepOptions(
+        forwards=pass_forwards(
+            config, lambda changed: make_forward(make_model(changed))
+        ),
+        views=make_views(config, make_model(config).encoder.size.width),
+        partition_rules=PARTITION_RULES,
     )
 
 
@@ -237,6 +244,7 @@ def make_train_data(
     per_row = {"label": labels, "labelled": there}
     if texts.words is not None:
         first = encoded.first_tokens(texts.words)
+        words.report_cut(first, data.max_length, "train", "not trained on")
         per_token = _scored_tokens(encoded, first, labels, there)
         per_row = {}
 

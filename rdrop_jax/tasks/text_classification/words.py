@@ -1,11 +1,13 @@
 """Sentences whose words have labels, in tables and CoNLL files. Needs no jax."""
 
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from rdrop_jax.data import tables
 from rdrop_jax.data.tables import Row
@@ -18,6 +20,7 @@ CONLL = ".conll"
 # Start and end of a word in its text.
 Place = tuple[int, int]
 _DOCUMENT = "-DOCSTART-"
+_logger = logging.getLogger(__name__)
 
 
 def sentence(value: Any, place: str, field: str) -> tuple[str, list[Place]]:
@@ -49,6 +52,25 @@ def sentence(value: Any, place: str, field: str) -> tuple[str, list[Place]]:
     return " ".join(words), [
         (end - 1 - len(word), end - 1) for word, end in zip(words, ends, strict=True)
     ]
+
+
+def report_cut(
+    first: Int[np.ndarray, " words"], max_length: int, split: str, effect: str
+) -> None:
+    """Log the number of words that have no tokens.
+
+    Args:
+      first: first token of each word, -1 for a word without tokens.
+      max_length: maximum number of tokens of a text.
+      split: name of the split.
+      effect: consequence for these words, which ends the message.
+    """
+    if cut := int(np.sum(first < 0)):
+        _logger.warning(
+            "%s: %d of %d words have no tokens, mostly after the first "
+            "data.max_length=%d of their sentence: %s",
+            *(split, cut, len(first), max_length, effect),
+        )
 
 
 def read_conll(path: Path, text: str, label: str) -> Iterator[Row]:
