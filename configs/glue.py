@@ -99,6 +99,7 @@ def glue() -> ConfigDict:
     c.model.max_positions = 512  # longest input, special tokens included
     c.model.pad_id = placeholder(int)  # none: that of the published models
     c.model.position_buckets = 256  # deberta-v2: rows for distances, in one direction
+    c.model.conv_kernel = 0  # deberta-v2: width of a convolution, 3 in v2; 0: none
     c.model.pooling = "cls"  # modernbert: the first token, or "mean" of all
     c.model.global_every = 3  # modernbert: every third layer attends to all tokens
     c.model.local_window = 128  # modernbert: tokens that the other layers attend to

@@ -80,6 +80,7 @@ ADDED: dict[str, dict[str, Any]] = {
         "data.quoting": "none",
         "model.pad_id": int,
         "model.position_buckets": 256,
+        "model.conv_kernel": 0,
         "model.pooling": "cls",
         "model.global_every": 3,
         "model.local_window": 128,
