@@ -1,11 +1,13 @@
 """Loss and gradients from hidden states and output matrix: ours, plain JAX, PyTorch.
 
 python -m benchmarks.large_vocab [--positions 2048 --vocab 32000 --width 512]
-python -m benchmarks.large_vocab --target gpu:h100     # compile for it in bfloat16
+python -m benchmarks.large_vocab --consistency         # consistency and distillation
+python -m benchmarks.large_vocab --target gpu:h100     # compile all for it in bfloat16
 """
 
 import argparse
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,8 +16,14 @@ import numpy as np
 
 from benchmarks.loss import SMOOTHING, plain, ready
 from benchmarks.turns import import_torch, interleaved, table
-from rdrop_jax import large_vocab_rdrop_loss, rdrop_loss
-from rdrop_jax.cli import process, targets
+from rdrop_jax import (
+    LinearOutput,
+    consistency,
+    large_vocab_consistency,
+    large_vocab_rdrop_loss,
+    rdrop_loss,
+)
+from rdrop_jax.cli import process, program_counts, targets
 
 
 def ours(hidden: jax.Array, kernel: jax.Array, labels: jax.Array) -> jax.Array:
@@ -47,25 +55,125 @@ def products(
     return jax.lax.scan(body, jnp.zeros_like(kernel), chunks)
 
 
-def compile_for(target: targets.Target, positions: int, width: int, vocab: int) -> str:
-    """Compile our loss and gradients in bfloat16 for one device; report its memory."""
+def separate(
+    first: jax.Array, second: jax.Array, kernel: jax.Array, other: jax.Array
+) -> jax.Array:
+    """Compute the divergence of two models, each with its hidden states and matrix."""
+    p, q = LinearOutput(first, kernel), LinearOutput(second, other)
+    return large_vocab_consistency(p, q).compute()
+
+
+def shared(first: jax.Array, second: jax.Array, kernel: jax.Array) -> jax.Array:
+    return separate(first, second, kernel, kernel)
+
+
+def distilled(
+    first: jax.Array, second: jax.Array, kernel: jax.Array, other: jax.Array
+) -> jax.Array:
+    """Distill the first model, which gets no gradient, into the second one."""
+    p, q = LinearOutput(first, kernel), LinearOutput(second, other)
+    return large_vocab_consistency(
+        p, q, divergence="forward_kl", stop_gradient="first"
+    ).compute()
+
+
+def separate_logits(
+    first: jax.Array, second: jax.Array, kernel: jax.Array, other: jax.Array
+) -> jax.Array:
+    return consistency(jnp.stack([first @ kernel, second @ other])).compute()
+
+
+def distilled_logits(
+    first: jax.Array, second: jax.Array, kernel: jax.Array, other: jax.Array
+) -> jax.Array:
+    log_p = jax.nn.log_softmax(jax.lax.stop_gradient(first @ kernel))
+    log_q = jax.nn.log_softmax(second @ other)
+    return jnp.mean(jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1))
+
+
+# Loss, arguments with a gradient, and arguments without one.
+_SIDES = ("first", "second", "kernel", "other")
+LOSSES: dict[str, tuple[Callable[..., jax.Array], tuple[str, ...], tuple[str, ...]]] = {
+    "large_vocab_rdrop_loss": (ours, ("hidden", "kernel"), ("labels",)),
+    "consistency, one matrix": (shared, _SIDES[:3], ()),
+    "consistency, a matrix per side": (separate, _SIDES, ()),
+    "distillation": (distilled, ("second", "other"), ("first", "kernel")),
+}
+OF_LOGITS = {
+    "consistency of the logits": (separate_logits, _SIDES, ()),
+    "distillation of the logits": (distilled_logits, *LOSSES["distillation"][1:]),
+}
+
+
+def shapes_of(positions: int, width: int, vocab: int) -> dict[str, tuple[int, ...]]:
+    rows, matrix = (positions, width), (width, vocab)
+    return {
+        "hidden": (2, *rows),
+        "first": rows,
+        "second": rows,
+        "kernel": matrix,
+        "other": matrix,
+        "labels": (positions,),
+    }
+
+
+def gradients(name: str, arrays: dict[str, Any]) -> tuple[Any, tuple[Any, Any]]:
+    """Return a jitted loss with gradients, and its arguments."""
+    loss, trained, fixed = (LOSSES | OF_LOGITS)[name]
+    call = jax.value_and_grad(lambda x, y: loss(**x, **y))
+    return jax.jit(call), (
+        {k: arrays[k] for k in trained},
+        {k: arrays[k] for k in fixed},
+    )
+
+
+def compile_for(target: targets.Target, name: str, shapes: dict[str, Any]) -> str:
+    """Compile a loss and its gradients in bfloat16 for one device; report its costs."""
     mesh = jax.sharding.Mesh(np.asarray(targets.devices(target))[:1], ("data",))
     placed = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
-    def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
-
-    with jax.set_mesh(mesh):
-        lowered = jax.jit(jax.value_and_grad(ours, (0, 1))).lower(
-            array((2, positions, width), jnp.bfloat16),
-            array((width, vocab), jnp.bfloat16),
-            array((positions,), jnp.int32),
+    arrays = {
+        key: jax.ShapeDtypeStruct(
+            shape, jnp.int32 if key == "labels" else jnp.bfloat16, sharding=placed
         )
-        memory = lowered.compile().memory_analysis()
+        for key, shape in shapes.items()
+    }
+    call, arguments = gradients(name, arrays)
+    with jax.set_mesh(mesh):
+        traced = call.trace(*arguments)
+        compiled = traced.lower().compile()
+    memory = compiled.memory_analysis()
+    product = 2 * np.prod(shapes["first"]) * shapes["kernel"][1]
+    products = program_counts.count_products(traced.jaxpr.jaxpr) / product
+    flops, _ = program_counts.compiler_counts(compiled)
+    counted = "" if flops is None else f", operations {flops / product:.3f} products"
     return (
-        f"{target.name}: temporary {memory.temp_size_in_bytes / 2**20:.0f} MiB, "
-        f"outputs {memory.output_size_in_bytes / 2**20:.0f} MiB"
+        f"{target.name}, {name}: "
+        f"temporary {memory.temp_size_in_bytes / 2**20:.0f} MiB, "
+        f"inputs {memory.argument_size_in_bytes / 2**20:.0f} MiB, "
+        f"outputs {memory.output_size_in_bytes / 2**20:.0f} MiB, "
+        f"{products:.3f} matrix products{counted}"
     )
+
+
+def time_consistency(positions: int, width: int, vocab: int, rounds: int) -> None:
+    """Print times, ratios and scratch memory of consistency and distillation."""
+    rng, calls, scratch = np.random.default_rng(0), {}, {}
+    arrays = {
+        key: jnp.asarray(
+            rng.normal(0, 0.05 if key in ("kernel", "other") else 1, shape), jnp.float32
+        )
+        for key, shape in shapes_of(positions, width, vocab).items()
+    } | {"labels": jnp.asarray(rng.integers(0, vocab, positions))}
+    for name in LOSSES | OF_LOGITS:
+        call, arguments = gradients(name, arrays)
+        compiled = call.lower(*arguments).compile()
+        scratch[name] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+        calls[name] = functools.partial(ready, compiled, *arguments)
+    print(f"{positions} positions, {vocab} tokens, width {width}, loss and gradients")
+    print(table(interleaved(calls, rounds), "large_vocab_rdrop_loss"))
+    for name, mib in scratch.items():
+        print(f"scratch {name}: {mib:.0f} MiB")
 
 
 def main() -> None:
@@ -76,11 +184,17 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--target", type=targets.parse, help=", ".join(targets.CHIPS))
+    parser.add_argument("--consistency", action="store_true")
     args = parser.parse_args()
+    sizes = (args.positions, args.width, args.vocab)
     if args.target:
         targets.set_environment(args.target)
         jax.config.update("jax_platforms", "cpu")
-        print(compile_for(args.target, args.positions, args.width, args.vocab))
+        for name in LOSSES:
+            print(compile_for(args.target, name, shapes_of(*sizes)), flush=True)
+        return
+    if args.consistency:
+        time_consistency(*sizes, args.rounds)
         return
     rng = np.random.default_rng(0)
     hidden = rng.normal(size=(2, args.positions, args.width)).astype(np.float32)

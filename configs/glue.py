@@ -14,6 +14,11 @@ Presets:
           --config.data.columns.text=review --config.data.columns.label=stars \\
           --config.init_from=hf:google-bert/bert-base-cased
 
+  words: a label per word, in CoNLL files or tables with lists of words and labels.
+        python -m rdrop_jax.train --config configs/glue.py:words \\
+          --config.data.files.train=train.txt --config.data.files.validation=dev.txt \\
+          --config.init_from=hf:google-bert/bert-base-cased
+
   {cola,mrpc,rte,sst2,mnli,qnli,qqp,stsb}_{bert_base,roberta_large}: the paper's runs.
         python -m rdrop_jax.train --config configs/glue.py:rte_bert_base
         Data: hf:nyu-mll/glue/TASK. Names of configurations, columns, classes and splits
@@ -84,7 +89,7 @@ def glue() -> ConfigDict:
     """Return shared settings: the paper's optimizer and dropout, lengths up to 128."""
     c = base_config()
     c.task = "text_classification"
-    c.model.name = "bert"  # or "roberta"
+    c.model.name = "bert"  # others: docs/pretrained.md; init_from sets it
     c.model.size = "base"  # mini, MiniLM-L6, base, large: layers and widths
     c.model.layers = placeholder(int)  # each of these four overrides the size
     c.model.width = placeholder(int)
@@ -92,11 +97,18 @@ def glue() -> ConfigDict:
     c.model.mlp_width = placeholder(int)
     c.model.vocab_size = 28996  # rows of the token embedding table
     c.model.max_positions = 512  # longest input, special tokens included
-    c.model.norm_eps = placeholder(float)  # none: 1e-12 for bert, else 1e-5
+    c.model.pad_id = placeholder(int)  # none: that of the published models
+    c.model.position_buckets = 256  # deberta-v2: rows for distances, in one direction
+    c.model.pooling = "cls"  # modernbert: the first token, or "mean" of all
+    c.model.global_every = 3  # modernbert: every third layer attends to all tokens
+    c.model.local_window = 128  # modernbert: tokens that the other layers attend to
+    c.model.global_theta = 160000.0  # modernbert: base of rotary wavelengths
+    c.model.local_theta = 10000.0  # modernbert: the same for the other layers
+    c.model.norm_eps = placeholder(float)  # none: that of the published models
     c.model.dropout = 0.1  # after embedding, attention, MLP, and in the head
     c.model.attention_dropout = 0.1  # attention weights
 
-    c.data.labels = "classes"  # or "multilabel", "numbers"
+    c.data.labels = "classes"  # or "multilabel", "numbers", "words": one per word
     c.data.classes = ()  # their names; filled in from the data
     c.data.validation = 0.0  # share or number of training rows to hold out; unused if
     # there is a file or a split for it
@@ -174,6 +186,20 @@ def files() -> ConfigDict:
     return c
 
 
+def words() -> ConfigDict:
+    """A class for each word, such as names of entities, in your own files.
+
+    alpha 1, dropout 0.1, lr 5e-5: not tuned.
+    """
+    c = files()
+    c.data.labels = "words"
+    c.data.columns.text = "tokens"  # CoNLL files: any name is the first column
+    c.data.columns.label = "ner_tags"  # CoNLL files: any name is the last column
+    c.optimizer.lr = 5e-5
+    c.eval.metric = "f1"
+    return c
+
+
 def bert_base(task: str) -> ConfigDict:
     """Return the config of one GLUE task with BERT base, cased."""
     c = glue()
@@ -205,6 +231,7 @@ def roberta_large(task: str) -> ConfigDict:
 PRESETS = {
     "demo": demo,
     "files": files,
+    "words": words,
     "cola_bert_base": lambda: bert_base("cola"),
     "mrpc_bert_base": lambda: bert_base("mrpc"),
     "rte_bert_base": lambda: bert_base("rte"),
@@ -224,14 +251,13 @@ PRESETS = {
 }
 
 # Defaults of a preset if init_from is empty; `rdrop_jax.flags.load` applies them.
-SCRATCH = {
-    "files": {
-        "total_steps": "12 epochs",
-        "model.size": "mini",
-        "optimizer.lr": 1e-3,
-        "optimizer.end_lr": 0.0,
-    }
+_SMALL = {
+    "total_steps": "12 epochs",
+    "model.size": "mini",
+    "optimizer.lr": 1e-3,
+    "optimizer.end_lr": 0.0,
 }
+SCRATCH = {"files": _SMALL, "words": _SMALL}
 
 
 def get_config(preset: str = "demo") -> ConfigDict:

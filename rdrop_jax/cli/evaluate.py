@@ -9,7 +9,6 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.cli import flags
-from rdrop_jax.errors import InputError
 from rdrop_jax.training import distributed
 from rdrop_jax.training import workdir as workdir_lib
 
@@ -17,7 +16,7 @@ _logger = logging.getLogger(__name__)
 
 
 def evaluate(
-    workdir: Path,
+    workdir: str | Path | Sequence[str | Path],
     split: str | None,
     checkpoint: str,
     config: ConfigDict | None = None,
@@ -25,37 +24,40 @@ def evaluate(
     """Score one checkpoint on one split.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run; several average their probabilities or numbers.
       split: name of a split of its dataset. None: "test" if the run has test data,
         else "validation".
       checkpoint: "best", "last", a step or "average:N".
-      config: config of the run, if its ``eval`` fields differ from the stored ones.
+      config: config of the first run, if its ``eval`` fields differ from the stored
+        ones.
 
     Returns:
-      The step and the task's scores.
+      The step and the task's scores; for several runs, the newest step and their
+      number.
 
     Raises:
       InputError: no such run, checkpoint or split.
     """
-    config = config or workdir_lib.read(workdir)
-    from rdrop_jax.cli.run import open_run  # jax starts here
+    given = [workdir] if isinstance(workdir, str | Path) else workdir
+    workdirs = [Path(each) for each in given]
+    config = config or workdir_lib.read(workdirs[0])
+    from rdrop_jax.cli.run import open_runs  # jax starts here
 
-    run = open_run(workdir, checkpoint, config)
+    run = open_runs(workdirs, checkpoint, config)
     if split is None:
         split = "test" if "test" in run.task.evaluators else "validation"
         if split != "test":
             _logger.warning("--split: the run has no test data: scoring validation")
-    if split not in run.task.evaluators:
-        known = ", ".join(run.task.evaluators)
-        raise InputError(f"--split: expected one of {known}, found {split!r}")
+    run.check_split(split)
     scores = run.task.evaluators[split](run.mesh)(run.params)
-    return {"step": run.step, **scores}
+    several = {"runs": len(workdirs)} if len(workdirs) > 1 else {}
+    return {"step": run.step, **several, **scores}
 
 
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and print scores as one JSON line."""
     parser = flags.Parser(prog="rdrop_jax.evaluate", description=__doc__)
-    parser.add_argument("--workdir", type=flags.path, required=True)
+    flags.add_workdirs(parser)
     parser.add_argument(
         "--split", help="default: test, or validation if there is no test"
     )

@@ -4,9 +4,9 @@ import argparse
 import ast
 import difflib
 import functools
-import importlib.util
 import logging
 import operator
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
+from rdrop_jax import tasks
 from rdrop_jax.cli import checks
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
@@ -90,19 +91,31 @@ def parse_plain(parser: Parser, argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
+def add_workdirs(parser: Parser) -> None:
+    """Add ``--workdir`` of programs that average several runs."""
+    parser.add_argument(
+        "--workdir",
+        type=path,
+        required=True,
+        nargs="+",
+        action="extend",
+        help="folder of a run; answers of several runs are averaged",
+    )
+
+
 def parse_run(
     parser: Parser, argv: Sequence[str]
 ) -> tuple[argparse.Namespace, ConfigDict]:
     """Parse the command line of a program that reads the config from ``--workdir``.
 
     Args:
-      parser: parser with a flag ``--workdir``.
+      parser: parser with the flag of `add_workdirs`.
       argv: arguments without the program's name.
 
     Returns:
-      The flags and the run's config. Overrides may set fields of ``eval``, which affect
-      scoring and prediction but no parameters, and ``data.dir``, in case the data have
-      moved.
+      The flags and the config of the first run. Overrides may set fields of ``eval``,
+      which affect scoring and prediction but no parameters, and ``data.dir``, in case
+      the data have moved.
 
     Raises:
       InputError: the workdir contains no run, or an override sets a different field.
@@ -114,7 +127,7 @@ def parse_run(
                 f"--config.{name}: the config of a run is in its workdir; only fields "
                 "of eval and data.dir may be set"
             )
-    config = workdir_lib.read(args.workdir)
+    config, *_ = map(workdir_lib.read, args.workdir)
     if overrides:
         override(config, overrides)
         checks.check_values(config)
@@ -124,6 +137,7 @@ def parse_run(
 def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     """Load ``FILE[:PRESET]`` and apply overrides.
 
+    A file that defines ``build(config)`` is also the task, unless its config names one.
     If ``init_from`` is empty, the preset's entry in the file's ``SCRATCH``, if any,
     replaces defaults by those of a model suited to training from scratch.
 
@@ -141,14 +155,12 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     paths.local("--config", spec)
     path, _, preset = spec.partition(":")
     file = find_file(path)
-    module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    if module_spec is None or module_spec.loader is None:
-        raise InputError(f"--config: expected a Python file, found {path!r}")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    module = tasks.load_file("--config", file)
     if not hasattr(module, "get_config"):
         raise InputError(f"--config: {path} has no function get_config(preset)")
     config = module.get_config(preset) if preset else module.get_config()
+    if not config.task and hasattr(module, "build"):
+        config.task = os.path.relpath(file)
     _warn(f"--config {path}: ", config_lib.upgrade(config))
     scratch, notes = config_lib.renamed(
         config.task, getattr(module, "SCRATCH", {}).get(preset, {})

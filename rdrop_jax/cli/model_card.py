@@ -91,6 +91,8 @@ def _result(workdir: Path) -> dict[str, Any]:
 
 def _front(config: ConfigDict, format: str, license: str) -> dict[str, Any]:
     task = "text-generation" if config.task == "language_model" else config.task
+    if config.data.get("labels") == "words":
+        task = "token-classification"
     front: dict[str, Any] = {"license": license} if license else {}
     if format == "safetensors":
         front["library_name"] = "transformers"

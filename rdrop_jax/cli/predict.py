@@ -27,12 +27,15 @@ _logger = logging.getLogger(__name__)
 
 
 def load(
-    workdir: str | Path, checkpoint: str = "best", mode: str | None = None
+    workdir: str | Path | Sequence[str | Path],
+    checkpoint: str = "best",
+    mode: str | None = None,
 ) -> Callable[[Iterable[Any]], list[dict[str, Any]]]:
     """Load a trained model as a function, compiled once per shape.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run; of several runs of classification or regression, the
+        probabilities or numbers are averaged.
       checkpoint: "best", "last", a step or "average:N".
       mode: "generate" or "score", for language models; None uses the run's setting.
 
@@ -44,19 +47,22 @@ def load(
       or the path, absent for arrays; ``label`` is the name of the class, or its id as
       text if it has no name; ``probabilities`` maps names to probabilities. For sets of
       labels, ``label`` is a list of names; for numbers, a number; for an empty text,
-      None. For translation and summarization, texts to ``{"source", "text", "score"}``;
-      for language models, texts to ``{"prompt", "text"}`` or ``{"text", "log_prob",
-      "perplexity", ...}``.
+      None. For labels of words, texts or lists of words to ``{"row", "input",
+      "spans"}``. For translation and summarization, texts to ``{"source", "text",
+      "score"}``; for language models, texts to ``{"prompt", "text"}`` or ``{"text",
+      "log_prob", "perplexity", ...}``.
 
     Raises:
       InputError: no such run or checkpoint, or inputs that are not a list.
     """
-    config = workdir_lib.read(paths.workdir(workdir))
+    given = [workdir] if isinstance(workdir, str | Path) else workdir
+    workdirs = [Path(paths.workdir(each)) for each in given]
+    config = workdir_lib.read(workdirs[0])
     if mode is not None:
         choose(config, mode)
-    from rdrop_jax.cli.run import open_run  # jax starts here
+    from rdrop_jax.cli.run import open_runs  # jax starts here
 
-    run = open_run(Path(workdir), checkpoint, config)
+    run = open_runs(workdirs, checkpoint, config)
     predictor = run.predictor()
     return lambda inputs: list(predictor.run(run.params, check_list(inputs)))
 
@@ -64,7 +70,7 @@ def load(
 def make_parser() -> flags.Parser:
     """Make the parser of the command line."""
     parser = flags.Parser(prog="rdrop_jax.predict", description=__doc__)
-    parser.add_argument("--workdir", type=flags.path, required=True)
+    flags.add_workdirs(parser)
     parser.add_argument(
         "--input",
         default=["-"],
@@ -97,19 +103,17 @@ def main(argv: Sequence[str]) -> None:
         paths.local("--input", path)
     paths.local("--output", args.output)
     refuse_input(args.output, args.input)
-    from rdrop_jax.cli.run import open_run
+    from rdrop_jax.cli.run import open_runs
 
-    run = open_run(args.workdir, args.checkpoint, config)
+    run = open_runs(args.workdir, args.checkpoint, config)
     predictor = run.predictor()
     if args.split is None:
         inputs: Iterable[Any] = itertools.chain.from_iterable(
             map(predictor.read, args.input)
         )
-    elif args.split in run.task.evaluators:
-        inputs = predictor.rows(args.split)
     else:
-        known = ", ".join(run.task.evaluators)
-        raise InputError(f"--split: expected one of {known}, found {args.split!r}")
+        run.check_split(args.split)
+        inputs = predictor.rows(args.split)
     answers = predictor.run(run.params, inputs)
     first = list(itertools.islice(answers, 1))  # if this fails, no output is created
     plain = None if args.json or args.n_best else predictor.text

@@ -1,18 +1,21 @@
 """Read access to a finished or running run."""
 
 import contextlib
+import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
-from rdrop_jax.core.passes import Params
+from rdrop_jax.core.passes import Batch, Key, Params
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.pretrained import families, weight_files
@@ -24,6 +27,11 @@ from rdrop_jax.training.state import abstract_params
 from rdrop_jax.training.task import Predictor, Task
 
 _AVERAGE = "average:"
+# Fields that determine the validation rows.
+_HELD_OUT = (
+    *("data.name", "data.files.train", "data.files.validation", "data.validation"),
+    *("data.fold", "data.split_seed"),
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -37,6 +45,7 @@ class Run:
       mesh: mesh over this machine's devices.
       params: parameters of a checkpoint, or their moving average if the run keeps one.
       step: step of that checkpoint; the newest step if several are averaged.
+      unlike: field of the held-out rows in which averaged runs differ; "" if none.
     """
 
     config: ConfigDict
@@ -44,6 +53,23 @@ class Run:
     mesh: Mesh
     params: Params
     step: int
+    unlike: str = ""
+
+    def check_split(self, split: str) -> None:
+        """Check the name of a split to score.
+
+        Raises:
+          InputError: an unknown split, or rows that trained one of the runs.
+        """
+        if split not in self.task.evaluators:
+            known = ", ".join(self.task.evaluators)
+            raise InputError(f"--split: expected one of {known}, found {split!r}")
+        if split == "validation" and self.unlike:
+            raise InputError(
+                f"--split: expected test for runs with different {self.unlike}, which "
+                "were trained on validation rows of each other, found validation. "
+                "Score the validation rows of each workdir alone"
+            )
 
     def predictor(self) -> Predictor:
         """Make the predictor of the task.
@@ -96,6 +122,87 @@ def open_run(
         else:
             step, params = checkpoints.read(checkpoint, load)
     return Run(config, task, mesh, params, step)
+
+
+def open_runs(
+    workdirs: Sequence[Path], checkpoint: str = "best", config: ConfigDict | None = None
+) -> Run:
+    """Open several runs as one, whose outputs are the average of theirs.
+
+    Args:
+      workdirs: folders of the runs. Classes and preprocessing are the same; models,
+        seeds and training data may differ.
+      checkpoint: see `open_run`.
+      config: config of the first run, which names the data and the ``eval`` fields.
+
+    Returns:
+      The run; its parameters are a tuple.
+
+    Raises:
+      InputError: no such run or checkpoint, or runs that cannot be averaged.
+    """
+    config = config or workdir_lib.read(workdirs[0])
+    if len(workdirs) == 1:
+        return open_run(workdirs[0], checkpoint, config)
+    if len({workdir.resolve() for workdir in workdirs}) < len(workdirs):
+        names = ", ".join(map(str, workdirs))
+        raise InputError(f"--workdir: expected different runs, found {names}")
+    configs = [config, *map(workdir_lib.read, workdirs[1:])]
+    shared = [{"task": each.task} for each in configs]
+    _check_equal(workdirs, shared)
+    built = [tasks.build(config, workdirs[0])]
+    averaging = built[0].averaging
+    if averaging is None:
+        raise InputError(
+            f"--workdir: expected one run of task {config.task}, which averages no "
+            f"outputs, found {len(workdirs)} runs"
+        )
+    others = zip(configs[1:], workdirs[1:], strict=True)
+    built += [tasks.build(c, w) for c, w in others]
+    _check_equal(workdirs, [t.averaging.shared() for t in built if t.averaging])
+    for each in configs[1:]:
+        with each.unlocked():
+            each.mesh = config.mesh
+    runs = [
+        open_run(w, checkpoint, c, t)
+        for w, c, t in zip(workdirs, configs, built, strict=True)
+    ]
+
+    def forward(params: Params, batch: Batch, key: Key | None) -> jax.Array:
+        each = zip(built, params, strict=True)
+        return averaging.mean(jnp.stack([t.forward(p, batch, key) for t, p in each]))
+
+    return Run(
+        config,
+        tasks.build(config, workdirs[0], forward=forward),
+        runs[0].mesh,
+        tuple(run.params for run in runs),
+        max(run.step for run in runs),
+        _unlike(configs),
+    )
+
+
+def _check_equal(workdirs: Sequence[Path], values: Sequence[Mapping[str, Any]]) -> None:
+    """Check that all runs have the values of the first one."""
+    for workdir, other in zip(workdirs, values, strict=True):
+        for name, value in values[0].items():
+            one, found = value, other.get(name)
+            if one == found:
+                continue
+            if isinstance(one, list) and isinstance(found, list):
+                pairs = itertools.zip_longest(one, found)
+                one, found = next((a, b) for a, b in pairs if a != b)
+            raise InputError(
+                f"--workdir: expected runs with the same {name}, found {one!r:.60} in "
+                f"{workdirs[0]} and {found!r:.60} in {workdir}"
+            )
+
+
+def _unlike(configs: Sequence[ConfigDict]) -> str:
+    """Return a field of the held-out rows in which runs differ; "" if none."""
+    flat = [config_lib.flatten(each.data, "data.") for each in configs]
+    names = [name for name in flat[0] if name.startswith(_HELD_OUT)]
+    return next((n for n in names if any(f.get(n) != flat[0][n] for f in flat)), "")
 
 
 def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:

@@ -21,7 +21,7 @@ DURATIONS = (
 )
 # Default and meaning of each field. A type stands for an optional field that is None.
 FIELDS: dict[str, tuple[Any, str]] = {
-    "task": ("", "builder in rdrop_jax.tasks"),
+    "task": ("", "name in rdrop_jax.tasks, or a Python file with build(config)"),
     "seed": (0, "parameters, dropout and data order"),
     "total_steps": (1000, "optimizer steps"),
     "batch_size": (64, "rows per step, over all devices; or batch_tokens instead"),

@@ -75,6 +75,13 @@ ADDED: dict[str, dict[str, Any]] = {
         "data.validation": 0.0,
         "data.test": 0.0,
         "data.quoting": "none",
+        "model.pad_id": int,
+        "model.position_buckets": 256,
+        "model.pooling": "cls",
+        "model.global_every": 3,
+        "model.local_window": 128,
+        "model.global_theta": 160000.0,
+        "model.local_theta": 10000.0,
     },
     "translation": {
         "data.validation": float,

@@ -270,8 +270,9 @@ def choose(found: Loaded, named: Mapping[str, str]) -> dict[str, str]:
 
 
 def class_names(found: Loaded, split: str, column: str) -> tuple[str, ...]:
-    """Return the class names of a column, by id; empty if it has none."""
+    """Return the class names of a column or of its lists, by id; empty if unnamed."""
     feature = found.splits[split].features.get(column)
+    feature = getattr(feature, "feature", feature)
     return tuple(getattr(feature, "names", None) or ())
 
 
@@ -294,4 +295,6 @@ def rows(found: Loaded, split: str, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _named(value: Any, names: Sequence[str]) -> Any:
+    if isinstance(value, list):
+        return [_named(each, names) for each in value]
     return names[value] if type(value) is int and 0 <= value < len(names) else None

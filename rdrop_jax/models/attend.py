@@ -22,6 +22,7 @@ def attend(
     mask_key: Key | None,
     rate: float,
     masks: str,
+    bias: Float[Array, "#batch heads time source"] | None = None,
 ) -> Float[Array, "batch time heads head"]:
     """Compute softmax attention with dropout on its weights.
 
@@ -39,11 +40,12 @@ def attend(
       mask_key: PRNG key of the dropout mask; None if ``rate`` is 0.
       rate: dropout rate on the weights.
       masks: see `rdrop_jax.dropout`.
+      bias: term added to the scaled scores, such as for relative positions.
 
     Returns:
       An array like ``query``.
     """
-    return _attend(query, key, value, where, mask_key, rate, masks)[0]
+    return _attend(query, key, value, where, mask_key, rate, masks, bias)[0]
 
 
 def _attend(
@@ -54,28 +56,30 @@ def _attend(
     mask_key: Key | None,
     rate: float,
     masks: str,
+    bias: Array | None,
 ) -> tuple[Array, tuple[Any, ...]]:
-    scores = _scores(query, key, where)
+    scores = _scores(query, key, where, bias)
     top = jnp.max(scores, axis=-1, keepdims=True)
     powers = jnp.exp(scores - top)
     total = jnp.sum(powers, axis=-1).swapaxes(1, 2)[..., None]
     # Without the barrier, XLA keeps the float32 powers for the backward pass.
     powers = jax.lax.optimization_barrier(powers.astype(query.dtype))
-    kept = _dropped(mask_key, powers, rate, masks)
-    mixed = jnp.einsum("bhts,bshd->bthd", kept, value) / total
+    left = _dropped(mask_key, powers, rate, masks)
+    mixed = jnp.einsum("bhts,bshd->bthd", left, value) / total
     mixed = mixed.astype(query.dtype)
     stored = powers if platform() == "tpu" else None
-    return mixed, (query, key, value, where, mask_key, stored, top, total, mixed)
+    kept = (query, key, value, where, mask_key, bias, stored, top, total, mixed)
+    return mixed, kept
 
 
 def _gradients(
     rate: float, masks: str, kept: tuple[Any, ...], slope: Array
 ) -> tuple[Array | None, ...]:
-    query, key, value, where, mask_key, powers, top, total, mixed = kept
+    query, key, value, where, mask_key, bias, powers, top, total, mixed = kept
     if powers is None:
         # The barrier keeps XLA from storing the scores of the forward pass instead.
         query, key, slope = jax.lax.optimization_barrier((query, key, slope))
-        powers = jnp.exp(_scores(query, key, where) - top).astype(query.dtype)
+        powers = jnp.exp(_scores(query, key, where, bias) - top).astype(query.dtype)
     wide = slope.astype(jnp.float32)
     center = jnp.sum(wide * mixed.astype(jnp.float32), axis=-1, keepdims=True)
     scale = 1 / (total * math.sqrt(query.shape[-1]))
@@ -86,6 +90,12 @@ def _gradients(
     of_scores = powers * ((of_weights - center) * scale)
     if where is not None:
         of_scores = jnp.where(where, of_scores, 0.0)
+    of_bias = None
+    if bias is not None:
+        of_bias = of_scores * math.sqrt(query.shape[-1])
+        if bias.shape[0] == 1:
+            of_bias = jnp.sum(of_bias, axis=0, keepdims=True)
+        of_bias = of_bias.astype(bias.dtype)
     of_scores = of_scores.astype(query.dtype)
     of_value = jnp.einsum(
         "bhts,bthd->bshd",
@@ -94,16 +104,19 @@ def _gradients(
     )
     of_query = jnp.einsum("bhts,bshd->bthd", of_scores, key)
     of_key = jnp.einsum("bhts,bthd->bshd", of_scores, query)
-    return of_query, of_key, of_value, None, None
+    return of_query, of_key, of_value, None, None, of_bias
 
 
-def _scores(query: Array, key: Array, where: Array | None) -> Array:
+def _scores(query: Array, key: Array, where: Array | None, bias: Array | None) -> Array:
     products = jnp.einsum("bthd,bshd->bhts", query, key)
-    return scaled(products, query.shape[-1], where)
+    return scaled(products, query.shape[-1], where, bias)
 
 
 def scaled(
-    products: Float[Array, "..."], width: int, where: Bool[Array, "..."] | None
+    products: Float[Array, "..."],
+    width: int,
+    where: Bool[Array, "..."] | None,
+    bias: Float[Array, "..."] | None = None,
 ) -> Float[Array, "..."]:
     """Return float32 scores from products of queries and keys.
 
@@ -111,8 +124,11 @@ def scaled(
       products: products of queries and keys.
       width: width of a head.
       where: True where a position may attend; None for everywhere.
+      bias: term added to the scores.
     """
     scores = products.astype(jnp.float32) / jnp.sqrt(jnp.float32(width))
+    if bias is not None:
+        scores = scores + bias.astype(jnp.float32)
     if where is None:
         return scores
     return jnp.where(where, scores, jnp.finfo(jnp.float32).min)

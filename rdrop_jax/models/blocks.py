@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models.cache import Cache
-from rdrop_jax.models.layers import Attention, Dtype, KeysValues, LayerDrop, Mlp
+from rdrop_jax.models.layers import (
+    Attention,
+    Dtype,
+    KeysValues,
+    LayerDrop,
+    LayerScale,
+    Mlp,
+)
 
 # Encoded source and the mask of its tokens.
 Source = tuple[Float[Array, "batch source width"], Bool[Array, "batch 1 1 source"]]
@@ -41,7 +48,7 @@ class Rates(NamedTuple):
 
 
 class BlockSettings(NamedTuple):
-    """Settings shared by all blocks of a model."""
+    """Settings of all blocks of a model; ``layer_scale`` as in `LayerScale`."""
 
     heads: int
     mlp_width: int
@@ -52,6 +59,7 @@ class BlockSettings(NamedTuple):
     masks: str
     norm_eps: float = 1e-5
     inits: tuple[nn.initializers.Initializer, ...] = FAIRSEQ_INITS
+    layer_scale: float | None = None
 
 
 def block_settings(module: Any, *, pre_norm: bool) -> BlockSettings:
@@ -94,6 +102,8 @@ class Block(nn.Module):
             s.inits[2],
         )
         self.mlp_norm = self._norm()
+        self.attention_scale = LayerScale(s.layer_scale, s.dtype)
+        self.mlp_scale = LayerScale(s.layer_scale, s.dtype)
         self.drop = LayerDrop(s.rates.layer, s.masks)
 
     def __call__(
@@ -116,13 +126,15 @@ class Block(nn.Module):
         """
         start = x
         h = self._before(x, self.attention_norm)
-        x = x + self.attention(h, h, where=where, train=train)
+        h = self.attention(h, h, where=where, train=train)
+        x = x + self.attention_scale(h)
         x = self._after(x, self.attention_norm)
         if source is not None:
             h = self._before(x, self.cross_norm)
             x = x + self.cross(h, source[0], where=source[1], train=train)
             x = self._after(x, self.cross_norm)
-        x = x + self.mlp(self._before(x, self.mlp_norm), train=train)
+        h = self.mlp(self._before(x, self.mlp_norm), train=train)
+        x = x + self.mlp_scale(h)
         return self.drop(start, self._after(x, self.mlp_norm), train=train)
 
     def step(
@@ -135,12 +147,13 @@ class Block(nn.Module):
         """Apply the block to position ``index`` of every beam, causal, dropout off."""
         h = self._before(x, self.attention_norm)
         h, past = self.attention.step(h, past, index)
-        x = self._after(x + h, self.attention_norm)
+        x = self._after(x + self.attention_scale(h), self.attention_norm)
         if source is not None:
             h = self._before(x, self.cross_norm)
             x = x + self.cross.look(h, *source)
             x = self._after(x, self.cross_norm)
-        x = x + self.mlp(self._before(x, self.mlp_norm), train=False)
+        h = self.mlp(self._before(x, self.mlp_norm), train=False)
+        x = x + self.mlp_scale(h)
         return self._after(x, self.mlp_norm), past
 
     def keys_values(self, memory: Float[Array, "batch source width"]) -> KeysValues:
@@ -156,7 +169,8 @@ class Block(nn.Module):
             s.rates.dropout if out is None else out,
             s.dtype,
             s.masks,
-            *s.inits[:2],
+            kernel_init=s.inits[0],
+            out_init=s.inits[1],
         )
 
     def _norm(self) -> nn.LayerNorm:

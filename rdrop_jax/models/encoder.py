@@ -1,9 +1,15 @@
-"""BERT (Devlin et al., 2019) and RoBERTa (Liu et al., 2019) encoders with a head.
+"""BERT (Devlin et al., 2019), RoBERTa (Liu et al., 2019), MPNet, DeBERTa; heads.
 
-Post-norm, erf GELU, learned positions. Dropout is applied after the embedding, on
-attention weights, after the attention output and after the MLP. As published, BERT's
-head adds dropout before its last layer, RoBERTa's before each of its two layers.
+Post-norm, erf GELU, learned positions; MPNet adds a bias for relative positions to the
+scores of every block, and DeBERTa has relative positions alone. Dropout is applied
+after the embedding, on attention weights, after the attention output and after the MLP;
+DeBERTa also drops its embeddings of distances in every block. As published, the heads
+of BERT and DeBERTa add dropout before the last layer, those of RoBERTa and MPNet before
+each of their two layers. That of ModernBERT is as BERT's, with a LayerNorm.
 """
+
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,6 +18,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models.embeddings import Keep, cut
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu, recomputed
+from rdrop_jax.models.modernbert import ModernEncoder
+from rdrop_jax.models.relative import (
+    MPNET_BUCKETS,
+    DisentangledAttention,
+    mpnet_bias,
+)
 from rdrop_jax.models.sizes import Size
 
 SIZES = {
@@ -20,10 +32,26 @@ SIZES = {
     "base": Size(12, 768, 12, 3072),
     "large": Size(24, 1024, 16, 4096),
 }
-KINDS = ("bert", "roberta", "xlm-roberta")
 # LayerNorm epsilon of the published models.
-NORM_EPS = {"bert": 1e-12, "roberta": 1e-5, "xlm-roberta": 1e-5}
-PAD_ID = {"bert": 0, "roberta": 1, "xlm-roberta": 1}  # id of the padding token
+NORM_EPS = {
+    "bert": 1e-12,
+    "roberta": 1e-5,
+    "xlm-roberta": 1e-5,
+    "mpnet": 1e-5,
+    "deberta-v2": 1e-7,
+    "modernbert": 1e-5,
+}
+# Id of the padding token.
+PAD_ID = {
+    "bert": 0,
+    "roberta": 1,
+    "xlm-roberta": 1,
+    "mpnet": 1,
+    "deberta-v2": 0,
+    "modernbert": 50283,
+}
+# Rows of the table of token types.
+NUM_TYPES = {"bert": 2, "roberta": 1, "xlm-roberta": 1, "mpnet": 0, "deberta-v2": 0}
 _INIT = nn.initializers.normal(0.02)
 
 
@@ -37,6 +65,7 @@ class BertBlock(nn.Module):
       norm_eps: epsilon of the LayerNorms.
       dtype: dtype of the activations.
       masks: dropout masks, "hash" or "bernoulli".
+      far: distance from which DeBERTa's embeddings are the same; 0 for other encoders.
     """
 
     size: Size
@@ -45,6 +74,7 @@ class BertBlock(nn.Module):
     norm_eps: float
     dtype: Dtype
     masks: str
+    far: int = 0
 
     @nn.compact
     def __call__(
@@ -52,8 +82,12 @@ class BertBlock(nn.Module):
         x: Float[Array, "batch time width"],
         where: Bool[Array, "batch 1 1 time"],
         train: bool,
+        relative: Float[Array, "..."] | None = None,
     ) -> Float[Array, "batch time width"]:
-        attention = Attention(
+        make: Any = Attention
+        if self.far:
+            make = partial(DisentangledAttention, max_positions=self.far)
+        attention = make(
             self.size.heads,
             self.attention_dropout,
             self.dropout,
@@ -63,7 +97,7 @@ class BertBlock(nn.Module):
             _INIT,
             name="attention",
         )
-        h = x + attention(x, x, where=where, train=train)
+        h = x + attention(x, x, where=where, relative=relative, train=train)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="attention_norm")(h)
         h = Dense(self.size.mlp_width, self.dtype, _INIT, name="mlp_in")(x)
 
@@ -80,18 +114,21 @@ class Encoder(nn.Module):
     """Encoder from tokens to hidden states.
 
     Attributes:
-      kind: "bert", "roberta" or "xlm-roberta", which has the layout of RoBERTa.
+      kind: "bert", "roberta", "xlm-roberta", which has the layout of RoBERTa, "mpnet"
+        or "deberta-v2".
       size: depth and widths.
       vocab_size: number of rows of the token table.
-      max_positions: maximum input length in tokens.
-      num_types: number of rows of the token type table.
-      pad_id: id of the padding token; RoBERTa counts positions from ``pad_id + 1``.
+      max_positions: maximum input length in tokens. DeBERTa reads longer inputs, but
+        does not distinguish greater distances.
+      num_types: number of rows of the token type table; 0 for no types.
+      pad_id: id of the padding token; all but BERT count positions from ``pad_id + 1``.
       norm_eps: epsilon of the LayerNorms.
       dropout: dropout rate after the embedding, attention and MLPs.
       attention_dropout: dropout rate on attention weights.
       dtype: dtype of the activations.
       remat: recompute each block in the backward pass.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
+      position_buckets: half of the rows of DeBERTa's table of distances.
     """
 
     kind: str
@@ -106,6 +143,7 @@ class Encoder(nn.Module):
     dtype: Dtype = jnp.float32
     remat: bool = False
     masks: str = "hash"
+    position_buckets: int = 256
 
     @nn.compact
     def __call__(
@@ -117,7 +155,8 @@ class Encoder(nn.Module):
         *,
         train: bool,
     ) -> Float[Array, "batch time width"]:
-        if tokens.shape[1] > self.max_positions:
+        far = self.max_positions if self.kind == "deberta-v2" else 0
+        if tokens.shape[1] > self.max_positions and not far:
             raise ValueError(
                 f"tokens: expected at most {self.max_positions} positions, found "
                 f"{tokens.shape[1]}"
@@ -127,6 +166,7 @@ class Encoder(nn.Module):
         x = cut(Dropout(self.dropout, self.masks)(x, train=train), keep)
         if keep is not None:  # no token attends to one without any feature
             where = where & jnp.any(keep, axis=-1)
+        relative = self._relative(tokens.shape[1])
         block = nn.remat(BertBlock, static_argnums=(3,)) if self.remat else BertBlock
         for i in range(self.size.layers):
             x = block(
@@ -136,9 +176,23 @@ class Encoder(nn.Module):
                 self.norm_eps,
                 self.dtype,
                 self.masks,
+                far,
                 name=f"block_{i}",
-            )(x, where[:, None, None], train)
+            )(x, where[:, None, None], train, relative)
         return x
+
+    def _relative(self, time: int) -> Float[Array, "..."] | None:
+        """Make the argument ``relative`` of the attention of all blocks."""
+        if self.kind == "mpnet":
+            shape = (MPNET_BUCKETS, self.size.heads)
+            table = self.param("relative_bias", _INIT, shape, jnp.float32)
+            return mpnet_bias(table, time)
+        if self.kind == "deberta-v2":
+            shape = (2 * self.position_buckets, self.size.width)
+            table = self.param("relative", _INIT, shape, jnp.float32)
+            norm = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="relative_norm")
+            return norm(table)
+        return None
 
     def _embed(
         self,
@@ -152,11 +206,15 @@ class Encoder(nn.Module):
             return self.param(name, _INIT, (rows, self.size.width), jnp.float32)
 
         x = table("tokens", self.vocab_size)[tokens]
+        if self.kind == "deberta-v2":
+            return x
         if self.kind != "bert":
             positions = table("positions", self.max_positions + self.pad_id + 1)
             x = x + positions[positions_after(self.pad_id, where)]
         else:
             x = x + table("positions", self.max_positions)[None, : tokens.shape[1]]
+        if not self.num_types:
+            return x
         # A matrix product: the gradient of a lookup would scatter-add into two rows.
         chosen = jax.nn.one_hot(types, self.num_types, dtype=jnp.float32)
         return x + chosen @ table("types", self.num_types)
@@ -176,18 +234,30 @@ def positions_after(
     return jnp.cumsum(kept, axis=1) * kept + pad_id
 
 
+def mean_of(
+    x: Float[Array, "batch time width"], where: Bool[Array, "batch time"]
+) -> Float[Array, "batch width"]:
+    """Return the mean over tokens where ``where`` is True, computed in float32."""
+    kept = where.astype(jnp.float32)
+    total = jnp.einsum("btd,bt->bd", x.astype(jnp.float32), kept)
+    count = jnp.maximum(jnp.sum(kept, axis=1, keepdims=True), 1.0)
+    return (total / count).astype(x.dtype)
+
+
 class Classifier(nn.Module):
     """Encoder with a head on its first token or on every token.
 
     Attributes:
-      encoder: BERT or RoBERTa encoder.
+      encoder: the encoder.
       outputs: number of classes or labels, or 1 for regression.
       per_token: whether every token has outputs, as in token classification.
+      pooling: input of the head of ModernBERT, "cls" for the first token or "mean".
     """
 
-    encoder: Encoder
+    encoder: Encoder | ModernEncoder
     outputs: int
     per_token: bool = False
+    pooling: str = "cls"
 
     @nn.compact
     def __call__(
@@ -217,8 +287,17 @@ class Classifier(nn.Module):
         def drop(h: Array) -> Array:
             return Dropout(e.dropout, e.masks)(h, train=train)
 
-        if not self.per_token:
+        if e.kind == "modernbert":
+            if not self.per_token:
+                x = mean_of(x, where) if self.pooling == "mean" else x[:, 0]
+            dense = Dense(e.size.width, e.dtype, _INIT, use_bias=False, name="pooler")
+            norm = nn.LayerNorm(
+                e.norm_eps, dtype=e.dtype, use_bias=False, name="pooler_norm"
+            )
+            x = norm(gelu(dense(x)))
+        elif not self.per_token:
             x = x[:, 0]
-            x = drop(x) if e.kind != "bert" else x
-            x = jnp.tanh(Dense(e.size.width, e.dtype, _INIT, name="pooler")(x))
+            x = x if e.kind in ("bert", "deberta-v2") else drop(x)
+            x = Dense(e.size.width, e.dtype, _INIT, name="pooler")(x)
+            x = gelu(x) if e.kind == "deberta-v2" else jnp.tanh(x)
         return Dense(self.outputs, e.dtype, _INIT, name="head")(drop(x))

@@ -20,7 +20,7 @@ Dtype = Any
 
 # Sharding of the kernels in this file over the tensor axis, by the end of their path.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
-    (r"(query|key|value|mlp_in)/kernel", PartitionSpec(None, "tensor")),
+    (r"(query|key|value|mlp_in|mlp_gate)/kernel", PartitionSpec(None, "tensor")),
     (r"(query|key|value|mlp_in)/bias", PartitionSpec("tensor")),
     (r"(attention_out|mlp_out)/kernel", PartitionSpec("tensor", None)),
 )
@@ -114,6 +114,7 @@ class Dense(nn.Module):
       kernel_init: initializer of the kernel.
       heads: number of heads into which to split the output; None does not split it.
       merge: whether the input has two last axes, heads and head, to be merged.
+      use_bias: whether a bias is added.
     """
 
     features: int | None
@@ -121,6 +122,7 @@ class Dense(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     heads: int | None = None
     merge: bool = False
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -132,15 +134,18 @@ class Dense(nn.Module):
                 f"heads must divide the width: found {self.heads}, {shape[1]}"
             )
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, shape[1:], jnp.float32)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         split = (self.heads, shape[1] // self.heads) if self.heads else shape[1:]
         if platform() == "cpu":
-            y = x.reshape(-1, width) @ kernel + bias[None]
+            y = x.reshape(-1, width) @ kernel
+            y = y if bias is None else y + bias[None]
             return y.reshape(*rows, *split)
         kernel = kernel.reshape(*x.shape[-axes:], *split)
         y = jnp.tensordot(x, kernel, axes)
-        return y + bias.reshape(*(1,) * len(rows), *split)
+        return y if bias is None else y + bias.reshape(*(1,) * len(rows), *split)
 
 
 def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Array]:
@@ -199,6 +204,27 @@ class Mlp(nn.Module):
         return Dropout(self.dropout, self.masks)(h, train=train)
 
 
+class LayerScale(nn.Module):
+    """Learned scale for each channel of a sublayer's output (Touvron et al., 2021).
+
+    Attributes:
+      initial: initial value; None returns the input, without a parameter.
+      dtype: dtype of the activations.
+    """
+
+    initial: float | None
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... width"]) -> Float[Array, "... width"]:
+        if self.initial is None:
+            return x
+        start = nn.initializers.constant(self.initial)
+        scale = self.param("scale", start, x.shape[-1:], jnp.float32)
+        shape = (*(1,) * (x.ndim - 1), -1)
+        return x * scale.astype(self.dtype).reshape(shape)
+
+
 class KeysValues(NamedTuple):
     """Cached keys and values of projected positions, per head."""
 
@@ -217,6 +243,7 @@ class Attention(nn.Module):
       masks: see `Dropout`.
       kernel_init: initializer of queries, keys and values.
       out_init: initializer of the output projection.
+      use_bias: whether the projections have biases.
     """
 
     heads: int
@@ -226,10 +253,11 @@ class Attention(nn.Module):
     masks: str = "hash"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    use_bias: bool = True
 
     def setup(self) -> None:
         """Create parameters and submodules."""
-        dense = partial(Dense, None, self.dtype)
+        dense = partial(Dense, None, self.dtype, use_bias=self.use_bias)
         self.query, self.key, self.value = (
             dense(self.kernel_init, heads=self.heads) for _ in "qkv"
         )
@@ -243,6 +271,7 @@ class Attention(nn.Module):
         context: Float[Array, "batch source width"],
         *,
         where: Bool[Array, "#batch 1 #time source"] | None = None,
+        relative: Float[Array, "#batch heads time source"] | None = None,
         train: bool,
     ) -> Float[Array, "batch time width"]:
         """Attend from every position of x to the context.
@@ -251,22 +280,36 @@ class Attention(nn.Module):
           x: inputs of the queries.
           context: inputs of the keys and values; x itself in self-attention.
           where: attention mask; True where a position may attend.
+          relative: term added to the scores, for relative positions.
           train: whether dropout is on.
 
         Returns:
           An array like x.
         """
         query, key, value = self.query(x), self.key(context), self.value(context)
+        return self.mix(query, key, value, where, relative, train)
+
+    def mix(
+        self,
+        query: Float[Array, "batch time heads head"],
+        key: Float[Array, "batch source heads head"],
+        value: Float[Array, "batch source heads head"],
+        where: Bool[Array, "#batch 1 #time source"] | None,
+        bias: Float[Array, "#batch heads time source"] | None,
+        train: bool,
+    ) -> Float[Array, "batch time width"]:
+        """Mix the values by attention with a bias of its scores, and project them."""
         if query.dtype == jnp.float32:
             scores = jnp.einsum("bthd,bshd->bhts", query, key)
-            weights = self._softmax(scores, query.shape[-1], where)
+            weights = self._softmax(scores, query.shape[-1], where, bias)
             weights = self.drop_weights(weights, train=train)
             mixed = jnp.einsum("bhts,bshd->bthd", weights, value)
         else:
             drop = self.drop_weights
             rate = drop.rate if train else 0.0
             mask_key = drop.mask_key() if rate else None
-            mixed = attend(query, key, value, where, mask_key, rate, drop.masks)
+            masks = drop.masks
+            mixed = attend(query, key, value, where, mask_key, rate, masks, bias)
         return self.drop_out(self.attention_out(mixed), train=train)
 
     def keys_values(self, context: Float[Array, "batch source width"]) -> KeysValues:
@@ -325,7 +368,9 @@ class Attention(nn.Module):
         mixed = jnp.einsum("bkht,bkhtd->bkhd", weights, past.values)
         return self.attention_out(mixed), past
 
-    def _softmax(self, scores: Array, width: int, where: Array | None) -> Array:
+    def _softmax(
+        self, scores: Array, width: int, where: Array | None, bias: Array | None = None
+    ) -> Array:
         """Compute attention weights from query-key products, internally in float32."""
-        scores = scaled(scores, width, where)
+        scores = scaled(scores, width, where, bias)
         return jax.nn.softmax(scores, axis=-1).astype(self.dtype)

@@ -6,6 +6,9 @@ code uses the tanh approximation of GELU, which differs by at most 5e-4.
 Dropout is applied after the embedding and twice in each MLP. The rate on attention
 weights also applies after the attention output; it is 0 by default, as in the R-Drop
 code.
+
+DINOv2 (Oquab et al., 2023) adds LayerScale to the blocks, and its head reads the class
+token and the mean of the patches.
 """
 
 import flax.linen as nn
@@ -41,6 +44,7 @@ class ViT(nn.Module):
       remat: recompute each block in the backward pass.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       norm_eps: epsilon of the LayerNorms.
+      kind: "vit" or "dinov2".
     """
 
     size: Size
@@ -52,6 +56,7 @@ class ViT(nn.Module):
     remat: bool = False
     masks: str = "hash"
     norm_eps: float = 1e-6
+    kind: str = "vit"
 
     @nn.compact
     def __call__(
@@ -85,13 +90,16 @@ class ViT(nn.Module):
             self.masks,
             self.norm_eps,
             (_LECUN, _LECUN, _LECUN),
+            1.0 if self.kind == "dinov2" else None,
         )
         block = block_class(self.remat)
         for i in range(self.size.layers):
             x = block(settings, name=f"block_{i}")(x, None, None, train)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="norm")(x)
         head = Dense(self.num_classes, self.dtype, nn.initializers.zeros, name="head")
-        return head(x[:, 0])
+        if self.kind == "vit":
+            return head(x[:, 0])
+        return head(jnp.concatenate([x[:, 0], x[:, 1:].mean(1)], axis=1))
 
 
 def _patches(

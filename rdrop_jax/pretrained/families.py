@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub as hub_names
-from rdrop_jax.pretrained import hub, weight_files
+from rdrop_jax.pretrained import hub, text_encoders, weight_files
 from rdrop_jax.training import workdir as workdir_lib
 
 # Values of model_type in config.json that each task reads.
@@ -19,13 +19,11 @@ _ENCODER = {
     "heads": "num_attention_heads",
     "mlp_width": "intermediate_size",
 }
-_TEXT = {"vocab_size": "vocab_size", "max_positions": "max_position_embeddings"}
 # Fields of the model and their names in config.json, by model_type.
 _FIELDS = {
     "vit": _ENCODER | {"patch_size": "patch_size"},
-    "bert": _ENCODER | _TEXT,
-    "roberta": _ENCODER | _TEXT,
-    "xlm-roberta": _ENCODER | _TEXT,
+    "dinov2": _ENCODER | {"patch_size": "patch_size"},
+    **dict.fromkeys(text_encoders.FIXED, _ENCODER | text_encoders.FIELDS),
     "bart": {
         "encoder_layers": "encoder_layers",
         "decoder_layers": "decoder_layers",
@@ -54,7 +52,8 @@ _VALUES: Mapping[str, Mapping[str, Any]] = {
 }
 _ACTIVATIONS = {"swish": "silu"}
 # Name of the activation in config.json of families whose models have GELU alone.
-_GELU = dict.fromkeys(("vit", "bert", "roberta", "xlm-roberta"), "hidden_act")
+_GELU = dict.fromkeys(("vit", "dinov2", *text_encoders.FIXED), "hidden_act")
+_GELU["modernbert"] = "hidden_activation"
 _GELU["bart"] = "activation_function"
 
 
@@ -128,12 +127,15 @@ def _completed(
         if type(stored.get(theirs)) is int
     }
     wanted |= _VALUES.get(str(model_type), {})
+    if model_type == "dinov2" and "width" in wanted:
+        wanted["mlp_width"] = int(wanted["width"] * stored.get("mlp_ratio", 4))
     if model_type == "marian":
         activation = stored.get("activation_function", "gelu")
         wanted["activation"] = _ACTIVATIONS.get(activation, activation)
-    if model_type in ("roberta", "xlm-roberta") and "max_positions" in wanted:
-        # Its table has rows for the ids up to that of padding.
-        wanted["max_positions"] -= int(stored.get("pad_token_id", 1)) + 1
+    if model_type in text_encoders.FIXED:
+        wanted |= text_encoders.fields(stored, config.init_from)
+        if "model.pooling" in (given or ()):  # a choice, also with other weights
+            wanted.pop("pooling", None)
     if len(own) > 1 and model_type in own:
         wanted["name"] = model_type
     return _filled(config, wanted, given, "config.json")
@@ -185,6 +187,12 @@ def _check_type(
             raise InputError(
                 f"init_from: {config.init_from}: {field} of config.json: expected "
                 f"gelu, got {found[field]!r}. Use weights with this activation."
+            )
+        if found.get("use_swiglu_ffn"):
+            raise InputError(
+                f"init_from: {config.init_from}: use_swiglu_ffn of config.json: "
+                "expected false, got true. Use weights without SwiGLU, such as "
+                "hf:facebook/dinov2-large."
             )
         return
     known = "; ".join(f"{task}: {', '.join(types)}" for task, types in families.items())

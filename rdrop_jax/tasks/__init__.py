@@ -1,6 +1,8 @@
 """Registry of tasks. Importing it needs no jax."""
 
 import importlib
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -34,6 +36,30 @@ TASKS = {
 }
 
 
+def is_file(name: str) -> bool:
+    """Return whether ``config.task`` names a Python file with the user's own task."""
+    return name.endswith(".py")
+
+
+def load_file(field: str, path: Path) -> ModuleType:
+    """Import a Python file of the user.
+
+    Args:
+      field: config field or flag that names it, for messages.
+      path: path of the file.
+
+    Raises:
+      InputError: not a Python file.
+    """
+    spec = importlib.util.spec_from_file_location(f"rdrop_jax_file_{path.stem}", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise InputError(f"{field}: expected a Python file, found {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up the module of annotations
+    spec.loader.exec_module(module)
+    return module
+
+
 def package(name: str) -> ModuleType:
     """Import the package of a task.
 
@@ -58,6 +84,8 @@ def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     Raises:
       InputError: the training data are missing or do not fit the config.
     """
+    if is_file(config.task):
+        return config
     checked: ConfigDict = package(config.task).check_data(config, commit)
     return checked
 
@@ -78,9 +106,13 @@ def recipes() -> dict[str, tuple[Callable[..., Path], Callable[[Path], Any]]]:
 
 
 def build(
-    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+    config: ConfigDict,
+    workdir: Path | None = None,
+    *,
+    resuming: bool = True,
+    **options: Any,
 ) -> "Task":
-    """Build the task that ``config.task`` names.
+    """Build the task of a config: a name of this package, or a file of the user.
 
     Args:
       config: config of the run.
@@ -88,12 +120,18 @@ def build(
         vocabulary; None makes their content again, in memory.
       resuming: True if the run has checkpoints, which need the existing files. False
         writes the files, on process 0.
+      options: ``forward`` replaces that of the model, for tasks with
+        `rdrop_jax.training.task.Averaging`.
 
     Returns:
       The task.
     """
+    task: Task
+    if is_file(config.task):
+        task = load_file("task", Path(config.task)).build(config)
+        return task
     module = importlib.import_module(f"{package(config.task).__name__}.task")
-    task: Task = module.build(config, workdir, resuming=resuming)
+    task = module.build(config, workdir, resuming=resuming, **options)
     return task
 
 

@@ -1,5 +1,6 @@
 """Loss, scores per example and answers of classifiers of images or texts."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,9 +21,10 @@ from rdrop_jax.training.task import ExampleScores
 
 
 def make_loss(config: ConfigDict) -> Loss:
-    """Make the R-Drop loss of class ids ``label`` [batch].
+    """Make the R-Drop loss of class ids ``label`` [batch] or [batch, time].
 
-    Rows whose ``labelled`` is 0 only enter the consistency term.
+    Positions whose ``labelled`` is 0 only enter the consistency term; those whose
+    ``where`` is False enter none.
     """
     r = config.rdrop
 
@@ -32,6 +34,7 @@ def make_loss(config: ConfigDict) -> Loss:
         return rdrop_loss(
             logits,
             batch["label"],
+            where=batch.get("where"),
             label_weight=batch.get("labelled"),
             label_smoothing=r.label_smoothing,
             smoothing=r.smoothing,
@@ -80,6 +83,29 @@ def make_example_scores(
         }
 
     return scores
+
+
+def mean_probabilities(
+    logits: Float[jax.Array, "runs *positions classes"],
+) -> Float[jax.Array, "*positions classes"]:
+    """Return logits whose softmax is the mean of the runs' probabilities.
+
+    Example:
+      >>> logits = jnp.log(jnp.array([[0.5, 0.5], [0.9, 0.1]]))
+      >>> jnp.exp(mean_probabilities(logits)).round(2).tolist()
+      [0.699999988079071, 0.30000001192092896]
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    return jax.nn.logsumexp(log_p, axis=0) - math.log(len(logits))
+
+
+def mean_label_probabilities(
+    logits: Float[jax.Array, "runs *positions labels"],
+) -> Float[jax.Array, "*positions labels"]:
+    """Return logits whose sigmoid is the mean of the runs' probabilities."""
+    z = logits.astype(jnp.float32)
+    yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0) for x in (z, -z))
+    return yes - no
 
 
 def class_answer(

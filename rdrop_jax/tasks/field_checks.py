@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rdrop_jax import config as config_lib
 from rdrop_jax.errors import InputError
 
 # Shape and dtype by name of an array of a batch.
@@ -41,6 +42,12 @@ def check_least(least: Mapping[str, tuple[int | float | None, int | float]]) -> 
     for field, (value, low) in least.items():
         if value is not None and not value >= low:
             raise InputError(f"{field}: expected at least {low}, found {value}")
+
+
+def shared(config: ConfigDict, names: Sequence[str]) -> dict[str, Any]:
+    """Return fields of ``data`` by name, tuples as lists as in a stored config."""
+    flat = config_lib.flatten(config)
+    return {f"data.{name}": flat[f"data.{name}"] for name in names}
 
 
 def model_module(config: ConfigDict, models: Mapping[str, str]) -> ModuleType:

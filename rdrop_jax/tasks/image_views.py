@@ -144,8 +144,8 @@ def _mapped(images: Images, matrix: tuple[Array, ...]) -> Images:
     x = (jnp.arange(images.shape[2]) + 0.5)[None, None]
     y = (jnp.arange(images.shape[1]) + 0.5)[None, :, None]
     columns, rows = a * x + b * y + c, d * x + e * y + f
-    nearest = (jnp.floor(at).astype(int) for at in (rows, columns))
-    return _gathered(images, *nearest, jnp.zeros((1, 1, 1, 1), images.dtype))
+    rows, columns = jnp.floor(rows).astype(int), jnp.floor(columns).astype(int)
+    return _gathered(images, rows, columns, jnp.zeros((1, 1, 1, 1), images.dtype))
 
 
 def _blend(plain: Array, images: Images, level: float, sign: Signs) -> Images:

@@ -97,8 +97,8 @@ def make_loss(config: ConfigDict, vocab_size: int, mesh: Mesh | None = None) -> 
             "stop_gradient": r.stop_gradient,
         }
         if large and linear:
-            pair = (outputs._replace(hidden=hidden) for hidden in passes)
-            kl = large_vocab_consistency(*pair, tied=True, mesh=mesh, **options)
+            both = (outputs._replace(hidden=hidden) for hidden in passes)
+            kl = large_vocab_consistency(*both, tied=True, mesh=mesh, **options)
         else:
             kl = consistency(logits(outputs) if linear else outputs, **options)
         given = objective.get("denominators")

@@ -1,6 +1,6 @@
 """The training loop and what a run keeps in its workdir."""
 
-LOWER_IS_BETTER = ("loss", "ece", "perplexity", "bits_per_character")
+LOWER_IS_BETTER = ("loss", "ece", "perplexity", "bits_per_character", "error_rate")
 
 
 def direction(name: str) -> str:

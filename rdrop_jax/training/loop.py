@@ -14,12 +14,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.core.alpha import resolve_num_passes
-from rdrop_jax.core.passes import (
-    EqualPassesError,
-    Params,
-    check_stochastic,
-    with_views,
-)
+from rdrop_jax.core.passes import EqualPassesError, Params, check_stochastic, with_views
 from rdrop_jax.core.train_state import TrainState
 from rdrop_jax.core.train_step import Step
 from rdrop_jax.data.batches import prefetch
@@ -391,8 +386,7 @@ def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) 
     if config.rdrop.num_passes == 1:
         return
     try:
-        options = task.step
-        forwards = with_views(options.forwards or task.forward, options.views)
+        forwards = with_views(task.step.forwards or task.forward, task.step.views)
         check_stochastic(forwards, state.params, batch, state.key)
     except EqualPassesError as error:
         raise InputError(f"rdrop.alpha={config.rdrop.alpha}: {error}") from error

@@ -89,7 +89,8 @@ def _matrices(params: PyTree) -> PyTree:
 
 _BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
 _BEFORE = re.compile(
-    r"(?:^|/)(embedding|embedding_norm|tokens|types|positions|class_token)(?:/|$)"
+    r"(?:^|/)(embedding|embedding_norm|tokens|types|positions|class_token|"
+    r"relative|relative_norm|relative_bias)(?:/|$)"
 )
 
 

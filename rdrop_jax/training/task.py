@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -54,12 +55,27 @@ class Predictor:
 
 
 @dataclass(frozen=True)
+class Averaging:
+    """Average of the outputs of several runs.
+
+    Attributes:
+      mean: ``outputs stacked over runs [runs, ...] -> outputs``, in the form of those
+        of one run.
+      shared: values by name that all runs must have, such as the classes and the
+        preprocessing.
+    """
+
+    mean: Callable[[jax.Array], jax.Array]
+    shared: Callable[[], Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
 class StepOptions:
     """Options of the train step that few tasks need.
 
     Attributes:
       forwards: one forward per pass; empty if all passes run `Task.forward`.
-      views: augmentation of the inputs of each pass, see `rdrop_jax.forward_passes`.
+      views: augmentation of the inputs of each pass; see `rdrop_jax.forward_passes`.
       out_axes: axes along which `forward_passes` stacks the passes.
       sharded_loss: ``mesh -> loss`` for several devices; None if the compiler can
         shard `Task.loss`.
@@ -114,6 +130,8 @@ class Task:
       predictor: ``mesh -> predictor``; None if unsupported.
       pretrained: import and export of parameters in formats of other libraries; None
         if unsupported.
+      averaging: average of several runs, for which `rdrop_jax.tasks.build` takes a
+        ``forward``; None if unsupported.
       step: options of the train step.
       report: content of the log and of result.json.
     """
@@ -130,5 +148,6 @@ class Task:
     )
     predictor: Callable[[Mesh], Predictor] | None = None
     pretrained: Family | None = None
+    averaging: Averaging | None = None
     step: StepOptions = StepOptions()
     report: Report = Report()

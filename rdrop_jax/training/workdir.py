@@ -26,6 +26,9 @@ OF_WEIGHTS = (
     *("model.width", "model.heads", "model.mlp_width", "model.patch_size"),
     *("model.vocab_size", "model.max_positions", "model.size", "model.share"),
     *("model.pre_norm", "model.positions", "model.activation"),
+    *("model.pad_id", "model.position_buckets", "model.pooling"),
+    *("model.global_every", "model.local_window"),
+    *("model.global_theta", "model.local_theta"),
 )
 _INIT, _DATA = "init.json", "data.json"
 _RESTORE = "Restore it from a copy, or use another workdir"

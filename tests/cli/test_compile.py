@@ -40,7 +40,13 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize("spec", SMALL)
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param(spec, marks=pytest.mark.slow) if "wmt14" in spec else spec
+        for spec in SMALL
+    ],
+)
 def test_a_step_is_built_from_the_config_alone(spec):
     """Shapes of the batch fit the forward and the loss of every task."""
     config = flags.load(f"configs/{spec}", {"init_from": ""} | SMALL[spec])

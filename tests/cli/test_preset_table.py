@@ -59,7 +59,16 @@ def test_the_docs_have_a_place_for_each_table(folder, monkeypatch):
 
 
 def test_every_preset_of_the_paper_is_in_the_table():
-    own = {"demo", "files", "folder", "chars", "scitldr", "cifar100_scratch"}
+    own = {
+        "demo",
+        "files",
+        "words",
+        "folder",
+        "folder_dinov2",
+        "chars",
+        "scitldr",
+        "cifar100_scratch",
+    }
     for name in ("vit", "nmt", "lm", "summarization", "glue"):
         known = set(runpy.run_path(f"configs/{name}.py")["PRESETS"]) - own
         programs = [p for p in presets.PROGRAMS if p.spec.startswith(f"{name}.py")]

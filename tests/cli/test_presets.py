@@ -16,7 +16,13 @@ from rdrop_jax.tasks.image_classification import images
 from rdrop_jax.training import state
 from rdrop_jax.training.mesh import make_mesh, shard_batch
 
-MILLIONS = {"B": 85.8, "L": 303.3}  # without the head (Dosovitskiy et al., 2021)
+# Without the head: Dosovitskiy et al. (2021); for DINOv2-S, the arrays of its file.
+MILLIONS = {"B": 85.8, "L": 303.3, "S": 21.6}
+HUB = {
+    "B": "hf:google/vit-base-patch16-224-in21k",
+    "L": "hf:google/vit-large-patch16-224-in21k",
+    "S": "hf:facebook/dinov2-small",
+}
 
 
 @functools.cache
@@ -42,8 +48,7 @@ def test_every_preset_has_its_shapes(preset):
         at_224 = 197 * params["positions"].shape[-1] / 1e6
         expected = MILLIONS[config.model.size]
         assert count - head - positions + at_224 == pytest.approx(expected, abs=0.1)
-        size = {"B": "base", "L": "large"}[config.model.size]
-        hub = f"hf:google/vit-{size}-patch16-224-in21k"
+        hub = HUB[config.model.size]
         assert config.init_from == ("ViT-B_16.npz" if preset == "folder" else hub)
     assert vit.PRESETS[preset].__doc__
     assert preset == "demo" or f"vit.py:{preset}" in vit.PRESETS[preset].__doc__

@@ -4,7 +4,6 @@ import io
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +93,7 @@ def test_predict_answers_on_every_way_in(trained, tmp_path):
         (["--split", "test", "--output", "/"], "", "--output: cannot write '/'"),
         (["--config.seed=1"], "", "--config.seed: the config of a run is in its"),
         (["--config.eval.batch_size=0"], "", "eval.batch_size: expected at least 1, f"),
-        (["more"], "", "unexpected argument 'more'"),
+        (["--json", "more"], "", "unexpected argument 'more'"),
     ],
 )
 def test_predict_names_bad_input(trained, argv, text, message, monkeypatch):
@@ -106,7 +105,7 @@ def test_predict_names_bad_input(trained, argv, text, message, monkeypatch):
 
 def test_data_that_have_moved_may_be_named(trained):
     parser = flags.Parser(prog="x")
-    parser.add_argument("--workdir", type=Path)
+    flags.add_workdirs(parser)
     argv = ["--workdir", str(trained[0]), "--config.data.dir=elsewhere"]
     assert flags.parse_run(parser, argv)[1].data.dir == "elsewhere"
 

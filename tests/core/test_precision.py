@@ -69,7 +69,8 @@ def assert_close(found, wanted, rtol, atol):
     )
 
 
-@pytest.mark.parametrize("remat", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", [False, True])
 def test_steps_in_64_bit_mode(reference, remat):
     assert_close(train(wide=True, remat=remat), reference, rtol=1e-4, atol=1e-5)
 

@@ -34,7 +34,7 @@ def answering(monkeypatch):
     opened = SimpleNamespace(
         predictor=lambda: predictor, params=None, task=SimpleNamespace(evaluators={})
     )
-    monkeypatch.setattr(run, "open_run", lambda *args: opened)
+    monkeypatch.setattr(run, "open_runs", lambda *args: opened)
     monkeypatch.setattr(flags, "parse_run", lambda p, argv: (p.parse_args(argv), None))
     return predictor
 

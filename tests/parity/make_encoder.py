@@ -21,6 +21,14 @@ SHAPE = {
     "max_position_embeddings": 16,
     "num_labels": 3,
 }
+# Longer than the exact distances of relative positions.
+ODD = {
+    "hidden_size": 20,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 5,
+    "intermediate_size": 28,
+    "max_position_embeddings": 21,
+}
 MODELS = {
     "bert": (transformers.BertConfig, {"pad_token_id": 0}),
     "roberta": (
@@ -41,14 +49,46 @@ MODELS = {
             "layer_norm_eps": 1e-5,
         },
     ),
+    "mpnet": (
+        transformers.MPNetConfig,
+        ODD | {"pad_token_id": 1, "layer_norm_eps": 1e-5},
+    ),
+    "deberta-v2": (
+        transformers.DebertaV2Config,
+        ODD
+        | {
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "share_att_key": True,
+            "norm_rel_ebd": "layer_norm",
+            "position_biased_input": False,
+            "position_buckets": 7,
+        },
+    ),
+    "modernbert": (
+        transformers.ModernBertConfig,
+        ODD
+        | {
+            "num_hidden_layers": 4,
+            "pad_token_id": 3,
+            "local_attention": 6,
+            "classifier_pooling": "mean",
+            "rope_parameters": {
+                "full_attention": {"rope_type": "default", "rope_theta": 900.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 40.0},
+            },
+            **{f"{name}_token_id": 0 for name in ("bos", "eos", "cls", "sep")},
+        },
+    ),
 }
 
 
 def inputs(kind, pad):
+    time = 15 if "hidden_size" in MODELS[kind][1] else 12
     rng = np.random.default_rng(0)
-    tokens = rng.integers(5, 50, size=(4, 12))
-    where = np.arange(12) < np.array([12, 7, 3, 1])[:, None]
-    second = (np.arange(12) >= 5) & where & (kind == "bert")
+    tokens = rng.integers(5, 50, size=(4, time))
+    where = np.arange(time) < np.array([time, 7, 3, 1])[:, None]
+    second = (np.arange(time) >= 5) & where & (kind == "bert")
     return {
         "tokens": np.where(where, tokens, pad),
         "types": second.astype(np.int64),
@@ -62,12 +102,13 @@ def main():
         torch.manual_seed(0)
         config = config_class(**SHAPE | more)
         prefix = config_class.__name__.removesuffix("Config")
-        batch = inputs(kind, more["pad_token_id"])
+        batch = inputs(kind, config.pad_token_id)
         asked = {
             "input_ids": torch.tensor(batch["tokens"]),
-            "token_type_ids": torch.tensor(batch["types"]),
             "attention_mask": torch.tensor(batch["where"]).long(),
         }
+        if "type_vocab_size" in config.to_dict():
+            asked["token_type_ids"] = torch.tensor(batch["types"])
         wanted = {}
         for head in ("SequenceClassification", "TokenClassification"):
             torch.manual_seed(1)

@@ -1,4 +1,4 @@
-"""BERT, RoBERTa and XLM-R: equal to transformers, dropout sites, names of weights."""
+"""Text encoders: equal to transformers, dropout sites, names of weights."""
 
 import json
 from pathlib import Path
@@ -7,32 +7,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.texts import GLUE
 from helpers.trees import nested
 from safetensors.numpy import load_file
 
-from rdrop_jax import dropout
+from rdrop_jax import dropout, flags, tasks
 from rdrop_jax.models import layers
-from rdrop_jax.models.encoder import NORM_EPS, SIZES, Classifier, Encoder
+from rdrop_jax.models.encoder import (
+    NORM_EPS,
+    NUM_TYPES,
+    PAD_ID,
+    SIZES,
+    Classifier,
+    Encoder,
+)
+from rdrop_jax.models.modernbert import ModernEncoder
 from rdrop_jax.models.sizes import Size
-from rdrop_jax.tasks.text_classification.bert import to_ours, to_theirs
+from rdrop_jax.pretrained import families
+from rdrop_jax.pretrained.text_names import to_ours, to_theirs
+from rdrop_jax.tasks.text_classification.bert import make_model
+from rdrop_jax.training import optim
 
 STORED = Path(__file__).parents[1] / "parity" / "encoder"
-TINY = Size(layers=2, width=16, heads=4, mlp_width=24)
+KINDS = ("bert", "roberta", "xlm-roberta", "mpnet", "deberta-v2", "modernbert")
 HEADS = ("SequenceClassification", "TokenClassification")
 
 
+def stored_config(kind):
+    return json.loads((STORED / f"{kind}-{HEADS[0]}" / "config.json").read_text())
+
+
 def classifier(kind, per_token=False, **options):
-    encoder = Encoder(
-        kind=kind,
-        size=TINY,
-        vocab_size=50,
-        max_positions=16,
-        num_types=2 if kind == "bert" else 1,
-        pad_id=0 if kind == "bert" else 1,
-        norm_eps=NORM_EPS[kind],
-        **options,
-    )
-    return Classifier(encoder, outputs=3, per_token=per_token)
+    given = {
+        "init_from": str(STORED / f"{kind}-{HEADS[0]}"),
+        "data.max_length": "12",
+    }
+    config = flags.load(f"{GLUE}:files", given)
+    config = families.check_weights(config, tasks.families(), given=given)
+    config = config.copy_and_resolve_references().unlock()
+    config.model.update(options)
+    config.data.classes = ("a", "b", "c")
+    config.data.labels = "words" if per_token else "classes"
+    return make_model(config)
 
 
 def inputs(kind="bert"):
@@ -48,7 +64,7 @@ def stored_params(kind, head):
     return nested(found)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("head", HEADS)
 def test_equal_to_transformers(kind, head):
     module = classifier(kind, head == HEADS[1])
@@ -65,7 +81,10 @@ def test_equal_to_transformers(kind, head):
     kept = np.asarray(where)
     found = state["intermediates"]["encoder"]
     with np.load(STORED / f"{kind}.npz") as wanted:
-        states = [found["embedding_norm"], *(found[f"block_{i}"] for i in range(2))]
+        layers = range(module.encoder.size.layers)
+        states = [found["embedding_norm"], *(found[f"block_{i}"] for i in layers)]
+        if kind == "modernbert":
+            states[-1] = found["final_norm"]
         for i, hidden in enumerate(states):
             np.testing.assert_allclose(
                 hidden["__call__"][0][kept],
@@ -89,7 +108,7 @@ def apply(module, params, key=None, batch=None):
     )
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_nothing(kind):
     module, params = classifier(kind), stored_params(kind, HEADS[0])
     tokens, types, where = inputs(kind)
@@ -100,7 +119,7 @@ def test_padding_changes_nothing(kind):
     )
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("site", ["dropout", "attention_dropout"])
 def test_each_rate_alone_makes_passes_differ(kind, site):
     module = classifier(
@@ -112,10 +131,18 @@ def test_each_rate_alone_makes_passes_differ(kind, site):
 
 
 @pytest.mark.parametrize(
-    ("kind", "heads"), [("bert", 1), ("roberta", 2), ("xlm-roberta", 2)]
+    ("kind", "block", "head"),
+    [
+        ("bert", 3, 1),
+        ("roberta", 3, 2),
+        ("xlm-roberta", 3, 2),
+        ("mpnet", 3, 2),
+        ("deberta-v2", 4, 1),
+        ("modernbert", 3, 1),
+    ],
 )
-def test_dropout_sites_are_the_published_ones(monkeypatch, kind, heads):
-    """After the embedding; three per block; one before each layer of the head."""
+def test_dropout_sites_are_the_published_ones(monkeypatch, kind, block, head):
+    """After the embedding; in each block; before each or the last layer of the head."""
     drawn = []
 
     def counted(key, x, rate, *, masks):
@@ -124,9 +151,12 @@ def test_dropout_sites_are_the_published_ones(monkeypatch, kind, heads):
 
     monkeypatch.setattr(layers, "dropout", counted)
     params = stored_params(kind, HEADS[0])
-    apply(classifier(kind), params, jax.random.key(0))
-    assert len(drawn) == 1 + 3 * TINY.layers + heads
-    assert all(shape[0] == 4 for shape in drawn)
+    module = classifier(kind)
+    apply(module, params, jax.random.key(0))
+    assert len(drawn) == 1 + block * module.encoder.size.layers + head
+    # As published, embeddings of distances have one mask for all examples.
+    shared = [shape for shape in drawn if shape[0] != 4]
+    assert len(shared) == (block == 4) * module.encoder.size.layers
 
 
 def test_kernels_start_as_those_of_bert():
@@ -142,11 +172,12 @@ def test_kernels_start_as_those_of_bert():
 
 
 @pytest.mark.slow
-def test_remat_and_half_precision_compute_the_same():
-    params, key = stored_params("bert", HEADS[0]), jax.random.key(0)
+@pytest.mark.parametrize("kind", ["bert", "mpnet", "deberta-v2", "modernbert"])
+def test_remat_and_half_precision_compute_the_same(kind):
+    params, key = stored_params(kind, HEADS[0]), jax.random.key(0)
 
     def loss(params, **options):
-        module = classifier("bert", **options)
+        module = classifier(kind, **options)
         return jnp.sum(apply(module, params, key).astype(jnp.float32) ** 2)
 
     plain, remat = (
@@ -158,15 +189,18 @@ def test_remat_and_half_precision_compute_the_same():
         plain,
         remat,
     )
-    half = loss(params, dtype=jnp.bfloat16)
+    half = loss(params, dtype="bfloat16")
     np.testing.assert_allclose(half, plain[0], rtol=0.1)
 
 
-# Of bert-base-cased, roberta-base, bert-large-cased and roberta-large, poolers without
-# heads, as their cards and config files give them.
+# Of the published models, poolers without heads, as their cards and config files give
+# them.
 @pytest.mark.parametrize(
     ("kind", "size", "vocab", "millions"),
     [
+        ("mpnet", "base", 30527, 109.5),
+        ("deberta-v2", "base", 128100, 184.4),
+        ("deberta-v2", "large", 128100, 435.1),
         ("bert", "base", 28996, 108.3),
         ("roberta", "base", 50265, 124.6),
         ("bert", "large", 28996, 333.6),
@@ -178,8 +212,8 @@ def test_sizes_are_the_published_ones(kind, size, vocab, millions):
         kind=kind,
         size=SIZES[size],
         vocab_size=vocab,
-        num_types=2 if kind == "bert" else 1,
-        pad_id=0 if kind == "bert" else 1,
+        num_types=NUM_TYPES[kind],
+        pad_id=PAD_ID[kind],
     )
     ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
     where = jax.ShapeDtypeStruct((1, 8), jnp.bool_)
@@ -196,6 +230,33 @@ def test_sizes_are_the_published_ones(kind, size, vocab, millions):
     assert round(count / 1e6, 1) == millions
 
 
+@pytest.mark.parametrize(
+    ("size", "millions"), [((22, 768, 12, 1152), 149), ((28, 1024, 16, 2624), 395)]
+)
+def test_sizes_of_modernbert_are_the_published_ones(size, millions):
+    encoder = ModernEncoder(Size(*size), vocab_size=50368)
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    where = jax.ShapeDtypeStruct((1, 8), jnp.bool_)
+    shapes = jax.eval_shape(
+        lambda k, *x: encoder.init(k, *x, train=False),
+        jax.random.key(0),
+        ids,
+        ids,
+        where,
+    )
+    assert round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6) == millions
+
+
+@pytest.mark.parametrize("kind", ["mpnet", "deberta-v2", "modernbert"])
+def test_layer_decay_counts_tables_of_positions_as_embeddings(kind):
+    params = stored_params(kind, HEADS[0])["encoder"]
+    blocks = sum(name.startswith("block_") for name in params)
+    for name, scales in optim.layer_scales(params, 0.5).items():
+        if not name.startswith("block_"):
+            power = 0 if name == "final_norm" else blocks + 1
+            assert {*jax.tree.leaves(scales)} == {0.5**power}, name
+
+
 def test_too_long_an_input_is_refused():
     module = classifier("bert")
     blank = jnp.zeros((1, 17), jnp.int32)
@@ -203,7 +264,7 @@ def test_too_long_an_input_is_refused():
         module.init(jax.random.key(0), blank, blank, blank == 0, train=False)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("head", HEADS)
 def test_names_there_and_back(kind, head):
     arrays = load_file(STORED / f"{kind}-{head}" / "model.safetensors")
@@ -243,7 +304,8 @@ def test_a_pooler_of_roberta_is_not_its_classifier():
 
 
 def test_stored_configs_are_those_of_the_test():
-    for kind in ("bert", "roberta", "xlm-roberta"):
-        config = json.loads((STORED / f"{kind}-{HEADS[0]}/config.json").read_text())
-        assert config["layer_norm_eps"] == NORM_EPS[kind]
-        assert config["hidden_act"] == "gelu"
+    for kind in KINDS:
+        config = stored_config(kind)
+        modern = kind == "modernbert"
+        assert config["norm_eps" if modern else "layer_norm_eps"] == NORM_EPS[kind]
+        assert config["hidden_activation" if modern else "hidden_act"] == "gelu"

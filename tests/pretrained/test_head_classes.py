@@ -196,7 +196,9 @@ def started(folder, names, source, **more):
 
 
 @pytest.mark.parametrize("labels", ["classes", "multilabel"])
-@pytest.mark.parametrize("exported", [False, True])
+@pytest.mark.parametrize(
+    "exported", [pytest.param(False, marks=pytest.mark.slow), True]
+)
 def test_a_text_head_follows_names(workdir, exported, labels, tmp_path):
     source = workdir / "run"
     stored = run.open_run(source).params["head"]["kernel"]

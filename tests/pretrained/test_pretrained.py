@@ -23,7 +23,7 @@ from rdrop_jax.cli.run import open_run
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.models.sizes import Size
-from rdrop_jax.pretrained import weight_files
+from rdrop_jax.pretrained import vision, weight_files
 from rdrop_jax.pretrained.initialize import Weights, flatten, merge
 from rdrop_jax.tasks.image_classification import vit_model
 
@@ -98,7 +98,7 @@ def test_the_epsilon_of_layer_norms_is_told_and_obeyed():
 
 def test_positions_keep_corners_and_class_token():
     old = np.random.default_rng(0).normal(size=(1, 17, 3)).astype(np.float32)
-    new = vit_model.resize_positions(old, (1, 10, 3))
+    new = vision.resize_positions(old, (1, 10, 3))
     assert new.shape == (1, 10, 3)
     np.testing.assert_array_equal(new[:, 0], old[:, 0])
     np.testing.assert_allclose(new[0, [1, 3, 7, 9]], old[0, [1, 4, 13, 16]], rtol=1e-6)
@@ -106,7 +106,7 @@ def test_positions_keep_corners_and_class_token():
     middle = old[0, [6, 7, 10, 11]].mean(0)
     np.testing.assert_allclose(new[0, 5], middle, rtol=1e-5)
     for shape in [(1, 12, 3), (1, 10, 4), (1, 0, 3), (1, 1, 3)]:
-        assert vit_model.resize_positions(old, shape) is None
+        assert vision.resize_positions(old, shape) is None
 
 
 # Names and types that files come with
@@ -452,6 +452,7 @@ def test_an_export_comes_back_bit_for_bit_and_starts_a_run(finished, tmp_path):
     assert again | {"run": result["run"]} == result
 
 
+@pytest.mark.slow
 def test_another_number_of_classes_starts_with_a_new_head(finished, tmp_path, capsys):
     options = {"init_from": finished[0], "optimizer__lr": 0, "total_steps": 1}
     result = train(tmp_path / "more", data__num_classes=12, **options)

@@ -1,20 +1,39 @@
 """Every example runs as a user runs it, and learns."""
 
+import ast
 import importlib.util
 from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+import rdrop_jax
+
+FOLDER = Path(__file__).parents[2] / "examples"
+LONG = ("nnx_mesh", "nnx_vit", "semi_supervised")
+EXAMPLES = [
+    pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ())
+    for path in sorted(FOLDER.glob("*.py"))
+    if path.stem != "spoken_digits"  # needs data
+]
+INTEGRATIONS = [
+    path
+    for path in sorted((FOLDER / "integrations").glob("*.py"))
+    if path.stem not in ("conftest", "test_integrations")
+]
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_example(path):
     if path.stem == "equinox_mlp":
         pytest.importorskip("equinox", reason="equinox is in the extra dev")
-    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(path)
     if path.stem == "semi_supervised":
         assert module.main(steps=150) > 0.8  # of 2,000, for the time
     elif path.stem == "nnx_vit":
@@ -24,11 +43,32 @@ def test_example(path):
     assert len(path.read_text().splitlines()) < 80
 
 
+@pytest.mark.parametrize("path", INTEGRATIONS, ids=lambda path: path.stem)
+def test_integration_is_short_and_imports_public_names(path):
+    """Training needs the framework: `make integrations`."""
+    tree = ast.parse(path.read_text())
+    assert len(path.read_text().splitlines()) <= 100
+    ours = [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "rdrop_jax"
+        for alias in node.names
+    ]
+    assert ours
+    assert set(ours) <= set(rdrop_jax.__all__)
+    framework = path.stem.split("_")[0]
+    assert (path.parent / f"requirements-{framework}.txt").exists()
+
+
+@pytest.mark.slow
+def test_one_and_eight_devices_train_the_same_nnx_model():
+    module = load(FOLDER / "nnx_mesh.py")
+    one, eight = (module.main(steps=60, devices=n) for n in (1, 8))
+    assert abs(one - eight) < 0.01
+
+
 @pytest.mark.slow
 def test_semi_supervised_beats_labels_alone():
-    path = next(p for p in EXAMPLES if p.stem == "semi_supervised")
-    spec = importlib.util.spec_from_file_location("semi", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load(FOLDER / "semi_supervised.py")
     gains = [module.main(seed=s) - module.main(seed=s, alpha=0.0) for s in (0, 1)]
     assert sum(gains) > 0

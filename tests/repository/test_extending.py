@@ -91,6 +91,7 @@ def test_a_dataset_is_a_config_value(copy):
     assert result["step"] == 2
 
 
+@pytest.mark.slow
 def test_a_model_is_two_files_and_a_line(copy):
     new, lines = extend("A model", copy)
     assert (len(new), len(lines)) == (2, 1)

@@ -311,6 +311,7 @@ def test_every_score_knows_which_way_is_better():
         *language_model.SCORES,
     }
     assert {name for name in names if direction(name) == "min"} == lower
+    assert direction("error_rate") == "min"  # of tasks of the user
 
 
 def test_init_from_another_model_lists_the_difference(reference, tmp_path):

@@ -10,6 +10,7 @@ from rdrop_jax.tasks.image_classification.image_sets import check_data as check_
 #   make_family(model, config.data) -> rdrop_jax.pretrained.initialize.Family
 MODELS = {
     "vit": "rdrop_jax.tasks.image_classification.vit_model",
+    "dinov2": "rdrop_jax.tasks.image_classification.vit_model",
 }
 FAMILIES = tuple(MODELS)
 RECIPES = {"imagenet2012": (imagenet.prepare, prepared.read_index)}

@@ -20,8 +20,12 @@ from rdrop_jax.data.sources import ImageRows
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.layers import PARTITION_RULES
-from rdrop_jax.tasks.classification import make_example_scores, make_loss
-from rdrop_jax.tasks.field_checks import model_module
+from rdrop_jax.tasks.classification import (
+    make_example_scores,
+    make_loss,
+    mean_probabilities,
+)
+from rdrop_jax.tasks.field_checks import model_module, shared
 from rdrop_jax.tasks.image_classification import (
     MODELS,
     image_sets,
@@ -37,6 +41,7 @@ from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.distributed import process
 from rdrop_jax.training.mesh import replicated, shard_batch
 from rdrop_jax.training.task import (
+    Averaging,
     Evaluator,
     ExampleScores,
     Report,
@@ -44,12 +49,21 @@ from rdrop_jax.training.task import (
     Task,
 )
 
+# Fields of ``data`` that averaged runs share.
+_SHARED = (
+    *("classes", "num_classes", "image_size", "channels"),
+    *("mean", "std", "interpolation", "eval_crop"),
+)
 Split = Callable[[str], Decoded]
 Sums = Callable[[Params, Batch], dict[str, jax.Array]]
 
 
 def build(
-    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+    config: ConfigDict,
+    workdir: Path | None = None,
+    *,
+    resuming: bool = True,
+    forward: Forward | None = None,
 ) -> Task:
     """Build the task of a config with ``task="image_classification"``.
 
@@ -57,12 +71,13 @@ def build(
       config: config of the run.
       workdir: folder of the run, which records its splits; None uses no records.
       resuming: ignored; the task keeps no files.
+      forward: replaces that of the model in evaluation and prediction.
     """
     del resuming
     architecture = model_module(config, MODELS)
     module = architecture.make_model(config)
     size, channels = config.data.image_size, config.data.channels
-    forward = make_forward(module)
+    forward = forward or make_forward(module)
 
     def init(key: jax.Array) -> Params:
         blank = jnp.zeros((1, size, size, channels), jnp.float32)
@@ -106,6 +121,7 @@ def build(
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
         pretrained=architecture.make_family(module, config.data),
+        averaging=Averaging(mean_probabilities, lambda: shared(config, _SHARED)),
         provenance=lambda: found().provenance(),
         step=StepOptions(
             forwards=pass_forwards(

@@ -11,5 +11,8 @@ MODELS = {
     "bert": "rdrop_jax.tasks.text_classification.bert",
     "roberta": "rdrop_jax.tasks.text_classification.bert",
     "xlm-roberta": "rdrop_jax.tasks.text_classification.bert",
+    "mpnet": "rdrop_jax.tasks.text_classification.bert",
+    "deberta-v2": "rdrop_jax.tasks.text_classification.bert",
+    "modernbert": "rdrop_jax.tasks.text_classification.bert",
 }
 FAMILIES = tuple(MODELS)

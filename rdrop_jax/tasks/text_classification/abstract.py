@@ -19,7 +19,10 @@ def abstract(config: ConfigDict) -> tuple[Task, Shapes]:
     data.files.train = data.files.train or "train"
     if data.labels != "numbers" and not data.classes:
         data.classes = ("a", "b")
+    time = (rows, data.max_length)
+    per_token = {"where": (time, "b1"), "labelled": (time, "f4")}
     outputs = {
+        "words": (time, "i4"),
         "classes": ((rows,), "i4"),
         "numbers": ((rows,), "f4"),
         "multilabel": ((rows, len(data.classes)), "f4"),
@@ -30,4 +33,4 @@ def abstract(config: ConfigDict) -> tuple[Task, Shapes]:
         "length": ((rows,), "i4"),
         "label": outputs[data.labels],
         "labelled": ((rows,), "f4"),
-    }
+    } | (per_token if data.labels == "words" else {})

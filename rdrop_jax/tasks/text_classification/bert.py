@@ -1,7 +1,8 @@
-"""BERT, RoBERTa and XLM-R: construction, and weights in Hugging Face's format."""
+"""Text encoders: construction, and weights in Hugging Face's format."""
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,19 @@ from tokenizers import Tokenizer
 from rdrop_jax.core.passes import Params
 from rdrop_jax.data import tokenizer_files
 from rdrop_jax.errors import InputError
-from rdrop_jax.models.encoder import NORM_EPS, PAD_ID, SIZES, Classifier, Encoder
+from rdrop_jax.models.encoder import (
+    NORM_EPS,
+    NUM_TYPES,
+    PAD_ID,
+    SIZES,
+    Classifier,
+    Encoder,
+)
+from rdrop_jax.models.modernbert import ModernEncoder, Pattern
 from rdrop_jax.models.sizes import Size
-from rdrop_jax.pretrained import mapping, weight_files
+from rdrop_jax.pretrained import mapping, text_encoders, weight_files
 from rdrop_jax.pretrained.initialize import Family, Weights, flatten
+from rdrop_jax.pretrained.text_names import PREFIX, to_ours, to_theirs
 from rdrop_jax.tasks.field_checks import (
     check_choices,
     check_heads,
@@ -25,49 +35,42 @@ from rdrop_jax.tasks.field_checks import (
     resized,
 )
 
-_CLASSES = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
+_CLASSES = {
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "xlm-roberta": "XLMRoberta",
+    "mpnet": "MPNet",
+    "deberta-v2": "DebertaV2",
+    "modernbert": "ModernBert",
+}
 _PROBLEMS = {
     "classes": "single_label_classification",
     "multilabel": "multi_label_classification",
     "numbers": "regression",
 }
+# Fields of config.json with other names for ModernBERT.
+_NOT_MODERN = (
+    "hidden_act",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "layer_norm_eps",
+)
 # Label name of a regression head, which has a single row.
 _NUMBER = ("LABEL_0",)
-# Published names to ours, for modules with a kernel or a scale, and a bias.
-_BLOCK = {
-    **{f"attention.self.{x}": f"attention/{x}" for x in ("query", "key", "value")},
-    "attention.output.dense": "attention/attention_out",
-    "attention.output.LayerNorm": "attention_norm",
-    "intermediate.dense": "mlp_in",
-    "output.dense": "mlp_out",
-    "output.LayerNorm": "mlp_norm",
+_BERT_TOKENS = ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]")
+_ROBERTA_TOKENS = ("<unk>", "</s>", "<pad>", "<s>", "<mask>")
+_SPECIAL = {
+    "bert": _BERT_TOKENS,
+    "roberta": _ROBERTA_TOKENS,
+    "mpnet": ("[UNK]", *_ROBERTA_TOKENS[1:]),
+    "deberta": _BERT_TOKENS,
+    "model": _BERT_TOKENS,
 }
-_ENCODER = {
-    "embeddings.LayerNorm": "encoder/embedding_norm",
-    **{
-        f"encoder.layer.{{}}.{theirs}": f"encoder/block_{{}}/{ours}"
-        for theirs, ours in _BLOCK.items()
-    },
-}
-_TABLES = {
-    "embeddings.word_embeddings.weight": "encoder/tokens",
-    "embeddings.position_embeddings.weight": "encoder/positions",
-    "embeddings.token_type_embeddings.weight": "encoder/types",
-}
-_HEADS = {
-    "bert": {"pooler.dense": "pooler", "classifier": "head"},
-    "roberta": {"classifier.dense": "pooler", "classifier.out_proj": "head"},
-}
-# Prefix of published names, which also selects the head and the special tokens.
-_PREFIX = {"bert": "bert", "roberta": "roberta", "xlm-roberta": "roberta"}
-# Pretraining heads, often tied to the token embeddings, and buffers without weights.
-_UNUSED = (
-    "cls.",
-    "lm_head.",
-    "embeddings.position_ids",
-    "embeddings.token_type_ids",
-    "pooler.",
-)
+
+
+def pad_id(model: ConfigDict) -> int:
+    """Return the id of the padding token: ``model.pad_id``, or that of the family."""
+    return PAD_ID[model.name] if model.pad_id is None else model.pad_id
 
 
 def make_model(config: ConfigDict) -> Classifier:
@@ -77,41 +80,68 @@ def make_model(config: ConfigDict) -> Classifier:
       InputError: a field is invalid; names the field, expected and found values.
     """
     m, data = config.model, config.data
-    check_choices({"model.size": (m.size, tuple(SIZES))})
+    check_choices(
+        {
+            "model.size": (m.size, tuple(SIZES)),
+            "model.pooling": (m.pooling, ("cls", "mean")),
+        }
+    )
     counts = {
         f"model.{k}": m[k] for k in (*Size._fields, "vocab_size", "max_positions")
     }
+    counts |= {f"model.{k}": m[k] for k in ("position_buckets", *Pattern._fields)}
     counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
     check_least({field: (value, 1) for field, value in counts.items()})
     size = resized(m, SIZES[m.size])
     check_heads(size)
-    if not 8 <= data.max_length <= m.max_positions:
+    longest = math.inf if m.name == "deberta-v2" else m.max_positions
+    if not 8 <= data.max_length <= longest:
         raise InputError(
             "data.max_length: expected 8 to model.max_positions = "
             f"{m.max_positions}, found {data.max_length}"
         )
     r = config.rdrop
     plain = (r.label_smoothing, r.divergence, r.stop_gradient)
-    if data.labels != "classes" and plain != (0.0, "symmetric_kl", "none"):
+    if data.labels not in ("classes", "words") and plain != (
+        0.0,
+        "symmetric_kl",
+        "none",
+    ):
         raise InputError(
             "rdrop.label_smoothing, rdrop.divergence, rdrop.stop_gradient: expected "
             f"0.0, symmetric_kl and none for data.labels={data.labels}, found {plain}"
         )
-    encoder = Encoder(
-        kind=m.name,
-        size=size,
-        vocab_size=m.vocab_size,
-        max_positions=m.max_positions,
-        num_types=2 if m.name == "bert" else 1,
-        pad_id=PAD_ID[m.name],
-        norm_eps=NORM_EPS[m.name] if m.norm_eps is None else m.norm_eps,
-        dropout=m.dropout,
-        attention_dropout=m.attention_dropout,
-        dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
-        masks=m.masks,
+    return Classifier(
+        _encoder(m, size),
+        max(len(data.classes), 1),
+        per_token=data.labels == "words",
+        pooling=m.pooling,
     )
-    return Classifier(encoder, outputs=max(len(data.classes), 1))
+
+
+def _encoder(m: ConfigDict, size: Size) -> Encoder | ModernEncoder:
+    shared: dict[str, Any] = {
+        "size": size,
+        "vocab_size": m.vocab_size,
+        "max_positions": m.max_positions,
+        "pad_id": pad_id(m),
+        "norm_eps": NORM_EPS[m.name] if m.norm_eps is None else m.norm_eps,
+        "dropout": m.dropout,
+        "attention_dropout": m.attention_dropout,
+        "dtype": jnp.dtype(m.dtype),
+        "remat": m.remat,
+        "masks": m.masks,
+    }
+    if m.name == "modernbert":
+        if size.width // size.heads % 2:
+            raise InputError(
+                f"model.heads: expected heads of an even width, got {size.heads} heads "
+                f"of width {size.width // size.heads}"
+            )
+        pattern = Pattern(*(m[name] for name in Pattern._fields))
+        return ModernEncoder(**shared, pattern=pattern)
+    types, buckets = NUM_TYPES[m.name], m.position_buckets
+    return Encoder(m.name, **shared, num_types=types, position_buckets=buckets)
 
 
 def make_family(
@@ -140,7 +170,7 @@ def make_family(
             "model.heads": encoder.size.heads,
             "pad_token_id": encoder.pad_id,
         },
-        reinit=("head", "pooler"),
+        reinit=("head", "pooler", "pooler_norm"),
         classes=tuple(data.classes) or _NUMBER,
     )
 
@@ -162,6 +192,14 @@ def read(path: Path, module: Classifier) -> Weights:
     stored = weight_files.read(path)
     arrays, unused = to_ours(stored.arrays, encoder.kind, per_token=module.per_token)
     notes = [f"not loaded, because unused: {name}" for name in sorted(unused)]
+    if encoder.kind == "modernbert":
+        eps = stored.config.get("norm_eps", encoder.norm_eps)
+        stored = replace(stored, config={**stored.config, "layer_norm_eps": eps})
+        notes.append(
+            "ModernBERT is published with dropout rates of 0; this run has "
+            f"model.dropout={encoder.dropout} and "
+            f"model.attention_dropout={encoder.attention_dropout}"
+        )
     return mapping.encoder_weights(arrays, stored, encoder.norm_eps, path, notes)
 
 
@@ -189,21 +227,15 @@ def save(
     weight_files.write(arrays, folder, config=_config(module, labels, classes))
     text = tokenizer.to_str(pretty=True)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
-    special = {
-        "bert": ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"),
-        "roberta": ("<unk>", "</s>", "<pad>", "<s>", "<mask>"),
-    }[_PREFIX[kind]]
     names = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-    # The tokenizer class of XLM-R would replace the normalizer of tokenizer.json.
-    name = (
-        "PreTrainedTokenizerFast"
-        if kind == "xlm-roberta"
-        else f"{_CLASSES[kind]}Tokenizer"
-    )
-    settings: dict[str, Any] = {"tokenizer_class": name}
+    # Other tokenizer classes replace the normalizer of tokenizer.json.
+    named = f"{_CLASSES[kind]}Tokenizer" if kind in ("bert", "roberta") else ""
+    settings: dict[str, Any] = {"tokenizer_class": named or "PreTrainedTokenizerFast"}
     if kind == "bert":
         settings |= tokenizer_files.settings_of(tokenizer)
-    settings |= dict(zip(names, special, strict=True))
+    if not module.encoder.num_types:
+        settings["model_input_names"] = ["input_ids", "attention_mask"]
+    settings |= dict(zip(names, _SPECIAL[PREFIX[kind]], strict=True))
     settings["model_max_length"] = module.encoder.max_positions
     weight_files.write_json(folder / "tokenizer_config.json", settings)
 
@@ -211,71 +243,39 @@ def save(
 def _config(module: Classifier, labels: str, classes: Sequence[str]) -> dict[str, Any]:
     e = module.encoder
     names = classes or _NUMBER
-    rows = e.max_positions + (e.pad_id + 1 if e.kind != "bert" else 0)
+    after = e.kind in ("roberta", "xlm-roberta", "mpnet")  # positions after padding
+    rows = e.max_positions + (e.pad_id + 1 if after else 0)
     head = "TokenClassification" if module.per_token else "SequenceClassification"
-    return {
+    shared = mapping.encoder_config(e, module.outputs, names)
+    if e.kind == "modernbert":
+        shared = {name: x for name, x in shared.items() if name not in _NOT_MODERN}
+    return shared | {
         "architectures": [f"{_CLASSES[e.kind]}For{head}"],
         "model_type": e.kind,
         "vocab_size": e.vocab_size,
         "max_position_embeddings": rows,
-        "type_vocab_size": e.num_types,
+        **_family_config(module),
         "pad_token_id": e.pad_id,
-        "problem_type": _PROBLEMS[labels],
-    } | mapping.encoder_config(e, module.outputs, names)
-
-
-def to_ours(
-    arrays: Mapping[str, np.ndarray], kind: str, *, per_token: bool = False
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Rename weights of transformers to our names, and transpose kernels.
-
-    Args:
-      arrays: arrays by their names in transformers.
-      kind: "bert", "roberta" or "xlm-roberta".
-      per_token: True if the model has a head per token, and no pooler.
-
-    Returns:
-      Arrays by our paths, such as ``encoder/block_0/mlp_in/kernel``, with unknown names
-      unchanged; and the names that are ignored on purpose.
-
-    Example:
-      >>> import numpy as np
-      >>> found, unused = to_ours({"classifier.bias": np.zeros(2)}, "bert")
-      >>> list(found), unused
-      (['head/bias'], [])
-    """
-    known = _names(arrays, kind, per_token)
-    plain = {theirs: _plain(theirs, kind) for theirs in arrays}
-    unused = [
-        theirs
-        for theirs, name in plain.items()
-        if name not in known and name.startswith(_UNUSED)
-    ]
-    names = {theirs: known.get(name, theirs) for theirs, name in plain.items()}
-    kept = {theirs: x for theirs, x in arrays.items() if theirs not in unused}
-    return mapping.renamed(kept, names), unused
-
-
-def to_theirs(
-    arrays: Mapping[str, np.ndarray], kind: str, *, per_token: bool = False
-) -> dict[str, np.ndarray]:
-    """Invert `to_ours`, with the name prefix of models with a head."""
-    names = mapping.inverted(_names(arrays, kind, per_token))
-    return {
-        name if name.startswith("classifier") else f"{_PREFIX[kind]}.{name}": x
-        for name, x in mapping.renamed(arrays, names).items()
+        **({"problem_type": _PROBLEMS[labels]} if labels in _PROBLEMS else {}),
     }
 
 
-def _plain(name: str, kind: str) -> str:
-    """Remove the prefix, and replace the old names of a scale and a bias."""
-    name = name.removeprefix(f"{_PREFIX[kind]}.")
-    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
-    return re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-
-
-def _names(names: Iterable[str], kind: str, per_token: bool) -> dict[str, str]:
-    """Map all transformers names, without prefix, to ours."""
-    heads = {"classifier": "head"} if per_token else _HEADS[_PREFIX[kind]]
-    layers = mapping.layer_numbers(names)
-    return mapping.parameter_names(heads | _ENCODER, _TABLES, layers)
+def _family_config(module: Classifier) -> dict[str, Any]:
+    """Return the fields of config.json that not all text encoders have."""
+    e = module.encoder
+    fixed = text_encoders.FIXED[e.kind]
+    fields = {name: wanted for name, (wanted, _) in fixed.items()}
+    if isinstance(e, ModernEncoder):
+        dropouts = ("embedding_dropout", "mlp_dropout", "classifier_dropout")
+        return {
+            **fields,
+            **dict.fromkeys(dropouts, e.dropout),
+            **{text_encoders.PATTERN[k]: v for k, v in e.pattern._asdict().items()},
+            "attention_dropout": e.attention_dropout,
+            "hidden_activation": "gelu",
+            "norm_eps": e.norm_eps,
+            "classifier_pooling": module.pooling,
+        }
+    if e.kind == "deberta-v2":
+        fields["position_buckets"] = e.position_buckets
+    return fields | ({"type_vocab_size": e.num_types} if e.num_types else {})

@@ -12,20 +12,24 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 from ml_collections import ConfigDict
-from scipy.special import expit, softmax
 from tokenizers import Tokenizer
 
 from rdrop_jax.core.passes import Batch, Forward, Params
-from rdrop_jax.data import subwords, tables
+from rdrop_jax.data import subwords
 from rdrop_jax.data.batches import HostBatch
-from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
-from rdrop_jax.files.lines import clean
-from rdrop_jax.models.encoder import PAD_ID
-from rdrop_jax.tasks.classification import class_answer, make_example_scores
+from rdrop_jax.tasks.classification import make_example_scores
 from rdrop_jax.tasks.text_classification import buckets, scores, text_files
+from rdrop_jax.tasks.text_classification import words as words_lib
+from rdrop_jax.tasks.text_classification.answers import (
+    as_answer,
+    as_row,
+    is_blank,
+    shown_input,
+    span_answer,
+)
+from rdrop_jax.tasks.text_classification.bert import pad_id
 from rdrop_jax.tasks.text_classification.texts import (
-    Columns,
     Texts,
     collect,
     encode_labels,
@@ -54,25 +58,30 @@ class Scorer:
 
     def encode(self, texts: Texts) -> subwords.EncodedTexts:
         """Convert texts to token ids."""
-        length = self.config.data.max_length
-        return subwords.encode(self.tokenizer(), texts.first, texts.second, length)
+        return subwords.encode(
+            self.tokenizer(),
+            texts.first,
+            texts.second,
+            self.config.data.max_length,
+            ends=texts.words is not None,
+        )
 
-    def encode_labelled(self, texts: Texts) -> tuple[subwords.EncodedTexts, np.ndarray]:
-        """Convert the labelled texts to token ids, and their labels to arrays."""
+    def labelled(self, texts: Texts) -> tuple[Texts, np.ndarray]:
+        """Return the labelled texts, and their labels as an array."""
         data = self.config.data
-        labels, there = encode_labels(texts, data.labels, data.classes)
-        kept = np.flatnonzero(there)
-        return self.encode(texts.take(kept)), labels[kept]
+        kept = np.flatnonzero([label is not None for label in texts.labels])
+        texts = texts.take(kept)
+        return texts, encode_labels(texts, data.labels, data.classes)[0]
 
     def batches(
         self, encoded: subwords.EncodedTexts, **more: np.ndarray
     ) -> Iterator[tuple[np.ndarray, HostBatch]]:
         """Yield row numbers and batches, with additional arrays per row."""
         c = self.config
-        pad_id = PAD_ID[c.model.name]
+        padding = pad_id(c.model)
 
         def make(rows: np.ndarray, time: int) -> HostBatch:
-            return encoded.batch(rows, time, pad_id) | {
+            return encoded.batch(rows, time, padding) | {
                 name: x[rows] for name, x in more.items()
             }
 
@@ -87,7 +96,10 @@ class Scorer:
 def make_outputs(
     scorer: Scorer, mesh: Mesh
 ) -> Callable[[Params, subwords.EncodedTexts], Float[np.ndarray, "rows outputs"]]:
-    """Make ``(params, encoded texts) -> outputs``, in the order of the texts."""
+    """Make ``(params, encoded texts) -> outputs``, in the order of the texts.
+
+    If words have labels, the rows are the tokens of all texts.
+    """
 
     # Every process reads all outputs.
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
@@ -95,15 +107,15 @@ def make_outputs(
         return scorer.forward(params, batch, None).astype(jnp.float32)
 
     def outputs(params: Params, encoded: subwords.EncodedTexts) -> np.ndarray:
-        parts, order = [], []
+        each: dict[int, np.ndarray] = {}
         for rows, batch in scorer.batches(encoded):
             found = jax.device_get(run(params, shard_batch(mesh, batch, full=True)))
-            parts.append(found[: len(rows)])
-            order.append(rows)
-        whole = np.concatenate(parts)
-        result = np.empty_like(whole)
-        result[np.concatenate(order)] = whole
-        return result
+            each |= zip(rows.tolist(), found, strict=False)
+        ordered = [each[row] for row in range(len(encoded))]
+        if scorer.config.data.labels != "words":
+            return np.stack(ordered)
+        lengths = encoded.lengths
+        return np.concatenate([x[:n] for x, n in zip(ordered, lengths, strict=True)])
 
     return outputs
 
@@ -111,20 +123,29 @@ def make_outputs(
 def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evaluator:
     """Make an evaluator over all labelled rows of a split."""
     data = scorer.config.data
-    encoded, labels = scorer.encode_labelled(split(name))
-    if not len(labels):
+    texts, labels = scorer.labelled(split(name))
+    if not len(texts):
         raise InputError(f"{data.name}, {name}: expected labelled rows, found none")
+    encoded = scorer.encode(texts)
     outputs = make_outputs(scorer, mesh)
+    if texts.words is not None:
+        first = encoded.first_tokens(texts.words)
+        counts = [len(words) for words in texts.words]
+        words_lib.report_cut(first, data.max_length, name, "scored as O")
 
     def evaluate(params: Params) -> dict[str, float]:
-        return scores.SCORES[data.labels](outputs(params, encoded), labels)
+        found = outputs(params, encoded)
+        if texts.words is None:
+            return scores.SCORES[data.labels](found, labels)
+        return scores.of_words(found[first], labels, first >= 0, counts, data.classes)
 
     return evaluate
 
 
 def make_examples(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> ExampleScores:
     """Make a function that scores each labelled row of a split with classes."""
-    encoded, labels = scorer.encode_labelled(split(name))
+    texts, labels = scorer.labelled(split(name))
+    encoded = scorer.encode(texts)
 
     def batches() -> Iterator[HostBatch]:
         for rows, batch in scorer.batches(encoded, label=labels):
@@ -143,6 +164,9 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
 
     def rows(name: str) -> list[Any]:
         texts = split(name)
+        if texts.words is not None:
+            each = zip(texts.first, texts.words, strict=True)
+            return [[text[a:b] for a, b in words] for text, words in each]
         if texts.second is None:
             return list(texts.first)
         return list(zip(texts.first, texts.second, strict=True))
@@ -158,69 +182,32 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
         rows = [as_row(x, named, f"--input: text {i + 1}") for i, x in chunk]
         blank = [is_blank(row, named) for row in rows]
         kept = [row for row, empty in zip(rows, blank, strict=True) if not empty]
-        found: Iterator[np.ndarray] = iter(())
+        found: Iterator[dict[str, Any]] = iter(())
         if kept:
             texts = collect(kept, named, labelled=False)
-            found = iter(outputs(params, scorer.encode(texts)))
+            encoded = scorer.encode(texts)
+            found = answers(outputs(params, encoded), encoded, texts)
         for (number, _), row, empty in zip(chunk, rows, blank, strict=True):
             begin = {"row": number, "input": shown_input(row, named)}
-            yield begin | (
-                {"label": None, "notes": ["empty text: no label"]}
-                if empty
-                else as_answer(next(found), data.labels, tuple(data.classes))
-            )
+            none: dict[str, Any] = {"spans": []} if named.words else {"label": None}
+            nothing = none | {"notes": ["empty text: no label"]}
+            yield begin | (nothing if empty else next(found))
+
+    def answers(
+        found: np.ndarray, encoded: subwords.EncodedTexts, texts: Texts
+    ) -> Iterator[dict[str, Any]]:
+        classes = tuple(data.classes)
+        if texts.words is None:
+            return (as_answer(row, data.labels, classes) for row in found)
+        first = encoded.first_tokens(texts.words)
+        ends = np.cumsum([len(words) for words in texts.words])[:-1]
+        parts = zip(
+            *(texts.first, texts.words, np.split(found[first], ends)),
+            np.split(first >= 0, ends),
+            strict=True,
+        )
+        return (span_answer(*part, classes) for part in parts)
 
     return Predictor(
-        read=lambda name: tables.inputs(name, data.quoting), rows=rows, run=run
+        read=lambda name: text_files.inputs(name, data), rows=rows, run=run
     )
-
-
-def as_row(item: Any, named: Columns, place: str) -> Row:
-    """Convert a text, a pair or a dict to a row with the columns of the data.
-
-    Raises:
-      InputError: the number of texts is wrong, or the item has another type.
-    """
-    if isinstance(item, Row):
-        return item
-    if isinstance(item, dict):
-        return Row(place, item)
-    if not isinstance(item, str | list | tuple):
-        raise InputError(f"{place}: expected a text, found {item!r}")
-    parts = [item] if isinstance(item, str) else list(item)
-    names = [name for name in (named.text, named.text_b) if name]
-    if isinstance(item, str) and not item.strip():  # a blank line, also for text pairs
-        parts = [item] * len(names)
-    if len(parts) != len(names):
-        raise InputError(
-            f"{place}: expected {len(names)} text{'s' * (len(names) > 1)}, "
-            f"{', '.join(names)}, found {len(parts)}"
-        )
-    return Row(place, dict(zip(names, parts, strict=True)))
-
-
-def is_blank(row: Row, named: Columns) -> bool:
-    """Return True if a text of the row is empty or only white space."""
-    texts = [row.get(name) for name in (named.text, named.text_b) if name]
-    return any(isinstance(text, str) and not text.strip() for text in texts)
-
-
-def shown_input(row: Row, named: Columns) -> str | list[str]:
-    """Return the text of a row, or its two texts, for display in answers."""
-    texts = [row.get(name, "") for name in (named.text, named.text_b) if name]
-    shown = [clean(str(text)) for text in texts]
-    return shown if len(shown) > 1 else shown[0]
-
-
-def as_answer(
-    outputs: Float[np.ndarray, " outputs"], labels: str, classes: tuple[str, ...]
-) -> dict[str, Any]:
-    """Convert the outputs of one text to a JSON-ready dict."""
-    if labels == "numbers":
-        return {"label": round(float(outputs[0]), 6)}
-    chances = expit(outputs) if labels == "multilabel" else softmax(outputs)
-    each = {name: round(float(p), 6) for name, p in zip(classes, chances, strict=True)}
-    if labels == "multilabel":
-        chosen = [name for name, z in zip(classes, outputs, strict=True) if z > 0]
-        return {"label": chosen, "probabilities": each}
-    return class_answer(np.asarray(chances), classes)

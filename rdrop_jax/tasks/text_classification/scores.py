@@ -1,18 +1,22 @@
-"""GLUE metrics on the host: accuracy, F1, Matthews, Pearson and Spearman.
+"""Metrics on the host: accuracy, F1, Matthews, Pearson, Spearman and F1 of spans.
 
 Each metric is defined for constant predictions or labels: F1, Matthews and both
 correlations are then 0.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy import stats
 from scipy.special import log_softmax
 
 Ids = Int[np.ndarray, " rows"]
 Numbers = Float[np.ndarray, " rows"]
+Seen = Bool[np.ndarray, " words"]
+Tags = Shaped[np.ndarray, " words"]
 
 
 def f1(predicted: Ids, labels: Ids, num_classes: int) -> float:
@@ -131,6 +135,104 @@ def of_numbers(
     }
 
 
+class Span(NamedTuple):
+    """Span of words with one label.
+
+    Attributes:
+      label: name without the prefix.
+      start: number of the first word.
+      end: number of the last word, plus one.
+    """
+
+    label: str
+    start: int
+    end: int
+
+
+def spans(tags: Sequence[str]) -> list[Span]:
+    """Return the spans of a sentence in the schemes IOB1, IOB2, IOBES and BILOU.
+
+    Follows the evaluation of CoNLL-2000: a span starts at B, S or U, where the label
+    changes, and after O or the end of a span. A tag without a prefix is a span of one
+    word.
+
+    Args:
+      tags: tag of each word.
+
+    Example:
+      >>> spans(["B-PER", "I-PER", "O", "I-LOC"])
+      [Span(label='PER', start=0, end=2), Span(label='LOC', start=3, end=4)]
+    """
+    found: list[Span] = []
+    before = "O"
+    for i, tag in enumerate(tags):
+        parts = re.fullmatch("([BIESLU])-(.+)", tag)
+        prefix, label = parts.groups() if parts else ("O" if tag == "O" else "S", tag)
+        inner = prefix in "IEL" and before in "BI" and found[-1].label == label
+        if inner:
+            found[-1] = found[-1]._replace(end=i + 1)
+        elif prefix != "O":
+            found.append(Span(label, i, i + 1))
+        before = prefix
+    return found
+
+
+def best_tags(
+    logits: Float[np.ndarray, "words classes"], seen: Seen, classes: Sequence[str]
+) -> Tags:
+    """Return the best class of each word, and O for words without logits.
+
+    Args:
+      logits: logits of the words that the model has seen; other rows are ignored.
+      seen: words that the model has seen.
+      classes: class names by id.
+    """
+    best = np.argmax(logits, axis=-1)
+    return np.where(seen, np.asarray(classes)[best], "O")
+
+
+def of_words(
+    logits: Float[np.ndarray, "words classes"],
+    labels: Int[np.ndarray, " words"],
+    seen: Seen,
+    counts: Sequence[int],
+    classes: Sequence[str],
+) -> dict[str, float]:
+    """Compute scores of spans over all sentences, and accuracy and loss of words.
+
+    Args:
+      logits: logits of the words of all sentences.
+      labels: class ids.
+      seen: see `best_tags`; the loss leaves out other words.
+      counts: number of words of each sentence.
+      classes: class names by id.
+    """
+    predicted = best_tags(logits, seen, classes)
+    wanted = np.asarray(classes)[labels]
+    ends = np.cumsum(counts)[:-1]
+    found, known = (
+        {
+            (row, span)
+            for row, part in enumerate(np.split(tags, ends))
+            for span in spans(part.tolist())
+        }
+        for tags in (predicted, wanted)
+    )
+    hits = len(found & known)
+    log_p = log_softmax(logits[seen].astype(np.float64), axis=-1)
+    nll = -log_p[np.arange(len(log_p)), labels[seen]]
+    return {
+        "f1": 2 * hits / max(1, len(found) + len(known)),
+        "precision": hits / max(1, len(found)),
+        "recall": hits / max(1, len(known)),
+        "accuracy": float(np.mean(predicted == wanted)),
+        "loss": float(np.sum(nll) / max(1, len(nll))),
+        "examples": len(counts),
+        "words": len(labels),
+        "words_cut": int(np.sum(~seen)),
+    }
+
+
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {
     "classes": of_classes,
     "multilabel": of_label_sets,
@@ -140,4 +242,5 @@ NAMES = {
     "classes": ("accuracy", "f1", "matthews", "loss"),
     "multilabel": ("accuracy", "f1_micro", "f1_macro", "loss"),
     "numbers": ("pearson", "spearman", "loss"),
+    "words": ("f1", "precision", "recall", "accuracy", "loss"),
 }

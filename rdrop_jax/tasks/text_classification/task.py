@@ -20,26 +20,41 @@ from rdrop_jax.core.passes import Batch, Forward, Key, Params, View
 from rdrop_jax.data import subwords, tokenizer_files
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
-from rdrop_jax.models.encoder import PAD_ID, Classifier
+from rdrop_jax.models.encoder import Classifier
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.tasks import classification, cutoff
-from rdrop_jax.tasks.field_checks import model_module
+from rdrop_jax.tasks.field_checks import model_module, shared
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.text_classification import (
     MODELS,
     buckets,
     evaluation,
     text_sets,
+    words,
 )
+from rdrop_jax.tasks.text_classification.bert import pad_id
 from rdrop_jax.tasks.text_classification.scores import NAMES
 from rdrop_jax.tasks.text_classification.texts import Texts, encode_labels
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.distributed import process, write_on_process_0
-from rdrop_jax.training.task import Report, StepOptions, Task
+from rdrop_jax.training.task import Averaging, Report, StepOptions, Task
+
+# Fields of ``data`` that averaged runs share.
+_SHARED = ("labels", "classes", "columns.text_b", "max_length")
+_MEANS: dict[str, Callable[[Array], Array]] = {
+    "classes": classification.mean_probabilities,
+    "multilabel": classification.mean_label_probabilities,
+    "numbers": functools.partial(jnp.mean, axis=0),
+    "words": classification.mean_probabilities,
+}
 
 
 def build(
-    config: ConfigDict, workdir: Path | None = None, *, resuming: bool = True
+    config: ConfigDict,
+    workdir: Path | None = None,
+    *,
+    resuming: bool = True,
+    forward: Forward | None = None,
 ) -> Task:
     """Build the task of a config with ``task="text_classification"``.
 
@@ -47,13 +62,14 @@ def build(
       config: config of the run; class names that it lacks are read from the data.
       workdir: folder of the run, with its tokenizer; None makes a tokenizer.
       resuming: False writes the tokenizer.
+      forward: replaces that of the model in evaluation and prediction.
     """
     commit = workdir_lib.recorded_commit(config, workdir)
     config = text_sets.completed(config, commit)
     data = config.data
     architecture = model_module(config, MODELS)
     module = architecture.make_model(config)
-    forward = make_forward(module)
+    forward = forward or make_forward(module)
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
     found = functools.cache(lambda: text_sets.find(data, commit))
     split = functools.cache(
@@ -77,11 +93,10 @@ def build(
     def train_data() -> buckets.BucketBatches:
         return make_train_data(config, tokenizer(), split("train"))
 
-    def provenance() -> dict[str, str]:
-        own = {}
-        if kept is not None and kept.is_file():
-            own = {tokenizer_files.NAME: checksums.sha256(kept)}
-        return found().provenance() | own
+    def kept_files() -> dict[str, str]:
+        if kept is None or not kept.is_file():
+            return {}
+        return {tokenizer_files.NAME: checksums.sha256(kept)}
 
     scorer = evaluation.Scorer(config, forward, tokenizer)
     names = text_sets.split_names(data)
@@ -101,19 +116,28 @@ def build(
         },
         predictor=functools.partial(evaluation.make_predictor, scorer, split),
         pretrained=architecture.make_family(module, data, tokenizer),
-        provenance=provenance,
-        step=StepOptions(
-            forwards=pass_forwards(
-                config, lambda changed: make_forward(architecture.make_model(changed))
-            ),
-            views=make_views(config, module.encoder.size.width),
-            partition_rules=PARTITION_RULES,
+        averaging=Averaging(
+            _MEANS[data.labels], lambda: shared(config, _SHARED) | kept_files()
         ),
+        provenance=lambda: found().provenance() | kept_files(),
+        step=_step_options(config, architecture.make_model),
         report=Report(
             size=lambda name: f"{len(split(name)):,} rows",
             notes=lambda: text_sets.notes(found(), data),
             signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
         ),
+    )
+
+
+def _step_options(
+    config: ConfigDict, make_model: Callable[[ConfigDict], Classifier]
+) -> StepOptions:
+    return StepOptions(
+        forwards=pass_forwards(
+            config, lambda changed: make_forward(make_model(changed))
+        ),
+        views=make_views(config, make_model(config).encoder.size.width),
+        partition_rules=PARTITION_RULES,
     )
 
 
@@ -153,7 +177,7 @@ def init(module: Classifier, key: jax.Array) -> Params:
 def make_loss(config: ConfigDict) -> Loss:
     """Make the R-Drop loss; unlabelled rows only enter the consistency term."""
     labels = config.data.labels
-    if labels == "classes":
+    if labels in ("classes", "words"):
         return classification.make_loss(config)
 
     def loss(
@@ -194,7 +218,7 @@ def with_fitting_ids(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:
     subwords.check_fits(
         tokenizer,
         vocab_size=config.model.vocab_size,
-        pad_id=PAD_ID[config.model.name],
+        pad_id=pad_id(config.model),
         exact=bool(config.init_from),
     )
     return tokenizer
@@ -208,12 +232,25 @@ def make_train_data(
     labels, there = encode_labels(texts, data.labels, data.classes)
     if not there.any():
         raise InputError("data.columns.label: expected labelled rows, found none")
-    encoded = subwords.encode(tokenizer, texts.first, texts.second, data.max_length)
-    pad_id = PAD_ID[config.model.name]
+    encoded = subwords.encode(
+        tokenizer,
+        texts.first,
+        texts.second,
+        data.max_length,
+        ends=texts.words is not None,
+    )
+    padding = pad_id(config.model)
+    per_token: dict[str, np.ndarray] = {}
+    per_row = {"label": labels, "labelled": there}
+    if texts.words is not None:
+        first = encoded.first_tokens(texts.words)
+        words.report_cut(first, data.max_length, "train", "not trained on")
+        per_token = _scored_tokens(encoded, first, labels, there)
+        per_row = {}
 
     def make(rows: np.ndarray, time: int) -> dict[str, np.ndarray]:
-        known = {"label": labels[rows], "labelled": there[rows]}
-        return encoded.batch(rows, time, pad_id) | known
+        known = {name: x[rows] for name, x in per_row.items()}
+        return encoded.batch(rows, time, padding, **per_token) | known
 
     return buckets.BucketBatches(
         encoded.lengths,
@@ -223,3 +260,18 @@ def make_train_data(
         seed=config.seed,
         process=process(),
     )
+
+
+def _scored_tokens(
+    encoded: subwords.EncodedTexts,
+    first: np.ndarray,
+    labels: np.ndarray,
+    there: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Return labels and masks of all tokens from those of words and rows."""
+    where = np.zeros(len(encoded.ids), bool)
+    label = np.zeros(len(encoded.ids), np.int32)
+    where[first[first >= 0]] = True
+    label[first[first >= 0]] = labels[first >= 0]
+    labelled = where * np.repeat(there, encoded.lengths)
+    return {"label": label, "where": where, "labelled": labelled}

@@ -1,22 +1,25 @@
 """The user's files of labelled texts. Needs no jax."""
 
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from rdrop_jax.data import tables
 from rdrop_jax.data.datasets import Dataset
+from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import root
+from rdrop_jax.tasks.text_classification import words
 from rdrop_jax.tasks.text_classification.texts import Columns, Texts, collect
 
 
 def columns(data: ConfigDict) -> Columns:
     """Return the columns that a config names."""
     c = data.columns
-    return Columns(c.text, c.text_b, c.label)
+    return Columns(c.text, c.text_b, c.label, data.labels == "words")
 
 
 def paths_of(data: ConfigDict) -> dict[str, Path]:
@@ -50,8 +53,11 @@ def find(data: ConfigDict) -> Dataset[Texts]:
             "data.files.validation: expected a file to select by, or "
             "data.validation=a share or number of training rows, found neither"
         )
-    for path in paths.values():
-        tables.kind(path)
+    for split, path in paths.items():
+        if data.labels == "words" and not tables.is_table(path):
+            tables.check_text(path, f"data.files.{split}")
+        else:
+            tables.kind(path)
 
     def provenance() -> dict[str, str]:
         return {
@@ -62,7 +68,21 @@ def find(data: ConfigDict) -> Dataset[Texts]:
 
     def read(split: str) -> Texts:
         check_file(split, paths[split])
-        rows = tables.read(paths[split], quoting=data.quoting)
-        return collect(rows, columns(data))
+        return collect(_rows(paths[split], data), columns(data))
 
     return Dataset({s: functools.partial(read, s) for s in paths}, provenance)
+
+
+def _rows(path: Path, data: ConfigDict) -> Iterator[Row]:
+    """Read the rows of a table, or of a CoNLL file if words have labels."""
+    if data.labels == "words" and not tables.is_table(path):
+        return words.read_conll(path, data.columns.text, data.columns.label)
+    return tables.read(path, quoting=data.quoting)
+
+
+def inputs(name: str, data: ConfigDict) -> Iterator[Row | str | tuple[str, ...]]:
+    """Read inputs for prediction: see `tables.inputs`; also .conll for words."""
+    path = Path(name)
+    if data.labels == "words" and path.suffix == words.CONLL and path.is_file():
+        return _rows(path, data)
+    return tables.inputs(name, data.quoting)

@@ -1,6 +1,7 @@
 """Labelled texts by the name of a dataset. Needs no jax."""
 
 import functools
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -30,9 +31,14 @@ def splits(data: ConfigDict, commit: str = "") -> dict[str, str]:
     if "test" in chosen and not named["test"]:
         # "a.b" is also the field b of a column a.
         rows = data_hub.rows(found, chosen["test"], [label, label.partition(".")[0]])
-        if all(row.get(label) == -1 or is_missing(row.get(label)) for row in rows):
+        if all(_is_unlabelled(row.get(label)) for row in rows):
             del chosen["test"]
     return chosen
+
+
+def _is_unlabelled(label: Any) -> bool:
+    each = label if isinstance(label, list) else [label]
+    return all(one == -1 or is_missing(one) for one in each)
 
 
 def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
@@ -73,5 +79,5 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
     return Dataset(
         {s: functools.partial(read, s) for s in names},
         lambda: dict(found().provenance),
-        classes() if data.labels == "classes" and not data.classes else (),
+        classes() if data.labels in ("classes", "words") and not data.classes else (),
     )

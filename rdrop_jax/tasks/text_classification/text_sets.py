@@ -101,8 +101,15 @@ def check_labels(data: ConfigDict) -> None:
             "data.quoting": (data.quoting, tables.QUOTING),
         }
     )
-    if data.name == "docstrings" or is_own(data):
+    if data.labels == "words" and data.columns.text_b:
+        raise InputError(
+            "data.columns.text_b: expected no second text for data.labels=words, found "
+            f"{data.columns.text_b!r}"
+        )
+    if is_own(data) or (data.name == "docstrings" and data.labels != "words"):
         return
+    if data.name == "docstrings":
+        raise InputError("data.labels: expected classes for docstrings, found words")
     task = _glue(data)
     wanted = "classes" if task.classes else "numbers"
     if data.labels != wanted:
@@ -170,10 +177,12 @@ def held_out(data: ConfigDict) -> dict[str, float]:
 def notes(found: Dataset[Texts], data: ConfigDict) -> tuple[str, ...]:
     """Return a note for each split that is held out of the training rows."""
     origin = data.files.train if data.name == "files" else data.name
-    return tuple(
+    cut = tuple(
         f"{s}: {len(open_split(found, data, s))} rows held out of {origin}"
         for s in held_out(data)
     )
+    empty = found.splits["train"]().left_out
+    return (*cut, f"train: {empty} rows without words left out") if empty else cut
 
 
 def completed(config: ConfigDict, commit: str = "") -> ConfigDict:

@@ -200,9 +200,8 @@ def test_predict_by_the_program(finished, tmp_path):
         predict.main(["--workdir", str(workdir), "--mode", "guess"])
 
 
-@pytest.mark.parametrize(
-    "kind", ["adaptive", pytest.param("characters", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["adaptive", "characters"])
 def test_other_models_and_tokens(folder, kind):
     more = ADAPTIVE if kind == "adaptive" else {"data.tokens": "characters"}
     config = config_of(folder, total_steps=2, **more)

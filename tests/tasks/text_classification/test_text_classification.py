@@ -138,10 +138,11 @@ def test_batches_do_not_depend_on_history(trained):
 @pytest.mark.parametrize(
     ("labels", "metric", "change"),
     [
-        (
+        pytest.param(
             "numbers",
             "pearson",
             lambda row: row | {"label": 2.0 * (row["label"] == "good")},
+            marks=pytest.mark.slow,
         ),
         (
             "multilabel",
