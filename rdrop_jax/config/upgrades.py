@@ -140,6 +140,11 @@ def renamed(task: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     return found, notes
 
 
+def added_fields(task: str) -> dict[str, Any]:
+    """Return the fields that earlier versions lacked; see `ADDED`."""
+    return ADDED_EVERYWHERE | ADDED.get(task, {})
+
+
 def upgrade(config: ConfigDict) -> list[str]:
     """Change a config of an earlier version in place to the present fields.
 
@@ -155,8 +160,7 @@ def upgrade(config: ConfigDict) -> list[str]:
     # Old names last: in a file that extends a preset they replace its values.
     fields = sorted(old.items(), key=lambda field: field[0] in names)
     new, notes = renamed(task, {n: x for n, x in fields if n not in unset})
-    added = ADDED_EVERYWHERE | ADDED.get(task, {})
-    added = {n: x for n, x in added.items() if n not in old}
+    added = {n: x for n, x in added_fields(task).items() if n not in old}
     with config.unlocked():
         for name in old.keys() - new.keys():
             group, _, leaf = name.rpartition(".")
