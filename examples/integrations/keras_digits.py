@@ -1,10 +1,9 @@
-"""R-Drop for any `keras.Model` on the JAX backend: fit, callbacks, distribution.
+"""R-Drop for a `keras.Model` on the JAX backend: fit, callbacks, distribution.
 
 Run: pip install keras scikit-learn; python examples/integrations/keras_digits.py
 
-Lift `RDrop`, a `keras.Model` that returns logits: call it with inputs and outputs,
-subclass it, or combine it with a class of KerasHub, ``class Classifier(RDrop,
-keras_hub.models.TextClassifier)``. The loss of `compile` is that of the evaluation.
+Copy `RDrop`, a model that returns logits: call it with inputs and outputs, subclass it,
+or put it before a class of KerasHub. See docs/frameworks.md for what it changes.
 """
 
 import os
@@ -14,7 +13,6 @@ os.environ["KERAS_BACKEND"] = "jax"
 import jax
 import jax.numpy as jnp
 import keras
-import numpy as np
 from sklearn.datasets import load_digits
 
 from rdrop_jax import check_stochastic, rdrop_loss
@@ -33,35 +31,36 @@ class RDrop(keras.Model):
         super().__init__(*args, **kwargs)
         self.alpha, self.kl = alpha, keras.metrics.Mean(name="kl")
 
-    def compute_loss_and_updates(
-        self, params, state, metrics, x, y, sample_weight, training=False, **kwargs
-    ):
-        if not training:
-            args = (params, state, metrics, x, y, sample_weight)
-            return super().compute_loss_and_updates(*args, **kwargs)
+    def compute_loss_and_updates(self, params, state, metrics, x, y, weight, **kwargs):
+        if not kwargs.pop("training", False):
+            args = (params, state, metrics, x, y, weight)
+            return super().compute_loss_and_updates(*args)
         call = {"training": True, "return_losses": True}
         first, one, losses = self.stateless_call(params, state, x, **call)
-        # The second pass has new seeds, hence new masks, and the same statistics.
+        # The second pass has new seeds, hence new masks, and the old statistics.
         state = merge(state, one, lambda old, _: old)
         second, two, _ = self.stateless_call(params, state, x, **call)
-        # BatchNorm keeps the mean of both passes' statistics: a step counts once.
+        # BatchNorm stores the mean of both passes' statistics: a step counts once.
         state = merge(one, two, lambda a, b: (a + b) / 2)
         loss, terms = rdrop_loss(
             jnp.stack([first, second]),
-            y.astype(int),
+            y.reshape(first.shape[:-1]).astype(int),  # many data sets have [rows, 1]
             alpha=self.alpha,
-            weight=sample_weight,
+            weight=weight,
             objective_scale="mean",  # the learning rate of plain training fits
         )
         loss += sum(losses)  # weight regularizers
-        values = [*zip(self.metrics_variables, metrics, strict=True)]
-        with keras.StatelessScope(values) as scope:
+        variables = [*self.metrics_variables, *self.optimizer.variables]
+        values = zip(variables, [*metrics, *kwargs["optimizer_variables"]], strict=True)
+        with keras.StatelessScope([*values]) as scope:
             self.kl.update_state(terms["kl"].compute())
+            scaled = self.optimizer.scale_loss(loss)  # for float16
         metrics = [scope.get_current_value(v) for v in self.metrics_variables]
-        return loss, (loss, first, state, metrics)
+        return scaled, (loss, first, state, metrics)
 
     def check(self, x):
         """Stop if dropout is off, before training."""
+        self(jax.tree.map(lambda rows: rows[:1], x))  # creates a subclass's variables
         params = [v.value for v in self.trainable_variables]
         state = [v.value for v in self.non_trainable_variables]
 
@@ -79,7 +78,7 @@ def main(alpha=1.0, dropout=0.3, epochs=15, devices=1):
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=found))
     keras.utils.set_random_seed(0)
     images, labels = load_digits(return_X_y=True)
-    images = np.asarray(images / 16, np.float32)
+    images /= 16
     inputs = keras.Input([64])
     h = keras.layers.BatchNormalization(momentum=0.9)(keras.layers.Dense(128)(inputs))
     h = keras.layers.Dropout(dropout)(keras.layers.ReLU()(h))
@@ -87,11 +86,12 @@ def main(alpha=1.0, dropout=0.3, epochs=15, devices=1):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
     model.check(images)
-    rows = map(slice, (0, 1344, 1400), (1344, 1400, 1792))  # no last, smaller batch
+    rows = map(slice, (0, 1344, 1400), (1344, 1400, 1792))  # full batches of 56
     train, val, test = ((images[i], labels[i]) for i in rows)
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=3)
-    fit = model.fit(*train, 56, epochs, 0, [stop], 0, val, validation_batch_size=56)
-    scores = model.evaluate(*test, batch_size=56, verbose=0, return_dict=True)
+    how = {"batch_size": 56, "verbose": 0}
+    stop = [keras.callbacks.EarlyStopping("val_loss", patience=3)]
+    fit = model.fit(*train, epochs=epochs, callbacks=stop, validation_data=val, **how)
+    scores = model.evaluate(*test, return_dict=True, **how)
     print(f"kl {fit.history['kl'][-1]:.4f}  test accuracy {scores['accuracy']:.3f}")
     return scores["accuracy"], fit.history["kl"][-1]
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -61,10 +62,23 @@ def test_integration_is_short_and_imports_public_names(path):
 
 
 @pytest.mark.slow
-def test_one_and_eight_devices_train_the_same_nnx_model():
-    module = load(FOLDER / "nnx_mesh.py")
-    one, eight = (module.main(steps=60, devices=n) for n in (1, 8))
-    assert abs(one - eight) < 0.01
+def test_one_and_eight_devices_train_the_same_nnx_model(capsys):
+    module, found = load(FOLDER / "nnx_mesh.py"), []
+    for devices, alpha in ((1, 0.1), (8, 0.1), (8, 10.0)):
+        accuracy = module.main(steps=60, devices=devices, alpha=alpha)
+        printed = capsys.readouterr().out
+        found.append((accuracy, float(re.search(r"kl (\S+)", printed)[1])))
+        if devices == 8:  # the kernel and its moment
+            assert printed.count("'data': 4, 'model': 2") == 2
+            assert printed.count("(None, 'model')") == 2
+    one, eight, strong = found
+    assert eight == pytest.approx(one, rel=0.02)
+    assert eight[1] > strong[1] > 0
+
+
+def test_the_nnx_model_on_a_mesh_stops_if_dropout_is_off():
+    with pytest.raises(ValueError, match="two dropout keys give the same outputs"):
+        load(FOLDER / "nnx_mesh.py").main(devices=2, dropout=0.0)
 
 
 @pytest.mark.slow
