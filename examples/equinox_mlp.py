@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from rdrop_jax import init_state, make_train_step, rdrop_loss
+from rdrop_jax import check_stochastic, init_state, make_train_step, rdrop_loss
 
 
 class Mlp(eqx.Module):
@@ -48,6 +48,7 @@ def main(steps: int = 300) -> float:
         keys = jax.random.split(key, len(batch["x"]))  # a mask per example
         return jax.vmap(model)(batch["x"], keys)
 
+    check_stochastic(forward, params, {"x": images}, jax.random.key(0))
     tx = optax.adam(1e-3)
     step = jax.jit(make_train_step(forward, tx, loss, alpha=1.0), donate_argnums=0)
     state = init_state(params, tx, jax.random.key(1))

@@ -7,7 +7,13 @@ import numpy as np
 import optax
 from sklearn.datasets import load_digits
 
-from rdrop_jax import init_state, linen_forward, make_train_step, rdrop_loss
+from rdrop_jax import (
+    check_stochastic,
+    init_state,
+    linen_forward,
+    make_train_step,
+    rdrop_loss,
+)
 
 
 class Mlp(nn.Module):
@@ -33,6 +39,7 @@ def main(steps: int = 300) -> float:
     forward = linen_forward(
         model, "x", train={"train": True}, evaluate={"train": False}
     )
+    check_stochastic(forward, params, {"x": images}, jax.random.key(0))
     step = jax.jit(make_train_step(forward, tx, loss, alpha=1.0), donate_argnums=0)
     state = init_state(params, tx, jax.random.key(1))
     for t in range(steps):

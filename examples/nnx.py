@@ -12,7 +12,13 @@ import optax
 from flax import nnx
 from sklearn.datasets import load_digits
 
-from rdrop_jax import init_state, make_train_step, nnx_forward, rdrop_loss
+from rdrop_jax import (
+    check_stochastic,
+    init_state,
+    make_train_step,
+    nnx_forward,
+    rdrop_loss,
+)
 
 
 class Mlp(nnx.Module):
@@ -37,6 +43,7 @@ def main(steps: int = 300) -> float:
     images = np.asarray(images / 16, np.float32)
     model = Mlp(rngs=nnx.Rngs(0))
     forward, params = nnx_forward(model, "x")
+    check_stochastic(forward, params, {"x": images}, jax.random.key(0))
     tx = optax.adam(1e-3)
     step = jax.jit(make_train_step(forward, tx, loss, alpha=1.0), donate_argnums=0)
     state = init_state(params, tx, jax.random.key(1))

@@ -13,7 +13,7 @@ import optax
 from flax import nnx
 from sklearn.datasets import load_digits
 
-from rdrop_jax import rdrop_loss
+from rdrop_jax import check_stochastic, nnx_forward, rdrop_loss
 
 
 class Mlp(nnx.Module):
@@ -45,6 +45,8 @@ def main(steps: int = 300) -> float:
     images, labels = load_digits(return_X_y=True)
     images = np.asarray(images / 16, np.float32)
     model = Mlp(rngs=nnx.Rngs(0))
+    forward = nnx_forward(model, "x")
+    check_stochastic(*forward, {"x": images}, jax.random.key(0))
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
     for t in range(steps):
         rows = np.random.default_rng(t).integers(0, 1400, 64)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 from sklearn.datasets import load_digits
 
-from rdrop_jax import forward_passes, rdrop_loss
+from rdrop_jax import check_stochastic, forward_passes, rdrop_loss
 
 images, labels = load_digits(return_X_y=True)
 images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
@@ -29,6 +29,7 @@ def main(steps: int = 300) -> float:
     """Train the model; return the test accuracy."""
     tx = optax.adam(1e-3)
     params = init(jax.random.key(0))
+    check_stochastic(apply, params, images, jax.random.key(0))
     opt_state = tx.init(params)
 
     def loss_fn(params, x, y, key):
@@ -37,8 +38,8 @@ def main(steps: int = 300) -> float:
 
     @jax.jit
     def step(params, opt_state, t):
-        key = jax.random.fold_in(jax.random.key(1), t)
-        rows = jax.random.randint(key, (64,), 0, 1400)
+        rows_key, key = jax.random.split(jax.random.fold_in(jax.random.key(1), t))
+        rows = jax.random.randint(rows_key, (64,), 0, 1400)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (_, metrics), grads = grad_fn(params, images[rows], labels[rows], key)
         updates, opt_state = tx.update(grads, opt_state, params)

@@ -2,9 +2,9 @@
 
 Run: pip install dm-haiku scikit-learn; python examples/integrations/haiku_mlp.py
 
-Haiku passes the key of each call to `hk.next_rng_key`, as `forward_passes` expects it.
-For state such as BatchNorm's, see examples/batch_norm.py: `hk.transform_with_state`
-returns (outputs, state), the second as the aux of ``has_aux=True``.
+`hk.transform` takes the key of a pass as it is. For BatchNorm, see
+examples/batch_norm.py: like Linen there, `hk.transform_with_state` returns (outputs,
+new state), and `forward_passes` takes the state as the aux of ``has_aux=True``.
 """
 
 import haiku as hk
@@ -40,7 +40,8 @@ def main(alpha=1.0, dropout=0.3, steps=300, devices=1):
     params = model.init(jax.random.key(0), images[:1], 0.0)
     check_stochastic(forward, params, {"x": images}, jax.random.key(0))
     mesh = Mesh(jax.devices()[:devices], ("data",))
-    rows, everywhere = (NamedSharding(mesh, jax.P(*axes)) for axes in (["data"], []))
+    rows = NamedSharding(mesh, jax.P("data"))
+    everywhere = NamedSharding(mesh, jax.P())
     tx = optax.adam(1e-3)
     step = jax.jit(make_train_step(forward, tx, loss, alpha=alpha), donate_argnums=0)
     state = jax.device_put(init_state(params, tx, jax.random.key(1)), everywhere)

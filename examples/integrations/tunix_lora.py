@@ -2,10 +2,9 @@
 
 Run: pip install google-tunix scikit-learn; python examples/integrations/tunix_lora.py
 
-The prompt is a digit of 16 brightness tokens, the completion its class and an end. The
-Qwen3 is small and random; AutoModel.from_pretrained loads real ones. Base models ship
-without dropout: the noise is dropout on LoRA's input. `check_stochastic` finds a rate
-of 0, although LoRA's output starts at zero and hides every mask.
+A prompt is an image of a digit as 16 brightness tokens, a completion its class and an
+end token. The Qwen3 is small and random; AutoModel.from_pretrained loads real models.
+Base models ship without dropout: the noise is dropout on LoRA's input.
 """
 
 import jax
@@ -35,7 +34,7 @@ def add_lora(base, batch, dropout):
     lora = {"module_path": ".*_proj", "rank": 16, "alpha": 32.0, "dropout": dropout}
     provider, inputs = qwix.LoraProvider(**lora), model_input(batch)["inputs"]
     model = qwix.apply_lora_to_model(base, provider, *inputs, rngs=nnx.Rngs(1))
-    model.set_attributes(qwix_rngs=nnx.Rngs(dropout=2))  # qwix drops its own
+    model.set_attributes(qwix_rngs=nnx.Rngs(dropout=2))  # qwix removes its own
     return model
 
 

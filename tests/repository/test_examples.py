@@ -76,9 +76,37 @@ def test_one_and_eight_devices_train_the_same_nnx_model(capsys):
     assert eight[1] > strong[1] > 0
 
 
-def test_the_nnx_model_on_a_mesh_stops_if_dropout_is_off():
+FRAMEWORKS = ("equinox_mlp", "linen", "nnx", "nnx_mesh", "nnx_optimizer", "plain_jax")
+
+
+def changed(name, old, new, tmp_path):
+    """Load an example with other numbers."""
+    if name == "equinox_mlp":
+        pytest.importorskip("equinox", reason="equinox is in the extra dev")
+    text = (FOLDER / f"{name}.py").read_text()
+    assert old in text
+    path = tmp_path / f"{name}.py"
+    path.write_text(text.replace(old, new))
+    return load(path)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_example_stops_if_dropout_is_off(name, tmp_path):
+    rates = ("0.7", "1.0") if name == "plain_jax" else ("0.3", "0.0")
     with pytest.raises(ValueError, match="two dropout keys give the same outputs"):
-        load(FOLDER / "nnx_mesh.py").main(devices=2, dropout=0.0)
+        changed(name, *rates, tmp_path).main(steps=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_divergence_falls_when_alpha_rises(name, tmp_path, capsys):
+    found = []
+    for alpha in ("alpha=0.1", "alpha=10.0"):
+        old = "alpha: float = 1.0" if name == "nnx_mesh" else "alpha=1.0"
+        new = alpha.replace("=", ": float = ") if name == "nnx_mesh" else alpha
+        changed(name, old, new, tmp_path).main(steps=100)
+        found.append(float(re.search(r"kl (\S+)", capsys.readouterr().out)[1]))
+    assert found[0] > found[1] > 0
 
 
 @pytest.mark.slow
