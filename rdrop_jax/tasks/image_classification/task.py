@@ -121,7 +121,11 @@ def build(
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
         pretrained=architecture.make_family(module, config.data),
-        averaging=Averaging(mean_probabilities, lambda: shared(config, _SHARED)),
+        averaging=Averaging(
+            mean_probabilities,
+            lambda: shared(config, _SHARED),
+            lambda: image_sets.drawn(found(), config.data),
+        ),
         provenance=lambda: image_sets.provenance(found(), config.data),
         step=StepOptions(
             forwards=pass_forwards(

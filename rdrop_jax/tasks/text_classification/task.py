@@ -117,7 +117,9 @@ def build(
         predictor=functools.partial(evaluation.make_predictor, scorer, split),
         pretrained=architecture.make_family(module, data, tokenizer),
         averaging=Averaging(
-            _MEANS[data.labels], lambda: shared(config, _SHARED) | kept_files()
+            _MEANS[data.labels],
+            lambda: shared(config, _SHARED) | kept_files(),
+            lambda: text_sets.drawn(data),
         ),
         provenance=lambda: text_sets.provenance(found(), data) | kept_files(),
         step=_step_options(config, architecture.make_model),
