@@ -59,11 +59,13 @@ NAMES = (
     *("data.columns.text_b", "data.columns.source", "data.columns.target"),
     *("data.moses", "eval.bleu"),
 )
+_FOLDS = {"data.folds": 0, "data.fold": 0, "data.columns.group": ""}
 # Fields added since earlier versions, to all tasks and by task, with the value of the
 # old behavior; a type stands for an optional field that is None.
 ADDED_EVERYWHERE: dict[str, Any] = {"rdrop.views": "none", "rdrop.views_rate": float}
 ADDED: dict[str, dict[str, Any]] = {
-    "image_classification": {
+    "image_classification": _FOLDS
+    | {
         f"data.{group}.{name}": ""
         for group, names in (
             ("columns", ("image", "label")),
@@ -72,11 +74,13 @@ ADDED: dict[str, dict[str, Any]] = {
         for name in names
     },
     "text_classification": {
+        **_FOLDS,
         "data.validation": 0.0,
         "data.test": 0.0,
         "data.quoting": "none",
         "model.pad_id": int,
         "model.position_buckets": 256,
+        "model.conv_kernel": 0,
         "model.pooling": "cls",
         "model.global_every": 3,
         "model.local_window": 128,
