@@ -99,6 +99,7 @@ def glue() -> ConfigDict:
     c.model.max_positions = 512  # longest input, special tokens included
     c.model.pad_id = placeholder(int)  # none: that of the published models
     c.model.position_buckets = 256  # deberta-v2: rows for distances, in one direction
+    c.model.conv_kernel = 0  # deberta-v2: width of a convolution, 3 in v2; 0: none
     c.model.pooling = "cls"  # modernbert: the first token, or "mean" of all
     c.model.global_every = 3  # modernbert: every third layer attends to all tokens
     c.model.local_window = 128  # modernbert: tokens that the other layers attend to
@@ -113,6 +114,8 @@ def glue() -> ConfigDict:
     c.data.validation = 0.0  # share or number of training rows to hold out; unused if
     # there is a file or a split for it
     c.data.test = 0.0  # the same for data.name=files; 0: no test data
+    c.data.folds = 0  # K-fold cross-validation: number of folds; 0: off
+    c.data.fold = 0  # fold for validation, from 0
     c.data.files = ConfigDict()  # names of files in data.dir, or of splits
     c.data.files.train = ""
     c.data.files.validation = ""
@@ -122,6 +125,7 @@ def glue() -> ConfigDict:
     c.data.columns.text = "text"
     c.data.columns.text_b = ""  # second text; empty: single texts
     c.data.columns.label = "label"
+    c.data.columns.group = ""  # no group is in two splits; files and names
     c.data.tokenizer = ""  # file or folder; empty: that of init_from, else trained
     c.data.max_length = 128  # tokens, including special tokens
     c.data.buckets = 8  # number of padded lengths, fitted to the training rows

@@ -43,10 +43,13 @@ def vit() -> ConfigDict:
     c.data.columns = ConfigDict()  # of a dataset by name; empty: found by their types
     c.data.columns.image = ""
     c.data.columns.label = ""
+    c.data.columns.group = ""  # no group is in two splits; hf: and npz
     c.data.labelled = 0  # number of training images, drawn by seed; 0: all
     c.data.unlabelled = 0  # number of further images, for the consistency term only
     c.data.validation = 0.1  # share or number of rows to hold out if a split is absent
     c.data.test = 0.1
+    c.data.folds = 0  # K-fold cross-validation: number of folds; 0: off
+    c.data.fold = 0  # fold for validation, from 0
     c.data.files = ConfigDict()  # splits of a dataset by name; empty: usual names
     c.data.files.train = ""
     c.data.files.validation = ""

@@ -33,7 +33,11 @@ def stored_comparison(
         return None
     inputs = {"options": options.to_dict(), "base": base}
     stored = read_comparison(path)
-    if lines := _differences({name: stored[name] for name in inputs}, inputs):
+    old = {name: stored[name] for name in inputs}
+    for name, value in config_lib.added_fields(base.get("task", "")).items():
+        if name in base:  # a comparison of an earlier version may lack it
+            old["base"].setdefault(name, None if isinstance(value, type) else value)
+    if lines := _differences(old, inputs):
         raise InputError(
             f"--workdir: {workdir} contains another comparison. Use another "
             "workdir, or the same values:\n  " + "\n  ".join(lines)

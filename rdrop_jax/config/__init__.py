@@ -16,6 +16,7 @@ from rdrop_jax.config.fields import pick as pick
 from rdrop_jax.config.fields import suggest as suggest
 from rdrop_jax.config.upgrades import NAMES as NAMES
 from rdrop_jax.config.upgrades import NEW_DEFAULTS as NEW_DEFAULTS
+from rdrop_jax.config.upgrades import added_fields as added_fields
 from rdrop_jax.config.upgrades import renamed as renamed
 from rdrop_jax.config.upgrades import unlike_base as unlike_base
 from rdrop_jax.config.upgrades import upgrade as upgrade

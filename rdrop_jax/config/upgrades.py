@@ -59,11 +59,13 @@ NAMES = (
     *("data.columns.text_b", "data.columns.source", "data.columns.target"),
     *("data.moses", "eval.bleu"),
 )
+_FOLDS = {"data.folds": 0, "data.fold": 0, "data.columns.group": ""}
 # Fields added since earlier versions, to all tasks and by task, with the value of the
 # old behavior; a type stands for an optional field that is None.
 ADDED_EVERYWHERE: dict[str, Any] = {"rdrop.views": "none", "rdrop.views_rate": float}
 ADDED: dict[str, dict[str, Any]] = {
-    "image_classification": {
+    "image_classification": _FOLDS
+    | {
         f"data.{group}.{name}": ""
         for group, names in (
             ("columns", ("image", "label")),
@@ -72,11 +74,13 @@ ADDED: dict[str, dict[str, Any]] = {
         for name in names
     },
     "text_classification": {
+        **_FOLDS,
         "data.validation": 0.0,
         "data.test": 0.0,
         "data.quoting": "none",
         "model.pad_id": int,
         "model.position_buckets": 256,
+        "model.conv_kernel": 0,
         "model.pooling": "cls",
         "model.global_every": 3,
         "model.local_window": 128,
@@ -136,6 +140,11 @@ def renamed(task: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     return found, notes
 
 
+def added_fields(task: str) -> dict[str, Any]:
+    """Return the fields that earlier versions lacked; see `ADDED`."""
+    return ADDED_EVERYWHERE | ADDED.get(task, {})
+
+
 def upgrade(config: ConfigDict) -> list[str]:
     """Change a config of an earlier version in place to the present fields.
 
@@ -151,8 +160,7 @@ def upgrade(config: ConfigDict) -> list[str]:
     # Old names last: in a file that extends a preset they replace its values.
     fields = sorted(old.items(), key=lambda field: field[0] in names)
     new, notes = renamed(task, {n: x for n, x in fields if n not in unset})
-    added = ADDED_EVERYWHERE | ADDED.get(task, {})
-    added = {n: x for n, x in added.items() if n not in old}
+    added = {n: x for n, x in added_fields(task).items() if n not in old}
     with config.unlocked():
         for name in old.keys() - new.keys():
             group, _, leaf = name.rpartition(".")

@@ -1,7 +1,7 @@
 """Datasets: where they are, and their splits. Needs no jax."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.data import catalogue
 from rdrop_jax.data import hub as hub_data
+from rdrop_jax.data.labels import is_missing
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub
 from rdrop_jax.files.roots import root, unprepared
@@ -27,12 +28,39 @@ class Dataset(Generic[Rows]):
       classes: class names by id; empty for a dataset without classes, or if they must
         be read from rows.
       notes: messages about skipped files.
+      groups: function that reads the group of each training row, by the row's name;
+        None if the dataset has no groups.
     """
 
     splits: Mapping[str, Callable[[], Rows]]
     provenance: Callable[[], dict[str, str]]
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    groups: Callable[[], Mapping[str, Hashable]] | None = None
+
+    def group_list(
+        self, data: ConfigDict, names: Iterable[str]
+    ) -> list[Hashable] | None:
+        """Return the groups of the training rows; None without ``data.columns.group``.
+
+        Raises:
+          InputError: no such column, or a row without a group.
+        """
+        if not data.columns.group:
+            return None
+        if self.groups is None:
+            raise InputError(
+                f"data.columns.group: expected no column for data.name={data.name}, "
+                f"found {data.columns.group!r}"
+            )
+        found = self.groups()
+        for name, group in found.items():
+            if is_missing(group):
+                raise InputError(
+                    f"{name}: expected a group in {data.columns.group!r} "
+                    f"(data.columns.group), found {group!r}"
+                )
+        return [found[name] for name in names]
 
     def __post_init__(self) -> None:
         once = {name: functools.cache(read) for name, read in self.splits.items()}

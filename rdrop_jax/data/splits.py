@@ -1,12 +1,15 @@
 """Splits: their common names, and holding rows out of the training rows."""
 
+import hashlib
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse.csgraph
-from jaxtyping import Int
+from jaxtyping import Bool, Int
+from ml_collections import ConfigDict
 
 from rdrop_jax.errors import InputError
 
@@ -46,19 +49,166 @@ def hold_out(
     order = np.random.default_rng(split_seed).permutation(rows)
     found, start = {}, 0
     for name, size in sizes.items():
-        if size is None:
-            count = max(1, min(_HELD_OUT, rows // 10))
-        else:
-            count = round(rows * size) if size < 1 else int(size)
-            if not 0 < count < rows - start:
-                raise InputError(
-                    f"data.{name}: expected a part of the {rows} training rows, found "
-                    f"{size:g}, which is {count} rows of the {rows - start} that are "
-                    "left"
-                )
-        found[name] = np.sort(order[start : start + count])
-        start += count
+        end = start + _count(name, size, rows, start)
+        found[name] = np.sort(order[start:end])
+        start = end
     return found | {"train": np.sort(order[start:])}
+
+
+def _count(name: str, size: float | None, rows: int, start: int) -> int:
+    """Return the number of rows of a split, after ``start`` rows of earlier splits."""
+    if size is None:
+        return max(1, min(_HELD_OUT, rows // 10))
+    count = round(rows * size) if size < 1 else int(size)
+    if not 0 < count < rows - start:
+        raise InputError(
+            f"data.{name}: expected a part of the {rows} training rows, found "
+            f"{size:g}, which is {count} rows of the {rows - start} that are left"
+        )
+    return count
+
+
+def check_folds(data: ConfigDict) -> None:
+    """Check ``data.folds`` and ``data.fold``.
+
+    Raises:
+      InputError: an invalid value, or folds in addition to a validation split.
+    """
+    if data.folds < 0 or data.folds == 1:
+        raise InputError(f"data.folds: expected 0 or at least 2, found {data.folds}")
+    if not 0 <= data.fold < max(1, data.folds):
+        wanted = f"0 to {data.folds - 1}" if data.folds else "0 without data.folds"
+        raise InputError(f"data.fold: expected {wanted}, found {data.fold}")
+    if data.folds and data.files.validation:
+        raise InputError(
+            f"data.folds: expected 0 next to data.files.validation="
+            f"{data.files.validation}, found {data.folds}. Remove one of them"
+        )
+
+
+def cut(
+    rows: int,
+    sizes: Mapping[str, float | None],
+    data: ConfigDict,
+    *,
+    classes: Int[np.ndarray, " rows"] | None = None,
+    groups: Sequence[Hashable] | None = None,
+) -> dict[str, Int[np.ndarray, " subset"]]:
+    """Hold splits out of the training rows, a fold for validation if there are folds.
+
+    Args:
+      rows: number of training rows.
+      sizes: see `hold_out`. A fold has no size, and all folds have the same test rows.
+      data: the config's ``data``: folds, fold, split_seed and class names.
+      classes: class id of each row, -1 if it has none, to have the same share of each
+        class in all folds; None for rows without classes.
+      groups: group of each row; a group is in one split only.
+
+    Returns:
+      Sorted row numbers by split.
+
+    Raises:
+      InputError: a size leaves no training rows, there are fewer rows or groups than
+        folds, or a fold lacks a class.
+    """
+    ids: dict[Hashable, int] = {}
+    units = np.array([ids.setdefault(g, len(ids)) for g in groups or range(rows)])
+    if data.folds:
+        sizes = {s: size for s, size in sizes.items() if s != "validation"}
+    if groups is None:
+        found = hold_out(rows, sizes, data.split_seed)
+    else:
+        found = _hold_out_whole(units, sizes, data.split_seed)
+    if not data.folds:
+        return found
+    left = found["train"]
+    kinds = np.zeros(len(left), int) if classes is None else classes[left]
+    chosen = _in_fold(kinds, units[left], data, "rows" if groups is None else "groups")
+    return found | {"train": left[~chosen], "validation": left[chosen]}
+
+
+def _hold_out_whole(
+    groups: Int[np.ndarray, " rows"],
+    sizes: Mapping[str, float | None],
+    split_seed: int,
+) -> dict[str, Int[np.ndarray, " subset"]]:
+    """Hold out whole groups, in random order, until a split has its size."""
+    order = np.random.default_rng(split_seed).permutation(groups.max() + 1)
+    rank = np.argsort(order)[groups]
+    ends = np.cumsum(np.bincount(rank))  # rows up to each group
+    found, begin, start = {}, 0, 0
+    for name, size in sizes.items():
+        count = _count(name, size, len(groups), start)
+        end = int(np.searchsorted(ends, start + count)) + 1
+        if end >= len(ends):
+            raise InputError(
+                f"data.{name}: expected a size that leaves groups for training, found "
+                f"{size} for {len(groups)} rows in {len(ends)} groups"
+            )
+        found[name] = np.flatnonzero((rank >= begin) & (rank < end))
+        begin, start = end, int(ends[end - 1])
+    return found | {"train": np.flatnonzero(rank >= begin)}
+
+
+def _in_fold(
+    classes: Int[np.ndarray, " rows"],
+    units: Int[np.ndarray, " rows"],
+    data: ConfigDict,
+    what: str,
+) -> Bool[np.ndarray, " rows"]:
+    """Return which rows are in fold ``data.fold``.
+
+    Args:
+      classes: class id of each row; -1 if it has none.
+      units: group of each row, or its number.
+      data: the config's ``data``.
+      what: "rows" or "groups", for messages.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold  # slow
+
+    count = len(np.unique(units))
+    if count < data.folds:
+        raise InputError(
+            f"data.folds: expected at most {count}, the number of {what} of the "
+            f"training data, found {data.folds}"
+        )
+    known = np.unique(classes[classes >= 0]).tolist()
+    for kind in known:
+        if (there := len(np.unique(units[classes == kind]))) < data.folds:
+            raise _no_class(data, kind, f"{there} {what}")
+    source = np.random.MT19937(np.random.SeedSequence(data.split_seed))
+    random = np.random.RandomState(source)
+    with warnings.catch_warnings():  # of few rows without a class
+        warnings.simplefilter("ignore", UserWarning)
+        if what == "rows":
+            plain = StratifiedKFold(data.folds, shuffle=True, random_state=random)
+            found = plain.split(classes, classes)
+        else:
+            grouped = StratifiedGroupKFold(
+                data.folds, shuffle=True, random_state=random
+            )
+            found = grouped.split(classes, classes, units)
+        folds = [rows for _, rows in found]
+    for number, rows in enumerate(folds):
+        if lacking := {*known} - {*classes[rows].tolist()}:
+            raise _no_class(data, min(lacking), f"none in fold {number}")
+    chosen = np.zeros(len(classes), bool)
+    chosen[folds[data.fold]] = True
+    return chosen
+
+
+def _no_class(data: ConfigDict, kind: int, found: str) -> InputError:
+    name = data.classes[kind] if data.classes else kind
+    return InputError(
+        f"data.folds: expected rows of class {name} in each of {data.folds} folds, "
+        f"found {found}. Use fewer folds or merge classes"
+    )
+
+
+def checksum(rows: Mapping[str, Int[np.ndarray, " subset"]]) -> dict[str, str]:
+    """Return a checksum of the validation rows of `cut`, for `Task.provenance`."""
+    numbers = rows["validation"].astype("<i8").tobytes()
+    return {"validation rows": hashlib.sha256(numbers).hexdigest()}
 
 
 def hold_out_groups(

@@ -129,6 +129,7 @@ class Encoder(nn.Module):
       remat: recompute each block in the backward pass.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       position_buckets: half of the rows of DeBERTa's table of distances.
+      conv_kernel: width of the convolution of DeBERTa-v2, odd; 0 for none.
     """
 
     kind: str
@@ -144,6 +145,7 @@ class Encoder(nn.Module):
     remat: bool = False
     masks: str = "hash"
     position_buckets: int = 256
+    conv_kernel: int = 0
 
     @nn.compact
     def __call__(
@@ -166,7 +168,7 @@ class Encoder(nn.Module):
         x = cut(Dropout(self.dropout, self.masks)(x, train=train), keep)
         if keep is not None:  # no token attends to one without any feature
             where = where & jnp.any(keep, axis=-1)
-        relative = self._relative(tokens.shape[1])
+        relative, start = self._relative(tokens.shape[1]), x
         block = nn.remat(BertBlock, static_argnums=(3,)) if self.remat else BertBlock
         for i in range(self.size.layers):
             x = block(
@@ -179,7 +181,32 @@ class Encoder(nn.Module):
                 far,
                 name=f"block_{i}",
             )(x, where[:, None, None], train, relative)
+            if i == 0 and self.conv_kernel:
+                x = self._convolved(start, x, where, train)
         return x
+
+    def _convolved(
+        self,
+        start: Float[Array, "batch time width"],
+        x: Float[Array, "batch time width"],
+        where: Bool[Array, "batch time"],
+        train: bool,
+    ) -> Float[Array, "batch time width"]:
+        """Add a convolution of the embeddings to the first block's output."""
+        conv = nn.Conv(
+            self.size.width,
+            (self.conv_kernel,),
+            padding=self.conv_kernel // 2,
+            dtype=self.dtype,
+            kernel_init=_INIT,
+            name="conv",
+        )
+        zero = jnp.zeros((), self.dtype)
+        h = jnp.where(
+            where[..., None], conv(jnp.where(where[..., None], start, zero)), zero
+        )
+        h = gelu(Dropout(self.dropout, self.masks)(h, train=train))
+        return nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="conv_norm")(x + h)
 
     def _relative(self, time: int) -> Float[Array, "..."] | None:
         """Make the argument ``relative`` of the attention of all blocks."""

@@ -12,6 +12,7 @@ FIELDS = {
     "vocab_size": "vocab_size",
     "max_positions": _ROWS,
     "position_buckets": "position_buckets",
+    "conv_kernel": "conv_kernel_size",
 }
 # By model_type: the value that a field must have, which an export contains, and its
 # value in transformers if it is absent.
@@ -27,7 +28,7 @@ FIXED: Mapping[str, Mapping[str, tuple[Any, Any]]] = {
         "norm_rel_ebd": ("layer_norm", "none"),
         "position_biased_input": (False, True),
         "type_vocab_size": (0, 0),
-        "conv_kernel_size": (0, 0),
+        "conv_groups": (1, 1),
         "max_relative_positions": (-1, -1),
         "pooler_hidden_act": ("gelu", "gelu"),
         "pooler_dropout": (0, 0),
@@ -77,6 +78,11 @@ def fields(stored: Mapping[str, Any], place: str) -> dict[str, Any]:
         buckets = stored.get("position_buckets")
         if type(buckets) is not int or buckets < 2:
             raise _wrong(place, "position_buckets", "a number above 1", buckets)
+        width = stored.get("conv_kernel_size", 0)
+        if type(width) is not int or width < 0 or (width and not width % 2):
+            raise _wrong(place, "conv_kernel_size", "0 or an odd number", width)
+        if width and (act := stored.get("conv_act", "tanh")) != "gelu":
+            raise _wrong(place, "conv_act", '"gelu"', act)
     if model_type == "modernbert":
         return _modern(stored, place)
     rows = stored.get(_ROWS)

@@ -69,6 +69,8 @@ _MODERN_TABLES = {"embeddings.tok_embeddings.weight": "encoder/tokens"}
 _NORMS = {
     "embeddings.LayerNorm": "encoder/embedding_norm",
     "encoder.LayerNorm": "encoder/relative_norm",
+    "encoder.conv.conv": "encoder/conv",
+    "encoder.conv.LayerNorm": "encoder/conv_norm",
 }
 _MODERN_NORMS = {
     "embeddings.norm": "encoder/embedding_norm",

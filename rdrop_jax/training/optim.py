@@ -90,7 +90,7 @@ def _matrices(params: PyTree) -> PyTree:
 _BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
 _BEFORE = re.compile(
     r"(?:^|/)(embedding|embedding_norm|tokens|types|positions|class_token|"
-    r"relative|relative_norm|relative_bias)(?:/|$)"
+    r"relative|relative_norm|relative_bias|conv|conv_norm)(?:/|$)"
 )
 
 

@@ -27,7 +27,7 @@ OF_WEIGHTS = (
     *("model.vocab_size", "model.max_positions", "model.size", "model.share"),
     *("model.pre_norm", "model.positions", "model.activation"),
     *("model.pad_id", "model.position_buckets", "model.pooling"),
-    *("model.global_every", "model.local_window"),
+    *("model.global_every", "model.local_window", "model.conv_kernel"),
     *("model.global_theta", "model.local_theta"),
 )
 _INIT, _DATA = "init.json", "data.json"

@@ -6,7 +6,8 @@ import pytest
 
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import flags
-from rdrop_jax.compare.comparison import read_comparison
+from rdrop_jax.compare.comparison import read_comparison, stored_comparison
+from rdrop_jax.compare.comparison_options import ComparisonOptions
 from rdrop_jax.config.upgrades import ADDED
 from rdrop_jax.errors import InputError
 from rdrop_jax.training import workdir as workdir_lib
@@ -99,6 +100,23 @@ def test_a_workdir_with_old_names(task, old, new, tmp_path, caplog):
     (tmp_path / "config.json").write_text(json.dumps(stored.to_dict()))
     check(workdir_lib.read(tmp_path), old, new)
     assert not caplog.messages
+
+
+def test_a_workdir_and_a_comparison_without_added_fields(tmp_path):
+    stored = config_lib.base_config()
+    stored.task = "language_model"
+    base = config_lib.flatten(stored)
+    del stored.rdrop["views"], stored.rdrop["views_rate"]
+    (tmp_path / "config.json").write_text(json.dumps(stored.to_dict()))
+    found = workdir_lib.read(tmp_path)
+    assert (found.rdrop.views, found.rdrop.views_rate) == ("none", None)
+    options = ComparisonOptions("lm.py", {}, (1.0,), 1, 1, (), {}, "loss", "min", {})
+    content = {"options": options.to_dict(), "probe": {}, "versions": {}}
+    content["base"] = {k: v for k, v in base.items() if "views" not in k}
+    (tmp_path / "comparison.json").write_text(json.dumps(content))
+    assert stored_comparison(options, base, tmp_path)
+    with pytest.raises(InputError, match=r"rdrop.views: stored 'none', now 'crop'"):
+        stored_comparison(options, base | {"rdrop.views": "crop"}, tmp_path)
 
 
 PRESETS = {

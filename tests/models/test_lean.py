@@ -18,8 +18,9 @@ LENGTHS = jnp.array([5, 2, 0])  # the last row is all padding
 WHERE = (jnp.arange(5)[None] < LENGTHS[:, None])[:, None, None]
 
 
-def plain(query, key, value, where, mask_key, rate):
+def plain(query, key, value, bias, where, mask_key, rate):
     scores = jnp.einsum("bthd,bshd->bhts", query, key) / math.sqrt(query.shape[-1])
+    scores = scores + bias
     if where is not None:
         scores = jnp.where(where, scores, jnp.finfo(jnp.float32).min)
     weights = jax.nn.softmax(scores)
@@ -29,24 +30,25 @@ def plain(query, key, value, where, mask_key, rate):
 
 
 @pytest.mark.parametrize(
-    ("where", "rate", "target"),
-    [(None, 0.0, "tpu"), (WHERE, 0.3, "tpu"), (WHERE, 0.3, "gpu")],
+    ("where", "rate", "target", "rows"),
+    [(None, 0.0, "tpu", 3), (WHERE, 0.3, "tpu", 1), (WHERE, 0.3, "gpu", 3)],
 )
 def test_attention_and_its_gradients_equal_the_plain_formula(
-    where, rate, target, monkeypatch
+    where, rate, target, rows, monkeypatch
 ):
     monkeypatch.setattr(attend_lib, "platform", lambda: target)
     query, key, value, slope = jax.random.normal(jax.random.key(0), (4, 3, 5, 2, 4))
+    bias = jax.random.normal(jax.random.key(2), (rows, 2, 5, 5))
     mask_key = jax.random.key(1) if rate else None
 
-    def lean(q, k, v):
-        return attend(q, k, v, where, mask_key, rate, "hash")
+    def lean(q, k, v, bias):
+        return attend(q, k, v, where, mask_key, rate, "hash", bias)
 
-    def formula(q, k, v):
-        return plain(q, k, v, where, mask_key, rate)
+    def formula(q, k, v, bias):
+        return plain(q, k, v, bias, where, mask_key, rate)
 
     def both(function):
-        out, pull = jax.vjp(function, query, key, value)
+        out, pull = jax.vjp(function, query, key, value, bias)
         return out, *pull(slope)
 
     for a, b in zip(jax.jit(both, static_argnums=0)(lean), both(formula), strict=True):

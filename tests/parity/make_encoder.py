@@ -83,6 +83,13 @@ MODELS = {
 }
 
 
+_CONV = {"conv_kernel_size": 3, "conv_act": "gelu"}
+MODELS["deberta-v2-conv"] = (
+    transformers.DebertaV2Config,
+    MODELS["deberta-v2"][1] | _CONV,
+)
+
+
 def inputs(kind, pad):
     time = 15 if "hidden_size" in MODELS[kind][1] else 12
     rng = np.random.default_rng(0)

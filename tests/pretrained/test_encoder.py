@@ -30,6 +30,7 @@ from rdrop_jax.training import optim
 
 STORED = Path(__file__).parents[1] / "parity" / "encoder"
 KINDS = ("bert", "roberta", "xlm-roberta", "mpnet", "deberta-v2", "modernbert")
+CONV = "deberta-v2-conv"  # DeBERTa-v2, with a convolution
 HEADS = ("SequenceClassification", "TokenClassification")
 
 
@@ -59,12 +60,14 @@ def inputs(kind="bert"):
 
 def stored_params(kind, head):
     arrays = load_file(STORED / f"{kind}-{head}" / "model.safetensors")
-    found, unused = to_ours(arrays, kind, per_token=head == HEADS[1])
+    found, unused = to_ours(
+        arrays, kind.removesuffix("-conv"), per_token=head == HEADS[1]
+    )
     assert unused == []
     return nested(found)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, CONV])
 @pytest.mark.parametrize("head", HEADS)
 def test_equal_to_transformers(kind, head):
     module = classifier(kind, head == HEADS[1])
@@ -85,6 +88,8 @@ def test_equal_to_transformers(kind, head):
         states = [found["embedding_norm"], *(found[f"block_{i}"] for i in layers)]
         if kind == "modernbert":
             states[-1] = found["final_norm"]
+        if kind == CONV:
+            states[1] = found["conv_norm"]
         for i, hidden in enumerate(states):
             np.testing.assert_allclose(
                 hidden["__call__"][0][kept],
@@ -102,13 +107,13 @@ def apply(module, params, key=None, batch=None):
     rngs = None if key is None else {"dropout": key}
     return module.apply(
         {"params": params},
-        *(batch or inputs(module.encoder.kind)),
+        *(batch or inputs(module.encoder.kind)),  # the same inputs with CONV
         train=key is not None,
         rngs=rngs,
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, CONV])
 def test_padding_changes_nothing(kind):
     module, params = classifier(kind), stored_params(kind, HEADS[0])
     tokens, types, where = inputs(kind)

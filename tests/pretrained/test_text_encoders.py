@@ -33,6 +33,7 @@ SPECIAL = {
     "deberta-v2": ("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"),
     "modernbert": ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"),
 }
+SPECIAL["deberta-v2-conv"] = SPECIAL["deberta-v2"]
 KINDS = tuple(SPECIAL)
 
 
@@ -77,7 +78,7 @@ def loaded(path, **more):
 def test_a_folder_there_and_back(tmp_path, kind):
     path = folder(tmp_path, kind)
     config = loaded(path)
-    assert config.model.name == kind
+    assert config.model.name == kind.removesuffix("-conv")
     config = config.copy_and_resolve_references().unlock()
     config.data.classes = ("LABEL_0", "LABEL_1", "LABEL_2")
     architecture = model_module(config, MODELS)
@@ -147,7 +148,8 @@ def test_transformers_load_two_steps_of_fine_tuning(tmp_path, kind):
     ("kind", "field", "value", "wanted"),
     [
         ("mpnet", "relative_attention_num_buckets", 16, "32, got 16"),
-        ("deberta-v2", "conv_kernel_size", 3, "0, got 3"),
+        ("deberta-v2", "conv_kernel_size", 2, "0 or an odd number, got 2"),
+        ("deberta-v2-conv", "conv_act", ..., '"gelu", got "tanh"'),
         ("deberta-v2", "share_att_key", ..., "true, got false"),
         ("deberta-v2", "pos_att_type", "c2p", '["p2c", "c2p"], got ["c2p"]'),
         ("deberta-v2", "position_buckets", ..., "a number above 1, got null"),

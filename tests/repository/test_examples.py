@@ -18,7 +18,7 @@ EXAMPLES = [
 INTEGRATIONS = [
     path
     for path in sorted((FOLDER / "integrations").glob("*.py"))
-    if path.stem not in ("conftest", "test_integrations")
+    if not path.stem.startswith(("conftest", "test_"))
 ]
 
 

@@ -80,6 +80,22 @@ def columns(found: hub.Loaded, split: str, image: str, label: str) -> tuple[str,
     return chosen[0], chosen[1]
 
 
+def groups(found: hub.Loaded, split: str, column: str) -> dict[str, Any]:
+    """Return the values of a column by the names of the rows.
+
+    Raises:
+      InputError: the dataset has no such column.
+    """
+    table = found.splits[split]
+    if column not in table.column_names:
+        raise InputError(
+            f"data.columns.group: expected a column of {found.text}: "
+            f"{', '.join(table.column_names)}, found {column!r}"
+        )
+    values = table.select_columns([column])[column]
+    return {f"{found.text}, {split}, row {i}": x for i, x in enumerate(values)}
+
+
 def labelled(found: hub.Loaded, split: str, label: str) -> bool:
     """Return whether any row of a split has a class; -1 is none."""
     return bool((_class_ids(found.splits[split], label) >= 0).any())

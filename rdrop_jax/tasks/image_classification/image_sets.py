@@ -5,13 +5,14 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 from ml_collections import ConfigDict
 
-from rdrop_jax.data import catalogue, prepared, sources
+from rdrop_jax.data import catalogue, prepared, sources, splits
 from rdrop_jax.data import hub as data_hub
 from rdrop_jax.data.datasets import Dataset, prepared_folder
 from rdrop_jax.data.sources import ImageRows
-from rdrop_jax.data.splits import SPLITS, hold_out
+from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, hub
 from rdrop_jax.files.roots import root
@@ -73,6 +74,7 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[ImageRows]:
             lambda: {path.name: checksums.sha256(path) for path in paths.values()},
             npz.classes(paths["train"]) if "train" in paths else tuple(data.classes),
             npz.notes(_root(data)),
+            lambda: npz.groups(paths["train"], data.columns.group),
         )
     raise InputError(
         "data.name: expected one of digits, imagenet2012, folder, npz, "
@@ -122,18 +124,18 @@ def open_split(
       InputError: the split and the training images to hold it out of are both missing.
     """
     recorded = recorded or {}
-    own = own_splits(recorded)
+    own = own_splits(recorded) - ({"validation"} if data.folds else set())
     if name in own and name not in found.splits:
         raise InputError(
             f"data.dir: expected {name} images, which the run read separately, found "
             f"only splits {', '.join(found.splits)}. Restore the {name} images"
         )
-    missing = {
-        split: data[split]
-        for split in ("validation", "test")
-        if split not in found.splits and split not in own
-    }
-    if name in found.splits and (name != "train" or not missing):
+    missing = {s: n for s, n in held_out(found, data).items() if s not in own}
+    if (
+        name in found.splits
+        and name not in missing
+        and (name != "train" or not missing)
+    ):
         return found.splits[name]()
     if "train" not in found.splits:
         raise InputError(
@@ -143,15 +145,47 @@ def open_split(
     if recorded:
         workdir_lib.check_unchanged(recorded, found.provenance(), "data.dir")
     rows = found.splits["train"]()
-    return sources.Subset(rows, hold_out(len(rows), missing, data.split_seed)[name])
+    return sources.Subset(rows, _cut(found, data, missing)[name])
+
+
+def held_out(found: Dataset[ImageRows], data: ConfigDict) -> dict[str, float]:
+    """Return the size of each split to hold out; a fold for validation ignores it."""
+    return {
+        split: data[split]
+        for split in ("validation", "test")
+        if split not in found.splits or (split == "validation" and data.folds)
+    }
+
+
+def _cut(
+    found: Dataset[ImageRows], data: ConfigDict, sizes: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    rows, classes = found.splits["train"](), None
+    if data.folds:
+        classes = rows.labels
+        if classes is None:
+            classes = np.array([rows[i]["label"] for i in range(len(rows))])
+    groups = found.group_list(data, map(rows.name, range(len(rows))))
+    return splits.cut(len(rows), sizes, data, classes=classes, groups=groups)
+
+
+def provenance(found: Dataset[ImageRows], data: ConfigDict) -> dict[str, str]:
+    """Return checksums of the data, and of the rows of a fold."""
+    if not data.folds:
+        return found.provenance()
+    rows = _cut(found, data, held_out(found, data))
+    return found.provenance() | splits.checksum(rows)
 
 
 def notes(found: Dataset[ImageRows], data: ConfigDict) -> tuple[str, ...]:
     """Return a note for each split that is held out of the training images."""
-    missing = [s for s in ("validation", "test") if s not in found.splits]
+    fold = f", fold {data.fold} of {data.folds}" if data.folds else ""
+    if data.folds and "validation" in found.splits:
+        fold += "; the dataset's validation split is not read"
     return tuple(
         f"{s}: {len(open_split(found, data, s))} rows held out of the training images"
-        for s in missing
+        + (fold if s == "validation" else "")
+        for s in held_out(found, data)
     )
 
 
@@ -185,13 +219,13 @@ def _prepared(data: ConfigDict) -> Dataset[ImageRows]:
 
 def _catalogue(data: ConfigDict) -> Dataset[ImageRows]:
     place = catalogue.prepared_folder(data, "data")
-    splits = catalogue.splits(place)
-    names = {s: data.files[s] or s for s in SPLITS if data.files[s] or s in splits}
+    found = catalogue.splits(place)
+    names = {s: data.files[s] or s for s in SPLITS if data.files[s] or s in found}
     for split, name in ({"train": "train"} | names).items():
-        if name not in splits:
+        if name not in found:
             raise InputError(
                 f"data.files.{split}: expected a split of {data.name} in {place}: "
-                f"{', '.join(splits) or 'none'}, found {name!r}"
+                f"{', '.join(found) or 'none'}, found {name!r}"
             )
     columns = (data.columns.image or "image", data.columns.label or "label")
     return Dataset(
@@ -207,7 +241,9 @@ def _catalogue(data: ConfigDict) -> Dataset[ImageRows]:
 def _named(data: ConfigDict, commit: str) -> Dataset[ImageRows]:
     loaded = data_hub.load(data.name, commit)
     chosen = data_hub.choose(loaded, dict(data.files))
-    columns = hub_images.columns(loaded, chosen["train"], **data.columns)
+    columns = hub_images.columns(
+        loaded, chosen["train"], data.columns.image, data.columns.label
+    )
     label = columns[1]
     known = data.files.test or "test" not in chosen
     if not known and not hub_images.labelled(loaded, chosen["test"], label):
@@ -219,6 +255,7 @@ def _named(data: ConfigDict, commit: str) -> Dataset[ImageRows]:
         },
         lambda: dict(loaded.provenance),
         data_hub.class_names(loaded, chosen["train"], label),
+        groups=lambda: hub_images.groups(loaded, chosen["train"], data.columns.group),
     )
 
 
@@ -253,6 +290,7 @@ def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     """
     data = config.data
     images.check_transforms(data)
+    splits.check_folds(data)
     if data.classes and data.num_classes:
         return config  # by an earlier call
     classes = find(data, commit).classes

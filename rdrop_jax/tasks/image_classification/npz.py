@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -126,6 +127,23 @@ def load(path: Path) -> Images:
         if not 0 <= label <= np.iinfo(np.int32).max:
             raise InputError(f"{path}: expected {y} as class ids from 0, found {label}")
     return Images(images, labels.astype(np.int64), str(path))
+
+
+def groups(path: Path, array: str) -> dict[str, Any]:
+    """Return the values of an array [rows] by the names of the rows.
+
+    Raises:
+      InputError: no such array, or an unreadable file.
+    """
+    arrays = npz_headers.load(path)
+    rows = len(load(path))
+    if array not in arrays or arrays[array].shape != (rows,):
+        shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
+        raise InputError(
+            f"{path}: expected an array {array!r} ({rows},) (data.columns.group), "
+            f"found {shapes}"
+        )
+    return {f"{path} row {i}": x for i, x in enumerate(arrays[array].tolist())}
 
 
 def classes(path: Path) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def build(
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
         pretrained=architecture.make_family(module, config.data),
         averaging=Averaging(mean_probabilities, lambda: shared(config, _SHARED)),
-        provenance=lambda: found().provenance(),
+        provenance=lambda: image_sets.provenance(found(), config.data),
         step=StepOptions(
             forwards=pass_forwards(
                 config, lambda changed: make_forward(architecture.make_model(changed))

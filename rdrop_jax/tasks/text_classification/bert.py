@@ -140,8 +140,8 @@ def _encoder(m: ConfigDict, size: Size) -> Encoder | ModernEncoder:
             )
         pattern = Pattern(*(m[name] for name in Pattern._fields))
         return ModernEncoder(**shared, pattern=pattern)
-    types, buckets = NUM_TYPES[m.name], m.position_buckets
-    return Encoder(m.name, **shared, num_types=types, position_buckets=buckets)
+    shared |= {"position_buckets": m.position_buckets, "conv_kernel": m.conv_kernel}
+    return Encoder(m.name, **shared, num_types=NUM_TYPES[m.name])
 
 
 def make_family(
@@ -278,4 +278,5 @@ def _family_config(module: Classifier) -> dict[str, Any]:
         }
     if e.kind == "deberta-v2":
         fields["position_buckets"] = e.position_buckets
+        fields |= {"conv_kernel_size": e.conv_kernel, "conv_act": "gelu"}
     return fields | ({"type_vocab_size": e.num_types} if e.num_types else {})

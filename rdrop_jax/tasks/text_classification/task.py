@@ -119,7 +119,7 @@ def build(
         averaging=Averaging(
             _MEANS[data.labels], lambda: shared(config, _SHARED) | kept_files()
         ),
-        provenance=lambda: found().provenance() | kept_files(),
+        provenance=lambda: text_sets.provenance(found(), data) | kept_files(),
         step=_step_options(config, architecture.make_model),
         report=Report(
             size=lambda name: f"{len(split(name)):,} rows",
@@ -195,7 +195,7 @@ def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokeniz
     """Load or train the tokenizer of a new run.
 
     In order of precedence: ``data.tokenizer``; the tokenizer next to the weights of
-    ``init_from``; WordPiece trained on the training texts.
+    ``init_from``; WordPiece trained on the training texts, of all folds.
 
     Raises:
       InputError: the tokenizer is missing.
@@ -207,10 +207,12 @@ def make_tokenizer(config: ConfigDict, split: Callable[[str], Texts]) -> Tokeniz
         if not beside.is_dir():
             beside, _ = workdir_lib.split_checkpoint(config.init_from)
         return tokenizer_files.load(beside if beside.is_dir() else beside.parent)
-    texts = split("train")
-    return subwords.train_wordpiece(
-        [*texts.first, *(texts.second or ())], config.model.vocab_size
-    )
+    names = ("train", "validation") if config.data.folds else ("train",)
+    parts = [split(name) for name in names]
+    texts = [text for x in parts for text in (*x.first, *(x.second or ()))]
+    if config.data.folds:  # the same tokenizer for all folds
+        texts.sort()
+    return subwords.train_wordpiece(texts, config.model.vocab_size)
 
 
 def with_fitting_ids(config: ConfigDict, tokenizer: Tokenizer) -> Tokenizer:

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -13,7 +14,12 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.files.roots import root
 from rdrop_jax.tasks.text_classification import words
-from rdrop_jax.tasks.text_classification.texts import Columns, Texts, collect
+from rdrop_jax.tasks.text_classification.texts import (
+    Columns,
+    Texts,
+    collect,
+    groups_of,
+)
 
 
 def columns(data: ConfigDict) -> Columns:
@@ -48,7 +54,7 @@ def find(data: ConfigDict) -> Dataset[Texts]:
         raise InputError(
             "data.files.train: expected a file of training rows, found none"
         )
-    if "validation" not in paths and not data.validation:
+    if "validation" not in paths and not (data.validation or data.folds):
         raise InputError(
             "data.files.validation: expected a file to select by, or "
             "data.validation=a share or number of training rows, found neither"
@@ -70,7 +76,12 @@ def find(data: ConfigDict) -> Dataset[Texts]:
         check_file(split, paths[split])
         return collect(_rows(paths[split], data), columns(data))
 
-    return Dataset({s: functools.partial(read, s) for s in paths}, provenance)
+    def groups() -> dict[str, Any]:
+        return groups_of(_rows(paths["train"], data), data.columns.group)
+
+    return Dataset(
+        {s: functools.partial(read, s) for s in paths}, provenance, groups=groups
+    )
 
 
 def _rows(path: Path, data: ConfigDict) -> Iterator[Row]:

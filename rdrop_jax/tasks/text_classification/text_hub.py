@@ -10,7 +10,7 @@ from rdrop_jax.data.datasets import Dataset, load
 from rdrop_jax.data.labels import is_missing
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.text_classification.text_files import columns
-from rdrop_jax.tasks.text_classification.texts import Texts, collect
+from rdrop_jax.tasks.text_classification.texts import Texts, collect, groups_of
 
 PAGE = "glue"
 
@@ -54,7 +54,7 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
     names = {s: data.files[s] for s in data.files if data.files[s]}
     if "train" not in names:  # a config that `text_sets.completed` has not seen
         names = splits(data, commit)
-    if "validation" not in names and not data.validation:
+    if "validation" not in names and not (data.validation or data.folds):
         raise InputError(
             "data.files.validation: expected the name of a split to select by, or "
             "data.validation=a share or number of training rows, found neither"
@@ -73,6 +73,14 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
         kept = wanted if {*wanted} <= {*all_columns} else all_columns
         return collect(data_hub.rows(found(), names[split], kept), named)
 
+    def groups() -> dict[str, Any]:
+        return groups_of(
+            data_hub.rows(found(), names["train"], [data.columns.group])
+            if data.columns.group in found().splits[names["train"]].column_names
+            else data_hub.rows(found(), names["train"], wanted),
+            data.columns.group,
+        )
+
     def classes() -> tuple[str, ...]:
         return data_hub.class_names(found(), names["train"], named.label)
 
@@ -80,4 +88,5 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
         {s: functools.partial(read, s) for s in names},
         lambda: dict(found().provenance),
         classes() if data.labels in ("classes", "words") and not data.classes else (),
+        groups=groups,
     )

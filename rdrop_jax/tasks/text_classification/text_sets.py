@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
-from rdrop_jax.data import catalogue, docstrings, tables
+from rdrop_jax.data import catalogue, docstrings, splits, tables
 from rdrop_jax.data import index as index_lib
 from rdrop_jax.data.datasets import Dataset, is_named, prepared_folder
-from rdrop_jax.data.splits import hold_out
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, hub
@@ -39,7 +39,7 @@ def split_names(data: ConfigDict) -> tuple[str, ...]:
     if is_own(data):
         return tuple(s for s in _PARTS if data.files[s] or s in held_out(data))
     named = _glue(data).splits
-    if data.validation:
+    if held_out(data):
         tests = [s.replace("validation", "test") for s in named if s != "train"]
         return ("train", "validation", *tests)
     return named
@@ -101,6 +101,7 @@ def check_labels(data: ConfigDict) -> None:
             "data.quoting": (data.quoting, tables.QUOTING),
         }
     )
+    splits.check_folds(data)
     if data.labels == "words" and data.columns.text_b:
         raise InputError(
             "data.columns.text_b: expected no second text for data.labels=words, found "
@@ -153,8 +154,8 @@ def open_split(
             sums = {train.name: checksums.sha256(train)}
             workdir_lib.check_unchanged(recorded, sums, "data.files.train")
         rows = found.splits["train"]()
-        texts = rows.take(hold_out(len(rows), parts, data.split_seed)[name])
-    elif is_own(data):
+        texts = rows.take(_cut(found, data)[name])
+    elif is_own(data) or data.name == "docstrings":
         texts = found.splits[name]()
     else:
         texts = found.splits[name.replace("test", "validation")]()
@@ -164,21 +165,44 @@ def open_split(
 
 
 def held_out(data: ConfigDict) -> dict[str, float]:
-    """Return the fraction or number of training rows to hold out for each split."""
+    """Return the fraction or number of training rows to hold out for each split.
+
+    A fold for validation has no size: 0.
+    """
     if data.name == "docstrings":
-        return {}
+        return {"validation": 0.0} if data.folds else {}
     sizes = {"validation": data.validation}
     if is_own(data):
         sizes["test"] = data.test
         sizes = {s: size for s, size in sizes.items() if not data.files[s]}
-    return {s: size for s, size in sizes.items() if size}
+    sizes = {s: size for s, size in sizes.items() if size}
+    return sizes | ({"validation": 0.0} if data.folds else {})
+
+
+def _cut(found: Dataset[Texts], data: ConfigDict) -> dict[str, np.ndarray]:
+    """Return the row numbers of the splits that are held out, and of "train"."""
+    rows = found.splits["train"]()
+    classes = None
+    if data.folds and data.labels == "classes":
+        ids, there = encode_labels(rows, data.labels, data.classes)
+        classes = np.where(there > 0, ids, -1)
+    groups = found.group_list(data, rows.places)
+    return splits.cut(len(rows), held_out(data), data, classes=classes, groups=groups)
+
+
+def provenance(found: Dataset[Texts], data: ConfigDict) -> dict[str, str]:
+    """Return checksums of the data, and of the rows of a fold."""
+    rows = splits.checksum(_cut(found, data)) if data.folds else {}
+    return found.provenance() | rows
 
 
 def notes(found: Dataset[Texts], data: ConfigDict) -> tuple[str, ...]:
     """Return a note for each split that is held out of the training rows."""
+    fold = f", fold {data.fold} of {data.folds}" if data.folds else ""
     origin = data.files.train if data.name == "files" else data.name
     cut = tuple(
         f"{s}: {len(open_split(found, data, s))} rows held out of {origin}"
+        + (fold if s == "validation" else "")
         for s in held_out(data)
     )
     empty = found.splits["train"]().left_out
@@ -206,7 +230,10 @@ def completed(config: ConfigDict, commit: str = "") -> ConfigDict:
     unnamed = not data.files.train or (data.labels != "numbers" and not data.classes)
     if _is_named(data) and unnamed:
         config = config.copy_and_resolve_references().unlock()
-        config.data.files.update(text_hub.splits(config.data, commit))
+        named = text_hub.splits(config.data, commit)
+        if data.folds:  # instead of the dataset's validation split
+            named.pop("validation", None)
+        config.data.files.update(named)
         config.lock()
     data = config.data
     classes = data.classes or _classes(data, commit)

@@ -150,6 +150,15 @@ def _check_column(row: Row, column: str, field: str) -> None:
         )
 
 
+def groups_of(rows: Iterable[Row], column: str) -> dict[str, Any]:
+    """Return the values of ``data.columns.group`` by the places of the rows."""
+    found = {}
+    for row in rows:
+        _check_column(row, column, "data.columns.group")
+        found[row.place] = row.get(column)
+    return found
+
+
 def _text(row: Row, column: str, field: str) -> str:
     _check_column(row, column, field)
     text = row.get(column)
