@@ -218,6 +218,7 @@ def build(config) -> Task:
             batch["frame_paddings"][:, ::SUBSAMPLING],
             batch["labels"],
             batch["label_paddings"],
+            divergence=config.rdrop.divergence,
             stop_gradient=config.rdrop.stop_gradient,
             **objective,
         )

@@ -105,15 +105,21 @@ def _front(config: ConfigDict, format: str, license: str) -> dict[str, Any]:
 
 
 def _method(config: ConfigDict) -> str:
-    passes = resolve_num_passes(config.rdrop.alpha, config.rdrop.num_passes)
-    if config.rdrop.alpha == 0 or passes == 1:
-        return (
-            "Trained by rdrop_jax without R-Drop: alpha is 0 or the step has one pass."
+    r = config.rdrop
+    passes = resolve_num_passes(r.alpha, r.num_passes)
+    views = ""
+    if r.views not in ("none", "simcut"):
+        views = f" Inputs are augmented in each pass: {r.views} of rdrop_jax's views."
+    if r.alpha == 0 or passes == 1:
+        text = "without R-Drop: alpha is 0 or the step has one pass."
+    elif r.views == "simcut":
+        text = "with SimCut (Gao et al., 2022): the second pass reads cut inputs."
+    else:
+        text = (
+            f"with R-Drop (arXiv:2106.14448): {passes} passes with dropout per step, "
+            "and loss = cross entropy + alpha * divergence of the passes."
         )
-    return (
-        f"Trained by rdrop_jax with R-Drop (arXiv:2106.14448): {passes} passes with "
-        "dropout per step, and loss = cross entropy + alpha * divergence of the passes."
-    )
+    return f"Trained by rdrop_jax {text}{views}"
 
 
 def _scores(result: Mapping[str, Any], step: int) -> str:

@@ -27,10 +27,12 @@ from rdrop_jax.training.state import abstract_params
 from rdrop_jax.training.task import Predictor, Task
 
 _AVERAGE = "average:"
-# Fields that determine the validation rows.
+# Fields that determine the validation rows, and all but the fold also the test rows
+# that are held out.
+_FOLD = "data.fold"
 _HELD_OUT = (
     *("data.name", "data.files.train", "data.files.validation", "data.validation"),
-    *("data.fold", "data.split_seed"),
+    *("data.test", "data.folds", _FOLD, "data.columns.group", "data.split_seed"),
 )
 _logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class Run:
       mesh: mesh over this machine's devices.
       params: parameters of a checkpoint, or their moving average if the run keeps one.
       step: step of that checkpoint; the newest step if several are averaged.
-      unlike: field of the held-out rows in which averaged runs differ; "" if none.
+      unlike: fields of the held-out rows in which averaged runs differ.
     """
 
     config: ConfigDict
@@ -53,7 +55,7 @@ class Run:
     mesh: Mesh
     params: Params
     step: int
-    unlike: str = ""
+    unlike: tuple[str, ...] = ()
 
     def check_split(self, split: str) -> None:
         """Check the name of a split to score.
@@ -64,11 +66,15 @@ class Run:
         if split not in self.task.evaluators:
             known = ", ".join(self.task.evaluators)
             raise InputError(f"--split: expected one of {known}, found {split!r}")
-        if split == "validation" and self.unlike:
+        fields, averaging = self.unlike, self.task.averaging
+        if split == "test":  # the same for all folds, and never trained on if separate
+            drawn = averaging is not None and fields and split in averaging.drawn()
+            fields = tuple(f for f in fields if drawn and f != _FOLD)
+        if fields and split in ("validation", "test"):
             raise InputError(
-                f"--split: expected test for runs with different {self.unlike}, which "
-                "were trained on validation rows of each other, found validation. "
-                "Score the validation rows of each workdir alone"
+                f"--split: expected runs with the same {fields[0]}, because other runs "
+                f"were trained on {split} rows of the first one, found {split}. Score "
+                "each workdir alone"
             )
 
     def predictor(self) -> Predictor:
@@ -198,11 +204,10 @@ def _check_equal(workdirs: Sequence[Path], values: Sequence[Mapping[str, Any]]) 
             )
 
 
-def _unlike(configs: Sequence[ConfigDict]) -> str:
-    """Return a field of the held-out rows in which runs differ; "" if none."""
+def _unlike(configs: Sequence[ConfigDict]) -> tuple[str, ...]:
+    """Return the fields of the held-out rows in which runs differ."""
     flat = [config_lib.flatten(each.data, "data.") for each in configs]
-    names = [name for name in flat[0] if name.startswith(_HELD_OUT)]
-    return next((n for n in names if any(f.get(n) != flat[0][n] for f in flat)), "")
+    return tuple(n for n in _HELD_OUT if any(f.get(n) != flat[0].get(n) for f in flat))
 
 
 def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:

@@ -55,10 +55,10 @@ class Dataset(Generic[Rows]):
             )
         found = self.groups()
         for name, group in found.items():
-            if is_missing(group):
+            if is_missing(group) or not isinstance(group, Hashable):
                 raise InputError(
-                    f"{name}: expected a group in {data.columns.group!r} "
-                    f"(data.columns.group), found {group!r}"
+                    f"{name}: expected a text or number as group in "
+                    f"{data.columns.group!r} (data.columns.group), found {group!r}"
                 )
         return [found[name] for name in names]
 

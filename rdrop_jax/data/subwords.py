@@ -108,9 +108,12 @@ def check_fits(
     names = (WORDPIECE[0], BYTES[1])
     found = [tokenizer.token_to_id(name) for name in names]
     if pad_id not in found:
+        remedy = "Use the model's tokenizer"
+        if own := [number for number in found if number is not None and not exact]:
+            remedy = f"Set model.pad_id={own[0]}, or use the model's tokenizer"
         raise InputError(
             f"data.tokenizer: expected {' or '.join(names)} at id {pad_id}, the "
-            f"model's padding id, found {found}. Use the model's tokenizer."
+            f"model's padding id, found {found}. {remedy}."
         )
 
 

@@ -53,7 +53,11 @@ def load_file(field: str, path: Path) -> ModuleType:
     """
     spec = importlib.util.spec_from_file_location(f"rdrop_jax_file_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise InputError(f"{field}: expected a Python file, found {str(path)!r}")
+        remedy = " Run the program in the folder of the first start."
+        raise InputError(
+            f"{field}: expected a Python file, found {str(path)!r}."
+            + remedy * (field == "task")
+        )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up the module of annotations
     spec.loader.exec_module(module)
@@ -125,10 +129,18 @@ def build(
 
     Returns:
       The task.
+
+    Raises:
+      InputError: an unknown task, or ``rdrop.views`` for a file without views.
     """
     task: Task
     if is_file(config.task):
         task = load_file("task", Path(config.task)).build(config)
+        if config.rdrop.views != "none" and task.step.views is None:
+            raise InputError(
+                f"rdrop.views: expected none, because the task of {config.task} sets "
+                f"no views in StepOptions, got {config.rdrop.views!r}"
+            )
         return task
     module = importlib.import_module(f"{package(config.task).__name__}.task")
     task = module.build(config, workdir, resuming=resuming, **options)
@@ -145,10 +157,22 @@ def abstract(
 
     Returns:
       The task, and shape and dtype of each array of a batch of the longest rows.
+
+    Raises:
+      InputError: a task from a file of the user.
     """
-    module = importlib.import_module(f"{package(config.task).__name__}.abstract")
+    module = _abstract_module(config)
     task, shapes = module.abstract(config)
     return task, shapes
+
+
+def _abstract_module(config: ConfigDict) -> ModuleType:
+    if is_file(config.task):
+        raise InputError(
+            f"--config: expected one of the tasks {', '.join(TASKS)}, whose batches "
+            f"have known shapes, got {config.task}"
+        )
+    return importlib.import_module(f"{package(config.task).__name__}.abstract")
 
 
 def abstract_decode(
@@ -164,9 +188,9 @@ def abstract_decode(
       batch of the longest inputs.
 
     Raises:
-      InputError: the task generates no text.
+      InputError: the task generates no text, or is from a file of the user.
     """
-    module = importlib.import_module(f"{package(config.task).__name__}.abstract")
+    module = _abstract_module(config)
     if not hasattr(module, "abstract_decode"):
         raise InputError(
             f"--step=decode: expected a task that generates text, got {config.task}. "

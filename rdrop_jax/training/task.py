@@ -1,6 +1,6 @@
 """Interface between tasks and the training loop."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -63,10 +63,13 @@ class Averaging:
         of one run.
       shared: values by name that all runs must have, such as the classes and the
         preprocessing.
+      drawn: splits whose rows the config draws; a run with another ``data.split_seed``
+        is trained on them.
     """
 
     mean: Callable[[jax.Array], jax.Array]
     shared: Callable[[], Mapping[str, Any]]
+    drawn: Callable[[], Collection[str]]
 
 
 @dataclass(frozen=True)

@@ -113,14 +113,43 @@ def test_runs_that_cannot_be_averaged_are_refused(tmp_path, untrained, monkeypat
         open_runs([one, tmp_path / "c"])
 
 
-def test_validation_rows_of_one_run_that_trained_the_other_are_not_scored(
-    tmp_path, untrained
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_rows_of_one_run_that_trained_the_other_are_not_scored(
+    tmp_path, untrained, split
 ):
     several = [digits(tmp_path, n, data__split_seed=n) for n in "12"]
-    with pytest.raises(InputError, match=r"^--split: expected test .* data.split_seed"):
-        evaluate(several, "validation", "best")
+    message = f"same data.split_seed, because other runs were trained on {split} rows"
+    with pytest.raises(
+        InputError, match=rf"^--split: expected runs with the {message}"
+    ):
+        evaluate(several, split, "best")
     run = open_runs([digits(tmp_path, n, seed=n) for n in "34"])
-    run.check_split("validation")
+    run.check_split(split)
+
+
+def test_test_rows_that_are_separate_or_shared_by_folds_are_scored(tmp_path):
+    names = texts.files(tmp_path)
+
+    def opened(field, values, **fields):
+        configs = [
+            tasks.check_data(texts.load(names, **fields, **{field: value}))
+            for value in values
+        ]
+        task = tasks.build(configs[0])
+        mesh = make_mesh(**configs[0].mesh)
+        return Run(configs[0], task, mesh, (), 0, run_lib._unlike(configs))
+
+    opened("data__split_seed", (0, 1)).check_split("test")
+    held_out = {"data__files__test": "", "data__test": 0.2}
+    with pytest.raises(InputError, match=r"^--split: .* same data.split_seed.* test"):
+        opened("data__split_seed", (0, 1), **held_out).check_split("test")
+    with pytest.raises(InputError, match=r"^--split: .* the same data.columns.group"):
+        opened("data__columns__group", ("", "text"), **held_out).check_split("test")
+    held_out |= {"data__files__validation": "", "data__folds": 2}
+    folds = opened("data__fold", (0, 1), **held_out)
+    folds.check_split("test")
+    with pytest.raises(InputError, match=r"^--split: expected runs with the same data"):
+        folds.check_split("validation")
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import pytest
 from helpers.hub import Hub, use
 from huggingface_hub import ModelCard, constants, hf_hub_download
 
-from rdrop_jax.cli import export
+from rdrop_jax.cli import export, model_card
+from rdrop_jax.config import base_config
 from rdrop_jax.errors import InputError
 
 REPO, PUSH = "org/digits", "hf:org/digits"
@@ -154,3 +155,17 @@ def test_a_push_needs_a_token_and_the_network(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="got HF_HUB_OFFLINE=1"):
         export.check_push(PUSH)
+
+
+def test_a_card_names_the_views():
+    def method(**fields):
+        config = base_config()
+        config.rdrop.update(fields)
+        return model_card._method(config)
+
+    assert method(views="crop").endswith("in each pass: crop of rdrop_jax's views.")
+    assert "views" not in method()
+    assert "with SimCut" in method(views="simcut")
+    plain = method(views="simcut", alpha=0.0)
+    assert "without R-Drop" in plain
+    assert "simcut" not in plain.lower()

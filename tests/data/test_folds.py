@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
 from rdrop_jax.data import splits
+from rdrop_jax.data.datasets import Dataset
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.image_classification import image_sets
 from rdrop_jax.tasks.text_classification import task as text_task
@@ -202,7 +203,7 @@ def test_a_missing_column_or_group_is_refused(tmp_path):
     config = own(
         tmp_path / "b", lambda x: x | {"user": ""}, data__columns__group="user"
     )
-    with pytest.raises(InputError, match=r"expected a group in 'user' .*, found ''"):
+    with pytest.raises(InputError, match=r"group in 'user' .*, found ''"):
         text_sets.open_split(text_sets.find(config.data), config.data, "train")
 
 
@@ -264,3 +265,11 @@ def test_runs_of_earlier_versions_have_no_folds(tmp_path):
         upgraded = ConfigDict(json.loads(json.dumps(stored)))
         config_lib.upgrade(upgraded)
         assert not config_lib.differences(upgraded, config)
+
+
+def test_a_list_is_no_group():
+    data = data_of()
+    data.columns = ConfigDict({"group": "user"})
+    dataset = Dataset({}, dict, groups=lambda: {"row 0": ["ann"]})
+    with pytest.raises(InputError, match=r"^row 0: expected a text or number .*'ann'"):
+        dataset.group_list(data, ["row 0"])

@@ -152,8 +152,9 @@ def test_a_tokenizer_of_another_model(wordpiece, byte_level):
             InputError, match=rf"{vocab_size} tokens of.*of {size}. Use"
         ):
             subwords.check_fits(wordpiece, vocab_size=vocab_size, pad_id=0, exact=True)
-    with pytest.raises(InputError, match=r"at id 1, the model's padding id"):
-        subwords.check_fits(wordpiece, vocab_size=size, pad_id=1, exact=True)
+    for exact, remedy in ((True, "Use the model's"), (False, "Set model.pad_id=0, or")):
+        with pytest.raises(InputError, match=rf"id 1, the model's padding .* {remedy}"):
+            subwords.check_fits(wordpiece, vocab_size=size, pad_id=1, exact=exact)
     subwords.check_fits(
         tokenizer_files.load(byte_level), vocab_size=330, pad_id=1, exact=True
     )

@@ -35,7 +35,7 @@ from rdrop_jax.tasks.image_classification.decode import decode
 from rdrop_jax.tasks.image_classification.predict import read_images
 from rdrop_jax.tasks.language_modeling import token_files, vocabularies
 from rdrop_jax.tasks.seq2seq import parallel
-from rdrop_jax.tasks.text_classification import texts
+from rdrop_jax.tasks.text_classification import texts, words
 from rdrop_jax.training import workdir
 
 TEXT = "Grüße, Welt 12\nthe cat sat\n猫 on a mat \U0001f600\nfour\n" * 3
@@ -57,9 +57,18 @@ def table(path):
     """Rows as texts with labels of each specification."""
     found = texts.collect(tables.read(path), texts.Columns())
     for labels in texts.LABELS:
+        if labels == "words":
+            continue
         names = () if labels == "numbers" else texts.find_classes(found, labels)
         with contextlib.suppress(InputError):  # names are no numbers
             texts.encode_labels(found, labels, names)
+
+
+def conll(path):
+    """Sentences whose words have labels."""
+    columns = texts.Columns("0", label="1", words=True)
+    found = texts.collect(words.read_conll(path, "0", "1"), columns)
+    texts.encode_labels(found, "words", texts.find_classes(found, "words"))
 
 
 def bare_table(path):
@@ -219,6 +228,10 @@ def contents(root):
         "text/lines.txt.gz": (pairs, gzip.compress(TEXT.encode())),
         "text/inputs.txt": (lambda p: drain(tables.inputs(str(p))), jsonl.encode()),
         "table/rows.tsv": (table, tsv.encode()),
+        "table/words.conll": (
+            conll,
+            b"-DOCSTART- O\n\nAda B-PER\nsleeps O\n\nBonn B-LOC\n",
+        ),
         "table/bare.tsv": (bare_table, tsv.encode()),
         "table/rows.tsv.gz": (table, gzip.compress(tsv.encode())),
         "table/rows.jsonl": (table, jsonl.encode()),

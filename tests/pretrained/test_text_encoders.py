@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.texts import TINY, files, rows
+from helpers.texts import GLUE, TINY, files, rows
 from helpers.trees import nested
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -21,7 +21,7 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.pretrained import families
 from rdrop_jax.pretrained.initialize import flatten
 from rdrop_jax.tasks.field_checks import model_module
-from rdrop_jax.tasks.text_classification import MODELS
+from rdrop_jax.tasks.text_classification import MODELS, bert
 
 ROOT = Path(__file__).parents[2]
 STORED = ROOT / "tests" / "parity" / "encoder"
@@ -168,3 +168,21 @@ def test_entries_of_config_json_with_other_outputs(
     assert str(error.value).startswith(
         f"init_from: {path}: {field} of config.json: expected {wanted}. Use"
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("model.conv_kernel", 2, "expected 0 or an odd number, found 2"),
+        ("model.position_buckets", 1, "expected at least 2, found 1"),
+        ("data.max_length", 4, "expected at least 8, found 4"),
+    ],
+)
+def test_sizes_that_no_encoder_has_are_refused(field, value, message):
+    config = flags.load(GLUE, {"model.name": "deberta-v2", field: str(value)})
+    with pytest.raises(InputError, match=f"^{field}: {message}"):
+        bert.make_model(config)
+    if field == "data.max_length":  # DeBERTa reads texts of any length
+        bert.make_model(flags.load(GLUE, {"model.name": "deberta-v2", field: "1024"}))
+        with pytest.raises(InputError, match=r"^data.max_length: expected at most mod"):
+            bert.make_model(flags.load(GLUE, {field: "1024"}))

@@ -123,6 +123,11 @@ def test_a_config_file_with_a_task(tones, monkeypatch, tmp_path):
     assert config.task == "spoken_digits.py"
     assert tasks.check_data(config) is config
     assert tasks.build(config).scores == ("error_rate", "loss")
+    with pytest.raises(InputError, match=r"^--config: .* got spoken_digits.py"):
+        tasks.abstract(config)
+    views = flags.load(EXAMPLE.name, {"data.dir": str(tones), "rdrop.views": "crop"})
+    with pytest.raises(InputError, match=r"^rdrop.views: expected none, .* got 'crop'"):
+        tasks.build(views)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         InputError, match=r"task: expected a Python file, found 'spoken"

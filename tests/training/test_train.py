@@ -367,7 +367,10 @@ def test_bad_models_and_data_are_named(tmp_path):
         ({"model__patch_size": 3}, "model.patch_size: expected a divisor of"),
         ({"data__channels": 2}, "data.channels: expected 1 or 3, found 2"),
         ({"data__name": "cifar"}, "data.name: expected one of digits, imagenet2012,"),
-        ({"model__name": "cnn"}, "model.name: expected one of vit, found 'cnn'"),
+        (
+            {"model__name": "cnn"},
+            "model.name: expected one of vit, dinov2, found 'cnn'",
+        ),
         ({"task": "speech"}, "task: expected one of image_classification"),
         (
             {"eval__metric": "bleu"},

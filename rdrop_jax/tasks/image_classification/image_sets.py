@@ -157,6 +157,11 @@ def held_out(found: Dataset[ImageRows], data: ConfigDict) -> dict[str, float]:
     }
 
 
+def drawn(found: Dataset[ImageRows], data: ConfigDict) -> tuple[str, ...]:
+    """Return the splits whose rows depend on ``data.split_seed``."""
+    return SPLITS if data.name == "digits" else tuple(held_out(found, data))
+
+
 def _cut(
     found: Dataset[ImageRows], data: ConfigDict, sizes: Mapping[str, float]
 ) -> dict[str, np.ndarray]:

@@ -121,20 +121,30 @@ def build(
         },
         predictor=lambda mesh: make_predictor(config, forward, split, mesh),
         pretrained=architecture.make_family(module, config.data),
-        averaging=Averaging(mean_probabilities, lambda: shared(config, _SHARED)),
-        provenance=lambda: image_sets.provenance(found(), config.data),
-        step=StepOptions(
-            forwards=pass_forwards(
-                config, lambda changed: make_forward(architecture.make_model(changed))
-            ),
-            views=make_views(config),
-            partition_rules=PARTITION_RULES,
+        averaging=Averaging(
+            mean_probabilities,
+            lambda: shared(config, _SHARED),
+            lambda: image_sets.drawn(found(), config.data),
         ),
+        provenance=lambda: image_sets.provenance(found(), config.data),
+        step=_step_options(config, architecture.make_model),
         report=Report(
             size=lambda name: f"{len(split(name)):,} rows",
             notes=lambda: (*found().notes, *image_sets.notes(found(), config.data)),
             signatures=left_out,
         ),
+    )
+
+
+def _step_options(
+    config: ConfigDict, make_model: Callable[[ConfigDict], nn.Module]
+) -> StepOptions:
+    return StepOptions(
+        forwards=pass_forwards(
+            config, lambda changed: make_forward(make_model(changed))
+        ),
+        views=make_views(config),
+        partition_rules=PARTITION_RULES,
     )
 
 

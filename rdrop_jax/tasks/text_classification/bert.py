@@ -1,6 +1,5 @@
 """Text encoders: construction, and weights in Hugging Face's format."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,13 +90,18 @@ def make_model(config: ConfigDict) -> Classifier:
     }
     counts |= {f"model.{k}": m[k] for k in ("position_buckets", *Pattern._fields)}
     counts |= {f"data.{k}": data[k] for k in ("max_length", "buckets")}
-    check_least({field: (value, 1) for field, value in counts.items()})
+    least = {field: (value, 1) for field, value in counts.items()}
+    check_least(least | {"model.position_buckets": (m.position_buckets, 2)})
+    if m.conv_kernel and (m.conv_kernel < 0 or not m.conv_kernel % 2):
+        raise InputError(
+            f"model.conv_kernel: expected 0 or an odd number, found {m.conv_kernel}"
+        )
     size = resized(m, SIZES[m.size])
     check_heads(size)
-    longest = math.inf if m.name == "deberta-v2" else m.max_positions
-    if not 8 <= data.max_length <= longest:
+    check_least({"data.max_length": (data.max_length, 8)})
+    if m.name != "deberta-v2" and data.max_length > m.max_positions:
         raise InputError(
-            "data.max_length: expected 8 to model.max_positions = "
+            "data.max_length: expected at most model.max_positions = "
             f"{m.max_positions}, found {data.max_length}"
         )
     r = config.rdrop
@@ -217,8 +221,8 @@ def save(
       params: parameters of ``module``.
       folder: output folder.
       module: the model.
-      labels: see `family`.
-      classes: see `family`.
+      labels: ``data.labels``.
+      classes: class names by id.
       tokenizer: tokenizer of the run.
     """
     ours: dict[str, np.ndarray] = jax.device_get(flatten(params))

@@ -116,9 +116,7 @@ def build(
         },
         predictor=functools.partial(evaluation.make_predictor, scorer, split),
         pretrained=architecture.make_family(module, data, tokenizer),
-        averaging=Averaging(
-            _MEANS[data.labels], lambda: shared(config, _SHARED) | kept_files()
-        ),
+        averaging=_averaging(config, kept_files),
         provenance=lambda: text_sets.provenance(found(), data) | kept_files(),
         step=_step_options(config, architecture.make_model),
         report=Report(
@@ -126,6 +124,16 @@ def build(
             notes=lambda: text_sets.notes(found(), data),
             signatures=lambda: {"padding": f"{train_data().padding(256):.3f}"},
         ),
+    )
+
+
+def _averaging(
+    config: ConfigDict, kept_files: Callable[[], dict[str, str]]
+) -> Averaging:
+    return Averaging(
+        _MEANS[config.data.labels],
+        lambda: shared(config, _SHARED) | kept_files(),
+        lambda: text_sets.drawn(config.data),
     )
 
 

@@ -179,6 +179,11 @@ def held_out(data: ConfigDict) -> dict[str, float]:
     return sizes | ({"validation": 0.0} if data.folds else {})
 
 
+def drawn(data: ConfigDict) -> tuple[str, ...]:
+    """Return the splits whose rows depend on ``data.split_seed``."""
+    return tuple(_PARTS if data.name == "docstrings" else held_out(data))
+
+
 def _cut(found: Dataset[Texts], data: ConfigDict) -> dict[str, np.ndarray]:
     """Return the row numbers of the splits that are held out, and of "train"."""
     rows = found.splits["train"]()
