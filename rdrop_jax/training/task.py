@@ -133,7 +133,7 @@ class Task:
       predictor: ``mesh -> predictor``; None if unsupported.
       pretrained: import and export of parameters in formats of other libraries; None
         if unsupported.
-      averaging: average of several runs, for which `rdrop_jax.tasks.build` takes a
+      averaging: average of several runs, for which ``rdrop_jax.tasks.build`` takes a
         ``forward``; None if unsupported.
       step: options of the train step.
       report: content of the log and of result.json.
