@@ -327,7 +327,8 @@ def test_images(hub):
     hub.add("org/pets", pets(), kind="datasets")
     data = {"name": "hf:org/pets", "validation": 2.0, "test": 0.0, "split_seed": 0}
     data["files"] = dict.fromkeys(("train", "validation", "test"), "")
-    data["columns"] = {"image": "", "label": ""}
+    data["columns"] = {"image": "", "label": "", "group": ""}
+    data |= {"folds": 0, "fold": 0}
     found = image_sets.find(ConfigDict(data))
     rows = image_sets.open_split(found, ConfigDict(data), "train")
     held = image_sets.open_split(found, ConfigDict(data), "validation")
@@ -339,7 +340,7 @@ def test_images(hub):
     assert rows.name(1).startswith("hf:org/pets, train")
     data["files"]["validation"] = "test"
     assert [*image_sets.find(ConfigDict(data)).splits] == ["train", "validation"]
-    data["columns"] = {"image": "img", "label": "img"}
+    data["columns"] |= {"image": "img", "label": "img"}
     with pytest.raises(
         InputError,
         match=r"data\.columns\.label: expected a column of classes or integers of .*: "
