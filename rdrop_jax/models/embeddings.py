@@ -91,6 +91,13 @@ def cut(
     return x if keep is None else jnp.where(keep, x, jnp.zeros((), x.dtype))
 
 
+def without_cut(
+    where: Bool[Array, "batch time"], keep: Keep
+) -> Bool[Array, "batch time"]:
+    """Return ``where``, False also on tokens of which ``keep`` keeps no feature."""
+    return where if keep is None else where & jnp.any(keep, axis=-1)
+
+
 class Embed(nn.Module):
     """Scaled token embeddings plus positions, an optional LayerNorm, and dropout.
 

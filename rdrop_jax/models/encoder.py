@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rdrop_jax.models.embeddings import Keep, cut
+from rdrop_jax.models.embeddings import Keep, cut, without_cut
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu, recomputed
 from rdrop_jax.models.modernbert import ModernEncoder
 from rdrop_jax.models.relative import (
@@ -166,8 +166,7 @@ class Encoder(nn.Module):
         x = self._embed(tokens, types, where).astype(self.dtype)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
         x = cut(Dropout(self.dropout, self.masks)(x, train=train), keep)
-        if keep is not None:  # no token attends to one without any feature
-            where = where & jnp.any(keep, axis=-1)
+        where = without_cut(where, keep)  # no token attends to these
         relative, start = self._relative(tokens.shape[1]), x
         block = nn.remat(BertBlock, static_argnums=(3,)) if self.remat else BertBlock
         for i in range(self.size.layers):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rdrop_jax.models.embeddings import Keep, cut
+from rdrop_jax.models.embeddings import Keep, cut, without_cut
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu
 from rdrop_jax.models.sizes import Size
 
@@ -188,8 +188,7 @@ class ModernEncoder(nn.Module):
         table = self.param("tokens", _INIT, shape, jnp.float32)
         x = norm(name="embedding_norm")(table[tokens])
         x = cut(Dropout(self.dropout, self.masks)(x, train=train), keep)
-        if keep is not None:  # no token attends to one without any feature
-            where = where & jnp.any(keep, axis=-1)
+        where = without_cut(where, keep)  # no token attends to these
         at, p = np.arange(time), self.pattern
         near = np.abs(at[:, None] - at) <= p.local_window // 2
         anywhere = where[:, None, None]
