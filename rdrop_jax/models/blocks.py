@@ -1,5 +1,7 @@
 """Encoder and decoder blocks, post-norm as published or pre-norm, and their stack."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -186,6 +188,25 @@ class Block(nn.Module):
 def block_class(remat: bool) -> type[Block]:
     """Return `Block`, or a version that is recomputed in the backward pass."""
     return nn.remat(Block, static_argnums=(4,)) if remat else Block
+
+
+def encoder_block(encoder: Any, block: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Return the block of a text encoder, with the settings of the encoder.
+
+    Args:
+      encoder: module with size, rates, dtype and ``remat``.
+      block: class that is called with inputs, a mask, ``train`` and further arrays.
+    """
+    made = nn.remat(block, static_argnums=(3,)) if encoder.remat else block
+    return partial(
+        made,
+        encoder.size,
+        encoder.dropout,
+        encoder.attention_dropout,
+        encoder.norm_eps,
+        encoder.dtype,
+        encoder.masks,
+    )
 
 
 class Stack(nn.Module):

@@ -50,6 +50,16 @@ def parameter_names(
     return names
 
 
+def in_blocks(names: Mapping[str, str], theirs: str, ours: str) -> dict[str, str]:
+    """Prefix names within a block, for `parameter_names`.
+
+    Example:
+      >>> in_blocks({"fc1": "mlp_in"}, "layers.{}.", "block_{}/")
+      {'layers.{}.fc1': 'block_{}/mlp_in'}
+    """
+    return {theirs + name: ours + new for name, new in names.items()}
+
+
 def layer_numbers(names: Iterable[str]) -> set[int]:
     """Return the numbers of the layers in published names or in ours."""
     pattern = r"(?:layers?\.|block_)(\d+)[./]"

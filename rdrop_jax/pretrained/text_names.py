@@ -172,12 +172,11 @@ def _names(names: Iterable[str], kind: str, per_token: bool) -> dict[str, str]:
     if kind == "modernbert":
         modern = _MODERN_NORMS | {"head.dense": "pooler", "head.norm": "pooler_norm"}
         modern |= {"classifier": "head"}
-        for theirs, ours in _MODERN_BLOCK.items():
-            modern[f"layers.{{}}.{theirs}"] = f"encoder/block_{{}}/{ours}"
+        modern |= mapping.in_blocks(_MODERN_BLOCK, "layers.{}.", "encoder/block_{}/")
         return mapping.parameter_names(modern, _MODERN_TABLES, layers)
     family = PREFIX[kind]
     modules = {"classifier": "head"} if per_token else dict(_HEADS[family])
+    block = _ATTENTIONS[family] | _MLP
     modules |= _NORMS
-    for theirs, ours in (_ATTENTIONS[family] | _MLP).items():
-        modules[f"encoder.layer.{{}}.{theirs}"] = f"encoder/block_{{}}/{ours}"
+    modules |= mapping.in_blocks(block, "encoder.layer.{}.", "encoder/block_{}/")
     return mapping.parameter_names(modules, _TABLES, layers)

@@ -27,10 +27,7 @@ _NPZ = {
     "embedding": "embedding",
     "Transformer/encoder_norm": "norm",
     "head": "head",
-    **{
-        f"Transformer/encoderblock_{{}}/{theirs}": f"block_{{}}/{ours}"
-        for theirs, ours in _NPZ_BLOCK.items()
-    },
+    **mapping.in_blocks(_NPZ_BLOCK, "Transformer/encoderblock_{}/", "block_{}/"),
 }
 _NPZ_ARRAYS = {
     "cls": "class_token",
@@ -83,10 +80,7 @@ def hf_names(names: Iterable[str], kind: str) -> dict[str, str]:
     """
     layers = mapping.layer_numbers(names)
     block = _HF_BLOCKS[kind] | _HF_ATTENTION
-    modules = _HF | {
-        f"encoder.layer.{{}}.{theirs}": f"block_{{}}/{ours}"
-        for theirs, ours in block.items()
-    }
+    modules = _HF | mapping.in_blocks(block, "encoder.layer.{}.", "block_{}/")
     scales = {
         f"encoder.layer.{i}.{theirs}.lambda1": f"block_{i}/{ours}/scale"
         for theirs, ours in _LAYER_SCALES.items()
