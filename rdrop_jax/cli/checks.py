@@ -129,7 +129,8 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
         )
     if config.rdrop.views != "none":
         if not tasks.is_file(config.task):
-            views_rate(config.rdrop, tasks.package(config.task).VIEWS)
+            views = getattr(tasks.package(config.task), "VIEWS", {})
+            views_rate(config.rdrop, views)
         _check_simcut(config.rdrop)
         return
     if config.rdrop.views_rate is not None:

@@ -65,6 +65,7 @@ _FOLDS = {"data.folds": 0, "data.fold": 0, "data.columns.group": ""}
 ADDED_EVERYWHERE: dict[str, Any] = {"rdrop.views": "none", "rdrop.views_rate": float}
 ADDED: dict[str, dict[str, Any]] = {
     "image_classification": _FOLDS
+    | {"model.drop_path": 0.0, "model.activation": "gelu"}
     | {
         f"data.{group}.{name}": ""
         for group, names in (

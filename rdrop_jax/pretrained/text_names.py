@@ -123,12 +123,7 @@ def to_ours(
       >>> list(found), unused
       (['head/bias'], [])
     """
-    arrays = dict(arrays)
-    for whole, parts in _FUSED.items():
-        for name in [name for name in arrays if name.endswith(whole)]:
-            each = np.split(arrays.pop(name), len(parts))
-            begin = name.removesuffix(whole)
-            arrays |= {begin + part: x for part, x in zip(parts, each, strict=True)}
+    arrays = mapping.split_fused(arrays, _FUSED)
     known = _names(arrays, kind, per_token)
     plain = {theirs: _plain(theirs, kind) for theirs in arrays}
     unused = [
@@ -151,12 +146,7 @@ def to_theirs(
         name if name.startswith(outside) else f"{PREFIX[kind]}.{name}": x
         for name, x in mapping.renamed(arrays, names).items()
     }
-    for whole, parts in _FUSED.items():
-        for first in [name for name in found if name.endswith(parts[0])]:
-            begin = first.removesuffix(parts[0])
-            each = [found.pop(begin + part) for part in parts]
-            found[begin + whole] = np.concatenate(each)
-    return found
+    return mapping.fused(found, _FUSED)
 
 
 def _plain(name: str, kind: str) -> str:

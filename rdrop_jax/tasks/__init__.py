@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imports jax
 #   check_data(config, commit) -> config
 #                             checks the training data, completes the config
 #   FAMILIES                  values of model_type in config.json of readable weights
-#   VIEWS                     values of rdrop.views, with their default rates
+#   VIEWS                     values of rdrop.views, with their default rates, if any
 #   RECIPES                   datasets that `rdrop_jax.prepare` converts, if any:
 #                             name -> (prepare(folder, files), read_index(folder))
 # and its module ``task``
