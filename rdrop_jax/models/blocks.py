@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rdrop_jax.core.dropout import check_rate, layer_drop
 from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.layers import (
     Attention,
-    DropPath,
     Dtype,
     KeysValues,
     LayerDrop,
@@ -82,6 +82,32 @@ def block_settings(module: Any, *, pre_norm: bool) -> BlockSettings:
         module.dtype,
         module.masks,
     )
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drop the output of a sublayer for whole examples.
+
+    Kept outputs are scaled by ``1 / (1 - rate)``. Source: Huang et al., 2016 (arXiv
+    1603.09382), per example as in timm.
+
+    Attributes:
+      rate: probability that an example loses the output, in [0, 1).
+      masks: see `rdrop_jax.dropout`.
+    """
+
+    rate: float
+    masks: str = "hash"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch ..."], *, train: bool
+    ) -> Float[Array, "batch ..."]:
+        check_rate(self.rate)
+        if not train or self.rate == 0.0:
+            return x
+        scale = jnp.asarray(1 / (1 - self.rate), x.dtype)
+        key, zero = self.make_rng("dropout"), jnp.zeros_like(x)
+        return layer_drop(key, zero, x * scale, self.rate, masks=self.masks)
 
 
 class Block(nn.Module):

@@ -101,32 +101,6 @@ class LayerDrop(nn.Module):
         return layer_drop(key, x, new_x, self.rate, masks=self.masks)
 
 
-class DropPath(nn.Module):
-    """Stochastic depth: drop the output of a sublayer for whole examples.
-
-    Kept outputs are scaled by ``1 / (1 - rate)``. Source: Huang et al., 2016 (arXiv
-    1603.09382), per example as in timm.
-
-    Attributes:
-      rate: probability that an example loses the output, in [0, 1).
-      masks: see `Dropout`.
-    """
-
-    rate: float
-    masks: str = "hash"
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "batch ..."], *, train: bool
-    ) -> Float[Array, "batch ..."]:
-        check_rate(self.rate)
-        if not train or self.rate == 0.0:
-            return x
-        scale = jnp.asarray(1 / (1 - self.rate), x.dtype)
-        key, zero = self.make_rng("dropout"), jnp.zeros_like(x)
-        return layer_drop(key, zero, x * scale, self.rate, masks=self.masks)
-
-
 class Dense(nn.Module):
     """`nn.Dense`, on flattened rows on CPU, without a reshape on accelerators.
 

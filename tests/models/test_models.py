@@ -10,11 +10,11 @@ import pytest
 
 from rdrop_jax import dropout
 from rdrop_jax.models import layers
+from rdrop_jax.models.blocks import DropPath
 from rdrop_jax.models.layers import (
     Attention,
     Dense,
     Dropout,
-    DropPath,
     LayerDrop,
     Mlp,
     gelu,
