@@ -14,6 +14,7 @@ from rdrop_jax.models.layers import (
     LayerDrop,
     LayerScale,
     Mlp,
+    rematerialized,
 )
 
 # Encoded source and the mask of its tokens.
@@ -183,9 +184,9 @@ class Block(nn.Module):
         return x if self.settings.pre_norm else norm(x)
 
 
-def block_class(remat: bool) -> type[Block]:
+def block_class(remat: bool | str) -> type[Block]:
     """Return `Block`, or a version that is recomputed in the backward pass."""
-    return nn.remat(Block, static_argnums=(4,)) if remat else Block
+    return rematerialized(Block, remat, 4)
 
 
 class Stack(nn.Module):
@@ -195,14 +196,14 @@ class Stack(nn.Module):
       depth: number of blocks.
       settings: settings of the blocks.
       final_norm: whether a LayerNorm follows the last block.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       cross_attention: whether the blocks attend to a source.
     """
 
     depth: int
     settings: BlockSettings
     final_norm: bool
-    remat: bool
+    remat: bool | str
     cross_attention: bool = False
 
     def setup(self) -> None:

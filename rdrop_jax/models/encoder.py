@@ -17,7 +17,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models.embeddings import Keep, cut, without_cut
-from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu, recomputed
+from rdrop_jax.models.layers import (
+    Attention,
+    Dense,
+    Dropout,
+    Dtype,
+    gelu,
+    recomputed,
+    rematerialized,
+)
 from rdrop_jax.models.modernbert import ModernEncoder
 from rdrop_jax.models.relative import (
     MPNET_BUCKETS,
@@ -126,7 +134,7 @@ class Encoder(nn.Module):
       dropout: dropout rate after the embedding, attention and MLPs.
       attention_dropout: dropout rate on attention weights.
       dtype: dtype of the activations.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       position_buckets: half of the rows of DeBERTa's table of distances.
       conv_kernel: width of the convolution of DeBERTa-v2, odd; 0 for none.
@@ -142,7 +150,7 @@ class Encoder(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
     position_buckets: int = 256
     conv_kernel: int = 0
@@ -168,7 +176,7 @@ class Encoder(nn.Module):
         x = cut(Dropout(self.dropout, self.masks)(x, train=train), keep)
         where = without_cut(where, keep)  # no token attends to these
         relative, start = self._relative(tokens.shape[1]), x
-        block = nn.remat(BertBlock, static_argnums=(3,)) if self.remat else BertBlock
+        block = rematerialized(BertBlock, self.remat, 3)
         for i in range(self.size.layers):
             x = block(
                 self.size,

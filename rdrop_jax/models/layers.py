@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from rdrop_jax.core.passes import Key
 from rdrop_jax.models.attend import attend, scaled
 
 Dtype = Any
+Module = TypeVar("Module", bound=nn.Module)
 
 # Sharding of the kernels in this file over the tensor axis, by the end of their path.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
@@ -146,6 +147,25 @@ class Dense(nn.Module):
         kernel = kernel.reshape(*x.shape[-axes:], *split)
         y = jnp.tensordot(x, kernel, axes)
         return y if bias is None else y + bias.reshape(*(1,) * len(rows), *split)
+
+
+def rematerialized(
+    block: type[Module], remat: bool | str, train_argument: int
+) -> type[Module]:
+    """Return a module class that is recomputed in the backward pass.
+
+    Args:
+      block: the class.
+      remat: False returns the class unchanged. True keeps only the inputs of the block.
+        A name in `jax.checkpoint_policies` tells what else is kept.
+      train_argument: position of the boolean ``train``, which must be static; the
+        module is position 0.
+    """
+    if not remat:
+        return block
+    name = "nothing_saveable" if remat is True else remat
+    policy = getattr(jax.checkpoint_policies, name)
+    return nn.remat(block, policy=policy, static_argnums=(train_argument,))
 
 
 def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Array]:

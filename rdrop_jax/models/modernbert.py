@@ -14,7 +14,14 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rdrop_jax.models.embeddings import Keep, cut, without_cut
-from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu
+from rdrop_jax.models.layers import (
+    Attention,
+    Dense,
+    Dropout,
+    Dtype,
+    gelu,
+    rematerialized,
+)
 from rdrop_jax.models.sizes import Size
 
 _INIT = nn.initializers.normal(0.02)
@@ -146,7 +153,7 @@ class ModernEncoder(nn.Module):
       dropout: dropout rate after the embedding and in the MLPs.
       attention_dropout: dropout rate on attention weights and attention outputs.
       dtype: dtype of the activations.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       pattern: types of the layers.
       kind: value of model_type.
@@ -161,7 +168,7 @@ class ModernEncoder(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
     pattern: Pattern = Pattern()
     kind: str = "modernbert"
@@ -193,7 +200,7 @@ class ModernEncoder(nn.Module):
         near = np.abs(at[:, None] - at) <= p.local_window // 2
         anywhere = where[:, None, None]
         nearby = anywhere & near[None, None]
-        cls = nn.remat(ModernBlock, static_argnums=(3,)) if self.remat else ModernBlock
+        cls = rematerialized(ModernBlock, self.remat, 3)
         for i in range(self.size.layers):
             everywhere = i % p.global_every == 0
             x = cls(

@@ -41,7 +41,7 @@ class ViT(nn.Module):
       dropout: dropout rate after the embedding and in the MLPs.
       attention_dropout: dropout rate on attention weights and attention output.
       dtype: dtype of the activations.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       norm_eps: epsilon of the LayerNorms.
       kind: "vit" or "dinov2".
@@ -53,7 +53,7 @@ class ViT(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.0
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
     norm_eps: float = 1e-6
     kind: str = "vit"

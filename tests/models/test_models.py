@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rdrop_jax import dropout
+from rdrop_jax.core.options import REMAT_POLICIES
 from rdrop_jax.models import layers
 from rdrop_jax.models.layers import Attention, Dense, Dropout, LayerDrop, Mlp, gelu
 from rdrop_jax.models.sizes import Size
@@ -95,8 +96,24 @@ def test_dropout_sites_are_those_of_the_paper(
     assert all(shape[0] == len(IMAGES) for shape in drawn)  # no mask is shared
 
 
+def test_remat_policies_keep_more_or_less():
+    params, key = init(vit()), jax.random.key(2)
+
+    def kept(remat):
+        module = vit(remat=remat, dtype=jnp.bfloat16)
+        pull = jax.eval_shape(
+            lambda p: jax.vjp(lambda p: apply(module, p, key), p)[1], params
+        )
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pull))
+
+    sizes = [kept(remat) for remat in (True, *REMAT_POLICIES, False)]
+    assert sizes[0] == sizes[1]
+    assert sizes[1] < sizes[2] < sizes[3] < sizes[4], sizes
+
+
 @pytest.mark.slow
-def test_remat_changes_nothing_but_memory():
+@pytest.mark.parametrize("policy", [True, "dots_with_no_batch_dims_saveable"])
+def test_remat_changes_nothing_but_memory(policy):
     params = init(vit())
     key = jax.random.key(2)
 
@@ -105,7 +122,7 @@ def test_remat_changes_nothing_but_memory():
             params
         )
 
-    plain, remat = loss(vit()), loss(vit(remat=True))
+    plain, remat = loss(vit()), loss(vit(remat=policy))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
         plain,
@@ -118,7 +135,7 @@ def test_remat_changes_nothing_but_memory():
         return str(jax.make_jaxpr(grad)(params))
 
     recomputes = re.compile("remat|checkpoint")
-    assert recomputes.search(program(remat=True))
+    assert recomputes.search(program(remat=policy))
     assert not recomputes.search(program(remat=False))
 
 
