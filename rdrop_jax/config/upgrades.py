@@ -69,6 +69,7 @@ ADDED_EVERYWHERE: dict[str, Any] = {
 }
 ADDED: dict[str, dict[str, Any]] = {
     "image_classification": _FOLDS
+    | {"model.drop_path": 0.0, "model.activation": "gelu"}
     | {
         f"data.{group}.{name}": ""
         for group, names in (

@@ -11,10 +11,19 @@ import pytest
 from rdrop_jax import dropout
 from rdrop_jax.core.options import REMAT_POLICIES
 from rdrop_jax.models import layers
-from rdrop_jax.models.layers import Attention, Dense, Dropout, LayerDrop, Mlp, gelu
+from rdrop_jax.models.layers import (
+    Attention,
+    Dense,
+    Dropout,
+    DropPath,
+    LayerDrop,
+    Mlp,
+    gelu,
+)
 from rdrop_jax.models.sizes import Size
 from rdrop_jax.models.vit import SIZES, ViT
 
+KEY = jax.random.key(0)
 TINY = Size(layers=2, width=16, heads=2, mlp_width=32)
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 1)), jnp.float32)
 
@@ -62,12 +71,36 @@ def test_evaluation_is_deterministic_and_training_is_not():
     np.testing.assert_array_equal(a, apply(vit(), params, jax.random.key(0)))
 
 
-@pytest.mark.parametrize("site", ["dropout", "attention_dropout"])
+@pytest.mark.parametrize("site", ["dropout", "attention_dropout", "drop_path"])
 def test_each_rate_alone_makes_passes_differ(site):
     module = vit(**{"dropout": 0.0, "attention_dropout": 0.0} | {site: 0.3})
     params = init(module)
     a, b = (apply(module, params, jax.random.key(i)) for i in (0, 1))
     assert np.abs(a - b).max() > 1e-3
+
+
+def test_stochastic_depth_drops_whole_examples_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 3))
+    found = DropPath(0.25).apply({}, x, train=True, rngs={"dropout": KEY})
+    rows = np.unique(found.reshape(4000, -1), axis=1)
+    assert rows.shape == (4000, 1)
+    np.testing.assert_allclose(np.unique(rows), [0, 1 / 0.75], rtol=1e-6)
+    assert abs(float(found.mean()) - 1) < 0.03
+    assert DropPath(0.25).apply({}, x, train=False) is x
+
+
+def test_stochastic_depth_grows_linearly_to_the_last_block(monkeypatch):
+    """As in timm: 0 in the first of n blocks, twice in each of the others."""
+    rates = []
+
+    def draw(module, x, *, train):
+        rates.append(module.rate)
+        return x
+
+    monkeypatch.setattr(DropPath, "__call__", draw)
+    module = vit(size=Size(4, 8, 2, 8), drop_path=0.3)
+    jax.eval_shape(lambda: module.init(KEY, IMAGES, train=False))
+    np.testing.assert_allclose(rates, np.repeat([0.0, 0.1, 0.2, 0.3], 2))
 
 
 def test_rates_of_zero_need_no_key():

@@ -301,7 +301,7 @@ MESSAGES = {
 def test_bad_fields_are_named(message):
     task, fields = MESSAGES[message]
     with pytest.raises(InputError, match=r".*") as error:
-        built(task, **fields)
+        config(task, **fields)
     assert str(error.value).replace("'", "") == message
 
 
