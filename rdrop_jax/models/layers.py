@@ -18,6 +18,7 @@ from rdrop_jax.models.attend import attend, scaled
 
 Dtype = Any
 Module = TypeVar("Module", bound=nn.Module)
+Layers = TypeVar("Layers", bound=Callable[..., Any])
 
 # Sharding of the kernels in this file over the tensor axis, by the end of their path.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
@@ -194,7 +195,7 @@ def rematerialized(
     return nn.remat(block, policy=policy, static_argnums=(train_argument,))
 
 
-def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Array]:
+def recomputed(layers: Layers, dtype: Dtype) -> Layers:
     """Recompute what cheap layers keep for the backward pass, in a narrow dtype.
 
     Args:
@@ -206,7 +207,7 @@ def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Arra
     Returns:
       A function like ``layers``.
     """
-    if dtype == jnp.float32 or platform() == "tpu":
+    if dtype == jnp.float32:
         return layers
     return nn.remat(layers)
 
@@ -337,8 +338,15 @@ class Attention(nn.Module):
         Returns:
           An array like x.
         """
-        query, key, value = self.query(x), self.key(context), self.value(context)
-        return self.mix(query, key, value, where, relative, train)
+        return self.mix(*self.project(x, context), where, relative, train)
+
+    def project(
+        self,
+        x: Float[Array, "batch time width"],
+        context: Float[Array, "batch source width"],
+    ) -> tuple[Array, Array, Array]:
+        """Compute queries, keys and values, each [batch, position, heads, head]."""
+        return self.query(x), self.key(context), self.value(context)
 
     def mix(
         self,
