@@ -255,7 +255,7 @@ def test_the_labelled_subset_is_the_same_for_all_arms(trained_pair):
 def test_selection_runs_read_no_test_data(compared, tmp_path):
     selection = (compared[0] / "selection").rglob("result.json")
     assert len(list(selection)) == 12
-    result = train(tmp_path, eval__test=False, total_steps=1)
+    result = train(tmp_path, eval__test=False)
     assert "test" not in result
     assert "validation" in result
 
