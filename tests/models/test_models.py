@@ -1,5 +1,6 @@
 """ViT and its layers: shapes, dropout sites, precision options."""
 
+import functools
 import re
 
 import flax.linen as nn
@@ -32,6 +33,7 @@ def vit(**options):
     return ViT(**{"size": TINY, "num_classes": 5, "patch_size": 4} | options)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init(module):
     params = module.init(jax.random.key(0), IMAGES, train=False)["params"]
     # The head starts at zero and would hide everything before it.
@@ -39,10 +41,13 @@ def init(module):
     return params | {"head": params["head"] | {"kernel": noise}}
 
 
-def apply(module, params, key=None):
+def forward(module, params, key=None):
     if key is None:
         return module.apply({"params": params}, IMAGES, train=False)
     return module.apply({"params": params}, IMAGES, train=True, rngs={"dropout": key})
+
+
+apply = jax.jit(forward, static_argnums=0)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +64,8 @@ def test_sizes_are_the_published_ones(name, millions):
 
 
 def test_head_starts_at_zero():
-    params = vit().init(jax.random.key(0), IMAGES, train=False)["params"]
+    start = jax.jit(functools.partial(vit().init, train=False))
+    params = start(jax.random.key(0), IMAGES)["params"]
     assert not np.any(apply(vit(), params))
 
 
@@ -106,7 +112,8 @@ def test_stochastic_depth_grows_linearly_to_the_last_block(monkeypatch):
 def test_rates_of_zero_need_no_key():
     module = vit(dropout=0.0, attention_dropout=0.0)
     params = init(module)
-    trained = module.apply({"params": params}, IMAGES, train=True)
+    run = jax.jit(functools.partial(module.apply, train=True))
+    trained = run({"params": params}, IMAGES)
     np.testing.assert_array_equal(trained, apply(module, params))
 
 
@@ -124,7 +131,7 @@ def test_dropout_sites_are_those_of_the_paper(
     module = vit(attention_dropout=attention_dropout)
     params = init(module)
     monkeypatch.setattr(layers, "dropout", counted)
-    apply(module, params, jax.random.key(0))
+    forward(module, params, jax.random.key(0))
     assert len(drawn) == 1 + per_block * TINY.layers
     assert all(shape[0] == len(IMAGES) for shape in drawn)  # no mask is shared
 
@@ -233,9 +240,10 @@ def test_dense_over_rows_is_dense(dtype):
     jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(1), x), params)
 
     def run(module):
-        return jax.value_and_grad(
-            lambda p, x: jnp.sum(module.apply(p, x).astype(jnp.float32) ** 2), (0, 1)
-        )(params, x)
+        def loss(p, x):
+            return jnp.sum(module.apply(p, x).astype(jnp.float32) ** 2)
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x)
 
     tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
     jax.tree.map(
