@@ -17,7 +17,6 @@ from rdrop_jax.models.layers import (
     LayerDrop,
     LayerScale,
     Mlp,
-    recomputed,
     rematerialized,
 )
 
@@ -139,10 +138,8 @@ class Block(nn.Module):
           An array like x.
         """
         start = x
-        project = Block._project
-        if self.settings.pre_norm:  # keep x for the backward pass, not its norm
-            project = recomputed(project, self.settings.dtype)
-        h = self.attention.mix(*project(self, x), where, None, train)
+        h = self._before(x, self.attention_norm)
+        h = self.attention(h, h, where=where, train=train)
         x = x + self.attention_path(self.attention_scale(h), train=train)
         x = self._after(x, self.attention_norm)
         if source is not None:
@@ -175,10 +172,6 @@ class Block(nn.Module):
     def keys_values(self, memory: Float[Array, "batch source width"]) -> KeysValues:
         """Compute keys and values of the source, for `step`."""
         return self.cross.keys_values(memory)
-
-    def _project(self, x: Array) -> tuple[Array, Array, Array]:
-        h = self._before(x, self.attention_norm)
-        return self.attention.project(h, h)
 
     def _attention(self) -> Attention:
         s = self.settings

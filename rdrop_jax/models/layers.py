@@ -18,7 +18,6 @@ from rdrop_jax.models.attend import attend, scaled
 
 Dtype = Any
 Module = TypeVar("Module", bound=nn.Module)
-Layers = TypeVar("Layers", bound=Callable[..., Any])
 
 # Sharding of the kernels in this file over the tensor axis, by the end of their path.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
@@ -195,14 +194,13 @@ def rematerialized(
     return nn.remat(block, policy=policy, static_argnums=(train_argument,))
 
 
-def recomputed(layers: Layers, dtype: Dtype) -> Layers:
+def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Array]:
     """Recompute what cheap layers keep for the backward pass, in a narrow dtype.
 
     Args:
       layers: function of a module, in whose scope it makes layers, and of arrays. From
         an activation to the next product, only the arrays are then kept.
-      dtype: dtype of the activations; in float32, nothing is recomputed. Nor is it on
-        a TPU, where the compiled step moves more bytes: docs/performance.md.
+      dtype: dtype of the activations; in float32, nothing is recomputed.
 
     Returns:
       A function like ``layers``.
@@ -338,15 +336,8 @@ class Attention(nn.Module):
         Returns:
           An array like x.
         """
-        return self.mix(*self.project(x, context), where, relative, train)
-
-    def project(
-        self,
-        x: Float[Array, "batch time width"],
-        context: Float[Array, "batch source width"],
-    ) -> tuple[Array, Array, Array]:
-        """Compute queries, keys and values, each [batch, position, heads, head]."""
-        return self.query(x), self.key(context), self.value(context)
+        query, key, value = self.query(x), self.key(context), self.value(context)
+        return self.mix(query, key, value, where, relative, train)
 
     def mix(
         self,
