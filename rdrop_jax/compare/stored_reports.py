@@ -159,8 +159,8 @@ def heat_map(path: Path) -> str:
         cells,
         picked,
         title=f"Validation {metric['chosen_by']} of {path.stem.replace('_', ' ')}, "
-        f"mean of {seeds} {'seed' if seeds == 1 else 'seeds'}",
-        x="learning rate (frame: selected)",
+        f"mean of {seeds} {'seed' if seeds == 1 else 'seeds'}; frame: selected",
+        x="learning rate" if any(column for _, column in cells) else "",
         lower_is_better=metric["chosen_mode"] == "min",
     )
     return _file(chart)
