@@ -43,6 +43,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rdrop.objective_scale": _one_of(*options.OBJECTIVE_SCALES),
     "rdrop.how": _one_of(*options.HOW),
     "model.dtype": _one_of("float32", "bfloat16"),
+    "model.remat_policy": _one_of(*options.REMAT_POLICIES),
     "model.masks": _one_of(*options.MASKS),
     "data.prefetch": _THREADS,
     "data.workers": _THREADS,

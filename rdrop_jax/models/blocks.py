@@ -17,6 +17,7 @@ from rdrop_jax.models.layers import (
     LayerDrop,
     LayerScale,
     Mlp,
+    rematerialized,
 )
 
 # Encoded source and the mask of its tokens.
@@ -221,9 +222,9 @@ class Block(nn.Module):
         return x if self.settings.pre_norm else norm(x)
 
 
-def block_class(remat: bool) -> type[Block]:
+def block_class(remat: bool | str) -> type[Block]:
     """Return `Block`, or a version that is recomputed in the backward pass."""
-    return nn.remat(Block, static_argnums=(4,)) if remat else Block
+    return rematerialized(Block, remat, 4)
 
 
 def encoder_block(encoder: Any, block: type[nn.Module]) -> Callable[..., nn.Module]:
@@ -233,9 +234,8 @@ def encoder_block(encoder: Any, block: type[nn.Module]) -> Callable[..., nn.Modu
       encoder: module with size, rates, dtype and ``remat``.
       block: class that is called with inputs, a mask, ``train`` and further arrays.
     """
-    made = nn.remat(block, static_argnums=(3,)) if encoder.remat else block
     return partial(
-        made,
+        rematerialized(block, encoder.remat, 3),
         encoder.size,
         encoder.dropout,
         encoder.attention_dropout,
@@ -252,14 +252,14 @@ class Stack(nn.Module):
       depth: number of blocks.
       settings: settings of the blocks.
       final_norm: whether a LayerNorm follows the last block.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       cross_attention: whether the blocks attend to a source.
     """
 
     depth: int
     settings: BlockSettings
     final_norm: bool
-    remat: bool
+    remat: bool | str
     cross_attention: bool = False
 
     def setup(self) -> None:

@@ -127,7 +127,7 @@ class Encoder(nn.Module):
       dropout: dropout rate after the embedding, attention and MLPs.
       attention_dropout: dropout rate on attention weights.
       dtype: dtype of the activations.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       position_buckets: half of the rows of DeBERTa's table of distances.
       conv_kernel: width of the convolution of DeBERTa-v2, odd; 0 for none.
@@ -143,7 +143,7 @@ class Encoder(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
     position_buckets: int = 256
     conv_kernel: int = 0

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from rdrop_jax.core.passes import Key
 from rdrop_jax.models.attend import attend, scaled
 
 Dtype = Any
+Module = TypeVar("Module", bound=nn.Module)
 
 # Sharding of the kernels in this file over the tensor axis, by the end of their path.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
@@ -148,19 +149,37 @@ class Dense(nn.Module):
         return y if bias is None else y + bias.reshape(*(1,) * len(rows), *split)
 
 
+def rematerialized(
+    block: type[Module], remat: bool | str, train_argument: int
+) -> type[Module]:
+    """Return a module class that is recomputed in the backward pass.
+
+    Args:
+      block: the class.
+      remat: False returns the class unchanged. True keeps only the inputs of the block.
+        A name in `jax.checkpoint_policies` tells what else is kept.
+      train_argument: position of the boolean ``train``, which must be static; the
+        module is position 0.
+    """
+    if not remat:
+        return block
+    name = "nothing_saveable" if remat is True else remat
+    policy = getattr(jax.checkpoint_policies, name)
+    return nn.remat(block, policy=policy, static_argnums=(train_argument,))
+
+
 def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Array]:
     """Recompute what cheap layers keep for the backward pass, in a narrow dtype.
 
     Args:
       layers: function of a module, in whose scope it makes layers, and of arrays. From
         an activation to the next product, only the arrays are then kept.
-      dtype: dtype of the activations; in float32, nothing is recomputed. Nor is it on
-        a TPU, where the compiled step moves more bytes: docs/performance.md.
+      dtype: dtype of the activations; in float32, nothing is recomputed.
 
     Returns:
       A function like ``layers``.
     """
-    if dtype == jnp.float32 or platform() == "tpu":
+    if dtype == jnp.float32:
         return layers
     return nn.remat(layers)
 

@@ -147,7 +147,7 @@ class ModernEncoder(nn.Module):
       dropout: dropout rate after the embedding and in the MLPs.
       attention_dropout: dropout rate on attention weights and attention outputs.
       dtype: dtype of the activations.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       pattern: types of the layers.
       kind: value of model_type.
@@ -162,7 +162,7 @@ class ModernEncoder(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
     pattern: Pattern = Pattern()
     kind: str = "modernbert"

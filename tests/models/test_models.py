@@ -1,5 +1,6 @@
 """ViT and its layers: shapes, dropout sites, precision options."""
 
+import functools
 import re
 
 import flax.linen as nn
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from rdrop_jax import dropout
+from rdrop_jax.core.options import REMAT_POLICIES
 from rdrop_jax.models import layers
 from rdrop_jax.models.blocks import DropPath
 from rdrop_jax.models.layers import (
@@ -31,6 +33,7 @@ def vit(**options):
     return ViT(**{"size": TINY, "num_classes": 5, "patch_size": 4} | options)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init(module):
     params = module.init(jax.random.key(0), IMAGES, train=False)["params"]
     # The head starts at zero and would hide everything before it.
@@ -38,10 +41,13 @@ def init(module):
     return params | {"head": params["head"] | {"kernel": noise}}
 
 
-def apply(module, params, key=None):
+def forward(module, params, key=None):
     if key is None:
         return module.apply({"params": params}, IMAGES, train=False)
     return module.apply({"params": params}, IMAGES, train=True, rngs={"dropout": key})
+
+
+apply = jax.jit(forward, static_argnums=0)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,8 @@ def test_sizes_are_the_published_ones(name, millions):
 
 
 def test_head_starts_at_zero():
-    params = vit().init(jax.random.key(0), IMAGES, train=False)["params"]
+    start = jax.jit(functools.partial(vit().init, train=False))
+    params = start(jax.random.key(0), IMAGES)["params"]
     assert not np.any(apply(vit(), params))
 
 
@@ -105,7 +112,8 @@ def test_stochastic_depth_grows_linearly_to_the_last_block(monkeypatch):
 def test_rates_of_zero_need_no_key():
     module = vit(dropout=0.0, attention_dropout=0.0)
     params = init(module)
-    trained = module.apply({"params": params}, IMAGES, train=True)
+    run = jax.jit(functools.partial(module.apply, train=True))
+    trained = run({"params": params}, IMAGES)
     np.testing.assert_array_equal(trained, apply(module, params))
 
 
@@ -123,13 +131,29 @@ def test_dropout_sites_are_those_of_the_paper(
     module = vit(attention_dropout=attention_dropout)
     params = init(module)
     monkeypatch.setattr(layers, "dropout", counted)
-    apply(module, params, jax.random.key(0))
+    forward(module, params, jax.random.key(0))
     assert len(drawn) == 1 + per_block * TINY.layers
     assert all(shape[0] == len(IMAGES) for shape in drawn)  # no mask is shared
 
 
+def test_remat_policies_keep_more_or_less():
+    params, key = init(vit()), jax.random.key(2)
+
+    def kept(remat):
+        module = vit(remat=remat, dtype=jnp.bfloat16)
+        pull = jax.eval_shape(
+            lambda p: jax.vjp(lambda p: apply(module, p, key), p)[1], params
+        )
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pull))
+
+    sizes = [kept(remat) for remat in (True, *REMAT_POLICIES, False)]
+    assert sizes[0] == sizes[1]
+    assert sizes[1] < sizes[2] < sizes[3] < sizes[4], sizes
+
+
 @pytest.mark.slow
-def test_remat_changes_nothing_but_memory():
+@pytest.mark.parametrize("policy", [True, "dots_with_no_batch_dims_saveable"])
+def test_remat_changes_nothing_but_memory(policy):
     params = init(vit())
     key = jax.random.key(2)
 
@@ -138,7 +162,7 @@ def test_remat_changes_nothing_but_memory():
             params
         )
 
-    plain, remat = loss(vit()), loss(vit(remat=True))
+    plain, remat = loss(vit()), loss(vit(remat=policy))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
         plain,
@@ -151,7 +175,7 @@ def test_remat_changes_nothing_but_memory():
         return str(jax.make_jaxpr(grad)(params))
 
     recomputes = re.compile("remat|checkpoint")
-    assert recomputes.search(program(remat=True))
+    assert recomputes.search(program(remat=policy))
     assert not recomputes.search(program(remat=False))
 
 
@@ -216,9 +240,10 @@ def test_dense_over_rows_is_dense(dtype):
     jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(1), x), params)
 
     def run(module):
-        return jax.value_and_grad(
-            lambda p, x: jnp.sum(module.apply(p, x).astype(jnp.float32) ** 2), (0, 1)
-        )(params, x)
+        def loss(p, x):
+            return jnp.sum(module.apply(p, x).astype(jnp.float32) ** 2)
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x)
 
     tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
     jax.tree.map(

@@ -95,7 +95,7 @@ def make_model(config: ConfigDict) -> ViT:
         dropout=m.dropout,
         attention_dropout=m.attention_dropout,
         dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
+        remat=m.remat and m.remat_policy,
         masks=m.masks,
         norm_eps=m.norm_eps,
         kind=m.name,

@@ -233,7 +233,7 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
             m.dropout, m.attention_dropout, m.activation_dropout, m.layer_dropout
         ),
         dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
+        remat=m.remat and m.remat_policy,
         masks=m.masks,
         **options,
     )
