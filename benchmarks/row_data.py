@@ -25,6 +25,7 @@ from rdrop_jax.files import disk
 
 Content = Sequence[str] | dict[str, np.ndarray]  # lines, or arrays of an .npz file
 Files = dict[str, Content]
+_CIFAR100 = "cyizhuo/CIFAR-100-dataset@b105b30e79972558f19db69658f34b9d0a9b009b"
 _CHECKSUMS = Path(__file__).parent / "row_data.json"
 
 
@@ -184,7 +185,16 @@ def aeslc(folder: Path) -> Files:
 
 
 def cifar100(folder: Path) -> Files:
-    """CIFAR-100: 500 of the 50,000 training images validate, 1,000 are the test."""
+    """CIFAR-100: 5,000 of the 50,000 training images validate; the whole test set."""
+    return _cifar100(folder, 5000, 10_000)
+
+
+def cifar100_small(folder: Path) -> Files:
+    """CIFAR-100: 500 training images validate, and 1,000 images are the test set."""
+    return _cifar100(folder, 500, 1000)
+
+
+def _cifar100(folder: Path, held_out: int, tested: int) -> Files:
     from PIL import Image
 
     classes = sorted(path.name for path in (folder / "train").iterdir())
@@ -203,9 +213,9 @@ def cifar100(folder: Path) -> Files:
 
     train, test = balanced("train"), balanced("test")
     return {
-        "train.npz": arrays(train[500:]) | {"classes": np.array(classes)},
-        "validation.npz": arrays(train[:500]),
-        "test.npz": arrays(test[:1000]),
+        "train.npz": arrays(train[held_out:]) | {"classes": np.array(classes)},
+        "validation.npz": arrays(train[:held_out]),
+        "test.npz": arrays(test[:tested]),
     }
 
 
@@ -233,10 +243,8 @@ DATASETS = {
     "aeslc": Dataset(
         aeslc, ("ryanzhumich/AESLC@7afc087a1cc234d07121f0d4a2d87102ddceabc2",)
     ),
-    "cifar100": Dataset(
-        cifar100,
-        ("cyizhuo/CIFAR-100-dataset@b105b30e79972558f19db69658f34b9d0a9b009b",),
-    ),
+    "cifar100": Dataset(cifar100, (_CIFAR100,)),
+    "cifar100_small": Dataset(cifar100_small, (_CIFAR100,)),
 }
 
 

@@ -1,11 +1,15 @@
-"""Folders of public datasets are made from their sources, or refused in one line."""
+"""Folders of public datasets come from their sources; planned rows are valid."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from benchmarks import row_data
+from benchmarks import row_data, rows
+from rdrop_jax.cli import flags
+from rdrop_jax.compare import program
 from rdrop_jax.errors import InputError
+from rdrop_jax.training import direction
 
 
 @pytest.fixture
@@ -13,8 +17,8 @@ def clone(tmp_path, monkeypatch):
     """A small clone of SST-2's source, and its checksums in place of the real ones."""
     folder = tmp_path / "clone" / "data" / "SST-2"
     folder.mkdir(parents=True)
-    for name, rows in (("train", 40), ("dev", 20), ("test", 10)):
-        lines = [f"{name} sentence {i}\t{i % 2}" for i in range(rows)]
+    for name, count in (("train", 40), ("dev", 20), ("test", 10)):
+        lines = [f"{name} sentence {i}\t{i % 2}" for i in range(count)]
         (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]))
     files = row_data.DATASETS["sst2"].build(tmp_path / "clone")
     checksums = tmp_path / "row_data.json"
@@ -57,3 +61,43 @@ def test_every_dataset_has_checksums():
     assert found.keys() == row_data.DATASETS.keys()
     for source in [x for y in row_data.DATASETS.values() for x in y.sources]:
         assert len(source.partition("@")[2]) == 40
+
+
+@pytest.mark.parametrize("name", rows.ROWS)
+def test_a_planned_row_is_valid(name):
+    row = rows.ROWS[name]
+    given = [*rows.shared_flags(row, Path("data"), Path("weights"))]
+    parser = flags.Parser()
+    parser.add_argument("--config")
+    args, overrides = flags.parse(parser, [*given, *rows.pilot_flags(row)])
+    config = flags.load(args.config, overrides)
+    assert (config.seed, config.rdrop.alpha, config.eval.test) == (100, 0, False)
+    argv = [*given, *rows.comparison_flags(row, 100), "--workdir=w"]
+    options, _, jobs = program.read_options(argv)
+    assert (options.final_seeds, jobs) == (6, 1)
+    assert direction(options.metric) == options.mode
+    assert config.eval.metric == options.metric
+    names = row_data.DATASETS
+    files = json.loads(row_data._CHECKSUMS.read_text())[row.data]
+    assert row.data in names
+    for split in ("train", "validation", "test"):
+        start = row.fields.get(f"data.files.{split}", f"{split}.npz")
+        assert any(file.startswith(start) for file in files)
+
+
+def test_a_pilot_sets_the_steps():
+    assert rows.steps_after(60, 160) == 100
+    assert rows.steps_after(64, 160) == 110
+    assert rows.steps_after(160, 160) == 160
+
+
+def test_the_commands_of_a_row_are_printed(capsys, monkeypatch):
+    monkeypatch.setattr(rows.subprocess, "run", None)
+    rows.main(["sst2_settings", "--print", "--data=D", "--weights=W"])
+    pilot, steps, compared = capsys.readouterr().out.splitlines()
+    assert "--workdir=runs/rows/pilots/sst2" in pilot
+    assert json.loads(steps) == {"pilot": 160, "best": 160, "steps": 160}
+    assert compared.startswith("python -m rdrop_jax.compare --config=configs/glue.py")
+    assert "--config.data.dir=D/sst2 " in compared
+    assert "--arms=plain " in compared
+    assert compared.endswith("--workdir=runs/rows/sst2_settings")
