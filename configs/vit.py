@@ -24,7 +24,7 @@ def vit() -> ConfigDict:
     c = base_config()
     c.task = "image_classification"
     c.model.name = "vit"  # or dinov2: LayerScale; head on class token and patch mean
-    c.model.size = "B"  # mini, Ti, S, B, L: layers, width, heads, mlp width
+    c.model.size = "B"  # mini, Ti, S, B, L, g: layers, width, heads, mlp width
     c.model.layers = placeholder(int)  # each of these four overrides the size
     c.model.width = placeholder(int)
     c.model.heads = placeholder(int)
@@ -35,6 +35,8 @@ def vit() -> ConfigDict:
     )
     c.model.dropout = 0.1  # after the embedding and twice in each MLP
     c.model.attention_dropout = 0.0  # attention weights and attention output
+    c.model.drop_path = 0.0  # stochastic depth in the last block, 0 in the first
+    c.model.activation = "gelu"  # or swiglu, of the largest DINOv2
 
     c.data.image_size = 224
     c.data.channels = 3

@@ -5,10 +5,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rdrop_jax import tasks
 from rdrop_jax.config import batch_field, flatten
 from rdrop_jax.core import options
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths, roots
+from rdrop_jax.tasks.field_checks import views_rate
 
 
 def _one_of(*allowed: str) -> tuple[Callable[[Any], bool], str]:
@@ -41,6 +43,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rdrop.objective_scale": _one_of(*options.OBJECTIVE_SCALES),
     "rdrop.how": _one_of(*options.HOW),
     "model.dtype": _one_of("float32", "bfloat16"),
+    "model.remat_policy": _one_of(*options.REMAT_POLICIES),
     "model.masks": _one_of(*options.MASKS),
     "data.prefetch": _THREADS,
     "data.workers": _THREADS,
@@ -126,7 +129,10 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
             "each pass, got vmap"
         )
     if config.rdrop.views != "none":
-        _check_views(config.rdrop)
+        if not tasks.is_file(config.task):
+            views = getattr(tasks.package(config.task), "VIEWS", {})
+            views_rate(config.rdrop, views)
+        _check_simcut(config.rdrop)
         return
     if config.rdrop.views_rate is not None:
         raise InputError(
@@ -143,7 +149,7 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
         )
 
 
-def _check_views(r: ConfigDict) -> None:
+def _check_simcut(r: ConfigDict) -> None:
     """Check that R-Drop options fit SimCut, whose passes have different roles."""
     if r.views != "simcut":
         return

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
-from rdrop_jax.core.passes import Batch, Key, Params
+from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.pretrained import families, weight_files
@@ -139,7 +139,7 @@ def open_runs(
       workdirs: folders of the runs. Classes and preprocessing are the same; models,
         seeds and training data may differ.
       checkpoint: see `open_run`.
-      config: config of the first run, which names the data and the ``eval`` fields.
+      config: config of the first run, whose data, ``eval`` fields and mesh are used.
 
     Returns:
       The run; its parameters are a tuple.
@@ -156,31 +156,36 @@ def open_runs(
     configs = [config, *map(workdir_lib.read, workdirs[1:])]
     shared = [{"task": each.task} for each in configs]
     _check_equal(workdirs, shared)
-    built = [tasks.build(config, workdirs[0])]
+    for each in configs[1:]:
+        with each.unlocked():
+            each.mesh, each.data.dir = config.mesh, config.data.dir
+    others = zip(configs[1:], workdirs[1:], strict=True)
+    built = [tasks.build(c, w) for c, w in others]
     averaging = built[0].averaging
     if averaging is None:
         raise InputError(
             f"--workdir: expected one run of task {config.task}, which averages no "
             f"outputs, found {len(workdirs)} runs"
         )
-    others = zip(configs[1:], workdirs[1:], strict=True)
-    built += [tasks.build(c, w) for c, w in others]
+
+    def averaged(first: Forward) -> Forward:
+        forwards = [first, *(task.forward for task in built)]
+
+        def forward(params: Params, batch: Batch, key: Key | None) -> jax.Array:
+            each = zip(forwards, params, strict=True)
+            return averaging.mean(jnp.stack([f(p, batch, key) for f, p in each]))
+
+        return forward
+
+    built.insert(0, tasks.build(config, workdirs[0], averaged=averaged))
     _check_equal(workdirs, [t.averaging.shared() for t in built if t.averaging])
-    for each in configs[1:]:
-        with each.unlocked():
-            each.mesh = config.mesh
     runs = [
         open_run(w, checkpoint, c, t)
         for w, c, t in zip(workdirs, configs, built, strict=True)
     ]
-
-    def forward(params: Params, batch: Batch, key: Key | None) -> jax.Array:
-        each = zip(built, params, strict=True)
-        return averaging.mean(jnp.stack([t.forward(p, batch, key) for t, p in each]))
-
     return Run(
         config,
-        tasks.build(config, workdirs[0], forward=forward),
+        built[0],
         runs[0].mesh,
         tuple(run.params for run in runs),
         max(run.step for run in runs),

@@ -2,7 +2,8 @@
 
 Trains with and without R-Drop at equal budgets and reports whether R-Drop helps.
 --render FOLDER makes the page of each stored JSON report again and prints its Markdown;
---forest FOLDER --output FILE draws one figure of all stored reports.
+--forest FOLDER --output FILE draws one figure of all stored reports, and
+--heatmap REPORT --output FILE one of the settings that a comparison tried.
 """
 
 import logging
@@ -175,7 +176,7 @@ def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
 def main(argv: Sequence[str]) -> None:
     """Parse the command line; run the comparison, or draw stored reports."""
     flags_given = {word.partition("=")[0] for word in argv}
-    if "--render" in flags_given or "--forest" in flags_given:
+    if flags_given & {"--render", "--forest", "--heatmap"}:
         stored_reports.main(argv)
         return
     options, workdir, jobs = read_options(argv)

@@ -2,11 +2,15 @@
 
 python -m rdrop_jax.compare --render docs/results
 python -m rdrop_jax.compare --forest docs/results --output docs/results/forest.svg
+python -m rdrop_jax.compare --heatmap runs/cmp/report.json --output settings.svg
 """
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+
+import numpy as np
 
 from rdrop_jax.cli import flags
 from rdrop_jax.compare import render, stats, svg
@@ -16,6 +20,12 @@ from rdrop_jax.files.disk import read_json
 _logger = logging.getLogger(__name__)
 # Fields of a report that every page needs.
 _FIELDS = {"format", "verdict", "metric", "protocol", "arms", "curves", "timings"}
+_TO = " \u2192 "
+# Arms with which a forest plot compares rdrop, besides plain.
+_CONTROLS = {
+    "equal_compute": "\u2013 for equal time",
+    "two_passes": "\u2013 two passes",
+}
 
 
 def read_reports(folder: Path) -> Mapping[Path, render.Report]:
@@ -58,39 +68,105 @@ def forest_plot(folder: Path) -> str:
 
     A row is the difference between the test scores of rdrop and plain, in percent of
     plain's score, with its interval over seeds; differences to the right are better.
+    Rows below it compare rdrop with the controls of the report.
 
     Raises:
       InputError: no readable reports.
     """
     rows = []
     for path, report in read_reports(folder).items():
-        name, mode = report["metric"]["name"], report["metric"]["mode"]
-        arms = {arm["arm"]: arm for arm in report["arms"]}
-        diff = arms["rdrop"]["difference"]
-        if diff is None or diff["low"] is None:
-            continue
-        plain, rdrop = (arms[arm]["test"][name]["mean"] for arm in ("plain", "rdrop"))
-        percent = (100 if mode == "max" else -100) / abs(plain)
-        low, high = sorted((percent * diff["low"], percent * diff["high"]))
-        verdict = stats.verdict(diff, higher_is_better=mode == "max")
-        seeds = f"{len(diff['seeds'])} seeds"
-        rows.append(
-            svg.Interval(
-                path.stem.replace("_", " "),
-                percent * diff["mean"],
-                low,
-                high,
-                note=f"{name} {plain:.3g} \u2192 {rdrop:.3g}, {seeds}",
-                colour=svg.VERDICT_COLOURS.get(verdict, svg.VERDICT_COLOURS[""]),
-            )
-        )
+        names = {"plain": path.stem.replace("_", " "), **_CONTROLS}
+        rows += [_effect(report, arm, name) for arm, name in names.items()]
     chart = svg.interval_chart(
-        rows,
+        [row for row in rows if row is not None],
         title="Test score with R-Drop against plain training",
-        x="change in % of the plain score, 95 % interval over seeds (right is better)",
-        note="blue: helps; orange: hurts; grey: inconclusive, or fewer than 6 seeds",
-        width=720,
+        x="change in % of the other score, 95 % interval over seeds (right is better)",
+        note="blue: helps; orange: hurts; grey: inconclusive, or fewer than 6 seeds; "
+        "seconds are those of training",
+        width=900,
     )
+    return _file(chart)
+
+
+def _effect(report: render.Report, other: str, label: str) -> svg.Interval | None:
+    """Compare rdrop with another arm; None if there are no two seeds of both."""
+    name, mode = report["metric"]["name"], report["metric"]["mode"]
+    arms = {arm["arm"]: arm for arm in report["arms"] if arm["seeds"]}
+    if not arms.keys() >= {other, "rdrop"}:
+        return None
+    pair = [arms[other], arms["rdrop"]]
+    scores = [
+        dict(zip(x["seeds"], x["test"][name]["values"], strict=True)) for x in pair
+    ]
+    seeds = sorted(scores[0].keys() & scores[1].keys())
+    if len(seeds) < 2:
+        return None
+    theirs, ours = (np.array([x[seed] for seed in seeds]) for x in scores)
+    diff = stats.paired(ours, theirs)
+    percent = (100 if mode == "max" else -100) / abs(theirs.mean())
+    low, high = sorted((percent * diff.low, percent * diff.high))
+    verdict = stats.verdict(asdict(diff), higher_is_better=mode == "max")
+    notes = [f"{name} {theirs.mean():.3g}{_TO}{ours.mean():.3g}, {len(seeds)} seeds"]
+    notes.append(_TO.join(dict.fromkeys(f"{x['updates']:,}" for x in pair)) + " steps")
+    speeds = [report["timings"].get(x["arm"]) for x in pair]
+    if None not in speeds:
+        seconds = [
+            speed["update_seconds"] * x["updates"]
+            for speed, x in zip(speeds, pair, strict=True)
+        ]
+        notes.append(_TO.join(f"{x:.0f}" for x in seconds) + " s")
+    return svg.Interval(
+        label,
+        percent * diff.mean,
+        low,
+        high,
+        note=", ".join(notes),
+        colour=svg.VERDICT_COLOURS.get(verdict, svg.VERDICT_COLOURS[""]),
+    )
+
+
+def heat_map(path: Path) -> str:
+    """Draw the validation scores of the settings of a JSON report, as SVG text.
+
+    Columns are learning rates, rows all other fields of plain and rdrop.
+
+    Raises:
+      InputError: an unreadable file, or a report whose arms had one setting.
+    """
+    report = read_json(path)
+    if not report.keys() >= _FIELDS:
+        raise InputError(f"{path}: expected a JSON report of rdrop_jax.compare")
+    cells: dict[tuple[str, str], float] = {}
+    picked = set()
+    for row in report["exploratory"]:
+        if row["arm"] not in ("plain", "rdrop") or row["validation"] is None:
+            continue
+        parts = row["setting"].split(", ")
+        column = next((x for x in parts if x.startswith("lr=")), "")
+        others = [row["arm"], *(x for x in parts if x and x != column)]
+        at = ", ".join(others), column.removeprefix("lr=")
+        cells[at] = row["validation"]["mean"]
+        if row["picked"]:
+            picked.add(at)
+    if not cells:
+        raise InputError(
+            f"{path}: expected several settings of an arm, found one. Start the "
+            "comparison with several --alphas, or with --vary."
+        )
+    metric = report["metric"]
+    seeds = report["protocol"]["selection_seeds"]
+    chart = svg.heat_map(
+        cells,
+        picked,
+        title=f"Validation {metric['chosen_by']} of {path.stem.replace('_', ' ')}, "
+        f"mean of {seeds} {'seed' if seeds == 1 else 'seeds'}; frame: selected",
+        x="learning rate" if any(column for _, column in cells) else "",
+        lower_is_better=metric["chosen_mode"] == "min",
+    )
+    return _file(chart)
+
+
+def _file(chart: str) -> str:
     # A file needs the namespace, a chart in a page does not.
     return str(chart).replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
 
@@ -107,13 +183,16 @@ def main(argv: Sequence[str]) -> None:
     parser = flags.Parser(prog="rdrop_jax.compare", description=__doc__)
     parser.add_argument("--render", type=flags.path, metavar="FOLDER")
     parser.add_argument("--forest", type=flags.path, metavar="FOLDER")
+    parser.add_argument("--heatmap", type=flags.path, metavar="FILE.json")
     parser.add_argument("--output", type=flags.path, metavar="FILE", help="SVG file")
     args = flags.parse_plain(parser, argv)
     if args.render is not None:
         pages = render_folder(args.render)
         _logger.info("%d pages in %s", len(pages), args.render)
-    if args.forest is not None:
+    for name, draw in (("forest", forest_plot), ("heatmap", heat_map)):
+        if (source := getattr(args, name)) is None:
+            continue
         if args.output is None:
-            raise InputError("--output: expected an SVG file for --forest, found none")
-        _write(args.output, forest_plot(args.forest))
-        _logger.info("forest plot in %s", args.output)
+            raise InputError(f"--output: expected an SVG file for --{name}, found none")
+        _write(args.output, draw(source))
+        _logger.info("%s in %s", name, args.output)

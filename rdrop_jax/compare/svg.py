@@ -1,7 +1,7 @@
 """Charts as SVG text, for self-contained pages. The markup is in templates/*.svg."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,8 @@ _DASHES = ("", "7 3", "2 2", "9 3 2 3", "4 4")
 _CHARACTER = 6.5  # upper estimate of the width of a character
 _SAMPLE = 30  # width of a line's sample in the legend
 _ROW, _LEGEND_ROW = 20, 16  # heights
+_CELL = 70  # width of a cell of a heat map
+_WORST, _BEST = (246, 246, 246), (111, 174, 227)
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,12 @@ def interval_chart(
       title: title of the chart.
       x: label of the axis.
       note: text under the title.
-      width: total width; names take 160 units, notes of the rows 250.
+      width: total width; names take 160 units, notes of the rows what they need.
     """
     values = [v for r in rows for v in (r.low, r.high, *r.points) if math.isfinite(v)]
     limits = _range([*values, 0.0], margin=0.06)
-    left, right = 160, width - (250 if any(row.note for row in rows) else 18)
+    longest = max((len(row.note) for row in rows), default=0)
+    left, right = 160, width - round(18 + _CHARACTER * longest)
     height = _TOP + 18 + _BOTTOM + _ROW * len(rows)
     scale = _scale(limits, left, right)
 
@@ -159,6 +162,63 @@ def interval_chart(
                 "mean": at(row.mean),
             }
             for number, row in enumerate(rows)
+        ],
+    )
+
+
+def heat_map(
+    cells: Mapping[tuple[str, str], float],
+    picked: Collection[tuple[str, str]],
+    *,
+    title: str,
+    x: str,
+    lower_is_better: bool = False,
+) -> Markup:
+    """Draw a table of scores whose cells are darker the better they are.
+
+    Args:
+      cells: scores by row and column.
+      picked: cells with a frame.
+      title: title of the chart.
+      x: label of the columns, which are numbers.
+      lower_is_better: True to draw the lowest score darkest.
+    """
+    rows = list(dict.fromkeys(row for row, _ in cells))
+    columns = sorted({column for _, column in cells}, key=lambda text: float(text or 0))
+    low, high = _range(list(cells.values()))
+
+    def colour(value: float) -> str:
+        share = (value - low) / (high - low)
+        share = 1 - share if lower_is_better else share
+        # From near white to a blue on which black text is readable.
+        return "#{:02x}{:02x}{:02x}".format(
+            *(round(a + share * (b - a)) for a, b in zip(_WORST, _BEST, strict=True))
+        )
+
+    left = round(24 + _CHARACTER * max(len(row) for row in rows))
+    width = left + _CELL * max(len(columns), math.ceil(_CHARACTER * len(x) / _CELL))
+    width = max(width + 12, round(24 + 1.15 * _CHARACTER * len(title)))
+    return templates.render(
+        "heat_map.svg",
+        title=title,
+        x=x,
+        width=width,
+        height=_TOP + _ROW * (len(rows) + 2) + 6,
+        left=left,
+        top=_TOP + 2 * _ROW,
+        cell=_CELL,
+        row_height=_ROW,
+        columns=[(left + _CELL * (i + 0.5), c) for i, c in enumerate(columns)],
+        rows=[(_TOP + _ROW * (i + 2), row) for i, row in enumerate(rows)],
+        cells=[
+            {
+                "x": left + _CELL * columns.index(column),
+                "y": _TOP + _ROW * (rows.index(row) + 2),
+                "colour": colour(value),
+                "text": f"{value:.4g}",
+                "picked": (row, column) in picked,
+            }
+            for (row, column), value in cells.items()
         ],
     )
 

@@ -62,9 +62,14 @@ NAMES = (
 _FOLDS = {"data.folds": 0, "data.fold": 0, "data.columns.group": ""}
 # Fields added since earlier versions, to all tasks and by task, with the value of the
 # old behavior; a type stands for an optional field that is None.
-ADDED_EVERYWHERE: dict[str, Any] = {"rdrop.views": "none", "rdrop.views_rate": float}
+ADDED_EVERYWHERE: dict[str, Any] = {
+    "rdrop.views": "none",
+    "rdrop.views_rate": float,
+    "model.remat_policy": "nothing_saveable",
+}
 ADDED: dict[str, dict[str, Any]] = {
     "image_classification": _FOLDS
+    | {"model.drop_path": 0.0, "model.activation": "gelu"}
     | {
         f"data.{group}.{name}": ""
         for group, names in (

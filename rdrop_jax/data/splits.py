@@ -4,7 +4,7 @@ import hashlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse.csgraph
@@ -83,6 +83,23 @@ def check_folds(data: ConfigDict) -> None:
         raise InputError(
             f"data.folds: expected 0 next to data.files.validation="
             f"{data.files.validation}, found {data.folds}. Remove one of them"
+        )
+
+
+def check_group(data: ConfigDict, held_out: Collection[str]) -> None:
+    """Check that ``data.columns.group`` has an effect.
+
+    Args:
+      data: the config's ``data``.
+      held_out: names of the splits that are held out of the training rows.
+
+    Raises:
+      InputError: a group column, and no split is held out.
+    """
+    if data.columns.group and not held_out:
+        raise InputError(
+            "data.columns.group: expected none if no rows are held out of the training "
+            f"rows, found {data.columns.group!r}. Set data.folds, or remove it"
         )
 
 

@@ -80,7 +80,7 @@ class AdaptiveDecoder(CausalDecoder):
       position_offset: table row of the first position.
       max_length: maximum number of positions.
       dtype: dtype of the activations; parameters are float32.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
     """
 
@@ -95,7 +95,7 @@ class AdaptiveDecoder(CausalDecoder):
     position_offset: int = 0
     max_length: int = 3072
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
 
     def setup(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Array, Bool, Float
 
 from rdrop_jax.core.dropout import dropout
@@ -109,6 +110,9 @@ def _gradients(
 
 def _scores(query: Array, key: Array, where: Array | None, bias: Array | None) -> Array:
     products = jnp.einsum("bthd,bshd->bhts", query, key)
+    if platform() == "tpu":
+        # XLA would store them transposed, and copy them for the softmax.
+        products = with_layout_constraint(products, Layout((0, 1, 2, 3)))
     return scaled(products, query.shape[-1], where, bias)
 
 

@@ -1,5 +1,7 @@
 """Encoder and decoder blocks, post-norm as published or pre-norm, and their stack."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,11 +11,13 @@ from jaxtyping import Array, Bool, Float, Int
 from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.layers import (
     Attention,
+    DropPath,
     Dtype,
     KeysValues,
     LayerDrop,
     LayerScale,
     Mlp,
+    rematerialized,
 )
 
 # Encoded source and the mask of its tokens.
@@ -38,6 +42,7 @@ class Rates(NamedTuple):
       activation: rate after the activation of an MLP.
       layer: rate of per-example LayerDrop.
       attention_out: rate after the attention output; None means ``dropout``.
+      path: rate of stochastic depth, on the outputs of attention and MLP.
     """
 
     dropout: float = 0.1
@@ -45,10 +50,14 @@ class Rates(NamedTuple):
     activation: float = 0.0
     layer: float = 0.0
     attention_out: float | None = None
+    path: float = 0.0
 
 
 class BlockSettings(NamedTuple):
-    """Settings of all blocks of a model; ``layer_scale`` as in `LayerScale`."""
+    """Settings of all blocks of a model.
+
+    ``layer_scale`` is as in `LayerScale`, ``gated`` as in `Mlp`.
+    """
 
     heads: int
     mlp_width: int
@@ -60,6 +69,7 @@ class BlockSettings(NamedTuple):
     norm_eps: float = 1e-5
     inits: tuple[nn.initializers.Initializer, ...] = FAIRSEQ_INITS
     layer_scale: float | None = None
+    gated: bool = False
 
 
 def block_settings(module: Any, *, pre_norm: bool) -> BlockSettings:
@@ -100,11 +110,14 @@ class Block(nn.Module):
             s.rates.activation,
             s.activation,
             s.inits[2],
+            s.gated,
         )
         self.mlp_norm = self._norm()
         self.attention_scale = LayerScale(s.layer_scale, s.dtype)
         self.mlp_scale = LayerScale(s.layer_scale, s.dtype)
         self.drop = LayerDrop(s.rates.layer, s.masks)
+        self.attention_path = DropPath(s.rates.path, s.masks)
+        self.mlp_path = DropPath(s.rates.path, s.masks)
 
     def __call__(
         self,
@@ -127,14 +140,14 @@ class Block(nn.Module):
         start = x
         h = self._before(x, self.attention_norm)
         h = self.attention(h, h, where=where, train=train)
-        x = x + self.attention_scale(h)
+        x = x + self.attention_path(self.attention_scale(h), train=train)
         x = self._after(x, self.attention_norm)
         if source is not None:
             h = self._before(x, self.cross_norm)
             x = x + self.cross(h, source[0], where=source[1], train=train)
             x = self._after(x, self.cross_norm)
         h = self.mlp(self._before(x, self.mlp_norm), train=train)
-        x = x + self.mlp_scale(h)
+        x = x + self.mlp_path(self.mlp_scale(h), train=train)
         return self.drop(start, self._after(x, self.mlp_norm), train=train)
 
     def step(
@@ -183,9 +196,27 @@ class Block(nn.Module):
         return x if self.settings.pre_norm else norm(x)
 
 
-def block_class(remat: bool) -> type[Block]:
+def block_class(remat: bool | str) -> type[Block]:
     """Return `Block`, or a version that is recomputed in the backward pass."""
-    return nn.remat(Block, static_argnums=(4,)) if remat else Block
+    return rematerialized(Block, remat, 4)
+
+
+def encoder_block(encoder: Any, block: type[nn.Module]) -> Callable[..., nn.Module]:
+    """Return the block of a text encoder, with the settings of the encoder.
+
+    Args:
+      encoder: module with size, rates, dtype and ``remat``.
+      block: class that is called with inputs, a mask, ``train`` and further arrays.
+    """
+    return partial(
+        rematerialized(block, encoder.remat, 3),
+        encoder.size,
+        encoder.dropout,
+        encoder.attention_dropout,
+        encoder.norm_eps,
+        encoder.dtype,
+        encoder.masks,
+    )
 
 
 class Stack(nn.Module):
@@ -195,14 +226,14 @@ class Stack(nn.Module):
       depth: number of blocks.
       settings: settings of the blocks.
       final_norm: whether a LayerNorm follows the last block.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       cross_attention: whether the blocks attend to a source.
     """
 
     depth: int
     settings: BlockSettings
     final_norm: bool
-    remat: bool
+    remat: bool | str
     cross_attention: bool = False
 
     def setup(self) -> None:

@@ -96,7 +96,7 @@ class Decoder(CausalDecoder):
       max_length: maximum number of positions.
       scale_embedding: multiply token embeddings by the square root of the width.
       dtype: dtype of the activations; parameters are float32.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
     """
 
@@ -110,7 +110,7 @@ class Decoder(CausalDecoder):
     max_length: int = 512
     scale_embedding: bool = True
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
 
     def setup(self) -> None:

@@ -42,12 +42,16 @@ def sinusoids(length: int, width: int, kind: str) -> Float[np.ndarray, "length w
 
 
 def token_positions(
-    tokens: Int[Array, "batch time"], max_length: int
+    tokens: Int[Array, "batch time"], most: int
 ) -> Int[Array, "1 time"]:
-    """Return the positions of tokens; raise ValueError above ``max_length``."""
+    """Return the positions of tokens.
+
+    Raises:
+      ValueError: more than ``most`` positions.
+    """
     time = tokens.shape[1]
-    if time > max_length:
-        raise ValueError(f"max_length is {max_length}: found {time} positions")
+    if time > most:
+        raise ValueError(f"tokens: expected at most {most} positions, found {time}")
     return jnp.arange(time)[None]
 
 

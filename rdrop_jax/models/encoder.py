@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rdrop_jax.models.embeddings import Keep, cut, without_cut
+from rdrop_jax.models.blocks import encoder_block
+from rdrop_jax.models.embeddings import Keep, cut, token_positions, without_cut
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu, recomputed
 from rdrop_jax.models.modernbert import ModernEncoder
 from rdrop_jax.models.relative import (
@@ -126,7 +127,7 @@ class Encoder(nn.Module):
       dropout: dropout rate after the embedding, attention and MLPs.
       attention_dropout: dropout rate on attention weights.
       dtype: dtype of the activations.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       position_buckets: half of the rows of DeBERTa's table of distances.
       conv_kernel: width of the convolution of DeBERTa-v2, odd; 0 for none.
@@ -142,7 +143,7 @@ class Encoder(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
     position_buckets: int = 256
     conv_kernel: int = 0
@@ -158,28 +159,17 @@ class Encoder(nn.Module):
         train: bool,
     ) -> Float[Array, "batch time width"]:
         far = self.max_positions if self.kind == "deberta-v2" else 0
-        if tokens.shape[1] > self.max_positions and not far:
-            raise ValueError(
-                f"tokens: expected at most {self.max_positions} positions, found "
-                f"{tokens.shape[1]}"
-            )
+        if not far:
+            token_positions(tokens, self.max_positions)
         x = self._embed(tokens, types, where).astype(self.dtype)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="embedding_norm")(x)
         x = cut(Dropout(self.dropout, self.masks)(x, train=train), keep)
         where = without_cut(where, keep)  # no token attends to these
         relative, start = self._relative(tokens.shape[1]), x
-        block = nn.remat(BertBlock, static_argnums=(3,)) if self.remat else BertBlock
+        block = encoder_block(self, BertBlock)
         for i in range(self.size.layers):
-            x = block(
-                self.size,
-                self.dropout,
-                self.attention_dropout,
-                self.norm_eps,
-                self.dtype,
-                self.masks,
-                far,
-                name=f"block_{i}",
-            )(x, where[:, None, None], train, relative)
+            make = block(far, name=f"block_{i}")
+            x = make(x, where[:, None, None], train, relative)
             if i == 0 and self.conv_kernel:
                 x = self._convolved(start, x, where, train)
         return x

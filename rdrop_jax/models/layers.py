@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -17,11 +17,12 @@ from rdrop_jax.core.passes import Key
 from rdrop_jax.models.attend import attend, scaled
 
 Dtype = Any
+Module = TypeVar("Module", bound=nn.Module)
 
 # Sharding of the kernels in this file over the tensor axis, by the end of their path.
 PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"(query|key|value|mlp_in|mlp_gate)/kernel", PartitionSpec(None, "tensor")),
-    (r"(query|key|value|mlp_in)/bias", PartitionSpec("tensor")),
+    (r"(query|key|value|mlp_in|mlp_gate)/bias", PartitionSpec("tensor")),
     (r"(attention_out|mlp_out)/kernel", PartitionSpec("tensor", None)),
 )
 
@@ -101,6 +102,32 @@ class LayerDrop(nn.Module):
         return layer_drop(key, x, new_x, self.rate, masks=self.masks)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: drop the output of a sublayer for whole examples.
+
+    Kept outputs are scaled by ``1 / (1 - rate)``. Source: Huang et al., 2016 (arXiv
+    1603.09382), per example as in timm.
+
+    Attributes:
+      rate: probability that an example loses the output, in [0, 1).
+      masks: see `Dropout`.
+    """
+
+    rate: float
+    masks: str = "hash"
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "batch ..."], *, train: bool
+    ) -> Float[Array, "batch ..."]:
+        check_rate(self.rate)
+        if not train or self.rate == 0.0:
+            return x
+        scale = jnp.asarray(1 / (1 - self.rate), x.dtype)
+        key, zero = self.make_rng("dropout"), jnp.zeros_like(x)
+        return layer_drop(key, zero, x * scale, self.rate, masks=self.masks)
+
+
 class Dense(nn.Module):
     """`nn.Dense`, on flattened rows on CPU, without a reshape on accelerators.
 
@@ -148,19 +175,37 @@ class Dense(nn.Module):
         return y if bias is None else y + bias.reshape(*(1,) * len(rows), *split)
 
 
+def rematerialized(
+    block: type[Module], remat: bool | str, train_argument: int
+) -> type[Module]:
+    """Return a module class that is recomputed in the backward pass.
+
+    Args:
+      block: the class.
+      remat: False returns the class unchanged. True keeps only the inputs of the block.
+        A name in `jax.checkpoint_policies` tells what else is kept.
+      train_argument: position of the boolean ``train``, which must be static; the
+        module is position 0.
+    """
+    if not remat:
+        return block
+    name = "nothing_saveable" if remat is True else remat
+    policy = getattr(jax.checkpoint_policies, name)
+    return nn.remat(block, policy=policy, static_argnums=(train_argument,))
+
+
 def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Array]:
     """Recompute what cheap layers keep for the backward pass, in a narrow dtype.
 
     Args:
-      layers: function of a module, in whose scope it makes layers, and of an array.
-        From an activation to the next product, only the array is then kept.
-      dtype: dtype of the activations; in float32, nothing is recomputed. Nor is it on
-        a TPU, where the compiled step moves more bytes: docs/performance.md.
+      layers: function of a module, in whose scope it makes layers, and of arrays. From
+        an activation to the next product, only the arrays are then kept.
+      dtype: dtype of the activations; in float32, nothing is recomputed.
 
     Returns:
       A function like ``layers``.
     """
-    if dtype == jnp.float32 or platform() == "tpu":
+    if dtype == jnp.float32:
         return layers
     return nn.remat(layers)
 
@@ -169,13 +214,15 @@ class Mlp(nn.Module):
     """Two dense layers with dropout after the activation and after the second layer.
 
     Attributes:
-      width: width of the hidden layer.
+      width: width of the hidden layer, and of the gate.
       dropout: dropout rate after the second layer.
       dtype: dtype of the activations.
       masks: see `Dropout`.
       activation_dropout: dropout rate after the activation; None means ``dropout``.
       activation: name in `ACTIVATIONS`.
       kernel_init: initializer of the kernels.
+      gated: whether the activation is multiplied by a further dense layer, as in SwiGLU
+        (Shazeer, 2020).
     """
 
     width: int
@@ -185,6 +232,7 @@ class Mlp(nn.Module):
     activation_dropout: float | None = None
     activation: str = "gelu"
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    gated: bool = False
 
     @nn.compact
     def __call__(
@@ -194,13 +242,15 @@ class Mlp(nn.Module):
         inner = self.activation_dropout
         inner = self.dropout if inner is None else inner
 
-        def second(mlp: nn.Module, h: Array) -> Array:
+        def second(mlp: nn.Module, h: Array, *gates: Array) -> Array:
             del mlp  # `nn.remat` passes the module
-            h = Dropout(inner, self.masks)(ACTIVATIONS[self.activation](h), train=train)
+            h = math.prod(gates, start=ACTIVATIONS[self.activation](h))
+            h = Dropout(inner, self.masks)(h, train=train)
             return dense(x.shape[-1], name="mlp_out")(h)
 
         h = dense(self.width, name="mlp_in")(x)
-        h = recomputed(second, self.dtype)(self, h)
+        gates = [dense(self.width, name="mlp_gate")(x)] if self.gated else []
+        h = recomputed(second, self.dtype)(self, h, *gates)
         return Dropout(self.dropout, self.masks)(h, train=train)
 
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from rdrop_jax.models.embeddings import Keep, cut, without_cut
+from rdrop_jax.models.blocks import encoder_block
+from rdrop_jax.models.embeddings import Keep, cut, token_positions, without_cut
 from rdrop_jax.models.layers import Attention, Dense, Dropout, Dtype, gelu
 from rdrop_jax.models.sizes import Size
 
@@ -146,7 +147,7 @@ class ModernEncoder(nn.Module):
       dropout: dropout rate after the embedding and in the MLPs.
       attention_dropout: dropout rate on attention weights and attention outputs.
       dtype: dtype of the activations.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       pattern: types of the layers.
       kind: value of model_type.
@@ -161,7 +162,7 @@ class ModernEncoder(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.1
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
     pattern: Pattern = Pattern()
     kind: str = "modernbert"
@@ -178,31 +179,21 @@ class ModernEncoder(nn.Module):
         train: bool,
     ) -> Float[Array, "batch time width"]:
         del types
-        time = tokens.shape[1]
-        if time > self.max_positions:
-            raise ValueError(
-                f"tokens: expected at most {self.max_positions} positions, found {time}"
-            )
+        at = token_positions(tokens, self.max_positions)
         norm = partial(nn.LayerNorm, self.norm_eps, dtype=self.dtype, use_bias=False)
         shape = (self.vocab_size, self.size.width)
         table = self.param("tokens", _INIT, shape, jnp.float32)
         x = norm(name="embedding_norm")(table[tokens])
         x = cut(Dropout(self.dropout, self.masks)(x, train=train), keep)
         where = without_cut(where, keep)  # no token attends to these
-        at, p = np.arange(time), self.pattern
-        near = np.abs(at[:, None] - at) <= p.local_window // 2
+        p = self.pattern
+        near = jnp.abs(at.T - at) <= p.local_window // 2
         anywhere = where[:, None, None]
         nearby = anywhere & near[None, None]
-        cls = nn.remat(ModernBlock, static_argnums=(3,)) if self.remat else ModernBlock
+        block = encoder_block(self, ModernBlock)
         for i in range(self.size.layers):
             everywhere = i % p.global_every == 0
-            x = cls(
-                self.size,
-                self.dropout,
-                self.attention_dropout,
-                self.norm_eps,
-                self.dtype,
-                self.masks,
+            x = block(
                 p.global_theta if everywhere else p.local_theta,
                 i == 0,
                 name=f"block_{i}",

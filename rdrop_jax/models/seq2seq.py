@@ -61,7 +61,7 @@ class Seq2Seq(nn.Module):
       embedding_norm: LayerNorm after the embeddings, as in BART.
       logits_bias: add a bias to the logits.
       dtype: dtype of the activations; parameters and logits are float32.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
     """
 
@@ -79,7 +79,7 @@ class Seq2Seq(nn.Module):
     embedding_norm: bool = False
     logits_bias: bool = False
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
 
     def setup(self) -> None:

@@ -8,13 +8,14 @@ weights also applies after the attention output; it is 0 by default, as in the R
 code.
 
 DINOv2 (Oquab et al., 2023) adds LayerScale to the blocks, and its head reads the class
-token and the mean of the patches.
+token and the mean of the patches. Its largest model has SwiGLU in the MLPs.
 """
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rdrop_jax.core.meshes import platform
 from rdrop_jax.models.blocks import BlockSettings, Rates, block_class
 from rdrop_jax.models.layers import Dense, Dropout, Dtype
 from rdrop_jax.models.sizes import Size
@@ -25,8 +26,8 @@ SIZES = {
     "S": Size(12, 384, 6, 1536),
     "B": Size(12, 768, 12, 3072),
     "L": Size(24, 1024, 16, 4096),
+    "g": Size(40, 1536, 24, 6144),
 }
-
 
 _LECUN = nn.initializers.lecun_normal()
 
@@ -41,10 +42,14 @@ class ViT(nn.Module):
       dropout: dropout rate after the embedding and in the MLPs.
       attention_dropout: dropout rate on attention weights and attention output.
       dtype: dtype of the activations.
-      remat: recompute each block in the backward pass.
+      remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
       norm_eps: epsilon of the LayerNorms.
       kind: "vit" or "dinov2".
+      activation: "gelu", or "swiglu", whose hidden layer has two thirds of the MLP
+        width, rounded up to a multiple of 8.
+      drop_path: rate of stochastic depth in the last block; 0 in the first, and linear
+        between them.
     """
 
     size: Size
@@ -53,10 +58,12 @@ class ViT(nn.Module):
     dropout: float = 0.1
     attention_dropout: float = 0.0
     dtype: Dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     masks: str = "hash"
     norm_eps: float = 1e-6
     kind: str = "vit"
+    activation: str = "gelu"
+    drop_path: float = 0.0
 
     @nn.compact
     def __call__(
@@ -79,27 +86,34 @@ class ViT(nn.Module):
         x = Dropout(self.dropout, self.masks)(
             x + positions.astype(self.dtype), train=train
         )
-        rate = self.attention_dropout
-        settings = BlockSettings(
-            self.size.heads,
-            self.size.mlp_width,
-            Rates(self.dropout, rate, activation=self.dropout, attention_out=rate),
-            True,
-            "gelu",
-            self.dtype,
-            self.masks,
-            self.norm_eps,
-            (_LECUN, _LECUN, _LECUN),
-            1.0 if self.kind == "dinov2" else None,
-        )
-        block = block_class(self.remat)
+        block, last = block_class(self.remat), max(1, self.size.layers - 1)
         for i in range(self.size.layers):
+            settings = self._settings(self.drop_path * i / last)
             x = block(settings, name=f"block_{i}")(x, None, None, train)
+        if self.kind == "vit" and platform() != "cpu":  # there it would change bits
+            x = x[:, :1]
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="norm")(x)
         head = Dense(self.num_classes, self.dtype, nn.initializers.zeros, name="head")
         if self.kind == "vit":
             return head(x[:, 0])
         return head(jnp.concatenate([x[:, 0], x[:, 1:].mean(1)], axis=1))
+
+    def _settings(self, path: float) -> BlockSettings:
+        rate, gated = self.attention_dropout, self.activation == "swiglu"
+        width = self.size.mlp_width
+        return BlockSettings(
+            self.size.heads,
+            -(-int(width * 2 / 3) // 8) * 8 if gated else width,
+            Rates(self.dropout, rate, self.dropout, attention_out=rate, path=path),
+            True,
+            "silu" if gated else "gelu",
+            self.dtype,
+            self.masks,
+            self.norm_eps,
+            (_LECUN, _LECUN, _LECUN),
+            1.0 if self.kind == "dinov2" else None,
+            gated,
+        )
 
 
 def _patches(

@@ -129,6 +129,8 @@ def _completed(
     wanted |= _VALUES.get(str(model_type), {})
     if model_type == "dinov2" and "width" in wanted:
         wanted["mlp_width"] = int(wanted["width"] * stored.get("mlp_ratio", 4))
+        swiglu = stored.get("use_swiglu_ffn", False)
+        wanted["activation"] = "swiglu" if swiglu else "gelu"
     if model_type == "marian":
         activation = stored.get("activation_function", "gelu")
         wanted["activation"] = _ACTIVATIONS.get(activation, activation)
@@ -187,12 +189,6 @@ def _check_type(
             raise InputError(
                 f"init_from: {config.init_from}: {field} of config.json: expected "
                 f"gelu, got {found[field]!r}. Use weights with this activation."
-            )
-        if found.get("use_swiglu_ffn"):
-            raise InputError(
-                f"init_from: {config.init_from}: use_swiglu_ffn of config.json: "
-                "expected false, got true. Use weights without SwiGLU, such as "
-                "hf:facebook/dinov2-large."
             )
         return
     known = "; ".join(f"{task}: {', '.join(types)}" for task, types in families.items())

@@ -50,6 +50,52 @@ def parameter_names(
     return names
 
 
+def in_blocks(names: Mapping[str, str], theirs: str, ours: str) -> dict[str, str]:
+    """Prefix names within a block, for `parameter_names`.
+
+    Example:
+      >>> in_blocks({"fc1": "mlp_in"}, "layers.{}.", "block_{}/")
+      {'layers.{}.fc1': 'block_{}/mlp_in'}
+    """
+    return {theirs + name: ours + new for name, new in names.items()}
+
+
+def split_fused(
+    arrays: Mapping[str, np.ndarray], parts_of: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """Split published arrays whose rows belong to several modules.
+
+    Args:
+      arrays: arrays by name.
+      parts_of: ending of such a name to the endings of its parts, in order.
+
+    Example:
+      >>> found = split_fused({"a.qk": np.arange(4)}, {"qk": ("q", "k")})
+      >>> {name: x.tolist() for name, x in found.items()}
+      {'a.q': [0, 1], 'a.k': [2, 3]}
+    """
+    found = dict(arrays)
+    for whole, parts in parts_of.items():
+        for name in [name for name in found if name.endswith(whole)]:
+            each = np.split(found.pop(name), len(parts))
+            begin = name.removesuffix(whole)
+            found |= {begin + part: x for part, x in zip(parts, each, strict=True)}
+    return found
+
+
+def fused(
+    arrays: Mapping[str, np.ndarray], parts_of: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """Invert `split_fused`."""
+    found = dict(arrays)
+    for whole, parts in parts_of.items():
+        for first in [name for name in found if name.endswith(parts[0])]:
+            begin = first.removesuffix(parts[0])
+            each = [found.pop(begin + part) for part in parts]
+            found[begin + whole] = np.concatenate(each)
+    return found
+
+
 def layer_numbers(names: Iterable[str]) -> set[int]:
     """Return the numbers of the layers in published names or in ours."""
     pattern = r"(?:layers?\.|block_)(\d+)[./]"

@@ -123,12 +123,7 @@ def to_ours(
       >>> list(found), unused
       (['head/bias'], [])
     """
-    arrays = dict(arrays)
-    for whole, parts in _FUSED.items():
-        for name in [name for name in arrays if name.endswith(whole)]:
-            each = np.split(arrays.pop(name), len(parts))
-            begin = name.removesuffix(whole)
-            arrays |= {begin + part: x for part, x in zip(parts, each, strict=True)}
+    arrays = mapping.split_fused(arrays, _FUSED)
     known = _names(arrays, kind, per_token)
     plain = {theirs: _plain(theirs, kind) for theirs in arrays}
     unused = [
@@ -151,12 +146,7 @@ def to_theirs(
         name if name.startswith(outside) else f"{PREFIX[kind]}.{name}": x
         for name, x in mapping.renamed(arrays, names).items()
     }
-    for whole, parts in _FUSED.items():
-        for first in [name for name in found if name.endswith(parts[0])]:
-            begin = first.removesuffix(parts[0])
-            each = [found.pop(begin + part) for part in parts]
-            found[begin + whole] = np.concatenate(each)
-    return found
+    return mapping.fused(found, _FUSED)
 
 
 def _plain(name: str, kind: str) -> str:
@@ -172,12 +162,11 @@ def _names(names: Iterable[str], kind: str, per_token: bool) -> dict[str, str]:
     if kind == "modernbert":
         modern = _MODERN_NORMS | {"head.dense": "pooler", "head.norm": "pooler_norm"}
         modern |= {"classifier": "head"}
-        for theirs, ours in _MODERN_BLOCK.items():
-            modern[f"layers.{{}}.{theirs}"] = f"encoder/block_{{}}/{ours}"
+        modern |= mapping.in_blocks(_MODERN_BLOCK, "layers.{}.", "encoder/block_{}/")
         return mapping.parameter_names(modern, _MODERN_TABLES, layers)
     family = PREFIX[kind]
     modules = {"classifier": "head"} if per_token else dict(_HEADS[family])
+    block = _ATTENTIONS[family] | _MLP
     modules |= _NORMS
-    for theirs, ours in (_ATTENTIONS[family] | _MLP).items():
-        modules[f"encoder.layer.{{}}.{theirs}"] = f"encoder/block_{{}}/{ours}"
+    modules |= mapping.in_blocks(block, "encoder.layer.{}.", "encoder/block_{}/")
     return mapping.parameter_names(modules, _TABLES, layers)

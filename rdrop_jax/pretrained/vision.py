@@ -27,17 +27,14 @@ _NPZ = {
     "embedding": "embedding",
     "Transformer/encoder_norm": "norm",
     "head": "head",
-    **{
-        f"Transformer/encoderblock_{{}}/{theirs}": f"block_{{}}/{ours}"
-        for theirs, ours in _NPZ_BLOCK.items()
-    },
+    **mapping.in_blocks(_NPZ_BLOCK, "Transformer/encoderblock_{}/", "block_{}/"),
 }
 _NPZ_ARRAYS = {
     "cls": "class_token",
     "Transformer/posembed_input/pos_embedding": "positions",
 }
-# Names of a block by model_type, and those that all types share. The prefix "vit." or
-# "dinov2.", which all names but the classifier's have, is omitted.
+# Names of a block by model_type, or of DINOv2 with SwiGLU, and shared names. The prefix
+# "vit." or "dinov2.", which all names but those of the classifier have, is omitted.
 _HF_BLOCKS = {
     "vit": {
         "layernorm_before": "attention_norm",
@@ -51,6 +48,18 @@ _HF_BLOCKS = {
         "mlp.fc1": "mlp/mlp_in",
         "mlp.fc2": "mlp/mlp_out",
     },
+    "swiglu": {
+        "norm1": "attention_norm",
+        "norm2": "mlp_norm",
+        "mlp.in": "mlp/mlp_in",
+        "mlp.gate": "mlp/mlp_gate",
+        "mlp.weights_out": "mlp/mlp_out",
+    },
+}
+# Parts of one array of DINOv2 with SwiGLU, in this order.
+FUSED = {
+    f"mlp.weights_in.{leaf}": (f"mlp.in.{leaf}", f"mlp.gate.{leaf}")
+    for leaf in ("weight", "bias")
 }
 _HF_ATTENTION = {
     **{f"attention.attention.{x}": f"attention/{x}" for x in PARTS},
@@ -81,12 +90,11 @@ def hf_names(names: Iterable[str], kind: str) -> dict[str, str]:
       names: names of parameters, published or ours.
       kind: model_type of config.json, "vit" or "dinov2".
     """
+    names = tuple(names)
     layers = mapping.layer_numbers(names)
-    block = _HF_BLOCKS[kind] | _HF_ATTENTION
-    modules = _HF | {
-        f"encoder.layer.{{}}.{theirs}": f"block_{{}}/{ours}"
-        for theirs, ours in block.items()
-    }
+    gated = any("mlp_gate" in name or "mlp.gate" in name for name in names)
+    block = _HF_BLOCKS["swiglu" if gated else kind] | _HF_ATTENTION
+    modules = _HF | mapping.in_blocks(block, "encoder.layer.{}.", "block_{}/")
     scales = {
         f"encoder.layer.{i}.{theirs}.lambda1": f"block_{i}/{ours}/scale"
         for theirs, ours in _LAYER_SCALES.items()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imports jax
 #   check_data(config, commit) -> config
 #                             checks the training data, completes the config
 #   FAMILIES                  values of model_type in config.json of readable weights
+#   VIEWS                     values of rdrop.views, with their default rates, if any
 #   RECIPES                   datasets that `rdrop_jax.prepare` converts, if any:
 #                             name -> (prepare(folder, files), read_index(folder))
 # and its module ``task``
@@ -124,8 +125,8 @@ def build(
         vocabulary; None makes their content again, in memory.
       resuming: True if the run has checkpoints, which need the existing files. False
         writes the files, on process 0.
-      options: ``forward`` replaces that of the model, for tasks with
-        `rdrop_jax.training.task.Averaging`.
+      options: ``averaged`` makes the forward of evaluation and prediction from the
+        model's, for tasks with `rdrop_jax.training.task.Averaging`.
 
     Returns:
       The task.

@@ -16,10 +16,6 @@ from rdrop_jax.core.dropout import dropout_mask, hash_bits
 from rdrop_jax.core.passes import Key
 from rdrop_jax.tasks.field_checks import views_rate
 
-SIMCUT = "simcut"
-# Default rates: those of the published code for GLUE, and for translation.
-RATES = {"token_cutoff": 0.1, "feature_cutoff": 0.1, "span_cutoff": 0.1}
-SEQ2SEQ_RATES = RATES | {"token_cutoff": 0.05, SIMCUT: 0.05}
 # cut(key, tokens that may be cut) -> kept embeddings
 Cut = Callable[[Key, Bool[Array, "batch time"]], Bool[Array, "batch _ _"]]
 

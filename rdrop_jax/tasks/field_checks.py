@@ -12,6 +12,12 @@ from rdrop_jax.errors import InputError
 
 # Shape and dtype by name of an array of a batch.
 Shapes = dict[str, tuple[tuple[int, ...], str]]
+# Views by name, with their default rates. Images: 4 of 32 pixels (He et al., 2016), and
+# magnitude 9 of 10. Texts: the published code for GLUE, and for translation.
+IMAGE_VIEWS = {"crop": 0.125, "randaugment": 0.9}
+TEXT_VIEWS = {"token_cutoff": 0.1, "feature_cutoff": 0.1, "span_cutoff": 0.1}
+SIMCUT = "simcut"
+SEQ2SEQ_VIEWS = TEXT_VIEWS | {"token_cutoff": 0.05, SIMCUT: 0.05}
 
 
 def check_choices(choices: Mapping[str, tuple[str, Sequence[str]]]) -> None:

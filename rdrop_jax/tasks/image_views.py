@@ -16,10 +16,8 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.core.dropout import hash_bits
 from rdrop_jax.core.passes import Batch, Key, View
-from rdrop_jax.tasks.field_checks import views_rate
+from rdrop_jax.tasks.field_checks import IMAGE_VIEWS, views_rate
 
-# Default rates: 4 of 32 pixels (He et al., 2016), and magnitude 9 of 10.
-RATES = {"crop": 0.125, "randaugment": 0.9}
 _OPERATIONS = 2  # of RandAugment per image
 _GREY = (19595, 38470, 7471)  # weights of red, green and blue, of 65536
 _SMOOTH = ((1, 1, 1), (1, 5, 1), (1, 1, 1))
@@ -35,12 +33,12 @@ def make_views(config: ConfigDict) -> View | None:
     the images. "randaugment" does the same at the default rate, then applies two
     operations of RandAugment. The host has normalized the images; black is pixel 0.
     """
-    rate = views_rate(config.rdrop, RATES)
+    rate = views_rate(config.rdrop, IMAGE_VIEWS)
     if rate is None:
         return None
     data, augments = config.data, config.rdrop.views == "randaugment"
     mean, std = (np.float32(x).reshape(1, 1, 1, -1) for x in (data.mean, data.std))
-    margin = round(data.image_size * (RATES["crop"] if augments else rate))
+    margin = round(data.image_size * (IMAGE_VIEWS["crop"] if augments else rate))
 
     def view(batch: Batch, key: Key) -> Batch:
         of_crop, of_operations = jax.random.split(key)

@@ -19,7 +19,7 @@ from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.outputs import logits
-from rdrop_jax.tasks.cutoff import SIMCUT
+from rdrop_jax.tasks.field_checks import SIMCUT
 
 # Vocabulary size from which the full logits are never materialized. This takes 0.8 to
 # 1.05 times the time of the plain loss and 20 to 50 % of its scratch memory, but 1.1

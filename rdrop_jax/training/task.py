@@ -133,8 +133,8 @@ class Task:
       predictor: ``mesh -> predictor``; None if unsupported.
       pretrained: import and export of parameters in formats of other libraries; None
         if unsupported.
-      averaging: average of several runs, for which ``rdrop_jax.tasks.build`` takes a
-        ``forward``; None if unsupported.
+      averaging: average of several runs, for which ``rdrop_jax.tasks.build`` takes
+        ``averaged``; None if unsupported.
       step: options of the train step.
       report: content of the log and of result.json.
     """

@@ -113,6 +113,23 @@ def test_runs_that_cannot_be_averaged_are_refused(tmp_path, untrained, monkeypat
         open_runs([one, tmp_path / "c"])
 
 
+def test_all_runs_read_the_data_of_the_first_and_are_built_once(
+    tmp_path, untrained, monkeypatch
+):
+    several = [digits(tmp_path, n, data__dir=f"/old/{n}") for n in "ab"]
+    build, dirs = tasks.build, []
+
+    def counted(config, workdir, **options):
+        dirs.append(config.data.dir)
+        return build(config, workdir, **options)
+
+    monkeypatch.setattr(tasks, "build", counted)
+    config = workdir_lib.read(several[0])
+    config.data.dir = "/new"
+    open_runs(several, config=config)
+    assert dirs == ["/new", "/new"]
+
+
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_rows_of_one_run_that_trained_the_other_are_not_scored(
     tmp_path, untrained, split

@@ -75,7 +75,71 @@ def test_a_lower_perplexity_is_drawn_at_the_right(tmp_path):
     zero = float(re.search(r'class="axis" d="M([\d.]+) ', drawn)[1])
     (mean,) = re.findall(r'd="M([\d.]+) .*#2f81c9" stroke-width="3"', drawn)
     assert float(mean) > zero
-    assert "perplexity 131 \u2192 127, 6 seeds" in drawn
+    assert "perplexity 131 \u2192 127, 6 seeds, 980 steps, " in drawn
+
+
+def test_controls_have_rows_of_their_own():
+    report = json.loads((RESULTS / "digits_questions.json").read_text())
+    row = stored_reports._effect(report, "equal_compute", "x")
+    arms = {arm["arm"]: arm["test"]["accuracy"]["mean"] for arm in report["arms"]}
+    ratio = arms["rdrop"] / arms["equal_compute"] - 1
+    assert row.mean == pytest.approx(100 * ratio)
+    assert row.low < row.mean < row.high
+    steps, seconds = row.note.split(", ")[2:]
+    assert steps == "2,900 \u2192 2,000 steps"
+    theirs, ours = map(int, seconds.removesuffix(" s").split(" \u2192 "))
+    assert ours == pytest.approx(theirs, rel=0.2)
+    assert stored_reports._effect(report, "no such arm", "x") is None
+
+
+def settings_report(folder, mode="max", settings=()):
+    report = json.loads((RESULTS / "digits_200.json").read_text())
+    report["metric"]["chosen_mode"] = mode
+    report["exploratory"] = [
+        {"arm": arm, "setting": text, "picked": mean == 0.9, "seeds": [0]}
+        | {"validation": {"mean": mean, "sd": None, "values": [mean]}}
+        for arm, text, mean in settings
+    ]
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder / "report.json"
+
+
+def test_settings_become_a_heat_map(tmp_path):
+    settings = [
+        ("plain", "lr=0.001, dropout=0.1", 0.7),
+        ("plain", "lr=0.0005, dropout=0.1", 0.75),
+        ("two_passes", "lr=0.0005, dropout=0.1", 0.2),
+        ("rdrop", "alpha=1, lr=0.001, dropout=0.1", 0.9),
+        ("rdrop", "alpha=5, lr=0.0005, dropout=0.1", 0.8),
+    ]
+    fills = {}
+    for mode in ("max", "min"):
+        path = settings_report(tmp_path, mode, settings)
+        out = tmp_path / "map.svg"
+        compare.main([f"--heatmap={path}", f"--output={out}"])
+        drawn = out.read_text()
+        root = ElementTree.fromstring(drawn)
+        texts = [x.text for x in root.iter("{http://www.w3.org/2000/svg}text")]
+        assert texts[2:4] == ["0.0005", "0.001"]  # columns, in order of the numbers
+        assert texts[4:7] == [
+            "plain, dropout=0.1",
+            "rdrop, alpha=1, dropout=0.1",
+            "rdrop, alpha=5, dropout=0.1",
+        ]
+        cells = re.findall(r'fill="(#\w+)"( stroke)?[^<]*<text[^>]*>([\d.]+)', drawn)
+        assert [text for _, frame, text in cells if frame] == ["0.9"]
+        fills[mode] = {text: luminance(fill) for fill, _, text in cells}
+        width = float(root.attrib["viewBox"].split()[2])
+        assert all(0 <= left <= right <= width for left, right in extents(drawn))
+        assert min(contrast(fill, "#000000") for fill, _, _ in cells) >= 7
+    assert fills["max"]["0.9"] == min(fills["max"].values())
+    assert fills["min"]["0.7"] == min(fills["min"].values())
+
+
+def test_a_report_without_settings_has_no_heat_map(tmp_path):
+    path = settings_report(tmp_path)
+    with pytest.raises(InputError, match=r"report\.json: expected several settings"):
+        compare.main([f"--heatmap={path}", "--output=a.svg"])
 
 
 def test_bad_input_is_named(tmp_path):

@@ -75,9 +75,8 @@ def test_gold_cluster_equals_the_published_form():
             )
             return loss, metrics
 
-        (loss, metrics), (d_head, d_tail) = jax.value_and_grad(total, has_aux=True)(
-            hidden
-        )
+        gradient = jax.jit(jax.value_and_grad(total, has_aux=True))
+        (loss, metrics), (d_head, d_tail) = gradient(hidden)
         np.testing.assert_allclose(loss, wanted["sum_loss"], rtol=1e-10)
         np.testing.assert_allclose(metrics["kl"].total, wanted["half_sym_kl"])
         np.testing.assert_allclose(2 * metrics["ce"].total, wanted["ce"])
@@ -123,9 +122,10 @@ def test_equals_the_loss_of_the_full_distribution(passes, chunk_size):
 
     both = functools.partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     (loss, metrics), gradients = jax.jit(both(ours))(hidden, kernels)
-    (wanted, wanted_metrics), wanted_gradients = both(full)(hidden, kernels)
+    found = jax.jit(both(full))(hidden, kernels)
+    (wanted, wanted_metrics), wanted_gradients = found
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
-    np.testing.assert_allclose(ours(hidden, kernels)[0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(ours)(hidden, kernels)[0], wanted, rtol=1e-5)
     for name in ("ce", "kl"):
         found, expected = metrics[name].compute(), wanted_metrics[name].compute()
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
@@ -192,8 +192,10 @@ def test_gold_cluster_equals_its_formula(tails):
         w = options["weight"] * options["where"]
         return jnp.sum(w * (jnp.sum(nll, 0) + 2.0 * s)) / jnp.sum(w)
 
-    both = functools.partial(jax.value_and_grad, argnums=(0, 1))
-    assert_close(both(ours)(hidden, kernels), both(formula)(hidden, kernels))
+    found, wanted = (
+        jax.jit(jax.value_and_grad(f, (0, 1)))(hidden, kernels) for f in (ours, formula)
+    )
+    assert_close(found, wanted)
 
 
 @pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int16])
@@ -243,14 +245,19 @@ def test_gradient_in_weights_equals_that_of_the_full_distribution():
         return rdrop_loss(log_p, labels, alpha=2.0, **given)[0]
 
     at = (options["weight"], jnp.linspace(0.5, 1.0, ROWS))
-    assert_close(jax.grad(ours, (0, 1))(*at), jax.grad(full, (0, 1))(*at))
+    found, wanted = (jax.jit(jax.grad(f, (0, 1)))(*at) for f in (ours, full))
+    assert_close(found, wanted)
 
 
 def test_a_mesh_of_one_axis():
     hidden, kernels, labels, _ = make()
     mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
-    found, _ = adaptive_rdrop_loss(hidden, kernels, labels, alpha=1.0, mesh=mesh)
-    wanted, _ = adaptive_rdrop_loss(hidden, kernels, labels, alpha=1.0)
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def loss(hidden, kernels, mesh):
+        return adaptive_rdrop_loss(hidden, kernels, labels, alpha=1.0, mesh=mesh)[0]
+
+    found, wanted = (loss(hidden, kernels, m) for m in (mesh, None))
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -282,7 +289,7 @@ def test_masked_rows_may_hold_anything():
     def loss(hidden, kernels, labels):
         return adaptive_rdrop_loss(hidden, kernels, labels, alpha=2.0, **options)[0]
 
-    run = jax.value_and_grad(loss, (0, 1))
+    run = jax.jit(jax.value_and_grad(loss, (0, 1)))
     found = run(bad, kernels, labels.at[2].set(-5))
     assert_close(found[1][1], run(hidden, kernels, labels)[1][1], 1e-6)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
@@ -297,7 +304,7 @@ def test_a_label_out_of_range_gives_nan(label):
     def loss(hidden):
         return adaptive_rdrop_loss(hidden, kernels, labels, alpha=1.0)[0]
 
-    value, gradient = jax.value_and_grad(loss)(hidden)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(hidden)
     assert np.isnan(value)
     for g in gradient:
         assert np.isnan(g[:, 0]).all()

@@ -17,19 +17,19 @@ from rdrop_jax.training.mesh import make_mesh, shard_batch
 ROWS, CLASSES = 56, 7
 
 
-@pytest.fixture(params=["whole", "chunks"])
-def chunks(request, monkeypatch):
-    """Runs a test without the loop, and with chunks of 3 of each device's 7 rows."""
+@pytest.fixture(params=["whole", "chunks"], scope="module")
+def chunks(request):
+    """Runs tests without the loop, and with chunks of 3 of each device's 7 rows."""
     own = ROWS // jax.device_count()
-    if request.param == "chunks":
-        set_sizes(
-            monkeypatch, softmax_whole=0, softmax_logits=2 * CLASSES, softmax_rows=1
-        )
-        assert (own, chunking.softmax_rows(own, CLASSES)) == (7, 3)
-    else:
-        assert chunking.softmax_rows(own, CLASSES) == own
-    jax.clear_caches()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "chunks":
+            sizes = {"softmax_whole": 0, "softmax_logits": 2 * CLASSES}
+            set_sizes(patch, **sizes, softmax_rows=1)
+            assert (own, chunking.softmax_rows(own, CLASSES)) == (7, 3)
+        else:
+            assert chunking.softmax_rows(own, CLASSES) == own
+        jax.clear_caches()
+        yield
     jax.clear_caches()
 
 
@@ -75,7 +75,7 @@ def test_value_and_gradients_equal_autodiff(passes, label_smoothing, smoothing):
                 return f(logits, labels, **given)
 
             given = (weights["weight"], weights["label_weight"], jnp.float64(3.0))
-            return jax.value_and_grad(loss, argnums=(0, 1, 2, 3))(logits, *given)
+            return jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3)))(logits, *given)
 
         found, wanted = both(by_closed_form), both(by_autodiff)
         jax.tree.map(
@@ -102,9 +102,10 @@ def test_every_kind_of_derivative_works():
         small = logits[:, :8]
 
         def hessian(f):
-            return jax.hessian(
-                lambda z: f(z, labels[:8], alpha=2.0, label_smoothing=0.1)
-            )(small)
+            def loss(z):
+                return f(z, labels[:8], alpha=2.0, label_smoothing=0.1)
+
+            return jax.jit(jax.hessian(loss))(small)
 
         np.testing.assert_allclose(
             hessian(by_closed_form), hessian(by_autodiff), rtol=1e-8, atol=1e-12
@@ -114,8 +115,8 @@ def test_every_kind_of_derivative_works():
 @pytest.mark.usefixtures("chunks")
 def test_half_precision_gradients_have_its_type():
     logits, labels, _ = example(dtype=jnp.bfloat16)
-    grad = jax.grad(by_closed_form)(logits, labels, alpha=1.0)
-    full = jax.grad(by_closed_form)(logits.astype(jnp.float32), labels, alpha=1.0)
+    gradient = jax.jit(jax.grad(lambda z: by_closed_form(z, labels, alpha=1.0)))
+    grad, full = gradient(logits), gradient(logits.astype(jnp.float32))
     assert grad.dtype == jnp.bfloat16
     np.testing.assert_allclose(grad.astype(jnp.float32), full, rtol=8e-3, atol=1e-6)
 
@@ -125,10 +126,11 @@ def test_vmap_equals_a_loop():
     logits, labels, _ = example()
     pairs = jnp.stack([logits, logits[::-1] * 0.5])
 
+    @jax.jit
     def grad(z):
         return jax.grad(by_closed_form)(z, labels, alpha=1.0)
 
-    together = jax.vmap(grad)(pairs)
+    together = jax.jit(jax.vmap(grad))(pairs)
     for one, z in zip(together, pairs, strict=True):
         np.testing.assert_allclose(one, grad(z), rtol=1e-5, atol=1e-8)
 
@@ -144,15 +146,19 @@ def test_metrics_carry_no_gradient():
 @pytest.mark.usefixtures("chunks")
 def test_parts_with_the_denominators_of_the_whole_add_up():
     logits, labels, weights = example()
-    whole, metrics = rdrop_loss(logits, labels, alpha=2.0, **weights)
+
+    @jax.jit
+    def loss(rows, denominators=None):
+        z, y, weights = rows
+        options = {"alpha": 2.0, "denominators": denominators}
+        return rdrop_loss(z, y, **options, **weights)
+
+    whole, metrics = loss((logits, labels, weights))
     both = (metrics["ce"].weight, metrics["kl"].weight)
     parts = [
-        rdrop_loss(
-            logits[:, rows],
-            labels[rows],
-            alpha=2.0,
-            denominators=both,
-            **{name: x[rows] for name, x in weights.items()},
+        loss(
+            (logits[:, rows], labels[rows], {n: x[rows] for n, x in weights.items()}),
+            both,
         )[0]
         for rows in (slice(0, 24), slice(24, 56))
     ]
@@ -174,7 +180,8 @@ def test_on_eight_devices_no_row_moves():
     for moves in ("all-gather", "all-to-all", "collective-permute"):
         assert f"{moves}(" not in text
     found = compiled(batch["z"], batch["y"])
-    wanted = jax.value_and_grad(loss)(*(jnp.asarray(x) for x in rows_first.values()))
+    one = (jnp.asarray(x) for x in rows_first.values())
+    wanted = jax.jit(jax.value_and_grad(loss))(*one)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-8),
         found,
@@ -210,7 +217,8 @@ def test_in_the_shard_map_and_on_the_mesh_of_others(explicit, request):
             for x, spec in zip((logits, labels), specs, strict=True)
         ]
         found = jax.jit(jax.value_and_grad(whole if explicit else mapped))(*placed)
-    for a, b in zip(found, jax.value_and_grad(whole)(logits, labels), strict=True):
+    wanted = jax.jit(jax.value_and_grad(whole))(logits, labels)
+    for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
@@ -224,6 +232,7 @@ def test_in_a_shard_map_chunks_are_of_the_devices_own_rows(chunks, monkeypatch):
         return rows_objective(logits, *args)
 
     monkeypatch.setattr(class_ids, "rows_objective", spy)
+    jax.clear_caches()
     logits, labels, _ = example()
     mesh = make_mesh()
     axes = mesh.axis_names

@@ -11,6 +11,8 @@ from helpers import reference
 from rdrop_jax import rdrop_ctc_loss
 
 BATCH, FRAMES, CLASSES, LABELS = 3, 4, 3, 2
+STATIC = ("frames", "objective_scale", "blank_id")
+ctc_loss = jax.jit(rdrop_ctc_loss, static_argnames=STATIC)
 
 
 def make(seed=0):
@@ -65,7 +67,7 @@ def parts(logits, logit_paddings, labels, label_paddings):
 def test_loss_equals_the_sum_over_alignments(frames, scale):
     arguments = make()
     weight = jnp.array([1.0, 0.5, 2.0])
-    loss, metrics = rdrop_ctc_loss(
+    loss, metrics = ctc_loss(
         *arguments, alpha=0.7, frames=frames, weight=weight, objective_scale=scale
     )
     ctc, s = parts(*arguments)
@@ -85,7 +87,7 @@ def icefall(logits, logit_paddings, labels, label_paddings, weight):
     """Loss of one batch with summed frames, as forward_cr_ctc and train.py compute it:
     both halves attract each other through detached targets, then everything is halved.
     """
-    ctc = rdrop_ctc_loss(logits, logit_paddings, labels, label_paddings, alpha=0.0)
+    ctc = ctc_loss(logits, logit_paddings, labels, label_paddings, alpha=0.0)
     log_p = jax.nn.log_softmax(logits.reshape(-1, *logits.shape[2:]))
     target = jax.lax.stop_gradient(jnp.roll(log_p, len(log_p) // 2, axis=0))
     kl = jnp.sum(jnp.exp(target) * (target - log_p), -1)
@@ -98,11 +100,13 @@ def test_equals_cr_ctc():
     logits, *others = make()
 
     def ours(z):
-        loss, _ = rdrop_ctc_loss(z, *others, alpha=0.4, objective_scale="mean")
+        loss, _ = ctc_loss(z, *others, alpha=0.4, objective_scale="mean")
         return loss * BATCH
 
-    found = jax.value_and_grad(ours)(logits)
-    wanted = jax.value_and_grad(lambda z: icefall(z, *others, 0.2))(logits)
+    def theirs(z):
+        return icefall(z, *others, 0.2)
+
+    found, wanted = (jax.jit(jax.value_and_grad(f))(logits) for f in (ours, theirs))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
         found,
@@ -113,9 +117,11 @@ def test_equals_cr_ctc():
 def test_sequences_without_an_alignment_are_counted():
     logits, _, labels, label_paddings = make()
     short = jnp.asarray(np.arange(FRAMES) >= np.array([[1], [3], [4]]), jnp.float32)
-    of = jax.value_and_grad(
-        lambda z: rdrop_ctc_loss(z, short, labels, label_paddings, alpha=0.4),
-        has_aux=True,
+    of = jax.jit(
+        jax.value_and_grad(
+            lambda z: ctc_loss(z, short, labels, label_paddings, alpha=0.4),
+            has_aux=True,
+        )
     )
     (loss, metrics), gradient = of(logits)
     assert np.isfinite(loss)
@@ -131,7 +137,7 @@ def test_equal_neighbours_need_a_blank_between_them():
     logits, *_ = make()
     labels, keep = jnp.array([[1, 1], [1, 2], [1, 1]]), jnp.zeros((BATCH, LABELS))
     frames = jnp.asarray(np.arange(FRAMES) >= np.array([[2], [2], [3]]))
-    _, metrics = rdrop_ctc_loss(logits, frames, labels, keep, alpha=0.4)
+    _, metrics = ctc_loss(logits, frames, labels, keep, alpha=0.4)
     np.testing.assert_allclose(metrics["infeasible"].compute(), 1 / 3)
 
 
@@ -140,10 +146,12 @@ def test_masked_sequences_may_hold_anything():
     where = jnp.array([True, False, True])
     padded = logit_paddings[None, :, :, None] == 1
     garbage = jnp.where(where[None, :, None, None] & ~padded, logits, jnp.nan)
-    of = jax.value_and_grad(
-        lambda z, y: rdrop_ctc_loss(
-            z, logit_paddings, y, label_paddings, alpha=0.4, where=where
-        )[0]
+    of = jax.jit(
+        jax.value_and_grad(
+            lambda z, y: ctc_loss(
+                z, logit_paddings, y, label_paddings, alpha=0.4, where=where
+            )[0]
+        )
     )
     bad_labels = jnp.where(where[:, None], labels, -7)
     value, gradient = of(garbage, bad_labels)
@@ -154,7 +162,7 @@ def test_masked_sequences_may_hold_anything():
 
 def test_unlabelled_sequences_count_in_the_divergence_alone():
     arguments = make()
-    _, metrics = rdrop_ctc_loss(
+    _, metrics = ctc_loss(
         *arguments, alpha=0.4, label_weight=jnp.array([1.0, 0.0, 0.0])
     )
     ctc, s = parts(*arguments)
@@ -168,20 +176,22 @@ def test_unlabelled_sequences_count_in_the_divergence_alone():
 def test_a_label_that_is_no_class_gives_nan(label):
     logits, logit_paddings, labels, label_paddings = make()
     labels = labels.at[0, 0].set(label)
-    loss, _ = rdrop_ctc_loss(logits, logit_paddings, labels, label_paddings, alpha=0.4)
+    loss, _ = ctc_loss(logits, logit_paddings, labels, label_paddings, alpha=0.4)
     assert np.isnan(loss)
 
 
 def test_another_blank_and_impossible_classes():
     """The last class as the blank; a class that both passes exclude."""
     logits, logit_paddings, labels, label_paddings = make()
-    loss, _ = rdrop_ctc_loss(logits, logit_paddings, labels, label_paddings, alpha=0.4)
+    loss, _ = ctc_loss(logits, logit_paddings, labels, label_paddings, alpha=0.4)
     moved = jnp.roll(logits, -1, -1)
     excluded = jnp.concatenate([moved, jnp.full_like(moved[..., :1], -jnp.inf)], -1)
-    of = jax.value_and_grad(
-        lambda z: rdrop_ctc_loss(
-            z, logit_paddings, labels - 1, label_paddings, alpha=0.4, blank_id=2
-        )[0]
+    of = jax.jit(
+        jax.value_and_grad(
+            lambda z: ctc_loss(
+                z, logit_paddings, labels - 1, label_paddings, alpha=0.4, blank_id=2
+            )[0]
+        )
     )
     found, gradient = of(excluded)
     np.testing.assert_allclose(found, loss, rtol=1e-5)
@@ -192,8 +202,8 @@ def test_another_blank_and_impossible_classes():
 def test_bfloat16_is_computed_in_float32():
     logits, *others = make()
     short = logits.astype(jnp.bfloat16)
-    loss, _ = rdrop_ctc_loss(short, *others, alpha=0.4)
-    wanted, _ = rdrop_ctc_loss(short.astype(jnp.float32), *others, alpha=0.4)
+    loss, _ = ctc_loss(short, *others, alpha=0.4)
+    wanted, _ = ctc_loss(short.astype(jnp.float32), *others, alpha=0.4)
     assert loss.dtype == jnp.float32
     np.testing.assert_allclose(loss, wanted, rtol=1e-6)
 

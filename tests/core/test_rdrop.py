@@ -43,9 +43,7 @@ def make(seed, k, positions, classes, *, forbid=False, soft=False):
 @hypothesis.settings(max_examples=40, deadline=None, derandomize=True)
 @hypothesis.given(
     seed=st.integers(0, 2**31),
-    k=st.integers(1, 4),
-    positions=st.integers(1, 6),
-    classes=st.integers(2, 7),
+    shape=st.sampled_from([(1, 5, 4), (2, 5, 4), (4, 1, 2)]),  # few to compile
     alpha=st.sampled_from([0.0, 0.7, 5.0]),
     eps=st.sampled_from([0.0, 0.1]),
     smoothing=st.sampled_from(["uniform", "fairseq"]),
@@ -57,9 +55,7 @@ def make(seed, k, positions, classes, *, forbid=False, soft=False):
 )
 def test_loss_equals_plain_numpy(
     seed,
-    k,
-    positions,
-    classes,
+    shape,
     alpha,
     eps,
     smoothing,
@@ -69,6 +65,7 @@ def test_loss_equals_plain_numpy(
     forbid,
     soft,
 ):
+    k, positions, classes = shape
     alpha = 0.0 if k == 1 else alpha  # one pass has no consistency term
     logits, labels, rng = make(seed, k, positions, classes, forbid=forbid, soft=soft)
     given = {
@@ -116,15 +113,14 @@ def test_gradients_are_numerically_right():
     where = jnp.array([True, True, False, True, True])
     for divergence in DIVERGENCES:
         with jax.enable_x64(True):
+            options = {"alpha": 2.0, "label_smoothing": 0.1, "divergence": divergence}
+
+            @jax.jit
+            def loss(z, options=options):
+                return rdrop_loss(jnp.asarray(z), labels, where=where, **options)[0]
+
             check_grads(
-                lambda z, d=divergence: rdrop_loss(
-                    jnp.asarray(z),
-                    labels,
-                    alpha=2.0,
-                    label_smoothing=0.1,
-                    where=where,
-                    divergence=d,
-                )[0],
+                loss,
                 (logits.astype(jnp.float64),),
                 order=2 if divergence == "symmetric_kl" else 1,
                 modes=["fwd", "rev"],
@@ -171,8 +167,9 @@ def test_masked_rows_deleted_change_nothing(divergence):
             z, y, alpha=2.0, label_smoothing=0.1, divergence=divergence, **mask
         )[0]
 
-    masked, grad = jax.value_and_grad(loss)(wild, wild_labels, where=where)
-    deleted, kept_grad = jax.value_and_grad(loss)(kept, kept_labels)
+    gradient = jax.jit(jax.value_and_grad(loss))
+    masked, grad = gradient(wild, wild_labels, where=where)
+    deleted, kept_grad = gradient(kept, kept_labels)
     np.testing.assert_allclose(masked, deleted, rtol=1e-6)
     np.testing.assert_allclose(grad[:, where], kept_grad, rtol=1e-5, atol=1e-7)
     assert not np.any(grad[:, ~where])
@@ -282,7 +279,7 @@ def test_numpy_comes_in_as_it_is():
 
 def test_bernoulli_curvature_where_passes_agree():
     z = jnp.array([[0.3, -0.4]])
-    hessian = jax.hessian(lambda a: bernoulli_symmetric_kl(a, z)[0])(z)
+    hessian = jax.jit(jax.hessian(lambda a: bernoulli_symmetric_kl(a, z)[0]))(z)
     p = jax.nn.sigmoid(z[0])
     np.testing.assert_allclose(
         np.diag(hessian[0, :, 0]), np.diag(np.diag(p * (1 - p))), rtol=1e-5
@@ -306,8 +303,8 @@ def test_multilabel_equals_two_class_softmax():
 def test_multilabel_with_infinite_logits():
     z = jnp.array([[[jnp.inf, -jnp.inf, 0.5]]] * 2)
     y = jnp.array([[1, 0, 1]])
-    loss, grad = jax.value_and_grad(
-        lambda z: rdrop_multilabel_loss(z, y, alpha=1.0)[0]
+    loss, grad = jax.jit(
+        jax.value_and_grad(lambda z: rdrop_multilabel_loss(z, y, alpha=1.0)[0])
     )(z)
     assert np.isfinite(loss)
     assert np.all(np.isfinite(grad))

@@ -49,10 +49,10 @@ def test_step_is_the_loss_its_gradient_and_one_update():
     keys = jax.random.split(jax.random.fold_in(state.key, 0), 2)
 
     def loss_fn(params):
-        z = jnp.stack([toy.forward(params, batch, key) for key in keys])
+        z = jnp.stack([toy.forward(params, batch, keys[i]) for i in (0, 1)])
         return rdrop_loss(z, batch["label"], alpha=2.0, where=batch["where"])[0]
 
-    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    loss, grads = jax.jit(jax.value_and_grad(loss_fn))(state.params)
     updates, _ = TX.update(grads, state.opt_state, state.params)
     wanted = optax.apply_updates(state.params, updates)
     new, metrics = run(steps=1)
@@ -140,6 +140,7 @@ def test_swapping_keys_changes_nothing():
 
         return jax.value_and_grad(run)(toy.params())
 
+    loss = jax.jit(loss)
     (a, a_grad), (b, b_grad) = loss(keys), loss(keys[::-1])
     np.testing.assert_allclose(a, b, rtol=1e-6)
     assert_trees_close(a_grad, b_grad, rtol=1e-5, atol=1e-6)
@@ -264,9 +265,10 @@ def test_ema_of_half_precision_parameters_moves():
     """Steps of 0.001 from 1 towards 2 round to nothing in bfloat16."""
     state = init_state({"x": jnp.ones(3, jnp.bfloat16)}, TX, KEY, ema=True)
     assert state.ema_params["x"].dtype == jnp.float32
-    average = state.ema_params
+    average, new = state.ema_params, {"x": jnp.full(3, 2, jnp.bfloat16)}
+    follow = jax.jit(lambda average: _averaged(average, new, 0.999))
     for _ in range(100):
-        average = _averaged(average, {"x": jnp.full(3, 2, jnp.bfloat16)}, 0.999)
+        average = follow(average)
     np.testing.assert_allclose(average["x"], 2 - 0.999**100, rtol=1e-5)
 
 
@@ -282,7 +284,8 @@ def test_half_precision_gradients_add_up_in_float32():
             accum_steps=accum_steps,
         )
         keys = jax.random.split(KEY)
-        return grad(half(toy.params()), toy.batch(512), keys, jnp.int32(0))[1]
+        given = (half(toy.params()), toy.batch(512), keys, jnp.int32(0))
+        return jax.jit(grad)(*given)[1]
 
     for found, wanted in zip(
         *(jax.tree.leaves(gradient(n)) for n in (128, 1)), strict=True
@@ -412,7 +415,7 @@ def test_plain_steps_between_are_those_of_one_pass():
     step = make_train_step(toy.forward, tx, toy.loss, alpha=2.0, every=2)
     state, batch = init_state(toy.params(), tx, jax.random.key(0)), toy.batch()
     state, _ = step(state, batch)
-    grads = jax.grad(loss_of)(state.params, state, batch)
+    grads = jax.jit(jax.grad(loss_of))(state.params, state, batch)
     wanted = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, grads)
     state, _ = step(state, batch)
     assert_trees_close(state.params, wanted, rtol=1e-5, atol=1e-6)

@@ -273,3 +273,23 @@ def test_a_list_is_no_group():
     dataset = Dataset({}, dict, groups=lambda: {"row 0": ["ann"]})
     with pytest.raises(InputError, match=r"^row 0: expected a text or number .*'ann'"):
         dataset.group_list(data, ["row 0"])
+
+
+def test_a_group_without_rows_to_hold_out_is_refused(tmp_path):
+    message = (
+        "data.columns.group: expected none if no rows are held out of the training "
+        "rows, found 'user'. Set data.folds, or remove it"
+    )
+    pixels = np.zeros((4, 8, 8), np.uint8)
+    for split in splits.SPLITS:
+        np.savez(tmp_path / f"{split}.npz", x=pixels, y=[0, 1, 0, 1], user=range(4))
+    images = {"data__name": "npz", "data__dir": tmp_path, "data__num_classes": 2}
+    names = texts.files(tmp_path)
+    for config in (
+        tiny.config(**images, data__columns__group="user"),
+        texts.load(names, data__columns__group="user"),
+    ):
+        with pytest.raises(InputError) as error:
+            tasks.check_data(config)
+        assert str(error.value) == message
+    tasks.check_data(tiny.config(**images, data__columns__group="user", data__folds=2))

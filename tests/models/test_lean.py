@@ -63,9 +63,13 @@ def test_attention_keeps_no_float32_weights(target, capsys, monkeypatch):
     params = jax.eval_shape(lambda: module.init(jax.random.key(0), x, x, train=False))
     params = jax.tree.map(lambda p: jnp.ones(p.shape, p.dtype), params)
     rngs = {"dropout": jax.random.key(1)}
-    print_saved_residuals(
-        lambda x: module.apply(params, x, x, train=True, rngs=rngs), x
-    )
+
+    def mixed(x):
+        return module.apply(params, x, x, train=True, rngs=rngs)
+
+    program = str(jax.make_jaxpr(mixed)(x))
+    assert ("layout_constraint" in program) == (target == "tpu")
+    print_saved_residuals(mixed, x)
     kept = capsys.readouterr().out
     assert ("bf16[3,2,24,24]" in kept) == (target == "tpu")
     assert "f32[3,2,24,24]" not in kept.replace("bf16", "")

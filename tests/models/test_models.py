@@ -1,5 +1,6 @@
 """ViT and its layers: shapes, dropout sites, precision options."""
 
+import functools
 import re
 
 import flax.linen as nn
@@ -9,11 +10,21 @@ import numpy as np
 import pytest
 
 from rdrop_jax import dropout
+from rdrop_jax.core.options import REMAT_POLICIES
 from rdrop_jax.models import layers
-from rdrop_jax.models.layers import Attention, Dense, Dropout, LayerDrop, Mlp, gelu
+from rdrop_jax.models.layers import (
+    Attention,
+    Dense,
+    Dropout,
+    DropPath,
+    LayerDrop,
+    Mlp,
+    gelu,
+)
 from rdrop_jax.models.sizes import Size
 from rdrop_jax.models.vit import SIZES, ViT
 
+KEY = jax.random.key(0)
 TINY = Size(layers=2, width=16, heads=2, mlp_width=32)
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 1)), jnp.float32)
 
@@ -22,6 +33,7 @@ def vit(**options):
     return ViT(**{"size": TINY, "num_classes": 5, "patch_size": 4} | options)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def init(module):
     params = module.init(jax.random.key(0), IMAGES, train=False)["params"]
     # The head starts at zero and would hide everything before it.
@@ -29,10 +41,13 @@ def init(module):
     return params | {"head": params["head"] | {"kernel": noise}}
 
 
-def apply(module, params, key=None):
+def forward(module, params, key=None):
     if key is None:
         return module.apply({"params": params}, IMAGES, train=False)
     return module.apply({"params": params}, IMAGES, train=True, rngs={"dropout": key})
+
+
+apply = jax.jit(forward, static_argnums=0)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +64,8 @@ def test_sizes_are_the_published_ones(name, millions):
 
 
 def test_head_starts_at_zero():
-    params = vit().init(jax.random.key(0), IMAGES, train=False)["params"]
+    start = jax.jit(functools.partial(vit().init, train=False))
+    params = start(jax.random.key(0), IMAGES)["params"]
     assert not np.any(apply(vit(), params))
 
 
@@ -61,7 +77,7 @@ def test_evaluation_is_deterministic_and_training_is_not():
     np.testing.assert_array_equal(a, apply(vit(), params, jax.random.key(0)))
 
 
-@pytest.mark.parametrize("site", ["dropout", "attention_dropout"])
+@pytest.mark.parametrize("site", ["dropout", "attention_dropout", "drop_path"])
 def test_each_rate_alone_makes_passes_differ(site):
     module = vit(**{"dropout": 0.0, "attention_dropout": 0.0} | {site: 0.3})
     params = init(module)
@@ -69,10 +85,35 @@ def test_each_rate_alone_makes_passes_differ(site):
     assert np.abs(a - b).max() > 1e-3
 
 
+def test_stochastic_depth_drops_whole_examples_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 3))
+    found = DropPath(0.25).apply({}, x, train=True, rngs={"dropout": KEY})
+    rows = np.unique(found.reshape(4000, -1), axis=1)
+    assert rows.shape == (4000, 1)
+    np.testing.assert_allclose(np.unique(rows), [0, 1 / 0.75], rtol=1e-6)
+    assert abs(float(found.mean()) - 1) < 0.03
+    assert DropPath(0.25).apply({}, x, train=False) is x
+
+
+def test_stochastic_depth_grows_linearly_to_the_last_block(monkeypatch):
+    """As in timm: 0 in the first of n blocks, twice in each of the others."""
+    rates = []
+
+    def draw(module, x, *, train):
+        rates.append(module.rate)
+        return x
+
+    monkeypatch.setattr(DropPath, "__call__", draw)
+    module = vit(size=Size(4, 8, 2, 8), drop_path=0.3)
+    jax.eval_shape(lambda: module.init(KEY, IMAGES, train=False))
+    np.testing.assert_allclose(rates, np.repeat([0.0, 0.1, 0.2, 0.3], 2))
+
+
 def test_rates_of_zero_need_no_key():
     module = vit(dropout=0.0, attention_dropout=0.0)
     params = init(module)
-    trained = module.apply({"params": params}, IMAGES, train=True)
+    run = jax.jit(functools.partial(module.apply, train=True))
+    trained = run({"params": params}, IMAGES)
     np.testing.assert_array_equal(trained, apply(module, params))
 
 
@@ -90,13 +131,29 @@ def test_dropout_sites_are_those_of_the_paper(
     module = vit(attention_dropout=attention_dropout)
     params = init(module)
     monkeypatch.setattr(layers, "dropout", counted)
-    apply(module, params, jax.random.key(0))
+    forward(module, params, jax.random.key(0))
     assert len(drawn) == 1 + per_block * TINY.layers
     assert all(shape[0] == len(IMAGES) for shape in drawn)  # no mask is shared
 
 
+def test_remat_policies_keep_more_or_less():
+    params, key = init(vit()), jax.random.key(2)
+
+    def kept(remat):
+        module = vit(remat=remat, dtype=jnp.bfloat16)
+        pull = jax.eval_shape(
+            lambda p: jax.vjp(lambda p: apply(module, p, key), p)[1], params
+        )
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pull))
+
+    sizes = [kept(remat) for remat in (True, *REMAT_POLICIES, False)]
+    assert sizes[0] == sizes[1]
+    assert sizes[1] < sizes[2] < sizes[3] < sizes[4], sizes
+
+
 @pytest.mark.slow
-def test_remat_changes_nothing_but_memory():
+@pytest.mark.parametrize("policy", [True, "dots_with_no_batch_dims_saveable"])
+def test_remat_changes_nothing_but_memory(policy):
     params = init(vit())
     key = jax.random.key(2)
 
@@ -105,7 +162,7 @@ def test_remat_changes_nothing_but_memory():
             params
         )
 
-    plain, remat = loss(vit()), loss(vit(remat=True))
+    plain, remat = loss(vit()), loss(vit(remat=policy))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
         plain,
@@ -118,7 +175,7 @@ def test_remat_changes_nothing_but_memory():
         return str(jax.make_jaxpr(grad)(params))
 
     recomputes = re.compile("remat|checkpoint")
-    assert recomputes.search(program(remat=True))
+    assert recomputes.search(program(remat=policy))
     assert not recomputes.search(program(remat=False))
 
 
@@ -183,9 +240,10 @@ def test_dense_over_rows_is_dense(dtype):
     jax.tree.map(np.testing.assert_array_equal, ours.init(jax.random.key(1), x), params)
 
     def run(module):
-        return jax.value_and_grad(
-            lambda p, x: jnp.sum(module.apply(p, x).astype(jnp.float32) ** 2), (0, 1)
-        )(params, x)
+        def loss(p, x):
+            return jnp.sum(module.apply(p, x).astype(jnp.float32) ** 2)
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x)
 
     tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
     jax.tree.map(

@@ -322,7 +322,7 @@ def test_bad_options_are_named():
     for options, message in (
         ({"share": "some"}, "share must be one of .*: found 'some'"),
         ({"positions": "rotary"}, "positions must be one of .*: found 'rotary'"),
-        ({"max_length": 5}, "max_length is 5: found 6 positions"),
+        ({"max_length": 5}, "tokens: expected at most 5 positions, found 6"),
         ({"size": Size(1, 1, 9, 3, 8)}, "width must be even for sinusoids: found 9"),
     ):
         with pytest.raises(ValueError, match=message):

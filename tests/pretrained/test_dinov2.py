@@ -17,7 +17,7 @@ from rdrop_jax import train as train_program
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.errors import InputError
 from rdrop_jax.models.sizes import Size
-from rdrop_jax.models.vit import ViT
+from rdrop_jax.models.vit import SIZES, ViT
 from rdrop_jax.pretrained import families
 from rdrop_jax.pretrained.initialize import flatten, merge
 from rdrop_jax.tasks.image_classification import vit_model
@@ -117,27 +117,55 @@ def test_config_json_specifies_the_model(folder):
     assert (model.layers, model.width, model.heads, model.mlp_width) == (2, 24, 3, 48)
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        (
-            {"use_swiglu_ffn": True},
-            "use_swiglu_ffn of config.json: expected false, got true. Use weights "
-            "without SwiGLU, such as hf:facebook/dinov2-large.",
-        ),
-        (
-            {"hidden_act": "gelu_new"},
-            "hidden_act of config.json: expected gelu, got 'gelu_new'. Use weights "
-            "with this activation.",
-        ),
-    ],
-)
-def test_variants_that_the_model_lacks(folder, changed, message):
+def test_an_activation_that_the_model_lacks(folder):
     path = folder / "config.json"
+    changed = {"hidden_act": "gelu_new"}
     path.write_text(json.dumps(json.loads(path.read_text()) | changed))
     with pytest.raises(InputError) as error:
         check_weights(folder)
-    assert str(error.value) == f"init_from: {folder}: {message}"
+    assert str(error.value) == (
+        f"init_from: {folder}: hidden_act of config.json: expected gelu, got "
+        "'gelu_new'. Use weights with this activation."
+    )
+
+
+def test_swiglu_equals_pytorch_and_comes_back_bit_for_bit(tmp_path):
+    """Of the giant model; config.json sets ``model.activation``."""
+    path = PARITY.parent / "swiglu"
+    model = check_weights(path)
+    assert (model.activation, model.mlp_width) == ("swiglu", 30)
+    size = Size(2, 30, 3, 30)
+    module = ViT(size, 5, 7, norm_eps=1e-2, kind="dinov2", activation="swiglu")
+    arrays = np.load(path / "logits.npz")
+    images = jnp.asarray(arrays["images_14"])
+    new = module.init(jax.random.key(0), images, train=False)["params"]
+    f = vit_model.family(module, vit_model.Preprocessing(14, 3, [0.5] * 3, [0.5] * 3))
+    params, _ = merge(new, f.read(path), facts=f.facts, resize=f.resize, reinit=())
+    found = module.apply({"params": params}, images, train=False)
+    np.testing.assert_allclose(found, arrays["logits_14"], atol=1e-4)
+    f.save(params, tmp_path, "safetensors")
+    theirs, ours = load_file(path / SAFE), load_file(tmp_path / SAFE)
+    del theirs["dinov2.embeddings.mask_token"]
+    assert theirs.keys() == ours.keys()
+    for name, x in theirs.items():
+        np.testing.assert_array_equal(ours[name], x, name)
+    assert json.loads((tmp_path / "config.json").read_text())["use_swiglu_ffn"]
+
+
+def test_the_giant_model_has_the_published_number_of_parameters():
+    module = ViT(SIZES["g"], 1, 14, kind="dinov2", activation="swiglu")
+    blank = jax.ShapeDtypeStruct((1, 518, 518, 3), jnp.float32)
+    shapes = jax.eval_shape(
+        lambda k, x: module.init(k, x, train=False), jax.random.key(0), blank
+    )
+    millions = sum(x.size for x in jax.tree.leaves(shapes)) / 1e6
+    assert round(millions) == 1136
+
+
+def test_a_vit_has_no_swiglu():
+    config = flags.load(VIT, TINY | {"model.activation": "swiglu"})
+    with pytest.raises(InputError, match=r"^model.activation: expected one of gelu, "):
+        vit_model.make_model(config)
 
 
 def test_an_mlp_width_that_config_json_cannot_express():

@@ -1,5 +1,6 @@
 """Text encoders: equal to transformers, dropout sites, names of weights."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -165,7 +166,8 @@ def test_dropout_sites_are_the_published_ones(monkeypatch, kind, block, head):
 
 
 def test_kernels_start_as_those_of_bert():
-    params = classifier("bert").init(jax.random.key(0), *inputs(), train=False)
+    init = functools.partial(classifier("bert").init, train=False)
+    params = jax.jit(init)(jax.random.key(0), *inputs())
     paths = jax.tree_util.tree_leaves_with_path(params)
     kernels = {
         jax.tree_util.keystr(path): np.std(x)
@@ -213,43 +215,35 @@ def test_remat_and_half_precision_compute_the_same(kind):
     ],
 )
 def test_sizes_are_the_published_ones(kind, size, vocab, millions):
-    encoder = Encoder(
-        kind=kind,
-        size=SIZES[size],
-        vocab_size=vocab,
-        num_types=NUM_TYPES[kind],
-        pad_id=PAD_ID[kind],
-    )
-    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    where = jax.ShapeDtypeStruct((1, 8), jnp.bool_)
-    shapes = jax.eval_shape(
-        lambda k, *x: Classifier(encoder, 2).init(k, *x, train=False)["params"],
-        jax.random.key(0),
-        ids,
-        ids,
-        where,
-    )
-    head = sum(x.size for x in jax.tree.leaves(shapes.pop("head")))
-    assert head == 2 * SIZES[size].width + 2
-    count = sum(x.size for x in jax.tree.leaves(shapes))
-    assert round(count / 1e6, 1) == millions
+    def make(size):
+        ids = {"num_types": NUM_TYPES[kind], "pad_id": PAD_ID[kind]}
+        return Classifier(Encoder(kind=kind, size=size, vocab_size=vocab, **ids), 2)
+
+    head = 2 * SIZES[size].width + 2
+    assert round((parameters(make, SIZES[size]) - head) / 1e6, 1) == millions
+
+
+def parameters(make, size):
+    """Number of parameters; all layers are as large as the second."""
+
+    def count(layers):
+        module = make(size._replace(layers=layers))
+        ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+        where = jax.ShapeDtypeStruct((1, 8), jnp.bool_)
+        init = functools.partial(module.init, train=False)
+        shapes = jax.eval_shape(init, jax.random.key(0), ids, ids, where)
+        return sum(x.size for x in jax.tree.leaves(shapes))
+
+    two = count(2)
+    return two + (size.layers - 2) * (count(3) - two)
 
 
 @pytest.mark.parametrize(
     ("size", "millions"), [((22, 768, 12, 1152), 149), ((28, 1024, 16, 2624), 395)]
 )
 def test_sizes_of_modernbert_are_the_published_ones(size, millions):
-    encoder = ModernEncoder(Size(*size), vocab_size=50368)
-    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    where = jax.ShapeDtypeStruct((1, 8), jnp.bool_)
-    shapes = jax.eval_shape(
-        lambda k, *x: encoder.init(k, *x, train=False),
-        jax.random.key(0),
-        ids,
-        ids,
-        where,
-    )
-    assert round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6) == millions
+    make = functools.partial(ModernEncoder, vocab_size=50368)
+    assert round(parameters(make, Size(*size)) / 1e6) == millions
 
 
 @pytest.mark.parametrize("kind", ["mpnet", "deberta-v2", "modernbert"])

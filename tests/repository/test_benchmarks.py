@@ -34,7 +34,8 @@ SMALL = {
     ],
     "finetune": ["--size=mini", "--batch=4", "--length=16", "--rounds=1"],
 }
-SLOW = dict.fromkeys(("dropout", "step", "translation", "finetune"), pytest.mark.slow)
+LONG = ("dropout", "step", "decode", "translation", "finetune")
+SLOW = dict.fromkeys(LONG, pytest.mark.slow)
 PACKAGES = {"decode": ("ctranslate2", "CTranslate2")}  # most others: PyTorch
 ALONE = ("adaptive",)  # compared with no other package
 

@@ -73,6 +73,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow  # the section adds no code; test_own_files trains on such files
 def test_a_dataset_is_a_config_value(copy):
     assert extend("A dataset", copy) == ([], [])
     lines = [

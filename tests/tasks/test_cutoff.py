@@ -1,5 +1,7 @@
 """Cutoff of embeddings against plain numpy, in the models, and SimCut's loss."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,7 +65,8 @@ def test_a_cut_token_is_as_good_as_absent():
     module = Classifier(encoder, 3)
     tokens = jnp.array([[2, 7, 8, 9, 3, 0]])
     types, where = jnp.zeros_like(tokens), tokens != 0
-    params = module.init(KEY, tokens, types, where, train=False)
+    init = jax.jit(functools.partial(module.init, train=False))
+    params = init(KEY, tokens, types, where)
     without = jnp.array([[True, True, False, True, True, False]])
     wanted = module.apply(params, tokens, types, without, train=False)
     found = module.apply(
@@ -188,7 +191,7 @@ def test_simcut_has_gradients_on_both_sides_unless_stopped(vocab):
             total, _ = loss(output._replace(hidden=hidden), batch, alpha=part)
             return total
 
-        return np.asarray(jax.grad(of_hidden)(output.hidden))
+        return np.asarray(jax.jit(jax.grad(of_hidden))(output.hidden))
 
     full, plain = gradient(3.0), gradient(0.0)
     stopped = gradient(3.0, stop_gradient="targets")

@@ -1,5 +1,7 @@
 """Views of the programs: images against numpy and PIL, tasks, devices, messages."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +74,7 @@ def test_crops_are_those_of_padded_images():
     """Of 8 pixels, 0.25 pads 2 on each side; half of the images are mirrored."""
     levels = images(count=40)
     view = image_view(views="crop", views_rate=0.25)
-    found = view({"image": jnp.asarray(normalized(levels))}, KEY)["image"]
+    found = jax.jit(view)({"image": jnp.asarray(normalized(levels))}, KEY)["image"]
     bits = np.asarray(hash_bits(jax.random.split(KEY)[0], (40, 3)))
     for image, level, (y, x, flip) in zip(found, levels, bits, strict=True):
         source = level[:, ::-1] if flip >= 2**31 else level
@@ -85,6 +87,11 @@ def test_crops_are_those_of_padded_images():
         np.testing.assert_array_equal(image, padded[y : y + 8, x : x + 8])
     assert {*(bits[:, 0] % 5)} == {*(bits[:, 1] % 5)} == set(range(5))
     assert 10 < (bits[:, 2] >= 2**31).sum() < 30
+
+
+@functools.cache
+def operation(name, level):
+    return jax.jit(lambda x, sign: image_views.OPERATIONS[name](x, level, sign))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -101,10 +108,8 @@ def test_operations_are_those_of_pil(channels, level):
             if name == "equalize":
                 continue
             wanted = np.asarray(theirs(picture, level, sign)).reshape(smooth.shape)
-            found = image_views.OPERATIONS[name](
-                jnp.asarray(smooth[None], jnp.float32),
-                level,
-                jnp.full((1, 1, 1, 1), sign),
+            found = operation(name, level)(
+                smooth[None].astype(np.float32), np.full((1, 1, 1, 1), sign, np.float32)
             )
             off = 1 if name == "autocontrast" else 0
             np.testing.assert_allclose(found[0], wanted, atol=off, err_msg=name)
@@ -301,7 +306,7 @@ MESSAGES = {
 def test_bad_fields_are_named(message):
     task, fields = MESSAGES[message]
     with pytest.raises(InputError, match=r".*") as error:
-        built(task, **fields)
+        config(task, **fields)
     assert str(error.value).replace("'", "") == message
 
 

@@ -81,9 +81,8 @@ def test_killed_at_any_moment_ends_with_the_same_bits(kills, steps, trained, tmp
     assert_same_run(workdir, reference)
 
 
-@pytest.mark.parametrize(
-    "name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # the next tests send both within this process
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_saves_and_ends_well(name, trained, tmp_path):
     process = start("train", *train_argv(tmp_path))
     for line in process.stdout:
@@ -122,14 +121,14 @@ def train(workdir):
     return train_program.train(flags.load("configs/vit.py", OPTIONS), workdir)
 
 
-def signalled(monkeypatch, name, at_call=1, module=loop):
-    """Sends SIGTERM to this process in a call of a function of the loop."""
+def signalled(monkeypatch, name, at_call=1, module=loop, number=signal.SIGTERM):
+    """Sends a signal to this process in a call of a function of the loop."""
     real, calls = getattr(module, name), []
 
     def wrapped(*args):
         calls.append(args)
         if len(calls) == at_call:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(0.2)
         return real(*args)
 
@@ -147,16 +146,18 @@ def signalled(monkeypatch, name, at_call=1, module=loop):
     ],
 )
 def test_a_signal_at_any_stage(monkeypatch, tmp_path, function, said, saved):
-    before = signal.getsignal(signal.SIGTERM)
-    signalled(monkeypatch, function)
+    number = signal.SIGINT if function == "eval_params" else signal.SIGTERM
+    before = signal.getsignal(number)
+    signalled(monkeypatch, function, number=number)
     with pytest.raises(Stopped) as stopped:
         train(tmp_path)
-    assert str(stopped.value) == f"stopped by SIGTERM {said}. Start again to resume"
+    wanted = f"stopped by {number.name} {said}. Start again to resume"
+    assert str(stopped.value) == wanted
     found = checksums.step_folders(tmp_path / "checkpoints")
     assert list(found) == saved
     assert not any(map(checksums.problem, found.values()))
     assert not (tmp_path / "result.json").exists()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     assert train(tmp_path)["step"] == 4
 
 

@@ -16,6 +16,7 @@ from helpers.processes import ROOT, TINY, Processes, command, free_port
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.errors import InputError
 from rdrop_jax.training import distributed
+from rdrop_jax.training.mesh import make_mesh, shard_batch
 
 
 def run(name, *argv, **options):
@@ -209,6 +210,13 @@ def test_a_loss_that_is_not_finite_is_named_everywhere(tmp_path):
         assert "error: step 0: expected a finite loss" in err
 
 
+def test_a_mesh_that_does_not_fit_is_named(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(InputError, match="mesh: expected every process to have a sep"):
+        shard_batch(make_mesh(1, 1, 8), {"label": np.zeros(8)})
+
+
+@pytest.mark.slow
 def test_a_mesh_that_does_not_fit_is_named_everywhere(tmp_path):
     whole = ["--config.mesh.data=1", "--config.mesh.tensor=2"]
     for code, _, err in run("train", *TINY, "--workdir", tmp_path / "cut", *whole):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from orbax.checkpoint import type_handlers
 
 from rdrop_jax import flags, tasks
 from rdrop_jax.config import resolve
@@ -225,7 +226,9 @@ def test_masks_are_the_same_on_one_and_eight_devices():
 @pytest.mark.parametrize(
     "shape", [(1, 2, 1), (1, 1, 1), pytest.param((2, 1, 1), marks=pytest.mark.slow)]
 )
-def test_saved_on_eight_devices_and_gone_on_with_fewer(tmp_path, shape):
+def test_saved_on_eight_devices_and_gone_on_with_fewer(tmp_path, shape, monkeypatch):
+    handler = type_handlers.get_type_handler(jax.Array)
+    monkeypatch.setattr(handler, "_use_replica_parallel", True)  # as in the programs
     many, few = Run((2, 2, 2)), Run(shape)
     state, _ = many.go(many.start(), 0, 2)
     checkpoints = Checkpoints(tmp_path)

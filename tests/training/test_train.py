@@ -1,6 +1,7 @@
 """Training in this process: options, resumption, errors. Tiny ViTs on real digits."""
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -48,9 +49,24 @@ def assert_equal(a, b):
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("reference")
-    return workdir, train(workdir)
+def logged(tmp_path_factory):
+    """Workdir and result of a finished run, and messages about its compilations."""
+    workdir, text = tmp_path_factory.mktemp("reference"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: text.append(record.getMessage())
+    logger = logging.getLogger("jax")
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles(True):
+            result = train(workdir)
+    finally:
+        logger.removeHandler(handler)
+    return workdir, result, text
+
+
+@pytest.fixture(scope="module")
+def reference(logged):
+    return logged[:2]
 
 
 def test_a_run_leaves_what_it_promises(reference):
@@ -82,6 +98,7 @@ def test_a_run_leaves_what_it_promises(reference):
     assert first["kl"] > 0
 
 
+@pytest.mark.slow  # a run that stops and resumes also equals the reference
 def test_a_run_of_the_same_seed_is_the_same(reference, tmp_path):
     train(tmp_path)
     assert_equal(params(tmp_path), params(reference[0]))
@@ -223,7 +240,14 @@ def test_each_pass_has_the_rate_that_it_is_given():
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"accum_steps": 4, "model__dtype": "bfloat16", "model__remat": "true"},
+        {
+            "accum_steps": 4,
+            "model__dtype": "bfloat16",
+            "model__remat": "true",
+            "rdrop__how": "vmap",
+            "rdrop__alpha_warmup": 3,
+            **dict.fromkeys(("mesh__data", "mesh__fsdp", "mesh__tensor"), 2),
+        },
         pytest.param(
             {
                 "rdrop__dropouts": "(0.1, 0.3)",
@@ -240,11 +264,6 @@ def test_each_pass_has_the_rate_that_it_is_given():
             {"rdrop__alpha": 0, "rdrop__num_passes": 2, "rdrop__label_smoothing": 0.1},
             marks=pytest.mark.slow,
         ),
-        {
-            "rdrop__how": "vmap",
-            "rdrop__alpha_warmup": 3,
-            **dict.fromkeys(("mesh__data", "mesh__fsdp", "mesh__tensor"), 2),
-        },
     ],
     ids=str,
 )
@@ -383,10 +402,8 @@ def test_bad_models_and_data_are_named(tmp_path):
         assert message in str(error.value)
 
 
-def test_each_shape_is_compiled_once(tmp_path, caplog):
-    with jax.log_compiles(True), caplog.at_level("WARNING"):
-        train(tmp_path)
-    text = [r.getMessage() for r in caplog.records]
+def test_each_shape_is_compiled_once(logged):
+    text = logged[2]
     steps = [x for x in text if x.startswith("Compiling jit(train_step)")]
     scores = [x for x in text if x.startswith("Compiling jit(sums)")]
     assert len(steps) == 1, steps

@@ -1,6 +1,7 @@
 """Image classification. Importing it needs no jax."""
 
 from rdrop_jax.data import prepared
+from rdrop_jax.tasks.field_checks import IMAGE_VIEWS
 from rdrop_jax.tasks.image_classification import imagenet
 from rdrop_jax.tasks.image_classification.image_sets import check_data as check_data
 
@@ -13,4 +14,5 @@ MODELS = {
     "dinov2": "rdrop_jax.tasks.image_classification.vit_model",
 }
 FAMILIES = tuple(MODELS)
+VIEWS = IMAGE_VIEWS
 RECIPES = {"imagenet2012": (imagenet.prepare, prepared.read_index)}

@@ -296,9 +296,11 @@ def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     data = config.data
     images.check_transforms(data)
     splits.check_folds(data)
-    if data.classes and data.num_classes:
+    if data.classes and data.num_classes and not data.columns.group:
         return config  # by an earlier call
-    classes = find(data, commit).classes
+    found = find(data, commit)
+    splits.check_group(data, held_out(found, data))
+    classes = found.classes
     if not classes and not data.num_classes:
         raise InputError(
             f"data.num_classes: expected the number of classes, because {data.name} "

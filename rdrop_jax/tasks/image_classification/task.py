@@ -63,7 +63,7 @@ def build(
     workdir: Path | None = None,
     *,
     resuming: bool = True,
-    forward: Forward | None = None,
+    averaged: Callable[[Forward], Forward] | None = None,
 ) -> Task:
     """Build the task of a config with ``task="image_classification"``.
 
@@ -71,13 +71,14 @@ def build(
       config: config of the run.
       workdir: folder of the run, which records its splits; None uses no records.
       resuming: ignored; the task keeps no files.
-      forward: replaces that of the model in evaluation and prediction.
+      averaged: makes the forward of evaluation and prediction from the model's.
     """
     del resuming
     architecture = model_module(config, MODELS)
     module = architecture.make_model(config)
     size, channels = config.data.image_size, config.data.channels
-    forward = forward or make_forward(module)
+    forward = make_forward(module)
+    forward = forward if averaged is None else averaged(forward)
 
     def init(key: jax.Array) -> Params:
         blank = jnp.zeros((1, size, size, channels), jnp.float32)

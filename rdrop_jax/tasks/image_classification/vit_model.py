@@ -66,7 +66,13 @@ def make_model(config: ConfigDict) -> ViT:
       InputError: a field is invalid; names the field, expected and found values.
     """
     m = config.model
-    check_choices({"model.size": (m.size, tuple(SIZES))})
+    activations = ("gelu", "swiglu") if m.name == "dinov2" else ("gelu",)
+    check_choices(
+        {
+            "model.size": (m.size, tuple(SIZES)),
+            "model.activation": (m.activation, activations),
+        }
+    )
     counts = {f"model.{k}": m[k] for k in (*Size._fields, "patch_size")}
     counts |= {f"data.{k}": config.data[k] for k in ("image_size", "num_classes")}
     check_least({field: (value, 1) for field, value in counts.items()})
@@ -89,10 +95,12 @@ def make_model(config: ConfigDict) -> ViT:
         dropout=m.dropout,
         attention_dropout=m.attention_dropout,
         dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
+        remat=m.remat and m.remat_policy,
         masks=m.masks,
         norm_eps=m.norm_eps,
         kind=m.name,
+        activation=m.activation,
+        drop_path=m.drop_path,
     )
 
 
@@ -175,6 +183,7 @@ def save(
         return
     patch, kind = module.patch_size, module.kind
     arrays = mapping.renamed(ours, mapping.inverted(vision.hf_names(ours, kind)))
+    arrays = mapping.fused(arrays, vision.FUSED)
     kernel = arrays[_HF_EMBEDDING].reshape(-1, patch, patch, images.channels)
     arrays[_HF_EMBEDDING] = kernel.transpose(0, 3, 1, 2)
     weight_files.write(
@@ -249,6 +258,7 @@ def _from_hf(
     beside = [k for k in theirs if k.startswith(("pooler.", "embeddings.mask_token"))]
     notes = [f"{name}: not loaded; this model has no such layer" for name in beside]
     theirs = {name: x for name, x in theirs.items() if name not in beside}
+    theirs = mapping.split_fused(theirs, vision.FUSED)
     patches = theirs.get(_HF_EMBEDDING)
     if patches is not None and patches.ndim == 4:
         flat = patches.transpose(0, 2, 3, 1).reshape(len(patches), -1)
@@ -271,6 +281,7 @@ def _hf_config(module: ViT, images: Preprocessing) -> dict[str, Any]:
         del config["intermediate_size"]
         config["mlp_ratio"] = module.size.mlp_width // module.size.width
         config["use_mask_token"] = False
+        config["use_swiglu_ffn"] = module.activation == "swiglu"
     return config
 
 

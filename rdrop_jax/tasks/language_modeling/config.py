@@ -117,7 +117,7 @@ def make_model(config: ConfigDict, vocab_size: int) -> CausalDecoder:
         "positions": m.positions,
         "max_length": max(config.data.block_size, config.eval.block_size),
         "dtype": jnp.dtype(m.dtype),
-        "remat": m.remat,
+        "remat": m.remat and m.remat_policy,
         "masks": m.masks,
     }
     if m.name != ADAPTIVE:

@@ -23,6 +23,7 @@ from rdrop_jax.models import decoder
 from rdrop_jax.models.decoder import CausalDecoder
 from rdrop_jax.models.outputs import nll
 from rdrop_jax.tasks import cutoff
+from rdrop_jax.tasks.field_checks import TEXT_VIEWS
 from rdrop_jax.tasks.language_modeling import running_text, token_files
 from rdrop_jax.tasks.language_modeling.config import (
     check_config,
@@ -150,7 +151,7 @@ def make_forward(module: CausalDecoder) -> Forward:
 
 def make_views(config: ConfigDict, width: int) -> View | None:
     """Make the view of ``rdrop.views``, which cuts inputs and never labels."""
-    cut = cutoff.make_cut(config, cutoff.RATES, width)
+    cut = cutoff.make_cut(config, TEXT_VIEWS, width)
     if cut is None:
         return None
     return lambda batch, key: (

@@ -22,6 +22,8 @@ from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
 from rdrop_jax.tasks import cutoff
 from rdrop_jax.tasks.field_checks import (
+    SEQ2SEQ_VIEWS,
+    SIMCUT,
     check_choices,
     check_heads,
     check_least,
@@ -157,7 +159,7 @@ def make_views(config: ConfigDict, width: int) -> View | tuple[View, View] | Non
 
     SimCut cuts the second pass alone.
     """
-    cut = cutoff.make_cut(config, cutoff.SEQ2SEQ_RATES, width)
+    cut = cutoff.make_cut(config, SEQ2SEQ_VIEWS, width)
     if cut is None:
         return None
 
@@ -171,7 +173,7 @@ def make_views(config: ConfigDict, width: int) -> View | tuple[View, View] | Non
         }
 
     r = config.rdrop
-    if r.views != cutoff.SIMCUT:
+    if r.views != SIMCUT:
         return view
     two = resolve_num_passes(r.alpha, r.num_passes) == 2
     return (lambda batch, key: batch, view) if two else None
@@ -231,7 +233,7 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
             m.dropout, m.attention_dropout, m.activation_dropout, m.layer_dropout
         ),
         dtype=jnp.dtype(m.dtype),
-        remat=m.remat,
+        remat=m.remat and m.remat_policy,
         masks=m.masks,
         **options,
     )

@@ -28,13 +28,12 @@ _BLOCK = {
     "final_layer_norm": "mlp_norm",
 }
 _EMBEDDINGS = {"encoder": "source_embed", "decoder": "target_embed"}
-_MODULES = {
-    f"{part}.layers.{{}}.{theirs}": f"{part}/block_{{}}/{ours}"
-    for part in _EMBEDDINGS
-    for theirs, ours in _BLOCK.items()
-}
+_MODULES: dict[str, str] = {}
 _ARRAYS = {"shared.weight": "embedding", "final_logits_bias": "logits_bias"}
 for _part, _embedding in _EMBEDDINGS.items():
+    _MODULES |= mapping.in_blocks(
+        _BLOCK, f"{_part}.layers.{{}}.", f"{_part}/block_{{}}/"
+    )
     _MODULES[f"{_part}.layernorm_embedding"] = f"{_embedding}/norm"
     _MODULES[f"{_part}.layer_norm"] = f"{_part}/norm"
     _ARRAYS[f"{_part}.embed_positions.weight"] = f"{_embedding}/positions/table"

@@ -1,5 +1,6 @@
 """Classes, sets of labels or numbers for texts. Importing it needs no jax."""
 
+from rdrop_jax.tasks.field_checks import TEXT_VIEWS
 from rdrop_jax.tasks.text_classification.text_sets import check_data as check_data
 
 # Modules by ``model.name``, which is also the model_type in config.json of weights. A
@@ -16,3 +17,4 @@ MODELS = {
     "modernbert": "rdrop_jax.tasks.text_classification.bert",
 }
 FAMILIES = tuple(MODELS)
+VIEWS = TEXT_VIEWS

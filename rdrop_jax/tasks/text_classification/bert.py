@@ -133,7 +133,7 @@ def _encoder(m: ConfigDict, size: Size) -> Encoder | ModernEncoder:
         "dropout": m.dropout,
         "attention_dropout": m.attention_dropout,
         "dtype": jnp.dtype(m.dtype),
-        "remat": m.remat,
+        "remat": m.remat and m.remat_policy,
         "masks": m.masks,
     }
     if m.name == "modernbert":

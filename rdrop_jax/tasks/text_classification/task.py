@@ -23,7 +23,7 @@ from rdrop_jax.files import checksums
 from rdrop_jax.models.encoder import Classifier
 from rdrop_jax.models.layers import PARTITION_RULES
 from rdrop_jax.tasks import classification, cutoff
-from rdrop_jax.tasks.field_checks import model_module, shared
+from rdrop_jax.tasks.field_checks import TEXT_VIEWS, model_module, shared
 from rdrop_jax.tasks.pass_rates import pass_forwards
 from rdrop_jax.tasks.text_classification import (
     MODELS,
@@ -54,7 +54,7 @@ def build(
     workdir: Path | None = None,
     *,
     resuming: bool = True,
-    forward: Forward | None = None,
+    averaged: Callable[[Forward], Forward] | None = None,
 ) -> Task:
     """Build the task of a config with ``task="text_classification"``.
 
@@ -62,14 +62,15 @@ def build(
       config: config of the run; class names that it lacks are read from the data.
       workdir: folder of the run, with its tokenizer; None makes a tokenizer.
       resuming: False writes the tokenizer.
-      forward: replaces that of the model in evaluation and prediction.
+      averaged: makes the forward of evaluation and prediction from the model's.
     """
     commit = workdir_lib.recorded_commit(config, workdir)
     config = text_sets.completed(config, commit)
     data = config.data
     architecture = model_module(config, MODELS)
     module = architecture.make_model(config)
-    forward = forward or make_forward(module)
+    forward = make_forward(module)
+    forward = forward if averaged is None else averaged(forward)
     recorded = functools.cache(lambda: workdir_lib.recorded_data(workdir))
     found = functools.cache(lambda: text_sets.find(data, commit))
     split = functools.cache(
@@ -165,7 +166,7 @@ def encoder_inputs(batch: Batch) -> tuple[Array, Array, Array, Array | None]:
 
 def make_views(config: ConfigDict, width: int) -> View | None:
     """Make the view of ``rdrop.views``; [CLS], the first token, is never cut."""
-    cut = cutoff.make_cut(config, cutoff.RATES, width)
+    cut = cutoff.make_cut(config, TEXT_VIEWS, width)
     if cut is None:
         return None
 

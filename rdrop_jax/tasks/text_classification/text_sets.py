@@ -378,5 +378,6 @@ def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
       InputError: the training data are missing, or labels do not fit.
     """
     config = completed(config, commit)
+    splits.check_group(config.data, held_out(config.data))
     check_training(config, commit)
     return config

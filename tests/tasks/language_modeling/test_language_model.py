@@ -158,10 +158,15 @@ def test_continuations(finished):
     (found,) = task.predictor(make_mesh()).run(run.params, ["the cat"])
     ids = run.task_vocabulary.encode(["the cat"])[0]
     module = language_config.make_model(greedy, len(run.task_vocabulary))
+
+    @jax.jit
+    def after(seen):
+        return log_probs(module.apply({"params": run.params}, seen, train=False))
+
     for _ in range(4):
-        seen = jnp.asarray([[run.task_vocabulary.end, *ids]])
-        output = module.apply({"params": run.params}, seen, train=False)
-        probs = np.array(log_probs(output)[0, -1])
+        seen = [run.task_vocabulary.end, *ids]
+        padded = jnp.asarray([seen + [0] * (12 - len(seen))])
+        probs = np.array(after(padded)[0, len(seen) - 1])
         probs[run.task_vocabulary.unknown] = -np.inf
         ids.append(int(probs.argmax()))
     assert found["text"] == run.task_vocabulary.decode(ids[2:])

@@ -216,7 +216,9 @@ def test_clusters_that_have_no_width():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_too_long(name):
-    with pytest.raises(ValueError, match="max_length is 12: found 13"):
+    with pytest.raises(
+        ValueError, match="tokens: expected at most 12 positions, found 13"
+    ):
         run(name, jnp.zeros((1, 13), int))
 
 

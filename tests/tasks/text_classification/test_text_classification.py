@@ -308,6 +308,7 @@ def exported(trained, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow  # test_head_classes loads an export as well
 def test_export_starts_the_same_model_elsewhere(trained, exported, tmp_path):
     folder, _, result = trained
     names = {f"data.files.{s}": f"{s}.jsonl" for s in ("train", "validation", "test")}

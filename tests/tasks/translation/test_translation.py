@@ -92,13 +92,17 @@ def test_neighbours_and_order_change_no_answer(run_dir):
 def test_padding_changes_no_loss(folder):
     config = tiny_nmt.config(folder, data__max_length=24)
     task = tasks.build(config)
-    params = task.init(jax.random.key(0))
+    params = jax.jit(task.init)(jax.random.key(0))
     batch = jax.tree.map(jnp.asarray, task.train_data()[0])
 
-    def loss(batch):
+    @jax.jit
+    def of(batch):
         outputs = task.forward(params, batch, None)
         outputs = outputs._replace(hidden=outputs.hidden[None])
-        return float(task.loss(outputs, batch, alpha=0.0)[0])
+        return task.loss(outputs, batch, alpha=0.0)[0]
+
+    def loss(batch):
+        return float(of(batch))
 
     # More padding on each side, with any ids, and rows that do not count.
     def wider(x):
