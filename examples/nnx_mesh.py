@@ -43,10 +43,8 @@ def train_step(model, optimizer, x, y, alpha):
     return metrics
 
 
-def main(
-    steps: int = 300, devices: int | None = None, alpha: float = 1.0, dropout=0.3
-) -> float:
-    """Train the model; return the test accuracy."""
+def main(alpha=1.0, dropout=0.3, steps=300, devices=None):
+    """Train; return the test accuracy and the mean divergence of the last steps."""
     images, labels = load_digits(return_X_y=True)
     images = np.asarray(images / 16, np.float32)
     found = jax.devices()[:devices]
@@ -58,18 +56,21 @@ def main(
         forward = nnx_forward(model, "x")
         check_stochastic(*forward, {"x": images}, jax.random.key(0))
         optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+        kls = []
         for t in range(steps):
             rows = np.random.default_rng(t).integers(0, 1400, 64)
             batch = (images[rows], labels[rows])
             x, y = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
             metrics = train_step(model, optimizer, x, y, alpha)
+            kls.append(float(metrics["kl"]))
         print("kernel", model.hidden.kernel.sharding)
         print("moment", optimizer.opt_state[0].mu.hidden.kernel.sharding)
         model.eval()
         logits = model(jnp.asarray(images[1400:]))
         accuracy = float(jnp.mean(jnp.argmax(logits, -1) == labels[1400:]))
-    print(f"kl {metrics['kl']:.4f}  test accuracy {accuracy:.3f}")
-    return accuracy
+    kl = float(np.mean(kls[-20:]))
+    print(f"kl {kl:.4f}  test accuracy {accuracy:.3f}")
+    return accuracy, kl
 
 
 if __name__ == "__main__":
