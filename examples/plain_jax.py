@@ -59,7 +59,7 @@ def main(alpha=1.0, dropout=0.3, steps=300, devices=1):
         key = jax.random.fold_in(jax.random.key(1), t)
         params, opt_state, metrics = step(params, opt_state, x, y, key)
         kls.append(float(metrics["kl"]))
-    logits = apply(params, images[1400:], None)
+    logits = apply(params, jnp.asarray(images[1400:]), None)
     accuracy = float((logits.argmax(-1) == labels[1400:]).mean())
     kl = float(np.mean(kls[-20:]))
     print(f"kl {kl:.4f}  test accuracy {accuracy:.3f}")
