@@ -109,11 +109,30 @@ def _gradients(
 
 
 def _scores(query: Array, key: Array, where: Array | None, bias: Array | None) -> Array:
-    products = jnp.einsum("bthd,bshd->bhts", query, key)
-    if platform() == "tpu":
-        # XLA would store them transposed, and copy them for the softmax.
-        products = with_layout_constraint(products, Layout((0, 1, 2, 3)))
+    products = _by_rows(jnp.einsum("bthd,bshd->bhts", query, key))
     return scaled(products, query.shape[-1], where, bias)
+
+
+@jax.custom_batching.custom_vmap
+def _by_rows(products: Array) -> Array:
+    """Store scores of several passes as the softmax reads them, on a TPU.
+
+    For passes by `jax.vmap`, XLA would store them transposed, and copy them. XLA does
+    not partition the constraint over heads, nor without an axis of several passes.
+    """
+    return products
+
+
+@_by_rows.def_vmap
+def _by_rows_of_passes(
+    axis_size: int, in_batched: list[bool], products: Array
+) -> tuple[Array, bool]:
+    mesh = jax.sharding.get_abstract_mesh()
+    whole = all(mesh.shape[axis] == 1 for axis in {*mesh.axis_names} - {"data", "fsdp"})
+    if axis_size > 1 and platform() == "tpu" and whole and not mesh.empty:
+        layout = Layout(tuple(range(products.ndim)))
+        products = with_layout_constraint(products, layout)
+    return products, in_batched[0]
 
 
 def scaled(

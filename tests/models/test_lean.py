@@ -13,6 +13,7 @@ from rdrop_jax.models import attend as attend_lib
 from rdrop_jax.models import layers
 from rdrop_jax.models.attend import attend
 from rdrop_jax.models.layers import Attention, Mlp
+from rdrop_jax.training.mesh import make_mesh
 
 LENGTHS = jnp.array([5, 2, 0])  # the last row is all padding
 WHERE = (jnp.arange(5)[None] < LENGTHS[:, None])[:, None, None]
@@ -67,12 +68,31 @@ def test_attention_keeps_no_float32_weights(target, capsys, monkeypatch):
     def mixed(x):
         return module.apply(params, x, x, train=True, rngs=rngs)
 
-    program = str(jax.make_jaxpr(mixed)(x))
-    assert ("layout_constraint" in program) == (target == "tpu")
     print_saved_residuals(mixed, x)
     kept = capsys.readouterr().out
     assert ("bf16[3,2,24,24]" in kept) == (target == "tpu")
     assert "f32[3,2,24,24]" not in kept.replace("bf16", "")
+
+
+@pytest.mark.parametrize(
+    ("target", "passes", "tensor", "constrained"),
+    [
+        ("tpu", 2, 1, True),
+        ("gpu", 2, 1, False),
+        ("tpu", 1, 1, False),  # XLA would gather the batch
+        ("tpu", 2, 2, False),  # and the heads
+    ],
+)
+def test_scores_of_passes_have_a_layout_on_a_tpu(
+    target, passes, tensor, constrained, monkeypatch
+):
+    monkeypatch.setattr(attend_lib, "platform", lambda: target)
+    x = jnp.ones((passes, 3, 5, 2, 4))
+    with jax.set_mesh(make_mesh(tensor=tensor)):
+        program = jax.make_jaxpr(
+            jax.vmap(lambda x: attend(x, x, x, None, None, 0.0, "hash"))
+        )(x)
+    assert ("layout_constraint" in str(program)) == constrained
 
 
 def test_mlp_keeps_the_first_product_and_not_its_activation(capsys, monkeypatch):
