@@ -275,7 +275,7 @@ def build(name: str, folders: Sequence[Path]) -> Files:
         )
     try:
         files = dataset.build(*folders)
-    except (FileNotFoundError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
         raise InputError(f"--source: incomplete: {error}. {remedy}") from error
     for file, (rows, digest) in disk.read_json(_CHECKSUMS)[name].items():
         found = measured(files[file])

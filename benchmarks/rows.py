@@ -299,7 +299,7 @@ def main(argv: Sequence[str]) -> None:
     result = workdir / "result.json"
     if not result.exists():
         run(["-m", "rdrop_jax.train", *pilot], args.print)
-    best = row.pilot if args.print else disk.read_json(result)["checkpoint_step"]
+    best = disk.read_json(result)["checkpoint_step"] if result.exists() else row.pilot
     steps = steps_after(best, row.pilot)
     print(json.dumps({"pilot": row.pilot, "best": best, "steps": steps}), flush=True)
     compared = [*shared, *comparison_flags(row, steps)]

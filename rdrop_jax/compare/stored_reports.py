@@ -182,8 +182,9 @@ def main(argv: Sequence[str]) -> None:
     """Parse the command line and draw stored reports."""
     parser = flags.Parser(prog="rdrop_jax.compare", description=__doc__)
     parser.add_argument("--render", type=flags.path, metavar="FOLDER")
-    parser.add_argument("--forest", type=flags.path, metavar="FOLDER")
-    parser.add_argument("--heatmap", type=flags.path, metavar="FILE.json")
+    figure = parser.add_mutually_exclusive_group()
+    figure.add_argument("--forest", type=flags.path, metavar="FOLDER")
+    figure.add_argument("--heatmap", type=flags.path, metavar="FILE.json")
     parser.add_argument("--output", type=flags.path, metavar="FILE", help="SVG file")
     args = flags.parse_plain(parser, argv)
     if args.render is not None:

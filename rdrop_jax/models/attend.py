@@ -113,18 +113,27 @@ def _scores(query: Array, key: Array, where: Array | None, bias: Array | None) -
     return scaled(products, query.shape[-1], where, bias)
 
 
-@jax.custom_batching.custom_vmap
+@jax.custom_jvp
 def _by_rows(products: Array) -> Array:
     """Store scores of several passes as the softmax reads them, on a TPU.
 
     For passes by `jax.vmap`, XLA would store them transposed, and copy them. XLA does
     not partition the constraint over heads, nor without an axis of several passes.
     """
+    return _of_one_pass(products)
+
+
+# Without a rule, jax does not differentiate functions with `custom_vmap` in reverse.
+_by_rows.defjvps(lambda slope, answer, products: slope)
+
+
+@jax.custom_batching.custom_vmap
+def _of_one_pass(products: Array) -> Array:
     return products
 
 
-@_by_rows.def_vmap
-def _by_rows_of_passes(
+@_of_one_pass.def_vmap
+def _of_passes(
     axis_size: int, in_batched: list[bool], products: Array
 ) -> tuple[Array, bool]:
     mesh = jax.sharding.get_abstract_mesh()

@@ -42,16 +42,16 @@ def sinusoids(length: int, width: int, kind: str) -> Float[np.ndarray, "length w
 
 
 def token_positions(
-    tokens: Int[Array, "batch time"], most: int
+    tokens: Int[Array, "batch time"], maximum: int
 ) -> Int[Array, "1 time"]:
     """Return the positions of tokens.
 
     Raises:
-      ValueError: more than ``most`` positions.
+      ValueError: more than ``maximum`` positions.
     """
     time = tokens.shape[1]
-    if time > most:
-        raise ValueError(f"tokens: expected at most {most} positions, found {time}")
+    if time > maximum:
+        raise ValueError(f"tokens: expected at most {maximum} positions, found {time}")
     return jnp.arange(time)[None]
 
 

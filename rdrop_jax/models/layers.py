@@ -157,7 +157,7 @@ def rematerialized(
     Args:
       block: the class.
       remat: False returns the class unchanged. True keeps only the inputs of the block.
-        A name in `jax.checkpoint_policies` tells what else is kept.
+        A name in `jax.checkpoint_policies` specifies what else is kept.
       train_argument: position of the boolean ``train``, which must be static; the
         module is position 0.
     """

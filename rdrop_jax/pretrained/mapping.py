@@ -78,8 +78,8 @@ def split_fused(
     for whole, parts in parts_of.items():
         for name in [name for name in found if name.endswith(whole)]:
             each = np.split(found.pop(name), len(parts))
-            begin = name.removesuffix(whole)
-            found |= {begin + part: x for part, x in zip(parts, each, strict=True)}
+            prefix = name.removesuffix(whole)
+            found |= {prefix + part: x for part, x in zip(parts, each, strict=True)}
     return found
 
 
@@ -90,9 +90,9 @@ def fused(
     found = dict(arrays)
     for whole, parts in parts_of.items():
         for first in [name for name in found if name.endswith(parts[0])]:
-            begin = first.removesuffix(parts[0])
-            each = [found.pop(begin + part) for part in parts]
-            found[begin + whole] = np.concatenate(each)
+            prefix = first.removesuffix(parts[0])
+            each = [found.pop(prefix + part) for part in parts]
+            found[prefix + whole] = np.concatenate(each)
     return found
 
 

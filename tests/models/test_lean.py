@@ -56,6 +56,21 @@ def test_attention_and_its_gradients_equal_the_plain_formula(
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_attention_has_second_derivatives_in_reverse():
+    x, slope = jax.random.normal(jax.random.key(0), (2, 1, 3, 1, 2))
+    bias = jnp.zeros((1, 1, 3, 3))
+
+    def second(attention):
+        first = jax.grad(lambda q: jnp.sum(attention(q) ** 2))
+        return jax.grad(lambda q: jnp.sum(slope * first(q)))(x)
+
+    def both():
+        lean = second(lambda q: attend(q, x, x, None, None, 0.0, "hash"))
+        return lean, second(lambda q: plain(q, x, x, bias, None, None, 0.0))
+
+    np.testing.assert_allclose(*jax.jit(both)(), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("target", ["tpu", "gpu"])
 def test_attention_keeps_no_float32_weights(target, capsys, monkeypatch):
     monkeypatch.setattr(attend_lib, "platform", lambda: target)
