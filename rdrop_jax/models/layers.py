@@ -174,13 +174,12 @@ def recomputed(layers: Callable[..., Array], dtype: Dtype) -> Callable[..., Arra
     Args:
       layers: function of a module, in whose scope it makes layers, and of arrays. From
         an activation to the next product, only the arrays are then kept.
-      dtype: dtype of the activations; in float32, nothing is recomputed. Nor is it on
-        a TPU, where plain training would move more bytes: docs/performance.md.
+      dtype: dtype of the activations; in float32, nothing is recomputed.
 
     Returns:
       A function like ``layers``.
     """
-    if dtype == jnp.float32 or platform() == "tpu":
+    if dtype == jnp.float32:
         return layers
     return nn.remat(layers)
 
