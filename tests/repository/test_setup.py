@@ -1,6 +1,5 @@
 """Setting up without venv, and with a Python that is too old."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -47,19 +46,3 @@ def test_another_python_is_named(tmp_path):
     assert "needs Python 3.11 or newer" in done.stderr
     assert "is Python 3.8.1" in done.stderr
     assert "venv" not in log
-
-
-def test_a_framework_that_cannot_be_installed_is_reported(tmp_path):
-    python = tmp_path / "python"
-    python.write_text(STUB.format(log=tmp_path / "log", version=1, venv=0))
-    python.chmod(0o755)
-    paths = {"PYTHON": str(python), "INTEGRATIONS": str(tmp_path / "environments")}
-    done = subprocess.run(
-        ["sh", SCRIPT.parent / "integrations", "keras", "tunix"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | paths,
-    )
-    for name in ("keras", "tunix"):
-        assert f"{name}: not installed: error: rdrop_jax needs" in done.stdout
