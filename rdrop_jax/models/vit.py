@@ -15,7 +15,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rdrop_jax.core.meshes import platform
 from rdrop_jax.models.blocks import BlockSettings, Rates, block_class
 from rdrop_jax.models.layers import Dense, Dropout, Dtype
 from rdrop_jax.models.sizes import Size
@@ -90,8 +89,6 @@ class ViT(nn.Module):
         for i in range(self.size.layers):
             settings = self._settings(self.drop_path * i / last)
             x = block(settings, name=f"block_{i}")(x, None, None, train)
-        if self.kind == "vit" and platform() != "cpu":  # there it would change bits
-            x = x[:, :1]
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="norm")(x)
         head = Dense(self.num_classes, self.dtype, nn.initializers.zeros, name="head")
         if self.kind == "vit":
