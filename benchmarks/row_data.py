@@ -26,6 +26,12 @@ from rdrop_jax.files import disk
 Content = Sequence[str] | dict[str, np.ndarray]  # lines, or arrays of an .npz file
 Files = dict[str, Content]
 _CIFAR100 = "cyizhuo/CIFAR-100-dataset@b105b30e79972558f19db69658f34b9d0a9b009b"
+# Splits: name in the source, and rows of the subset for a CPU.
+_SUBSETS = {
+    "train": ("train", 5000),
+    "validation": ("dev", 300),
+    "test": ("test", 1000),
+}
 _CHECKSUMS = Path(__file__).parent / "row_data.json"
 
 
@@ -79,11 +85,7 @@ def sst2(folder: Path) -> Files:
 def english_swahili(folder: Path) -> Files:
     """News of lafand-mt, with subsets for a CPU."""
     found: Files = {}
-    for name, split, size in (
-        ("train", "train", 5000),
-        ("validation", "dev", 300),
-        ("test", "test", 1000),
-    ):
+    for name, (split, size) in _SUBSETS.items():
         texts = [
             [
                 " ".join(x.split())
@@ -168,11 +170,7 @@ def wikitext2(train: Path, held_out: Path) -> Files:
 def aeslc(folder: Path) -> Files:
     """E-mail bodies and their subjects, with subsets for a CPU."""
     found: Files = {}
-    for name, split, size in (
-        ("train", "train", 5000),
-        ("validation", "dev", 300),
-        ("test", "test", 1000),
-    ):
+    for name, (split, size) in _SUBSETS.items():
         rows = []
         for path in sorted((folder / f"enron_subject_line/{split}").glob("*.subject")):
             body, _, rest = path.read_text(encoding="utf-8").partition("@subject")

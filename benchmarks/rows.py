@@ -88,11 +88,11 @@ _SST2 = PlannedRow(
     metric="accuracy",
     rates=("1e-4", "5e-5"),
 )
-_CONLL2003 = PlannedRow(
-    "configs/glue.py:words",
-    "conll2003",
-    "minilm",
-    _MINILM
+_CONLL2003 = replace(
+    _SST2,
+    config="configs/glue.py:words",
+    data="conll2003",
+    fields=_MINILM
     | _files("train500.txt", "validation500.txt", "test.txt")
     | {"data.max_length": "128"},
     pilot=200,
@@ -111,17 +111,13 @@ _TATOEBA = PlannedRow(
     rates=("2e-3", "1e-3"),
     dropouts=("0.1", "0.3"),
 )
-_SWAHILI = PlannedRow(
-    "configs/nmt.py:files",
-    "english_swahili",
-    "",
-    _TRANSLATOR
+_SWAHILI = replace(
+    _TATOEBA,
+    data="english_swahili",
+    fields=_TRANSLATOR
     | _files("train5000", "validation300", "test1000")
     | {"data.source": "en", "data.target": "sw", "eval.metric": "chrf"},
-    pilot=2000,
     metric="chrf",
-    rates=("2e-3", "1e-3"),
-    dropouts=("0.1", "0.3"),
 )
 _WIKITEXT2 = PlannedRow(
     "configs/lm.py:files",

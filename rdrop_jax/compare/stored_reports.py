@@ -41,9 +41,13 @@ def read_reports(folder: Path) -> Mapping[Path, render.Report]:
             f"{folder}: expected JSON reports of rdrop_jax.compare, found none"
         )
     for path, report in reports.items():
-        if report["format"] != 1:
-            raise InputError(f"{path}: expected format 1, found {report['format']!r}")
+        _check_format(path, report)
     return reports
+
+
+def _check_format(path: Path, report: render.Report) -> None:
+    if report["format"] != 1:
+        raise InputError(f"{path}: expected format 1, found {report['format']!r}")
 
 
 def render_folder(folder: Path) -> list[Path]:
@@ -136,6 +140,7 @@ def heat_map(path: Path) -> str:
     report = read_json(path)
     if not report.keys() >= _FIELDS:
         raise InputError(f"{path}: expected a JSON report of rdrop_jax.compare")
+    _check_format(path, report)
     cells: dict[tuple[str, str], float] = {}
     picked = set()
     for row in report["exploratory"]:

@@ -151,3 +151,5 @@ def test_bad_input_is_named(tmp_path):
     (tmp_path / "new.json").write_text(json.dumps(report))
     with pytest.raises(InputError, match=r"new\.json: expected format 1, found 2"):
         compare.main([f"--render={tmp_path}"])
+    with pytest.raises(InputError, match=r"new\.json: expected format 1, found 2"):
+        compare.main([f"--heatmap={tmp_path / 'new.json'}", "--output=a.svg"])
