@@ -1,9 +1,11 @@
 """Compile the presets of the paper's datasets for GPUs and TPUs; tabulate the costs.
 
     python -m benchmarks.presets run DIR    # stop and resume it; takes hours
+    python -m benchmarks.presets run DIR --quick    # TPUs alone, optimized less
     python -m benchmarks.presets table DIR    # updates docs/compile.md
 
 Presets that only differ in data share one program, which is compiled once per target.
+The tables use the results of --quick where there are no others.
 """
 
 import argparse
@@ -94,14 +96,23 @@ class Job(NamedTuple):
     target: str
     fields: Mapping[str, str]
 
-    def file(self, folder: Path) -> Path:
+    def file(self, folder: Path, *, quick: bool = False) -> Path:
         """Return the JSON file."""
-        return folder / self.target.replace(":", "_") / f"{self.name}.json"
+        name = f"{self.name}_quick.json" if quick else f"{self.name}.json"
+        return folder / self.target.replace(":", "_") / name
 
-    def read(self, folder: Path) -> dict[str, Any]:
-        """Return the costs, an error, or an empty dict if not yet compiled."""
-        file = self.file(folder)
-        return json.loads(file.read_text()) if file.exists() else {}
+    def read(self, folder: Path, *, quick: bool | None = None) -> dict[str, Any]:
+        """Return the costs, an error, or an empty dict if not yet compiled.
+
+        Args:
+          folder: folder of the JSON files.
+          quick: whether compiled with --quick; None prefers without.
+        """
+        for kind in (False, True) if quick is None else (quick,):
+            file = self.file(folder, quick=kind)
+            if file.exists():
+                return json.loads(file.read_text())
+        return {}
 
 
 def preset_job(program: Program, target: str) -> Job:
@@ -113,6 +124,9 @@ def plain_job(program: Program, target: str) -> Job:
     """Return the compilation of a preset without R-Drop."""
     fields = {**program.fields, "rdrop.alpha": "0"}
     return Job(f"{program.name}_plain", program.spec, target, fields)
+
+
+_PAIR = (preset_job, plain_job)
 
 
 def mesh_job(mesh: str, target: str) -> Job:
@@ -132,16 +146,17 @@ def jobs() -> Iterator[Job]:
             yield from (plain_job(program, target) for target in RATIOS)
 
 
-def run(folder: Path) -> None:
+def run(folder: Path, *, quick: bool) -> None:
     """Compile one program after the other; skip those that have a JSON file."""
     for job in jobs():
-        file = job.file(folder)
-        if file.exists():
+        file = job.file(folder, quick=quick)
+        if file.exists() or (quick and not job.target.startswith("tpu:")):
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "rdrop_jax.compile", "--fit"]
         command += ["--config", f"configs/{job.spec}", "--target", job.target]
         command += [f"--config.{k}={v}" for k, v in job.fields.items()]
+        command += ["--quick"] if quick else []
         log = file.with_suffix(".log")
         with log.open("w") as out:
             code = subprocess.run(
@@ -159,7 +174,7 @@ def cell(found: dict[str, Any]) -> str:
     if "error" in found:
         return found["error"].removeprefix("error: ").replace("|", "/")
     needed = found["state"] + found["temporary"] + found["unaliased"]
-    mark = "*" if found.get("recomputed") else ""
+    mark = "*" * bool(found.get("recomputed")) + "q" * bool(found.get("quick"))
     short = [
         k.rpartition(".")[2] if v == "true" else f"{k.rpartition('.')[2]}={v}"
         for k, v in found["set"].items()
@@ -190,16 +205,20 @@ def ratios(folder: Path) -> list[str]:
     ]
     for target in RATIOS:
         for program in (program for program in PROGRAMS if program.ratio):
-            ours, plain = (
-                job(program, target).read(folder) for job in (preset_job, plain_job)
+            pairs = (
+                [job(program, target).read(folder, quick=quick) for job in _PAIR]
+                for quick in (False, True)
             )
-            if "state" not in ours or "state" not in plain:
+            both = [pair for pair in pairs if all("state" in x for x in pair)]
+            if not both:
                 continue
+            ours, plain = both[0]
             same = ours["set"] == plain["set"]
             fields = ("products", "bytes", "temporary")
             cells = [f"{ours[x] / plain[x]:.2f}" for x in fields]
             cells = cells if same else [cells[0], *["other flags fit"] * 2]
-            lines.append(f"| {program.name} | {target} | " + " | ".join(cells) + " |")
+            shown = target + " q" * bool(ours.get("quick"))
+            lines.append(f"| {program.name} | {shown} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -236,9 +255,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--quick", action="store_true", help="see rdrop_jax.compile")
     args = parser.parse_args()
     if args.what == "run":
-        run(args.folder)
+        run(args.folder, quick=args.quick)
     else:
         table(args.folder)
 

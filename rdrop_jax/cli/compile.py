@@ -19,6 +19,8 @@ from rdrop_jax.cli import flags, program_counts, targets
 from rdrop_jax.errors import InputError
 
 STEPS = ("train", "eval", "decode")
+# Compiler options of ``--quick``.
+_QUICK = {"exec_time_optimization_effort": -1.0}
 # Changes that ``--fit`` tries, in this order, each with the ones before it.
 _REMAT = {"model.remat": "true"}
 
@@ -92,7 +94,11 @@ class OutOfMemory(InputError):
 
 
 def compile_step(
-    config: ConfigDict, target: targets.Target, step: str = "train"
+    config: ConfigDict,
+    target: targets.Target,
+    step: str = "train",
+    *,
+    quick: bool = False,
 ) -> tuple[Any, StepCosts]:
     """Compile a step of a config for a target.
 
@@ -101,18 +107,21 @@ def compile_step(
       target: devices to compile for.
       step: "train"; "eval", forward and loss without dropout; or "decode", the search
         or sampling of one batch of the longest inputs.
+      quick: True to let the compiler for TPUs optimize less.
 
     Returns:
       The compiled step, and its costs.
 
     Raises:
-      InputError: the task has no such step.
+      InputError: the task has no such step, or ``quick`` for another target.
       OutOfMemory: the compiler for TPUs found no program that fits.
     """
     import jax
 
     from rdrop_jax.training.mesh import make_mesh
 
+    if quick and not target.name.startswith("tpu:"):
+        raise InputError(f"--quick: expected a TPU as --target, got {target.name}")
     resolved = config_lib.resolve(config, 1000.0)
     mesh = make_mesh(**resolved.mesh, devices=targets.devices(target))
     run, state, batch = abstract_step(resolved, mesh, step)
@@ -121,7 +130,7 @@ def compile_step(
     with jax.set_mesh(mesh):
         traced = run.trace(state, batch)
         try:
-            compiled = traced.lower().compile()
+            compiled = traced.lower().compile(_QUICK if quick else None)
         except jax.errors.JaxRuntimeError as error:
             needed = program_counts.memory_used(str(error))
             if needed is None:
@@ -205,6 +214,8 @@ def fit(
     spec: str,
     target: targets.Target,
     step: str = "train",
+    *,
+    quick: bool = False,
 ) -> tuple[dict[str, str], StepCosts, list[Attempt]]:
     """Find the smallest change of a config whose step fits in the device's memory.
 
@@ -217,6 +228,7 @@ def fit(
       spec: config file and preset.
       target: devices to compile for.
       step: see `compile_step`; only parameters are sharded for "eval" and "decode".
+      quick: see `compile_step`.
 
     Returns:
       The fields to set, the costs, and all attempts.
@@ -234,7 +246,7 @@ def fit(
             change = shards | change
             try:
                 changed = flags.load(spec, overrides | change)
-                _, report = compile_step(changed, target, step)
+                _, report = compile_step(changed, target, step, quick=quick)
                 needed, state = report.needed, report.state
             except OutOfMemory as error:
                 report, needed, state = None, error.needed, error.state
@@ -331,6 +343,9 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--step", choices=STEPS, default=STEPS[0], help="default: train"
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="let the compiler for TPUs optimize less"
+    )
     parser.add_argument("--json", type=flags.path, help="also write the costs here")
     args, overrides = flags.parse(parser, argv)
     target = targets.parse(args.target)
@@ -341,12 +356,14 @@ def main(argv: Sequence[str]) -> None:
     change: dict[str, str] = {}
     tried: list[Attempt] = []
     if args.fit:
-        change, report, tried = fit(config, overrides, args.config, target, args.step)
+        change, report, tried = fit(
+            config, overrides, args.config, target, args.step, quick=args.quick
+        )
         print(f"flags that fit: {_as_flags(change) or 'none needed'}")
     else:
-        _, report = compile_step(config, target, args.step)
+        _, report = compile_step(config, target, args.step, quick=args.quick)
     print(f"{args.config}, {target.name}, {args.step} step\n\n{table(report)}")
     if args.json is not None:
         found = {"config": args.config, "target": target.name, "step": args.step}
-        found |= {"set": change, "tried": tried}
+        found |= {"set": change, "tried": tried, "quick": args.quick}
         args.json.write_text(json.dumps(found | asdict(report)) + "\n")

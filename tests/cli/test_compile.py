@@ -117,10 +117,30 @@ def test_the_report_counts_memory_and_collectives(report):
     assert f"| parameters | {found['parameters']:,} |" in out
 
 
+def test_quick_is_for_tpus(monkeypatch):
+    config = flags.load("configs/lm.py", TINY["lm.py"])
+    cpu = targets.parse("cpu:1")
+    with pytest.raises(InputError, match=r"--quick: expected a TPU .* got cpu:1"):
+        program.compile_step(config, cpu, quick=True)
+    given = []
+    compile_ = jax.stages.Lowered.compile
+
+    def compile(self, options=None):
+        given.append(options)
+        return compile_(self, options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compile)
+    monkeypatch.setattr(targets, "devices", lambda target: jax.devices()[:1])
+    for quick in (False, True):
+        tpu = targets.parse("tpu:v5e:2x4")
+        program.compile_step(config, tpu, "decode", quick=quick)
+    assert given == [None, {"exec_time_optimization_effort": -1.0}]
+
+
 def fit(monkeypatch, spec, needed, *, target="tpu:v5e:2x2", memory=30.0, given=None):
     """Run the search, where ``needed(config)`` is the state and temporary bytes."""
 
-    def compile_step(config, target, step):
+    def compile_step(config, target, step, *, quick):
         state, temporary = needed(config)
         report = program.StepCosts(
             parameters=1,

@@ -18,9 +18,10 @@ COSTS = {
 
 @pytest.fixture
 def folder(tmp_path):
-    def write(job, **costs):
-        file = job.file(tmp_path)
+    def write(job, *, quick=False, **costs):
+        file = job.file(tmp_path, quick=quick)
         file.parent.mkdir(exist_ok=True)
+        costs |= {"quick": quick}
         file.write_text(json.dumps({"set": {}, "collectives": {}} | COSTS | costs))
 
     programs = {program.name: program for program in presets.PROGRAMS}
@@ -29,6 +30,12 @@ def folder(tmp_path):
     write(presets.preset_job(first, "gpu:24g"), set=flagged, recomputed=1)
     write(presets.preset_job(second, "gpu:h100"))
     write(presets.plain_job(second, "gpu:h100"), products=2.0, bytes=2.0)
+    for quick, temporary in ((False, 2**31), (True, 2**32)):
+        write(
+            presets.preset_job(second, "tpu:v5e:2x4"), quick=quick, temporary=temporary
+        )
+    write(presets.plain_job(second, "tpu:v5e:2x4"), quick=True)
+    write(presets.preset_job(first, "tpu:v5e:2x4"), quick=True)
     write(presets.mesh_job("8 x 1 x 1", "gpu:h100:8"), collectives={"all-reduce": 2})
     failed = presets.preset_job(first, "gpu:h100").file(tmp_path)
     failed.write_text(json.dumps({"error": "error: --fit: expected at most 1 GiB"}))
@@ -37,13 +44,23 @@ def folder(tmp_path):
 
 def test_a_row_has_memory_flags_errors_and_gaps(folder):
     row = (
-        "| cifar100 | --fit: expected at most 1 GiB | 3.0* `remat accum_steps=2` | not"
+        "| cifar100 | --fit: expected at most 1 GiB | 3.0* `remat accum_steps=2` | 3.0q "
     )
     assert presets.fits(folder)[2].startswith(row)
 
 
 def test_ratios_of_the_same_flags(folder):
     assert "| wmt14_en_de | gpu:h100 | 2.00 | 1.50 | 1.00 |" in presets.ratios(folder)
+
+
+def test_quick_results_fill_gaps_with_a_mark(folder):
+    # The first is one of --quick alone, the second not.
+    assert "| 3.0q | not compiled |" in presets.fits(folder)[2]
+    assert "| 3.0 | not compiled | 3.0 |" in presets.fits(folder)[3]
+    # Both of one kind, here quick, as plain training is.
+    assert "| wmt14_en_de | tpu:v5e:2x4 q | 1.00 | 1.00 | 2.00 |" in presets.ratios(
+        folder
+    )
 
 
 def test_collectives_of_a_mesh(folder):
