@@ -87,9 +87,12 @@ def test_one_and_eight_devices_agree(name):
         _, shards = watch(name, patch)
         eight = short(name, alpha=0.1, devices=8)
     assert eight == pytest.approx(one, rel=0.02)
-    rows = 4 if name == "nnx_mesh" else 8  # which shards its kernels over 2 devices
     outputs = [counts for counts in shards if len(counts) > 2]
     assert outputs
+    if name == "tunix_lora":  # which leaves activations on CPUs to XLA
+        assert {np.prod(counts) for counts in outputs} == {8}
+        return
+    rows = 4 if name == "nnx_mesh" else 8  # which shards its kernels over 2 devices
     assert {(counts[0], counts[1], *set(counts[2:])) for counts in outputs} == {
         (1, rows, 1)
     }
