@@ -15,6 +15,7 @@ import scipy
 # Score that main() reaches.
 SCORES = {
     "haiku_mlp": 0.85,
+    "kauldron_mlp": 0.85,
     "keras_digits": 0.88,
     "keras_hub_digits": 0.7,
     "tunix_lora": 0.6,
