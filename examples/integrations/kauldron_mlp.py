@@ -52,8 +52,9 @@ class RDropLoss(kd.losses.Loss):
     labels: kontext.Key = "batch.label"
 
     def get_values(self, logits, labels):
-        # The scale of plain training: its learning rate fits.
-        options = {"alpha": self.alpha, "objective_scale": "mean"}
+        # Evaluators reuse this loss on one pass. With "mean", the learning rate of
+        # plain training fits.
+        options = {"alpha": self.alpha * (len(logits) > 1), "objective_scale": "mean"}
         return rdrop_loss(logits, labels, **options)[0]
 
 

@@ -1,9 +1,7 @@
 """R-Drop for a `keras.Model` on the JAX backend: fit, callbacks, distribution.
 
 Run: pip install keras scikit-learn; python examples/integrations/keras_digits.py
-
-Copy `RDrop`, a model that returns logits: call it with inputs and outputs, subclass it,
-or put it before a class of KerasHub. See docs/frameworks.md for what it changes.
+Copy `merge` and `RDrop`, and put `RDrop` before your model class: docs/frameworks.md.
 """
 
 import os
@@ -42,13 +40,10 @@ class RDrop:
         second, two, _ = self.stateless_call(params, state, x, **call)
         # BatchNorm stores the mean of both passes' statistics: a step counts once.
         state = merge(one, two, lambda a, b: (a + b) / 2)
-        loss, terms = rdrop_loss(
-            jnp.stack([first, second]),
-            y.reshape(first.shape[:-1]).astype(int),  # many data sets have [rows, 1]
-            alpha=self.alpha,
-            weight=weight,
-            objective_scale="mean",  # the learning rate of plain training fits
-        )
+        labels = y.reshape(first.shape[:-1]).astype(int)  # many data sets: [rows, 1]
+        # With the scale "mean", the learning rate of plain training fits.
+        options = {"alpha": self.alpha, "weight": weight, "objective_scale": "mean"}
+        loss, terms = rdrop_loss(jnp.stack([first, second]), labels, **options)
         loss += sum(losses)  # weight regularizers
         variables = [*self.metrics_variables, *self.optimizer.variables]
         values = zip(variables, [*metrics, *kwargs["optimizer_variables"]], strict=True)

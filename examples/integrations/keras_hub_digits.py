@@ -3,8 +3,8 @@
 Run: pip install keras-hub scikit-learn
      python examples/integrations/keras_hub_digits.py
 
-`RDrop` of keras_digits.py stands before the class of KerasHub. This backbone is small
-and random; `Classifier.from_preset(NAME, num_classes=10)` loads published weights.
+`RDrop` of keras_digits.py goes before the class of KerasHub. This backbone is small and
+has random weights; `Classifier.from_preset(NAME, num_classes=10)` loads published ones.
 """
 
 import os

@@ -23,7 +23,7 @@ SCORES = {
 # Options of a short training.
 SHORT = {"keras_digits": {"epochs": 3}, "keras_hub_digits": {"epochs": 2}}
 SHORT |= {"tunix_lora": {"steps": 60}}
-# Module that calls the loss, where it is another.
+# Module that calls the loss, if it is not that of the example.
 LOSSES = {"keras_hub_digits": "keras_digits"}
 pytestmark = pytest.mark.parametrize("name", SCORES)
 

@@ -54,13 +54,14 @@ def test_integration_is_short_and_imports_public_names(path):
     """Training needs the framework: `make integrations`."""
     tree = ast.parse(path.read_text())
     assert len(path.read_text().splitlines()) <= 100
-    ours = [
-        alias.name
+    names = {
+        node.module: node.names
         for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "rdrop_jax"
-        for alias in node.names
-    ]
-    assert ours
+        if isinstance(node, ast.ImportFrom)
+    }
+    ours = [alias.name for alias in names.get("rdrop_jax", [])]
+    # An example may take the loss from another one.
+    assert ours or set(names) & {other.stem for other in INTEGRATIONS}
     assert set(ours) <= set(rdrop_jax.__all__)
     framework = path.stem.split("_")[0]
     assert (path.parent / f"requirements-{framework}.txt").exists()
