@@ -1,11 +1,11 @@
 """Compile the presets of the paper's datasets for GPUs and TPUs; tabulate the costs.
 
     python -m benchmarks.presets run DIR    # stop and resume it; takes hours
-    python -m benchmarks.presets run DIR --quick    # TPUs alone, optimized less
+    python -m benchmarks.presets run DIR --quick    # only TPUs, fewer optimizations
     python -m benchmarks.presets table DIR    # updates docs/compile.md
 
 Presets that only differ in data share one program, which is compiled once per target.
-The tables use the results of --quick where there are no others.
+The tables use the results of --quick if the full compilation is absent.
 """
 
 import argparse
@@ -106,10 +106,11 @@ class Job(NamedTuple):
 
         Args:
           folder: folder of the JSON files.
-          quick: whether compiled with --quick; None prefers without.
+          quick: True for the results of --quick, False for those of the full
+            compilation; None for the latter, or the former if absent.
         """
-        for kind in (False, True) if quick is None else (quick,):
-            file = self.file(folder, quick=kind)
+        for choice in (False, True) if quick is None else (quick,):
+            file = self.file(folder, quick=choice)
             if file.exists():
                 return json.loads(file.read_text())
         return {}
@@ -124,9 +125,6 @@ def plain_job(program: Program, target: str) -> Job:
     """Return the compilation of a preset without R-Drop."""
     fields = {**program.fields, "rdrop.alpha": "0"}
     return Job(f"{program.name}_plain", program.spec, target, fields)
-
-
-_PAIR = (preset_job, plain_job)
 
 
 def mesh_job(mesh: str, target: str) -> Job:
@@ -205,19 +203,20 @@ def ratios(folder: Path) -> list[str]:
     ]
     for target in RATIOS:
         for program in (program for program in PROGRAMS if program.ratio):
-            pairs = (
-                [job(program, target).read(folder, quick=quick) for job in _PAIR]
-                for quick in (False, True)
-            )
-            both = [pair for pair in pairs if all("state" in x for x in pair)]
-            if not both:
+            for quick in (False, True):
+                ours, plain = (
+                    job(program, target).read(folder, quick=quick)
+                    for job in (preset_job, plain_job)
+                )
+                if "state" in ours and "state" in plain:
+                    break
+            else:
                 continue
-            ours, plain = both[0]
             same = ours["set"] == plain["set"]
             fields = ("products", "bytes", "temporary")
             cells = [f"{ours[x] / plain[x]:.2f}" for x in fields]
             cells = cells if same else [cells[0], *["other flags fit"] * 2]
-            shown = target + " q" * bool(ours.get("quick"))
+            shown = target + " q" * quick
             lines.append(f"| {program.name} | {shown} | " + " | ".join(cells) + " |")
     return lines
 
@@ -234,7 +233,8 @@ def collectives(folder: Path) -> list[str]:
             found = mesh_job(mesh, target).read(folder)
             counts = found.get("collectives", {})
             shown = ", ".join(f"{n} {name}" for name, n in counts.items())
-            cells.append(shown or cell(found))
+            mark = " q" * bool(found.get("quick"))
+            cells.append(shown + mark if shown else cell(found))
         lines.append(f"| {mesh} | " + " | ".join(cells) + " |")
     return lines
 
@@ -255,7 +255,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--quick", action="store_true", help="see rdrop_jax.compile")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="run: only TPUs, with --quick of rdrop_jax.compile",
+    )
     args = parser.parse_args()
     if args.what == "run":
         run(args.folder, quick=args.quick)

@@ -107,7 +107,7 @@ def compile_step(
       target: devices to compile for.
       step: "train"; "eval", forward and loss without dropout; or "decode", the search
         or sampling of one batch of the longest inputs.
-      quick: True to let the compiler for TPUs optimize less.
+      quick: True to compile faster for a TPU, with fewer optimizations.
 
     Returns:
       The compiled step, and its costs.
@@ -344,7 +344,7 @@ def main(argv: Sequence[str]) -> None:
         "--step", choices=STEPS, default=STEPS[0], help="default: train"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="let the compiler for TPUs optimize less"
+        "--quick", action="store_true", help="TPUs: compile faster, optimize less"
     )
     parser.add_argument("--json", type=flags.path, help="also write the costs here")
     args, overrides = flags.parse(parser, argv)

@@ -141,6 +141,7 @@ def fit(monkeypatch, spec, needed, *, target="tpu:v5e:2x2", memory=30.0, given=N
     """Run the search, where ``needed(config)`` is the state and temporary bytes."""
 
     def compile_step(config, target, step, *, quick):
+        assert quick
         state, temporary = needed(config)
         report = program.StepCosts(
             parameters=1,
@@ -163,7 +164,7 @@ def fit(monkeypatch, spec, needed, *, target="tpu:v5e:2x2", memory=30.0, given=N
     chip = dataclasses.replace(target.chip, memory=memory)
     target = dataclasses.replace(target, chip=chip)
     config = flags.load(spec, given or {})
-    change, _, tried = program.fit(config, given or {}, spec, target)
+    change, _, tried = program.fit(config, given or {}, spec, target, quick=True)
     return change, [list(attempt["set"].values()) for attempt in tried]
 
 

@@ -37,6 +37,8 @@ def folder(tmp_path):
     write(presets.plain_job(second, "tpu:v5e:2x4"), quick=True)
     write(presets.preset_job(first, "tpu:v5e:2x4"), quick=True)
     write(presets.mesh_job("8 x 1 x 1", "gpu:h100:8"), collectives={"all-reduce": 2})
+    mesh = presets.mesh_job("1 x 8 x 1", "tpu:v5e:2x4")
+    write(mesh, quick=True, collectives={"all-gather": 3})
     failed = presets.preset_job(first, "gpu:h100").file(tmp_path)
     failed.write_text(json.dumps({"error": "error: --fit: expected at most 1 GiB"}))
     return tmp_path
@@ -53,10 +55,10 @@ def test_ratios_of_the_same_flags(folder):
 
 
 def test_quick_results_fill_gaps_with_a_mark(folder):
-    # The first is one of --quick alone, the second not.
+    # cifar100 has only a result of --quick, wmt14_en_de has both.
     assert "| 3.0q | not compiled |" in presets.fits(folder)[2]
     assert "| 3.0 | not compiled | 3.0 |" in presets.fits(folder)[3]
-    # Both of one kind, here quick, as plain training is.
+    # Plain training has only a result of --quick, so the ratio compares with R-Drop's.
     assert "| wmt14_en_de | tpu:v5e:2x4 q | 1.00 | 1.00 | 2.00 |" in presets.ratios(
         folder
     )
@@ -64,6 +66,9 @@ def test_quick_results_fill_gaps_with_a_mark(folder):
 
 def test_collectives_of_a_mesh(folder):
     assert "| 8 x 1 x 1 | 2 all-reduce | not compiled |" in presets.collectives(folder)
+    assert "| 1 x 8 x 1 | not compiled | 3 all-gather q |" in presets.collectives(
+        folder
+    )
 
 
 def test_the_docs_have_a_place_for_each_table(folder, monkeypatch):
