@@ -54,8 +54,8 @@ class RDropLoss(kd.losses.Loss):
     def get_values(self, logits, labels):
         # Evaluators reuse this loss on one pass. With "mean", the learning rate of
         # plain training fits.
-        options = {"alpha": self.alpha * (len(logits) > 1), "objective_scale": "mean"}
-        return rdrop_loss(logits, labels, **options)[0]
+        alpha = self.alpha * (len(logits) > 1)
+        return rdrop_loss(logits, labels, alpha=alpha, objective_scale="mean")[0]
 
 
 def main(alpha=1.0, dropout=0.3, steps=300, devices=1):
