@@ -8,6 +8,7 @@ keras = pytest.importorskip("keras")
 hub = pytest.importorskip("keras_hub")
 
 from keras_digits import Model, RDrop  # noqa: E402
+from keras_hub_digits import Classifier  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -67,10 +68,6 @@ def test_a_subclass_trains():
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
     model.check(x)
     assert model.fit(x, y, 16, verbose=0).history["kl"][0] > 0
-
-
-class Classifier(RDrop, hub.models.BertTextClassifier):
-    """Classifier that trains with two passes."""
 
 
 @pytest.mark.parametrize("attempt", ["first", "second"])
