@@ -1,6 +1,6 @@
 """Configs of earlier versions: renamed and added fields, and changed defaults."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -188,6 +188,8 @@ def unlike_base(stored: Mapping[str, Any]) -> str:
     Fields of the base config are compared by type, because programs read them before
     a task checks its fields.
     """
+    if dotted := [name for name in _names(stored) if "." in name]:
+        return f"a name with a dot, {dotted[0]!r:.60}"
     base, flat = flatten(base_config()), flatten(stored)
     if not (task := flat.get("task")):
         return "no task"
@@ -207,4 +209,26 @@ def unlike_base(stored: Mapping[str, Any]) -> str:
             fits = type(value) is type(default)
         if not fits:
             return f"{name}: {value!r:.60} in place of {type(default).__name__}"
+    return _misplaced(stored, task)
+
+
+def _names(stored: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in stored.items():
+        yield name
+        if isinstance(value, Mapping):
+            yield from _names(value)
+
+
+def _misplaced(stored: Mapping[str, Any], task: str) -> str:
+    """Return a value or a group that is where `upgrade` writes the other; or ""."""
+    renames = _RENAMED_EVERYWHERE | RENAMED.get(task, {})
+    for name in (*added_fields(task), *renames.values()):
+        node: Any = stored
+        parts = name.split(".")
+        for i, part in enumerate(parts, 1):
+            if not isinstance(node, Mapping):
+                return f"{'.'.join(parts[: i - 1])}: {node!r:.60} in place of a group"
+            node = node.get(part, {} if i < len(parts) else None)
+        if isinstance(node, Mapping):
+            return f"{name}: {node!r:.60} in place of a value"
     return ""

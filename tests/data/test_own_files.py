@@ -113,7 +113,7 @@ def test_a_workdir_answers_and_exports_without_any_data(given, tmp_path):
     lose("train", "validation", "test", "text")
     (answer,) = predict.load(workdir)(INPUTS.get(name, ["a text"]))
     assert answer
-    if name in tasks.families():
+    if workdir_lib.read(workdir).model.name in tasks.families().get(name, ()):
         assert export.export(workdir, tmp_path / "exported") == 1
 
 

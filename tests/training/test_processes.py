@@ -149,9 +149,9 @@ def test_a_signal_to_one_stops_all_at_one_step(two, tmp_path):
     assert not (tmp_path / "result.json").exists()
     newest = max(tmp_path.glob("checkpoints/step_*"), key=lambda p: int(p.name[5:]))
     (newest / "checksums.json").unlink()
-    (_, out, _), _ = train(tmp_path)
+    (_, _, err), _ = train(tmp_path)
     assert (
-        f"{newest.name.replace('_', ' ')}: expected checksums.json, found none" in out
+        f"{newest.name.replace('_', ' ')}: expected checksums.json, found none" in err
     )
     jax.tree.map(np.testing.assert_array_equal, params(tmp_path), params(two[0]))
 

@@ -1,6 +1,7 @@
 """Files of a run that were edited, replaced or moved while the run goes on."""
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -74,11 +75,17 @@ def test_a_broken_config_is_an_input_error(workdir, kind):
         ("batch_size", "64", "batch_size: '64' in place of int"),
         ("seed", None, "seed: None in place of int"),
         ("mesh", {"data": -1}, "no mesh.fsdp, mesh.tensor"),
+        ("model.activation", {}, "model.activation: {} in place of a value"),
+        ("extra", {"a.b": 1}, "a name with a dot, 'a.b'"),
+        ("data.files", "a", "data.files: 'a' in place of a group"),
     ],
 )
 def test_an_edited_config_names_the_field(workdir, field, value, found):
     path = workdir / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    stored = json.loads(path.read_text())
+    *groups, leaf = field.split(".")
+    functools.reduce(dict.__getitem__, groups, stored)[leaf] = value
+    path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match=f"config.json: expected .*{found}"):
         workdir_lib.read(workdir)
 
