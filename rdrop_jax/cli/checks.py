@@ -98,6 +98,11 @@ def check_values(config: ConfigDict) -> None:
             f"accum_steps: expected a divisor of {batch}={config[batch]}, found "
             f"{config.accum_steps}"
         )
+    if config.model.fused_attention and config.model.dtype == "float32":
+        raise InputError(
+            "model.fused_attention: expected false with model.dtype=float32, got true. "
+            "Set model.dtype=bfloat16"
+        )
     if config.reinit and not config.init_from:
         raise InputError(
             f"reinit: expected none without init_from, got {config.reinit!r}. Set "

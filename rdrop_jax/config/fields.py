@@ -45,6 +45,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "model.dtype": ("float32", "dtype of activations; parameters and losses: float32"),
     "model.remat": (False, "recompute activations in the backward pass"),
     "model.remat_policy": ("nothing_saveable", "policy of remat: docs/performance.md"),
+    "model.fused_attention": (False, "cuDNN's attention: docs/hardware.md"),
     "model.masks": ("hash", 'dropout masks; or "bernoulli": jax.random\'s, far slower'),
     "data.name": ("", "dataset"),
     "data.dir": ("", "folder of the dataset; empty: $RDROP_DATA_DIR"),

@@ -66,6 +66,7 @@ ADDED_EVERYWHERE: dict[str, Any] = {
     "rdrop.views": "none",
     "rdrop.views_rate": float,
     "model.remat_policy": "nothing_saveable",
+    "model.fused_attention": False,
 }
 ADDED: dict[str, dict[str, Any]] = {
     "image_classification": _FOLDS

@@ -2,16 +2,19 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from rdrop_jax.core.dropout import dropout
+from rdrop_jax.core.kernels.partition import ROWS, TENSOR
 from rdrop_jax.core.meshes import platform
 from rdrop_jax.core.passes import Key
+from rdrop_jax.errors import InputError
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
@@ -171,3 +174,72 @@ def _dropped(mask_key: Key | None, x: Array, rate: float, masks: str) -> Array:
 
 
 attend.defvjp(_attend, _gradients)
+
+
+def fused_attend(
+    query: Float[Array, "batch time heads head"],
+    key: Float[Array, "batch source heads head"],
+    value: Float[Array, "batch source heads head"],
+    where: Bool[Array, "#batch 1 #time source"] | None,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
+) -> Float[Array, "batch time heads head"]:
+    """Compute softmax attention by a kernel of cuDNN, which never stores the scores.
+
+    It applies to bfloat16, without dropout on the weights and without a bias. cuDNN
+    differentiates only even lengths: others are padded, and the padding is masked.
+
+    Args:
+      query: queries, in bfloat16 or float16.
+      key: keys.
+      value: values.
+      where: True where a position may attend; None for everywhere.
+      implementation: that of `jax.nn.dot_product_attention`.
+
+    Returns:
+      An array like ``query``.
+
+    Raises:
+      InputError: heads whose width the kernel does not take.
+    """
+    width = query.shape[-1]
+    if width % 8 or width > 128:
+        raise InputError(
+            "model.fused_attention: expected heads of a width that is a multiple of 8, "
+            f"at most 128, got {width}. Change model.heads or model.width"
+        )
+    local = functools.partial(_fused, implementation=implementation)
+    mesh = jax.sharding.get_abstract_mesh()
+    split = not mesh.manual_axes and mesh.axis_names == (*ROWS, TENSOR)
+    if not split or len(query) % math.prod(mesh.shape[axis] for axis in ROWS):
+        return local(query, key, value, where)
+    # Without it, XLA gathers the rows, because it merges the passes with them.
+    heads = TENSOR if query.shape[2] % mesh.shape[TENSOR] == 0 else None
+    like_query = PartitionSpec(ROWS, None, heads)
+    rows = PartitionSpec(None if where is None or len(where) == 1 else ROWS)
+    return jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(like_query, like_query, like_query, rows),
+        out_specs=like_query,
+        check_vma=False,
+    )(query, key, value, where)
+
+
+def _fused(
+    query: Array, key: Array, value: Array, where: Array | None, implementation: Any
+) -> Array:
+    time, source = query.shape[1], key.shape[1]
+    if where is None and source % 2:
+        where = jnp.ones((1, 1, 1, source), bool)
+    if where is not None:
+        where = jnp.broadcast_to(where, (*where.shape[:2], time, source))
+        where = jnp.pad(where, ((0, 0), (0, 0), (0, time % 2), (0, source % 2)))
+    query, key, value = map(_even, (query, key, value))
+    mixed = jax.nn.dot_product_attention(
+        query, key, value, mask=where, implementation=implementation
+    )
+    return mixed[:, :time]
+
+
+def _even(x: Array) -> Array:
+    return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))

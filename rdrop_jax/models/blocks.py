@@ -56,7 +56,8 @@ class Rates(NamedTuple):
 class BlockSettings(NamedTuple):
     """Settings of all blocks of a model.
 
-    ``layer_scale`` is as in `LayerScale`, ``gated`` as in `Mlp`.
+    ``layer_scale`` is as in `LayerScale`, ``gated`` as in `Mlp`, and
+    ``fused`` as in `Attention`.
     """
 
     heads: int
@@ -70,6 +71,7 @@ class BlockSettings(NamedTuple):
     inits: tuple[nn.initializers.Initializer, ...] = FAIRSEQ_INITS
     layer_scale: float | None = None
     gated: bool = False
+    fused: bool = False
 
 
 def block_settings(module: Any, *, pre_norm: bool) -> BlockSettings:
@@ -82,6 +84,7 @@ def block_settings(module: Any, *, pre_norm: bool) -> BlockSettings:
         module.activation,
         module.dtype,
         module.masks,
+        fused=module.fused_attention,
     )
 
 
@@ -210,6 +213,7 @@ class Block(nn.Module):
             s.masks,
             kernel_init=s.inits[0],
             out_init=s.inits[1],
+            fused=s.fused,
         )
 
     def _norm(self) -> nn.LayerNorm:
@@ -242,6 +246,7 @@ def encoder_block(encoder: Any, block: type[nn.Module]) -> Callable[..., nn.Modu
         encoder.norm_eps,
         encoder.dtype,
         encoder.masks,
+        encoder.fused_attention,
     )
 
 

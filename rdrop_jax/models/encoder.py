@@ -66,6 +66,7 @@ class BertBlock(nn.Module):
       norm_eps: epsilon of the LayerNorms.
       dtype: dtype of the activations.
       masks: dropout masks, "hash" or "bernoulli".
+      fused: see `Attention`.
       far: distance from which DeBERTa's embeddings are the same; 0 for other encoders.
     """
 
@@ -75,6 +76,7 @@ class BertBlock(nn.Module):
     norm_eps: float
     dtype: Dtype
     masks: str
+    fused: bool
     far: int = 0
 
     @nn.compact
@@ -96,6 +98,7 @@ class BertBlock(nn.Module):
             self.masks,
             _INIT,
             _INIT,
+            fused=self.fused,
             name="attention",
         )
         h = x + attention(x, x, where=where, relative=relative, train=train)
@@ -129,6 +132,7 @@ class Encoder(nn.Module):
       dtype: dtype of the activations.
       remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
+      fused_attention: see `Attention`.
       position_buckets: half of the rows of DeBERTa's table of distances.
       conv_kernel: width of the convolution of DeBERTa-v2, odd; 0 for none.
     """
@@ -145,6 +149,7 @@ class Encoder(nn.Module):
     dtype: Dtype = jnp.float32
     remat: bool | str = False
     masks: str = "hash"
+    fused_attention: bool = False
     position_buckets: int = 256
     conv_kernel: int = 0
 

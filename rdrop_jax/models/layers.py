@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rdrop_jax.core.dropout import check_rate, dropout, layer_drop
 from rdrop_jax.core.meshes import platform
 from rdrop_jax.core.passes import Key
-from rdrop_jax.models.attend import attend, scaled
+from rdrop_jax.models.attend import attend, fused_attend, scaled
 
 Dtype = Any
 Module = TypeVar("Module", bound=nn.Module)
@@ -268,6 +268,7 @@ class Attention(nn.Module):
       kernel_init: initializer of queries, keys and values.
       out_init: initializer of the output projection.
       use_bias: whether the projections have biases.
+      fused: whether to use `fused_attend` on an NVIDIA GPU where it applies.
     """
 
     heads: int
@@ -278,6 +279,7 @@ class Attention(nn.Module):
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     out_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     use_bias: bool = True
+    fused: bool = False
 
     def setup(self) -> None:
         """Create parameters and submodules."""
@@ -323,17 +325,17 @@ class Attention(nn.Module):
         train: bool,
     ) -> Float[Array, "batch time width"]:
         """Mix the values by attention with a bias of its scores, and project them."""
+        drop = self.drop_weights
+        rate = drop.rate if train else 0.0
         if query.dtype == jnp.float32:
             scores = jnp.einsum("bthd,bshd->bhts", query, key)
             weights = self._softmax(scores, query.shape[-1], where, bias)
-            weights = self.drop_weights(weights, train=train)
-            mixed = jnp.einsum("bhts,bshd->bthd", weights, value)
+            mixed = jnp.einsum("bhts,bshd->bthd", drop(weights, train=train), value)
+        elif self.fused and not rate and bias is None and platform() == "gpu":
+            mixed = fused_attend(query, key, value, where)
         else:
-            drop = self.drop_weights
-            rate = drop.rate if train else 0.0
-            mask_key = drop.mask_key() if rate else None
-            masks = drop.masks
-            mixed = attend(query, key, value, where, mask_key, rate, masks, bias)
+            of_mask = drop.mask_key() if rate else None, rate, drop.masks
+            mixed = attend(query, key, value, where, *of_mask, bias)
         return self.drop_out(self.attention_out(mixed), train=train)
 
     def keys_values(self, context: Float[Array, "batch source width"]) -> KeysValues:
@@ -378,19 +380,16 @@ class Attention(nn.Module):
         Returns:
           An array like x, and ``past`` including this position.
         """
-        new = (p(x)[:, :, :, None] for p in (self.key, self.value))
-        past = KeysValues(
-            *(
-                jax.lax.dynamic_update_slice_in_dim(old, y.astype(old.dtype), index, 3)
-                for old, y in zip(past, new, strict=True)
-            )
-        )
+        keys, values = (p(x)[:, :, :, None] for p in (self.key, self.value))
+        update = partial(jax.lax.dynamic_update_slice_in_dim, start_index=index, axis=3)
+        keys = update(past.keys, keys.astype(past.keys.dtype))
+        values = update(past.values, values.astype(past.values.dtype))
         query = self.query(x)
-        where = jnp.arange(past.keys.shape[3]) <= index
-        scores = jnp.einsum("bkhd,bkhtd->bkht", query, past.keys)
+        where = jnp.arange(keys.shape[3]) <= index
+        scores = jnp.einsum("bkhd,bkhtd->bkht", query, keys)
         weights = self._softmax(scores, query.shape[-1], where[None, None, None])
-        mixed = jnp.einsum("bkht,bkhtd->bkhd", weights, past.values)
-        return self.attention_out(mixed), past
+        mixed = jnp.einsum("bkht,bkhtd->bkhd", weights, values)
+        return self.attention_out(mixed), KeysValues(keys, values)
 
     def _softmax(
         self, scores: Array, width: int, where: Array | None, bias: Array | None = None

@@ -92,6 +92,7 @@ class ModernBlock(nn.Module):
       norm_eps: epsilon of the LayerNorms.
       dtype: dtype of the activations.
       masks: dropout masks, "hash" or "bernoulli".
+      fused: see `Attention`.
       theta: see `RotaryAttention`.
       first: whether the block has no norm before its attention.
     """
@@ -102,6 +103,7 @@ class ModernBlock(nn.Module):
     norm_eps: float
     dtype: Dtype
     masks: str
+    fused: bool
     theta: float
     first: bool
 
@@ -123,6 +125,7 @@ class ModernBlock(nn.Module):
             _INIT,
             _INIT,
             use_bias=False,
+            fused=self.fused,
             theta=self.theta,
             name="attention",
         )
@@ -149,6 +152,7 @@ class ModernEncoder(nn.Module):
       dtype: dtype of the activations.
       remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
+      fused_attention: see `Attention`.
       pattern: types of the layers.
       kind: value of model_type.
       num_types: number of token types, none.
@@ -164,6 +168,7 @@ class ModernEncoder(nn.Module):
     dtype: Dtype = jnp.float32
     remat: bool | str = False
     masks: str = "hash"
+    fused_attention: bool = False
     pattern: Pattern = Pattern()
     kind: str = "modernbert"
     num_types: int = 0

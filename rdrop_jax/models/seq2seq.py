@@ -63,6 +63,7 @@ class Seq2Seq(nn.Module):
       dtype: dtype of the activations; parameters and logits are float32.
       remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
+      fused_attention: see `Attention`.
     """
 
     vocab_size: int
@@ -81,6 +82,7 @@ class Seq2Seq(nn.Module):
     dtype: Dtype = jnp.float32
     remat: bool | str = False
     masks: str = "hash"
+    fused_attention: bool = False
 
     def setup(self) -> None:
         """Create parameters and submodules."""

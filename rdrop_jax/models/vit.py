@@ -43,6 +43,7 @@ class ViT(nn.Module):
       dtype: dtype of the activations.
       remat: see `layers.rematerialized`.
       masks: dropout masks, "hash" or "bernoulli"; see `rdrop_jax.dropout`.
+      fused_attention: see `Attention`.
       norm_eps: epsilon of the LayerNorms.
       kind: "vit" or "dinov2".
       activation: "gelu", or "swiglu", whose hidden layer has two thirds of the MLP
@@ -59,6 +60,7 @@ class ViT(nn.Module):
     dtype: Dtype = jnp.float32
     remat: bool | str = False
     masks: str = "hash"
+    fused_attention: bool = False
     norm_eps: float = 1e-6
     kind: str = "vit"
     activation: str = "gelu"
@@ -110,6 +112,7 @@ class ViT(nn.Module):
             (_LECUN, _LECUN, _LECUN),
             1.0 if self.kind == "dinov2" else None,
             gated,
+            self.fused_attention,
         )
 
 

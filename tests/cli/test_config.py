@@ -69,6 +69,10 @@ MESSAGES = {
     "(0.1,)": ("rdrop.dropouts", "(0.1,)"),
     "of 2 passes, or (), found (0.1, 1.5)": ("rdrop.dropouts", "(0.1, 1.5)"),
     "--config.rdrop.dropouts: expected a tuple, found '0.1'": ("rdrop.dropouts", "0.1"),
+    "model.fused_attention: expected false with model.dtype=float32, got true": (
+        "model.fused_attention",
+        "true",
+    ),
     "checkpoint.keep: expected at least 2, found 1": ("checkpoint.keep", "1"),
     "rdrop.label_smoothing: expected in [0, 1), found 1.0": (
         "rdrop.label_smoothing",

@@ -97,6 +97,7 @@ def make_model(config: ConfigDict) -> ViT:
         dtype=jnp.dtype(m.dtype),
         remat=m.remat and m.remat_policy,
         masks=m.masks,
+        fused_attention=m.fused_attention,
         norm_eps=m.norm_eps,
         kind=m.name,
         activation=m.activation,

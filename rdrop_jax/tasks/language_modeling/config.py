@@ -119,6 +119,7 @@ def make_model(config: ConfigDict, vocab_size: int) -> CausalDecoder:
         "dtype": jnp.dtype(m.dtype),
         "remat": m.remat and m.remat_policy,
         "masks": m.masks,
+        "fused_attention": m.fused_attention,
     }
     if m.name != ADAPTIVE:
         return Decoder(**shared)

@@ -235,6 +235,7 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
         dtype=jnp.dtype(m.dtype),
         remat=m.remat and m.remat_policy,
         masks=m.masks,
+        fused_attention=m.fused_attention,
         **options,
     )
 

@@ -135,6 +135,7 @@ def _encoder(m: ConfigDict, size: Size) -> Encoder | ModernEncoder:
         "dtype": jnp.dtype(m.dtype),
         "remat": m.remat and m.remat_policy,
         "masks": m.masks,
+        "fused_attention": m.fused_attention,
     }
     if m.name == "modernbert":
         if size.width // size.heads % 2:
