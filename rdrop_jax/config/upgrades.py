@@ -12,6 +12,7 @@ from rdrop_jax.config.fields import (
     flatten,
     optional,
 )
+from rdrop_jax.errors import InputError
 
 # Renamed fields of all tasks: old name to present name.
 _RENAMED_EVERYWHERE = {"log.tensorboard": "log.trackers"}
@@ -156,6 +157,9 @@ def upgrade(config: ConfigDict) -> list[str]:
 
     Returns:
       One note for each old name.
+
+    Raises:
+      InputError: the value of an old name has another type than the present field.
     """
     task, old, base = config.get("task", ""), flatten(config), flatten(base_config())
     names = _RENAMED_EVERYWHERE | RENAMED.get(task, {})
@@ -179,7 +183,13 @@ def upgrade(config: ConfigDict) -> list[str]:
                 group = group[part]
         config.update_from_flattened_dict({n: optional(x) for n, x in added.items()})
         changed = {n: x for n, x in new.items() if n not in old or old[n] != x}
-        config.update_from_flattened_dict(changed)
+        for name, value in changed.items():
+            try:
+                config.update_from_flattened_dict({name: value})
+            except TypeError as error:
+                raise InputError(
+                    f"{name}: expected {type(old[name]).__name__}, got {value!r:.60}"
+                ) from error
     return notes
 
 
@@ -221,9 +231,13 @@ def _names(stored: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _misplaced(stored: Mapping[str, Any], task: str) -> str:
-    """Return a value or a group that is where `upgrade` writes the other; or ""."""
+    """Describe a group in place of a value, or a value in place of a group, or "".
+
+    Only names that `upgrade` writes are compared.
+    """
     renames = _RENAMED_EVERYWHERE | RENAMED.get(task, {})
-    for name in (*added_fields(task), *renames.values()):
+    sizes = ["model.size"] if task in RENAMED_MODELS else []
+    for name in (*added_fields(task), *renames.values(), *sizes):
         node: Any = stored
         parts = name.split(".")
         for i, part in enumerate(parts, 1):

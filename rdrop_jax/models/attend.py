@@ -2,17 +2,18 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.layout import Layout, with_layout_constraint
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 from rdrop_jax.core.dropout import dropout
 from rdrop_jax.core.kernels.partition import ROWS, TENSOR
-from rdrop_jax.core.meshes import platform
+from rdrop_jax.core.meshes import on_any_mesh, platform
 from rdrop_jax.core.passes import Key
 from rdrop_jax.errors import InputError
 
@@ -176,6 +177,7 @@ def _dropped(mask_key: Key | None, x: Array, rate: float, masks: str) -> Array:
 attend.defvjp(_attend, _gradients)
 
 
+@on_any_mesh(positions=2)
 def fused_attend(
     query: Float[Array, "batch time heads head"],
     key: Float[Array, "batch source heads head"],
@@ -185,8 +187,8 @@ def fused_attend(
 ) -> Float[Array, "batch time heads head"]:
     """Compute softmax attention by a kernel of cuDNN, which never stores the scores.
 
-    It applies to bfloat16, without dropout on the weights and without a bias. cuDNN
-    differentiates only even lengths: others are padded, and the padding is masked.
+    It has no dropout on the weights and no bias. The backward pass computes the forward
+    pass again.
 
     Args:
       query: queries, in bfloat16 or float16.
@@ -207,39 +209,118 @@ def fused_attend(
             "model.fused_attention: expected heads of a width that is a multiple of 8, "
             f"at most 128, got {width}. Change model.heads or model.width"
         )
-    local = functools.partial(_fused, implementation=implementation)
-    mesh = jax.sharding.get_abstract_mesh()
-    split = not mesh.manual_axes and mesh.axis_names == (*ROWS, TENSOR)
-    if not split or len(query) % math.prod(mesh.shape[axis] for axis in ROWS):
-        return local(query, key, value, where)
-    # Without it, XLA gathers the rows, because it merges the passes with them.
-    heads = TENSOR if query.shape[2] % mesh.shape[TENSOR] == 0 else None
-    like_query = PartitionSpec(ROWS, None, heads)
-    rows = PartitionSpec(None if where is None or len(where) == 1 else ROWS)
+    arrays, where = (query[None], key[None], value[None]), _first(where)
+    return _fused(implementation, arrays, where)[0]
+
+
+def _first(x: Array | None) -> Array | None:
+    return None if x is None else x[None]
+
+
+# Arrays of several passes are [passes, batch, ...]; a mask may have one pass or row.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _fused(
+    implementation: str, arrays: tuple[Array, Array, Array], where: Array | None
+) -> Array:
+    kernel = functools.partial(_kernel, implementation)
+    return _over_passes(kernel, arrays, where)
+
+
+def _fused_forward(
+    implementation: str, arrays: tuple[Array, Array, Array], where: Array | None
+) -> tuple[Array, tuple[Any, ...]]:
+    return _fused(implementation, arrays, where), (arrays, where)
+
+
+def _fused_gradients(
+    implementation: str, kept: tuple[Any, ...], slope: Array
+) -> tuple[Any, None]:
+    def gradients(arrays: tuple[Array, ...], where: Array | None) -> tuple[Array, ...]:
+        kernel = functools.partial(_kernel, implementation, where=where)
+        return jax.vjp(lambda *x: kernel(x), *arrays[:3])[1](arrays[3])
+
+    arrays, where = kept
+    return _over_passes(gradients, (*arrays, slope), where), None
+
+
+_fused.defvjp(_fused_forward, _fused_gradients)
+
+
+def _over_passes(
+    function: Callable[..., Any], arrays: tuple[Array, ...], where: Array | None
+) -> Any:
+    """Call a function of arrays and a mask; under `jax.vmap`, with more passes.
+
+    The rule of jax for cuDNN gives the passes to queries but not to a mask that they
+    share, which cuDNN refuses.
+    """
+
+    @jax.custom_batching.custom_vmap
+    def run(arrays: tuple[Array, ...], where: Array | None) -> Any:
+        return _per_device(function, arrays, where)
+
+    @run.def_vmap
+    def merge(size: int, batched: Any, arrays: Any, where: Any) -> tuple[Any, Any]:
+        def merged(x: Array, is_batched: bool) -> Array:
+            x = x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(-1, *x.shape[2:])
+
+        arrays = jax.tree.map(merged, arrays, batched[0])
+        if where is not None and (batched[1] or len(where) > 1):
+            where = merged(where, batched[1])
+        out = jax.tree.map(
+            lambda x: x.reshape(size, -1, *x.shape[1:]), run(arrays, where)
+        )
+        return out, jax.tree.map(lambda x: True, out)
+
+    return run(arrays, where)
+
+
+def _per_device(
+    function: Callable[..., Any], arrays: tuple[Array, ...], where: Array | None
+) -> Any:
+    """Call a function on the shard of each device, if the mesh is that of training.
+
+    Otherwise XLA would gather the batch, to merge the passes with it.
+    """
+    mesh, query = jax.sharding.get_abstract_mesh(), arrays[0]
+    auto = all(kind == AxisType.Auto for kind in mesh.axis_types)
+    if mesh.axis_names != (*ROWS, TENSOR) or not auto:
+        return function(arrays, where)
+    if query.shape[1] % math.prod(mesh.shape[axis] for axis in ROWS):
+        return function(arrays, where)
+    heads = TENSOR if query.shape[3] % mesh.shape[TENSOR] == 0 else None
+    like_query = PartitionSpec(None, ROWS, None, heads)
+    one_row = where is None or where.shape[1] == 1
     return jax.shard_map(
-        local,
+        function,
         mesh=mesh,
-        in_specs=(like_query, like_query, like_query, rows),
+        in_specs=(like_query, PartitionSpec(None, None if one_row else ROWS)),
         out_specs=like_query,
         check_vma=False,
-    )(query, key, value, where)
+    )(arrays, where)
 
 
-def _fused(
-    query: Array, key: Array, value: Array, where: Array | None, implementation: Any
+def _kernel(
+    implementation: Any, arrays: tuple[Array, ...], where: Array | None
 ) -> Array:
-    time, source = query.shape[1], key.shape[1]
+    query, key, _ = arrays
+    passes, batch, time = query.shape[:3]
+    source = key.shape[2]
     if where is None and source % 2:
-        where = jnp.ones((1, 1, 1, source), bool)
+        where = jnp.ones((1, 1, 1, 1, source), bool)
     if where is not None:
-        where = jnp.broadcast_to(where, (*where.shape[:2], time, source))
+        lead = (1, 1) if where.shape[:2] == (1, 1) else (passes, batch)
+        where = jnp.broadcast_to(where, (*lead, 1, time, source))
+        where = where.reshape(-1, 1, time, source)
         where = jnp.pad(where, ((0, 0), (0, 0), (0, time % 2), (0, source % 2)))
-    query, key, value = map(_even, (query, key, value))
+    query, key, value = (_even(x.reshape(-1, *x.shape[2:])) for x in arrays)
     mixed = jax.nn.dot_product_attention(
         query, key, value, mask=where, implementation=implementation
     )
-    return mixed[:, :time]
+    return mixed[:, :time].reshape(arrays[0].shape)
 
 
 def _even(x: Array) -> Array:
+    """Pad to an even length, as cuDNN needs for the backward pass."""
     return jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)))

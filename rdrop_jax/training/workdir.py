@@ -260,7 +260,10 @@ def read(workdir: Path) -> ConfigDict:
         )
     stored.pop("version", None)
     config = ConfigDict(stored)
-    config_lib.upgrade(config)
+    try:
+        config_lib.upgrade(config)
+    except InputError as error:
+        raise InputError(f"--workdir: {path}: {error}. {_RESTORE}") from error
     return config.lock()
 
 
