@@ -140,6 +140,46 @@ def measure_step(preset: str, size: str, target: str) -> Found:
     return add_times({"R-Drop": found, "plain": plainly}, arms, ROUNDS[size])
 
 
+def attention_differences(size: str) -> dict[str, float]:
+    """Return maximum differences of fused attention from the default, over passes."""
+    import jax
+    import jax.numpy as jnp
+
+    from rdrop_jax.models.attend import attend, fused_attend
+
+    rows, time, heads, width = (64, 197, 12, 64) if size == "full" else (2, 5, 2, 8)
+    shape = (4, 2, rows, time, heads, width)
+    *arrays, slope = jax.random.normal(jax.random.key(0), shape, jnp.bfloat16)
+    lengths = time - jnp.arange(rows) % 4
+    where = (jnp.arange(time)[None] < lengths[:, None])[:, None, None]
+
+    def default(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return attend(q, k, v, where, None, 0.0, "hash")
+
+    def fused(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return fused_attend(q, k, v, where, "cudnn" if size == "full" else "xla")
+
+    def of_passes(attention: Callable[..., jax.Array]) -> tuple[jax.Array, ...]:
+        out, pull = jax.vjp(jax.vmap(attention), *arrays)
+        return out, *pull(slope)
+
+    run = jax.jit(of_passes, static_argnums=0)
+    names = ("values", "query", "key", "value")
+    return {
+        name: float(jnp.max(jnp.abs(a.astype(jnp.float32) - b.astype(jnp.float32))))
+        for name, a, b in zip(names, run(default), run(fused), strict=True)
+    }
+
+
+def measure_fused(size: str, target: str) -> Found:
+    """Compare `model.fused_attention` with the default: steps, values, gradients."""
+    default, found = make_step("cifar100", size, {})
+    fused, lean = make_step("cifar100", size, {"model.fused_attention": "true"})
+    arms = {"default": default, "fused": fused}
+    found = add_times({"default": found, "fused": lean}, arms, ROUNDS[size])
+    return found | {"differences": attention_differences(size)}
+
+
 def measure_promise(preset: str, size: str, target: str) -> Found:
     """Compile the R-Drop step of a preset as `rdrop_jax.compile` does."""
     if not target:
@@ -303,6 +343,7 @@ def describe(size: str, target: str) -> Found:
 PARTS: dict[str, Callable[[str, str], Found]] = {
     "device": describe,
     **{f"step_{preset}": partial(measure_step, preset) for preset in SMALL},
+    "fused_cifar100": measure_fused,
     "torch_cifar100": measure_torch,
     "large_vocab": measure_vocabulary,
     **{f"resume_{x}": partial(measure_resume, x) for x in ("vit", "glue")},

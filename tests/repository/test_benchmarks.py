@@ -115,8 +115,10 @@ def test_parts_for_a_gpu(name, monkeypatch):
         assert found == {"skipped": "PyTorch is not installed"}
     else:
         names = {"step": ["R-Drop", "plain"], "torch": ["eager", "torch"]}
+        names["fused"] = ["default", "fused"]
         assert list(found)[:2] == names.get(kind, ["ours", "cross entropy"]), rest
         assert found[next(iter(found))]["ms"] > 0
+        assert all(0 < x < 0.1 for x in found.get("differences", {}).values())
 
 
 def test_arms_for_a_gpu_are_compiled_and_timed():
