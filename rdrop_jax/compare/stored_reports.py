@@ -93,7 +93,11 @@ def forest_plot(folder: Path) -> str:
 
 
 def _effect(report: render.Report, other: str, label: str) -> svg.Interval | None:
-    """Compare rdrop with another arm; None if there are no two seeds of both."""
+    """Compare rdrop with another arm.
+
+    Returns:
+      A row; None if there are no two seeds of both, or the other arm's mean is 0.
+    """
     name, mode = report["metric"]["name"], report["metric"]["mode"]
     arms = {arm["arm"]: arm for arm in report["arms"] if arm["seeds"]}
     if not arms.keys() >= {other, "rdrop"}:
@@ -106,6 +110,11 @@ def _effect(report: render.Report, other: str, label: str) -> svg.Interval | Non
     if len(seeds) < 2:
         return None
     theirs, ours = (np.array([x[seed] for seed in seeds]) for x in scores)
+    if not theirs.mean():
+        _logger.warning(
+            "%s: no row, because the mean %s of %s is 0", label, name, other
+        )
+        return None
     diff = stats.paired(ours, theirs)
     percent = (100 if mode == "max" else -100) / abs(theirs.mean())
     low, high = sorted((percent * diff.low, percent * diff.high))

@@ -92,6 +92,15 @@ def test_controls_have_rows_of_their_own():
     assert stored_reports._effect(report, "no such arm", "x") is None
 
 
+def test_an_arm_whose_score_is_0_has_no_percentage(caplog):
+    report = json.loads((RESULTS / "glue_cola.json").read_text())
+    plain = next(arm for arm in report["arms"] if arm["arm"] == "plain")
+    scores = plain["test"][report["metric"]["name"]]
+    scores["values"] = [0.0 for _ in scores["values"]]
+    assert stored_reports._effect(report, "plain", "cola") is None
+    assert "cola: no row, because the mean matthews of plain is 0" in caplog.text
+
+
 def settings_report(folder, mode="max", settings=()):
     report = json.loads((RESULTS / "digits_200.json").read_text())
     report["metric"]["chosen_mode"] = mode
