@@ -209,12 +209,8 @@ def fused_attend(
             "model.fused_attention: expected heads of a width that is a multiple of 8, "
             f"at most 128, got {width}. Change model.heads or model.width"
         )
-    arrays, where = (query[None], key[None], value[None]), _first(where)
-    return _fused(implementation, arrays, where)[0]
-
-
-def _first(x: Array | None) -> Array | None:
-    return None if x is None else x[None]
+    one_pass = jax.tree.map(lambda x: x[None], ((query, key, value), where))
+    return _fused(implementation, *one_pass)[0]
 
 
 # Arrays of several passes are [passes, batch, ...]; a mask may have one pass or row.
