@@ -124,7 +124,7 @@ def renamed(task: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     Returns:
       The values by present names, and one note for each old name.
     """
-    names = _RENAMED_EVERYWHERE | RENAMED.get(task, {})
+    names = _renames(task)
     found: dict[str, Any] = {}
     notes: list[str] = []
     for name, value in fields.items():
@@ -147,6 +147,10 @@ def renamed(task: str, fields: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     return found, notes
 
 
+def _renames(task: str) -> dict[str, str]:
+    return _RENAMED_EVERYWHERE | RENAMED.get(task, {})
+
+
 def added_fields(task: str) -> dict[str, Any]:
     """Return the fields that earlier versions lacked; see `ADDED`."""
     return ADDED_EVERYWHERE | ADDED.get(task, {})
@@ -162,7 +166,7 @@ def upgrade(config: ConfigDict) -> list[str]:
       InputError: the value of an old name has another type than the present field.
     """
     task, old, base = config.get("task", ""), flatten(config), flatten(base_config())
-    names = _RENAMED_EVERYWHERE | RENAMED.get(task, {})
+    names = _renames(task)
     # A default of the base config beside the new field was not set.
     unset = {
         n for n in names if names[n] in old and n in base and old.get(n) == base[n]
@@ -187,8 +191,10 @@ def upgrade(config: ConfigDict) -> list[str]:
             try:
                 config.update_from_flattened_dict({name: value})
             except TypeError as error:
+                group, _, leaf = name.rpartition(".")
+                kind = (config[group] if group else config).get_type(leaf)
                 raise InputError(
-                    f"{name}: expected {type(old[name]).__name__}, got {value!r:.60}"
+                    f"{name}: expected {kind.__name__}, got {value!r:.60}"
                 ) from error
     return notes
 
@@ -235,9 +241,8 @@ def _misplaced(stored: Mapping[str, Any], task: str) -> str:
 
     Only names that `upgrade` writes are compared.
     """
-    renames = _RENAMED_EVERYWHERE | RENAMED.get(task, {})
     sizes = ["model.size"] if task in RENAMED_MODELS else []
-    for name in (*added_fields(task), *renames.values(), *sizes):
+    for name in (*added_fields(task), *_renames(task).values(), *sizes):
         node: Any = stored
         parts = name.split(".")
         for i, part in enumerate(parts, 1):

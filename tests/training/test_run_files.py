@@ -12,7 +12,7 @@ import pytest
 from helpers import messages
 from helpers.tiny import config, train
 
-from rdrop_jax import evaluate
+from rdrop_jax import evaluate, flags
 from rdrop_jax.compare import comparison
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums, disk
@@ -76,7 +76,6 @@ def test_a_broken_config_is_an_input_error(workdir, kind):
         ("seed", None, "seed: None in place of int"),
         ("mesh", {"data": -1}, "no mesh.fsdp, mesh.tensor"),
         ("model.activation", {}, "model.activation: {} in place of a value"),
-        ("model.variant", 5, "model.size: expected str, got 5"),
         ("extra", {"a.b": 1}, "a name with a dot, 'a.b'"),
         ("data.files", "a", "data.files: 'a' in place of a group"),
     ],
@@ -87,8 +86,29 @@ def test_an_edited_config_names_the_field(workdir, field, value, found):
     *groups, leaf = field.split(".")
     functools.reduce(dict.__getitem__, groups, stored)[leaf] = value
     path.write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=f"config.json: .*{found}"):
+    with pytest.raises(InputError, match=f"config.json: expected .*{found}"):
         workdir_lib.read(workdir)
+
+
+@pytest.mark.parametrize(
+    ("task", "field", "value", "absent", "found"),
+    [
+        ("vit", "model.variant", 5, (), "model.size: expected str, got 5"),
+        ("glue", "data.held_out", "x", (), "data.validation: expected float, got 'x'"),
+        ("glue", "data.held_out", "x", ("validation",), "data.validation: expected"),
+    ],
+)
+def test_an_old_field_of_another_type_is_named(
+    tmp_path, task, field, value, absent, found
+):
+    stored = json.loads(flags.load(f"configs/{task}.py", {}).to_json())
+    group, old = field.split(".")
+    stored[group][old] = value
+    for new in absent:
+        del stored[group][new]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=f"config.json: {found}.*Restore"):
+        workdir_lib.read(tmp_path)
 
 
 @KINDS
