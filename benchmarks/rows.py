@@ -87,6 +87,7 @@ _SST2 = PlannedRow(
     pilot=160,
     metric="accuracy",
     rates=("1e-4", "5e-5"),
+    alphas="1",
 )
 _CONLL2003 = replace(
     _SST2,
@@ -258,7 +259,7 @@ def comparison_flags(row: PlannedRow, steps: int) -> list[str]:
         f"--vary=model.dropout={','.join(row.dropouts)}",
         f"--metric={row.metric}",
         f"--config.total_steps={steps}",
-        f"--config.eval.every={steps // 10}",
+        f"--config.eval.every={steps // 5}",
     ]
 
 
@@ -285,6 +286,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--data", type=flags.path, default=Path("data"))
     parser.add_argument("--weights", type=flags.path, default=Path("weights"))
     parser.add_argument("--workdir", type=flags.path, default=Path("runs/rows"))
+    parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--print", action="store_true")
     args = parser.parse_args(argv)
     row = ROWS[args.name]
@@ -299,7 +301,7 @@ def main(argv: Sequence[str]) -> None:
     steps = steps_after(best, row.pilot)
     print(json.dumps({"pilot": row.pilot, "best": best, "steps": steps}), flush=True)
     compared = [*shared, *comparison_flags(row, steps)]
-    compared.append(f"--workdir={args.workdir / args.name}")
+    compared += [f"--jobs={args.jobs}", f"--workdir={args.workdir / args.name}"]
     run(["-m", "rdrop_jax.compare", *compared], args.print)
 
 
