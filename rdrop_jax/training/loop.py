@@ -190,12 +190,14 @@ class Trainer:
                 self._log(step, window, data.examples_per_step)
                 log_steps.logged(step)
             if validates:
-                self._validate(step, validate)
+                with window.paused():
+                    self._validate(step, validate)
             ends = last or stopping or self.out_of_patience()
             self.progress = replace(self.progress, seconds=window.seconds())
             if saves or ends or self.progress.best_step == step:
-                self.checkpoints.save(step, self.state, self.progress)
-                notify(self.callbacks, "save", step, self.state)
+                with window.paused():
+                    self.checkpoints.save(step, self.state, self.progress)
+                    notify(self.callbacks, "save", step, self.state)
             if ends:
                 return
 

@@ -1,7 +1,8 @@
 """Metrics, speed and data wait between two log lines."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -94,6 +95,16 @@ class Window:
         self._clock, self._step, self._first = time.perf_counter(), step, step
         self._idle = 0.0
         return self._clock - self._began
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Exclude the time of the block, a validation or a save, from the speed.
+
+        The device must have finished the steps before it.
+        """
+        start = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - start
 
     def read(self, step: int) -> dict[str, float]:
         """Return metric means, steps per second and the share of time spent waiting for

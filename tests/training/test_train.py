@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,21 @@ def logged(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(logged):
     return logged[:2]
+
+
+def test_speed_excludes_validations_and_saves(tmp_path, monkeypatch):
+    def slow(callbacks, event, step, value):
+        if event in ("validation", "save"):
+            time.sleep(0.5)
+
+    monkeypatch.setattr(loop, "notify", slow)
+    every = dict.fromkeys(("log__every", "eval__every", "checkpoint__every"), 1)
+    train(tmp_path, total_steps=3, **every)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    speeds = [json.loads(line).get("steps_per_second") for line in lines]
+    found = [speed for speed in speeds if speed is not None]
+    assert len(found) == 2  # the first step compiles
+    assert min(found) > 2
 
 
 def test_a_run_leaves_what_it_promises(reference):
