@@ -199,8 +199,21 @@ class Comparison:
             start=self.start,
         )
         for trial in ordered:
-            if trial.name not in self.failed:
-                self.finished[trial.name] = results.read_run(trial, self.workdir)
+            if trial.name in self.failed:
+                continue
+            run = results.read_run(trial, self.workdir)
+            if reason := self._not_finite(run):
+                self.failed[trial.name] = reason
+            else:
+                self.finished[trial.name] = run
+
+    def _not_finite(self, run: FinishedRun) -> str:
+        """Return why a final run has no usable test score; empty if it has one."""
+        name = self.options.metric
+        score = run.result["test"].get(name, 0.0) if run.trial.final else 0.0
+        if math.isfinite(score):
+            return ""
+        return f"test {name}: expected a finite score, found {score}"
 
     def runs_of(self, setting: Setting | None, *, final: bool) -> list[FinishedRun]:
         """Return the finished runs of a setting, by seed."""

@@ -4,14 +4,17 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from markupsafe import Markup
 
-from rdrop_jax.compare import svg, templates
+from rdrop_jax.compare import stats, svg, templates
 from rdrop_jax.compare.report import DIAGNOSTICS, signed
 
 Report = Mapping[str, Any]
 Table = list[dict[str, str]]  # one dict per row, column to text
 _NONE = "\u2013"
+CONTROLS = ("equal_compute", "two_passes", "double_batch")
 
 
 def make_page(report: Report) -> str:
@@ -24,6 +27,7 @@ def make_page(report: Report) -> str:
         charts=list(_charts(report)),
         descriptions=[f"{arm['arm']}: {arm['what']}" for arm in report["arms"]],
         arms=arms_table(report),
+        controls=controls_table(report),
         settings=settings_table(report),
         diagnostics=diagnostics_table(report),
         costs=cost_table(report),
@@ -38,8 +42,9 @@ def make_page(report: Report) -> str:
 
 
 def make_markdown(report: Report) -> str:
-    """Return the verdict and the table of the arms as Markdown."""
-    return str(templates.render("report.md", report=report, arms=arms_table(report)))
+    """Return the verdict and the tables of the arms and controls as Markdown."""
+    tables = [arms_table(report), controls_table(report)]
+    return str(templates.render("report.md", report=report, tables=tables))
 
 
 def arms_table(report: Report) -> Table:
@@ -73,6 +78,47 @@ def arms_table(report: Report) -> Table:
             row["p (minimum possible)"] = f"{diff['p']:.3g} ({diff['smallest_p']:.2g})"
         rows.append(row)
     return rows
+
+
+def controls_table(report: Report) -> Table:
+    """Return one row per control: the difference of rdrop to it."""
+    rows = []
+    for name in CONTROLS:
+        if (scores := paired_scores(report, name)) is not None:
+            diff = stats.paired(*scores)
+            rows.append(
+                {
+                    "control": name,
+                    "difference of rdrop to it": signed(diff.mean),
+                    "95 % interval over seeds": _span(diff.low, diff.high),
+                    "p (minimum possible)": f"{diff.p:.3g} ({diff.smallest_p:.2g})",
+                }
+            )
+    return rows
+
+
+def paired_scores(
+    report: Report, other: str
+) -> tuple[Float[np.ndarray, " seeds"], Float[np.ndarray, " seeds"]] | None:
+    """Return the test scores of rdrop and of another arm, over the seeds of both.
+
+    Returns:
+      Scores in the order of the seeds; None if there are fewer than two such seeds.
+    """
+    name = report["metric"]["name"]
+    scores = {
+        arm["arm"]: dict(zip(arm["seeds"], arm["test"][name]["values"], strict=True))
+        for arm in report["arms"]
+        if arm["seeds"]
+    }
+    ours, theirs = scores.get("rdrop", {}), scores.get(other, {})
+    seeds = sorted(ours.keys() & theirs.keys())
+    if len(seeds) < 2:
+        return None
+    first, second = (
+        np.array([scores[x] for x in seeds], np.float64) for scores in (ours, theirs)
+    )
+    return first, second
 
 
 def settings_table(report: Report) -> Table:

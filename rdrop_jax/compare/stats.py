@@ -117,6 +117,7 @@ def verdict(diff: Mapping[str, Any], *, higher_is_better: bool) -> str:
     """
     if len(diff["values"]) < MIN_SEEDS:
         return ""
-    if diff["low"] <= 0 <= diff["high"] or diff["p"] > 1 - LEVEL + 1e-12:
+    excludes_0 = diff["low"] > 0 or diff["high"] < 0  # False for NaN
+    if not excludes_0 or diff["p"] > 1 - LEVEL + 1e-12:
         return "inconclusive"
     return "helps" if (diff["mean"] > 0) == higher_is_better else "hurts"

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
-
 from rdrop_jax.cli import flags
 from rdrop_jax.compare import render, stats, svg
 from rdrop_jax.errors import InputError
@@ -98,18 +96,10 @@ def _effect(report: render.Report, other: str, label: str) -> svg.Interval | Non
     Returns:
       A row; None if there are no two seeds of both, or the other arm's mean is 0.
     """
+    if (scores := render.paired_scores(report, other)) is None:
+        return None
+    ours, theirs = scores
     name, mode = report["metric"]["name"], report["metric"]["mode"]
-    arms = {arm["arm"]: arm for arm in report["arms"] if arm["seeds"]}
-    if not arms.keys() >= {other, "rdrop"}:
-        return None
-    pair = [arms[other], arms["rdrop"]]
-    scores = [
-        dict(zip(x["seeds"], x["test"][name]["values"], strict=True)) for x in pair
-    ]
-    seeds = sorted(scores[0].keys() & scores[1].keys())
-    if len(seeds) < 2:
-        return None
-    theirs, ours = (np.array([x[seed] for seed in seeds]) for x in scores)
     if not theirs.mean():
         _logger.warning(
             "%s: no row, because the mean %s of %s is 0", label, name, other
@@ -119,7 +109,9 @@ def _effect(report: render.Report, other: str, label: str) -> svg.Interval | Non
     percent = (100 if mode == "max" else -100) / abs(theirs.mean())
     low, high = sorted((percent * diff.low, percent * diff.high))
     verdict = stats.verdict(asdict(diff), higher_is_better=mode == "max")
-    notes = [f"{name} {theirs.mean():.3g}{_TO}{ours.mean():.3g}, {len(seeds)} seeds"]
+    arms = {arm["arm"]: arm for arm in report["arms"]}
+    pair = [arms[other], arms["rdrop"]]
+    notes = [f"{name} {theirs.mean():.3g}{_TO}{ours.mean():.3g}, {len(ours)} seeds"]
     notes.append(_TO.join(dict.fromkeys(f"{x['updates']:,}" for x in pair)) + " steps")
     speeds = [report["timings"].get(x["arm"]) for x in pair]
     if None not in speeds:

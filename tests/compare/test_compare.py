@@ -330,6 +330,26 @@ def test_a_failed_run_is_listed_and_stops_no_other_run(tmp_path):
     assert mended["verdict"]["word"] == "helps"
 
 
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_a_failed_run(tmp_path, score):
+    class Diverged(FakeRuns):
+        def __call__(self, options, trial, workdir):
+            super().__call__(options, trial, workdir)
+            if trial.name == "final/plain-0/seed2":
+                result = json.loads((workdir / "result.json").read_text())
+                result["test"]["accuracy"] = score
+                (workdir / "result.json").write_text(json.dumps(result))
+            return self
+
+    argv = [*ARGV, "--alphas=1", "--seeds=2", "--final_seeds=7"]
+    report = run(tmp_path / "cmp", argv, Diverged())
+    name, reason = next(iter(report["failed"].items()))
+    assert name == "final/plain-0/seed2"
+    assert reason == f"test accuracy: expected a finite score, found {score}"
+    assert arm_of(report, "rdrop")["difference"]["seeds"] == [3, 4, 5, 6, 7, 8]
+    assert report["verdict"]["word"] == "helps"
+
+
 def test_a_comparison_without_a_pair_of_runs_fails(tmp_path):
     with pytest.raises(TrainingError, match="no seed was finished both with and"):
         run(tmp_path / "a", [*ARGV, "--arms=equal_compute"], FakeRuns(["final/plain"]))
@@ -411,8 +431,11 @@ def test_text_of_the_report_is_escaped(compared):
 def test_the_markdown_table_is_regular(compared):
     lines = (compared[0] / "report.md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert len(rows) == 5
-    assert len({line.count("|") for line in rows}) == 1
+    arms, controls = rows[:5], rows[5:]
+    assert len({line.count("|") for line in arms}) == 1
+    header, _, row = controls
+    assert header.count("|") == row.count("|")
+    assert row.startswith("| equal_compute |")
 
 
 def test_agreement_of_sub_models():

@@ -109,3 +109,10 @@ def test_rounding_errors_have_no_sign():
         "+0.25",
         "\N{MINUS SIGN}1.5",
     ]
+
+
+def test_a_score_that_is_not_finite_is_no_verdict():
+    diff = {"values": [1.0] * 6, "mean": np.nan, "low": np.nan, "high": np.nan}
+    for higher in (True, False):
+        word = stats.verdict(diff | {"p": 0.0}, higher_is_better=higher)
+        assert word == "inconclusive"

@@ -92,6 +92,19 @@ def test_controls_have_rows_of_their_own():
     assert stored_reports._effect(report, "no such arm", "x") is None
 
 
+def test_controls_are_compared_with_rdrop():
+    report = json.loads((RESULTS / "digits_questions.json").read_text())
+    rows = {row["control"]: row for row in render.controls_table(report)}
+    assert rows.keys() == {"equal_compute", "two_passes", "double_batch"}
+    row = rows["two_passes"]
+    assert row["difference of rdrop to it"] == "\u22120.0025"
+    assert row["95 % interval over seeds"] == "\u22120.01519 to +0.01019"
+    assert "R-Drop against the controls" in render.make_page(report)
+    report = json.loads((RESULTS / "multi30k.json").read_text())
+    assert render.controls_table(report) == []
+    assert "R-Drop against the controls" not in render.make_page(report)
+
+
 def test_an_arm_whose_score_is_0_has_no_percentage(caplog):
     report = json.loads((RESULTS / "glue_cola.json").read_text())
     plain = next(arm for arm in report["arms"] if arm["arm"] == "plain")
