@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.cli import flags
+from rdrop_jax.files.disk import json_ready
 from rdrop_jax.training import distributed
 from rdrop_jax.training import workdir as workdir_lib
 
@@ -74,4 +75,4 @@ def main(argv: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # undo JAX's handler
     scores = evaluate(args.workdir, args.split, args.checkpoint, config)
     if first:
-        print(json.dumps(scores))
+        print(json.dumps(json_ready(scores)))

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from rdrop_jax.cli import flags
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
+from rdrop_jax.files.disk import json_ready
 from rdrop_jax.training import workdir as workdir_lib
 
 _logger = logging.getLogger(__name__)
@@ -176,6 +177,7 @@ def line_of(
       >>> print(line_of({"input": "caf" + chr(0xDCE9) + ".png"}, None, "utf-8"))
       {"input": "caf\\udce9.png"}
     """
+    answer = json_ready(answer)
     line = json.dumps(answer, ensure_ascii=False) if plain is None else plain(answer)
     try:
         line.encode(encoding or "utf-8")

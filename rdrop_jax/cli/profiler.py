@@ -24,7 +24,7 @@ def steps(text: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def traced(start: int, count: int, folder: Path) -> Iterator[Callback]:
+def traced(start: int, count: int, last: int, folder: Path) -> Iterator[Callback]:
     """Trace ``count`` steps of a training loop with `jax.profiler`.
 
     A run that resumes after step ``start`` is traced from its first step. A run that
@@ -33,6 +33,7 @@ def traced(start: int, count: int, folder: Path) -> Iterator[Callback]:
     Args:
       start: step after which the trace begins.
       count: number of steps.
+      last: last step of the run, which ends the trace.
       folder: folder for the trace.
 
     Yields:
@@ -52,10 +53,10 @@ def traced(start: int, count: int, folder: Path) -> Iterator[Callback]:
         import jax
 
         nonlocal end
-        if end == 0 and step >= start:
+        if end == 0 and start <= step < last:
             jax.block_until_ready(state)
             jax.profiler.start_trace(folder)
-            end = step + count
+            end = min(step + count, last)
             _logger.info("profile: tracing steps %d to %d", step + 1, end)
         elif step == end:
             jax.block_until_ready(state)
@@ -67,4 +68,4 @@ def traced(start: int, count: int, folder: Path) -> Iterator[Callback]:
         if end > 0:
             stop_trace()
         elif end == 0:
-            _logger.info("profile: the run ended before step %d; no trace", start)
+            _logger.info("profile: no trace, because no step followed step %d", start)

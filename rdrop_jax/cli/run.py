@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
+from rdrop_jax.data import splits
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
 from rdrop_jax.pretrained import families, weight_files
@@ -33,6 +34,7 @@ _FOLD = "data.fold"
 _HELD_OUT = (
     *("data.name", "data.files.train", "data.files.validation", "data.validation"),
     *("data.test", "data.folds", _FOLD, "data.columns.group", "data.split_seed"),
+    *("data.columns.label", "data.quoting"),
 )
 _logger = logging.getLogger(__name__)
 
@@ -47,7 +49,8 @@ class Run:
       mesh: mesh over this machine's devices.
       params: parameters of a checkpoint, or their moving average if the run keeps one.
       step: step of that checkpoint; the newest step if several are averaged.
-      unlike: fields of the held-out rows in which averaged runs differ.
+      unlike: fields of the held-out rows, and data files, in which averaged runs
+        differ.
     """
 
     config: ConfigDict
@@ -189,7 +192,7 @@ def open_runs(
         runs[0].mesh,
         tuple(run.params for run in runs),
         max(run.step for run in runs),
-        _unlike(configs),
+        _unlike(configs) + _unlike_files(workdirs),
     )
 
 
@@ -213,6 +216,19 @@ def _unlike(configs: Sequence[ConfigDict]) -> tuple[str, ...]:
     """Return the fields of the held-out rows in which runs differ."""
     flat = [config_lib.flatten(each.data, "data.") for each in configs]
     return tuple(n for n in _HELD_OUT if any(f.get(n) != flat[0].get(n) for f in flat))
+
+
+def _unlike_files(workdirs: Sequence[Path]) -> tuple[str, ...]:
+    """Return the data files, other than those of the test, whose contents differ."""
+    each = []
+    for workdir in workdirs:
+        files = workdir_lib.read(workdir).data.get("files", {})
+        left_out = {Path(files.get("test") or "").name, splits.VALIDATION_ROWS}
+        sums = {Path(n).name: s for n, s in workdir_lib.recorded_data(workdir).items()}
+        each.append({n: s for n, s in sums.items() if n not in left_out})
+    first = {n: s for n, s in each[0].items() if not n.startswith("test")}
+    names = [n for n, s in first.items() if any(x.get(n, s) != s for x in each)]
+    return tuple(f"content of {name}" for name in names)
 
 
 def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:

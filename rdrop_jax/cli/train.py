@@ -68,6 +68,7 @@ def _train_locked(
     workdir: Path,
     task: "Task | None" = None,
     callbacks: Sequence[Callback] = (),
+    profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Lock the workdir and train in it; stop at the first SIGTERM or SIGINT."""
     with contextlib.ExitStack() as stack:
@@ -85,7 +86,7 @@ def _train_locked(
             agreement.check_shared(workdir)
         else:
             initialize_workdir()  # before jax starts
-        return _build_and_fit(config, workdir, task, callbacks, stop)
+        return _build_and_fit(config, workdir, task, callbacks, stop, profile)
 
 
 def _check_commits(config: ConfigDict, workdir: Path, *, own: bool) -> None:
@@ -118,6 +119,7 @@ def _build_and_fit(
     task: "Task | None",
     callbacks: Sequence[Callback],
     stop: preemption.Stop,
+    profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
     """Build the task, check its data and run the training loop."""
     # Imported here, after all checks that do not require jax.
@@ -146,9 +148,19 @@ def _build_and_fit(
             workdir_lib.record_init(
                 workdir, config.init_from, weights.sha256, hub.commit_of(local)
             )
-    return loop.fit(
-        task, resolved, workdir, initialize=initialize, stop=stop, callbacks=callbacks
-    )
+    with contextlib.ExitStack() as stack:
+        if profile:
+            last, folder = resolved.total_steps, workdir / "profile"
+            trace = profiler.traced(*profile, last=last, folder=folder)
+            callbacks = [*callbacks, stack.enter_context(trace)]
+        return loop.fit(
+            task,
+            resolved,
+            workdir,
+            initialize=initialize,
+            stop=stop,
+            callbacks=callbacks,
+        )
 
 
 def check_start(
@@ -224,10 +236,4 @@ def main(argv: Sequence[str]) -> None:
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")
         print(flags.show(config), flush=True)
-    with contextlib.ExitStack() as stack:
-        callbacks = []
-        if args.profile:
-            start, count = args.profile
-            trace = profiler.traced(start, count, workdir / "profile")
-            callbacks.append(stack.enter_context(trace))
-        _train_locked(config, workdir, callbacks=callbacks)
+    _train_locked(config, workdir, profile=args.profile)

@@ -14,7 +14,7 @@ from rdrop_jax.compare.report import DIAGNOSTICS, signed
 Report = Mapping[str, Any]
 Table = list[dict[str, str]]  # one dict per row, column to text
 _NONE = "\u2013"
-CONTROLS = ("equal_compute", "two_passes", "double_batch")
+_CONTROLS = ("equal_compute", "two_passes", "double_batch")
 
 
 def make_page(report: Report) -> str:
@@ -83,13 +83,13 @@ def arms_table(report: Report) -> Table:
 def controls_table(report: Report) -> Table:
     """Return one row per control: the difference of rdrop to it."""
     rows = []
-    for name in CONTROLS:
+    for name in _CONTROLS:
         if (scores := paired_scores(report, name)) is not None:
             diff = stats.paired(*scores)
             rows.append(
                 {
                     "control": name,
-                    "difference of rdrop to it": signed(diff.mean),
+                    "rdrop minus control": signed(diff.mean),
                     "95 % interval over seeds": _span(diff.low, diff.high),
                     "p (minimum possible)": f"{diff.p:.3g} ({diff.smallest_p:.2g})",
                 }
@@ -103,21 +103,24 @@ def paired_scores(
     """Return the test scores of rdrop and of another arm, over the seeds of both.
 
     Returns:
-      Scores in the order of the seeds; None if there are fewer than two such seeds.
+      Finite scores in the order of the seeds; None if fewer than two seeds have both.
     """
     name = report["metric"]["name"]
-    scores = {
+    values = {
         arm["arm"]: dict(zip(arm["seeds"], arm["test"][name]["values"], strict=True))
         for arm in report["arms"]
         if arm["seeds"]
     }
-    ours, theirs = scores.get("rdrop", {}), scores.get(other, {})
-    seeds = sorted(ours.keys() & theirs.keys())
-    if len(seeds) < 2:
+    ours, theirs = values.get("rdrop", {}), values.get(other, {})
+    # Stored scores are None if they were not finite.
+    pairs = [
+        (ours[seed], theirs[seed])
+        for seed in sorted(ours.keys() & theirs.keys())
+        if ours[seed] is not None and theirs[seed] is not None
+    ]
+    if len(pairs) < 2:
         return None
-    first, second = (
-        np.array([scores[x] for x in seeds], np.float64) for scores in (ours, theirs)
-    )
+    first, second = np.array(pairs, np.float64).T
     return first, second
 
 

@@ -19,6 +19,7 @@ from rdrop_jax.compare.results import (
     mean_of,
     summary,
 )
+from rdrop_jax.files.disk import json_ready
 from rdrop_jax.training import direction
 
 # Diagnostics of an arm: key to description and unit.
@@ -70,7 +71,7 @@ def make_report(comparison: Comparison) -> dict[str, Any]:
         "command": stored["command"],
         "timings": _timings(comparison),
     }
-    found: dict[str, Any] = _json_ready(report)
+    found: dict[str, Any] = json_ready(report)
     return found
 
 
@@ -96,9 +97,11 @@ def _arm(comparison: Comparison, arm: str) -> dict[str, Any]:
 
 def _diagnostics(runs: Sequence[FinishedRun], metric: str) -> dict[str, float | None]:
     def last_kl(run: FinishedRun) -> float | None:
-        records = [r for r in run.records if r["kind"] == "train"]
-        several = run.trial.setting.num_passes > 1
-        return records[-1]["kl"] if several and records else None
+        if run.trial.setting.num_passes == 1:
+            return None
+        found = [r["kl"] for r in run.records if r["kind"] == "train" and "kl" in r]
+        # Records of 0.1 have 0 where no step of the window ran R-Drop.
+        return ([kl for kl in found if kl] or found or [None])[-1]
 
     def gap(run: FinishedRun) -> float | None:
         train = run.diagnostics.get("train", {}).get(metric)
@@ -142,8 +145,13 @@ def _verdict(
     return {"word": word, "sentence": sentence}
 
 
-def signed(value: float) -> str:
-    """Format four significant digits with a sign; 0 up to rounding error gives "0"."""
+def signed(value: float | None) -> str:
+    """Format four significant digits with a sign.
+
+    0 up to rounding error gives "0"; a number that is absent or not finite, a dash.
+    """
+    if value is None or not math.isfinite(value):
+        return "\u2013"
     return f"{value:+.4g}".replace("-", "\u2212") if abs(value) > 1e-12 else "0"
 
 
@@ -216,14 +224,3 @@ def _timings(comparison: Comparison) -> dict[str, Any]:
     for cost in costs.values():
         cost["update_against_plain"] = cost["update_seconds"] / plain
     return costs
-
-
-def _json_ready(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON cannot represent, by None."""
-    if isinstance(value, Mapping):
-        return {key: _json_ready(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_ready(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

@@ -1,5 +1,6 @@
 """Exact weighted means that stay on the device until they are read."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -111,3 +112,19 @@ def compute(metrics: Mapping[str, Mean]) -> dict[str, float]:
         name: float(np.float64(m.total) / np.float64(m.weight)) if m.weight else 0.0
         for name, m in jax.device_get(dict(metrics)).items()
     }
+
+
+def perplexity(loss: float) -> float:
+    """Return ``exp(loss)``; infinity if that is above the largest float.
+
+    Args:
+      loss: mean negative log-likelihood, in nats.
+
+    Example:
+      >>> perplexity(0.0), perplexity(1000.0)
+      (1.0, inf)
+    """
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

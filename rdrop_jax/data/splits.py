@@ -22,6 +22,7 @@ SPLITS = tuple(NAMES)
 _SPLIT_OF = {word: split for split, words in NAMES.items() for word in words}
 # Words that are ignored next to the name of a split.
 _FILLERS = {"set", "data", "dataset", "split", "images", "image", "imgs", "img", "seg"}
+VALIDATION_ROWS = "validation rows"  # name of their checksum
 _SHORTEST = 3  # minimum letters of a word that is matched inside other words
 # Keys of more items than this do not group them.
 _COMMON = 20
@@ -225,7 +226,7 @@ def _no_class(data: ConfigDict, kind: int, found: str) -> InputError:
 def checksum(rows: Mapping[str, Int[np.ndarray, " subset"]]) -> dict[str, str]:
     """Return a checksum of the validation rows of `cut`, for `Task.provenance`."""
     numbers = rows["validation"].astype("<i8").tobytes()
-    return {"validation rows": hashlib.sha256(numbers).hexdigest()}
+    return {VALIDATION_ROWS: hashlib.sha256(numbers).hexdigest()}
 
 
 def hold_out_groups(

@@ -3,10 +3,11 @@
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -209,6 +210,22 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write a value as indented JSON by `write_text`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def json_ready(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON cannot represent, by None.
+
+    Example:
+      >>> json_ready({"loss": float("nan"), "scores": [0.5]})
+      {'loss': None, 'scores': [0.5]}
+    """
+    if isinstance(value, Mapping):
+        return {key: json_ready(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.batches import HostBatch
+from rdrop_jax.errors import InputError
 from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import ExampleScores
 
@@ -76,9 +77,11 @@ def make_example_scores(
             log_probs.append(found[batch["where"]])
             labels.append(batch["label"][batch["where"]])
         logs, label = np.concatenate(log_probs), np.concatenate(labels)
+        loss = -logs[np.arange(len(label)), label]
+        hits = (np.argmax(logs, axis=-1) == label).astype(np.float32)
         return {
-            "accuracy": (np.argmax(logs, axis=-1) == label).astype(np.float32),
-            "loss": -logs[np.arange(len(label)), label],
+            "accuracy": np.where(np.isnan(loss), np.float32(np.nan), hits),
+            "loss": loss,
             "log_probs": logs,
         }
 
@@ -108,6 +111,19 @@ def mean_label_probabilities(
     return yes - no
 
 
+def check_outputs(outputs: Float[np.ndarray, "..."]) -> None:
+    """Check that no output of a model is NaN.
+
+    Raises:
+      InputError: an output is NaN.
+    """
+    if np.isnan(outputs).any():
+        raise InputError(
+            "--checkpoint: expected a model with finite outputs, found NaN. Use "
+            "another checkpoint or workdir"
+        )
+
+
 def class_answer(
     probabilities: Float[np.ndarray, " classes"], names: Sequence[str]
 ) -> dict[str, Any]:
@@ -120,10 +136,14 @@ def class_answer(
     Returns:
       ``label`` (the name), ``id``, ``probability`` and ``probabilities`` by name.
 
+    Raises:
+      InputError: the probabilities are NaN.
+
     Example:
       >>> class_answer(np.array([0.25, 0.75]), ("bad", "good"))["label"]
       'good'
     """
+    check_outputs(probabilities)
     names = tuple(names) or tuple(map(str, range(len(probabilities))))
     each = {
         name: round(float(p), 6) for name, p in zip(names, probabilities, strict=True)

@@ -10,7 +10,8 @@ class Callback:
     """Functions that the training loop calls, on every process.
 
     Attributes:
-      log: ``(step, metrics)``, after the training metrics of a step are logged.
+      log: ``(step, metrics)``, after the training metrics of a step are logged. Metrics
+        without data are absent, such as ``ce`` without a labelled row.
       validation: ``(step, scores)``, after a validation.
       save: ``(step, state)``, after the arrays of a checkpoint are copied off the
         devices. The next step overwrites the state: copy the arrays to keep.

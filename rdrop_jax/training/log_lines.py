@@ -121,13 +121,15 @@ def train_line(
     values: dict[str, float], step: int, total: int, examples: float, eta: str
 ) -> str:
     """Format the training metrics as one line for the terminal."""
-    speed = values.get("steps_per_second", 0.0) * examples
-    wait = values.get("data_wait", 0.0)
-    return (
-        f"step {step}/{total}  ce {values['ce']:.4f}  kl {values['kl']:.4f}  "
-        f"lr {values['lr']:.2e}  {speed:.0f} examples/s  ETA {eta}"
-        + (f"  {wait:.0%} of the time waiting for data" if wait > 0.05 else "")
-    )
+    parts = [f"step {step}/{total}"]
+    parts += [f"{name} {values[name]:.4f}" for name in ("ce", "kl") if name in values]
+    parts.append(f"lr {values['lr']:.2e}")
+    if "steps_per_second" in values:
+        parts.append(f"{values['steps_per_second'] * examples:.0f} examples/s")
+    parts.append(f"ETA {eta}")
+    if (wait := values.get("data_wait", 0.0)) > 0.05:
+        parts.append(f"{wait:.0%} of the time waiting for data")
+    return "  ".join(parts)
 
 
 def scores_line(title: str, scores: dict[str, float]) -> str:

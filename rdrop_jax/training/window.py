@@ -67,7 +67,7 @@ class Window:
     """Metrics and time since the last log line; read from the device only for logs."""
 
     def __init__(self, step: int, seconds: float) -> None:
-        self._began = self._clock = time.perf_counter()
+        self._began = self._steady = self._clock = time.perf_counter()
         self._before = seconds
         self._step = self._first = step
         self._metrics: dict[str, Mean] | None = None
@@ -92,7 +92,8 @@ class Window:
 
     def compiled(self, step: int) -> float:
         """Start to measure speed after the step that compiled; return its seconds."""
-        self._clock, self._step, self._first = time.perf_counter(), step, step
+        self._clock = self._steady = time.perf_counter()
+        self._step = self._first = step
         self._idle = 0.0
         return self._clock - self._began
 
@@ -108,8 +109,12 @@ class Window:
 
     def read(self, step: int) -> dict[str, float]:
         """Return metric means, steps per second and the share of time spent waiting for
-        data; start the next window."""
-        values = compute(self._metrics or {})
+        data; start the next window.
+
+        A metric without a weight is left out, such as ``kl`` without a step of R-Drop.
+        """
+        means = jax.device_get(self._metrics or {})
+        values = compute({name: mean for name, mean in means.items() if mean.weight})
         now = time.perf_counter()
         if step > self._step:
             values["steps_per_second"] = (step - self._step) / (now - self._clock)
@@ -123,7 +128,12 @@ class Window:
         return self._before + time.perf_counter() - self._began
 
     def eta(self, step: int, total: int) -> str:
-        """Return the estimated remaining time as ``minutes:seconds``."""
-        pace = (time.perf_counter() - self._began) / max(step - self._first, 1)
+        """Return the estimated remaining time as ``minutes:seconds``.
+
+        Includes validations and saves; excludes the first step, which compiles.
+        """
+        if step == self._first:
+            return "unknown"
+        pace = (time.perf_counter() - self._steady) / (step - self._first)
         minutes, seconds = divmod(round(pace * (total - step)), 60)
         return f"{minutes}:{seconds:02d}"

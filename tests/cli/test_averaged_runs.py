@@ -144,6 +144,22 @@ def test_rows_of_one_run_that_trained_the_other_are_not_scored(
     run.check_split(split)
 
 
+def test_files_that_differ_in_content_are_found(tmp_path, untrained, monkeypatch):
+    several = [digits(tmp_path, name) for name in "abc"]
+    sums = {"a": {"x/train.npz": "1", "x/test.npz": "1", "validation rows": "1"}}
+    # Test files, and the rows of a fold, may differ.
+    sums["b"] = {"y/train.npz": "1", "y/test.npz": "2", "validation rows": "2"}
+    sums["c"] = sums["b"] | {"y/train.npz": "2"}
+    monkeypatch.setattr(workdir_lib, "recorded_data", lambda w: sums.get(w.name, {}))
+    open_runs(several[:2]).check_split("validation")
+    run = open_runs(several)
+    for split in ("validation", "test"):  # both are drawn from the digits
+        with pytest.raises(InputError, match=r"^--split: .* same content of train.npz"):
+            run.check_split(split)
+    sums.pop("c")  # a run without a record
+    open_runs(several).check_split("validation")
+
+
 def test_test_rows_that_are_separate_or_shared_by_folds_are_scored(tmp_path):
     names = texts.files(tmp_path)
 

@@ -197,6 +197,14 @@ def test_the_verdict_follows_the_runs(tmp_path, gain, seeds, word):
     assert ("No verdict from fewer than 6 seeds" in text) == (word == "")
 
 
+def test_a_window_without_a_step_of_rdrop_has_no_kl(compared, tmp_path):
+    workdir = copy(compared, tmp_path / "cmp")
+    for path in (workdir / "final").glob("rdrop-0/*/metrics.jsonl"):
+        path.write_text(path.read_text().replace('"kl": 0.2', '"kl": 0.0'))
+    report = run(workdir, [*ARGV, "--arms=equal_compute"])
+    assert arm_of(report, "rdrop")["diagnostics"]["pass_kl"] == pytest.approx(0.1)
+
+
 def test_ablations_are_separate_arms(tmp_path):
     arm = "rdrop.dropouts=(0.1,0.3)"
     start = FakeRuns(gain=GAIN | {arm: 0.1})

@@ -97,7 +97,7 @@ def test_controls_are_compared_with_rdrop():
     rows = {row["control"]: row for row in render.controls_table(report)}
     assert rows.keys() == {"equal_compute", "two_passes", "double_batch"}
     row = rows["two_passes"]
-    assert row["difference of rdrop to it"] == "\u22120.0025"
+    assert row["rdrop minus control"] == "\u22120.0025"
     assert row["95 % interval over seeds"] == "\u22120.01519 to +0.01019"
     assert "R-Drop against the controls" in render.make_page(report)
     report = json.loads((RESULTS / "multi30k.json").read_text())

@@ -60,6 +60,11 @@ def test_an_error_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old"
 
 
+def test_json_has_null_for_numbers_that_it_lacks():
+    values = {"a": float("nan"), "b": [float("inf"), 1.5], "c": "x", "d": None}
+    assert disk.json_ready(values) == {"a": None, "b": [None, 1.5], "c": "x", "d": None}
+
+
 def test_a_git_lfs_pointer_in_place_of_json_is_named(tmp_path):
     path = tmp_path / "config.json"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")

@@ -80,6 +80,23 @@ def test_a_run_logs_by_seconds(timed):
     assert [r["step"] for r in records if r["kind"] == "train"] == [2, 4, 6]
 
 
+def test_the_time_left_excludes_compiling(monkeypatch):
+    clock = 0.0
+    monkeypatch.setattr(window.time, "perf_counter", lambda: clock)
+    speed = window.Window(99, 0.0)
+    clock = 60.0
+    assert speed.compiled(100) == 60.0
+    values = {"lr": 0.1, **speed.read(100)}
+    line = log_lines.train_line(values, 100, 400, 64.0, speed.eta(100, 400))
+    assert line == "step 100/400  lr 1.00e-01  ETA unknown"
+    clock = 70.0
+    with speed.paused():
+        clock = 80.0
+    values = {"lr": 0.1, "ce": 2.0, **speed.read(200)}
+    line = log_lines.train_line(values, 200, 400, 64.0, speed.eta(200, 400))
+    assert line == ("step 200/400  ce 2.0000  lr 1.00e-01  640 examples/s  ETA 0:40")
+
+
 def logged(steps, pace, seconds, monkeypatch, decide=lambda choose: choose()):
     clock = 0.0
     monkeypatch.setattr(window.time, "perf_counter", lambda: clock)

@@ -15,6 +15,7 @@ from rdrop_jax.errors import InputError
 
 def argv(workdir, profile):
     fields = TINY | {"eval.every": "6", "eval.test": "false"}
+    fields["total_steps"] = "0.2 epochs"
     overrides = [f"--config.{name}={value}" for name, value in fields.items()]
     return ["--config", VIT, "--workdir", str(workdir), profile, *overrides]
 
@@ -23,10 +24,10 @@ def traces(folder):
     return sorted(folder.rglob("*.trace.json.gz"))
 
 
-def traced(folder, start, count, steps):
+def traced(folder, start, count, steps, last=100):
     with (
         messages.collected() as said,
-        profiler.traced(start, count, folder) as callback,
+        profiler.traced(start, count, last, folder) as callback,
     ):
         for step in steps:
             callback.step(step, {"w": jnp.ones(3) * step})
@@ -51,9 +52,19 @@ def test_a_run_that_ends_first_keeps_its_trace(tmp_path):
     assert len(traces(tmp_path)) == 1
 
 
+def test_a_trace_ends_with_the_last_step(tmp_path):
+    said = traced(tmp_path, 4, 5, range(1, 7), last=6)
+    assert said == [
+        "profile: tracing steps 5 to 6",
+        f"profile: trace in {tmp_path}",
+    ]
+    said = traced(tmp_path / "none", 6, 5, range(1, 7), last=6)
+    assert said == ["profile: no trace, because no step followed step 6"]
+
+
 def test_a_run_that_ends_before_the_trace_says_so(tmp_path):
     said = traced(tmp_path, 10, 5, range(1, 7))
-    assert said == ["profile: the run ended before step 10; no trace"]
+    assert said == ["profile: no trace, because no step followed step 10"]
     assert traces(tmp_path) == []
 
 

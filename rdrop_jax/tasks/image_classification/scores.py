@@ -1,5 +1,6 @@
 """Accuracy, cross entropy and calibration error, accumulated over batches."""
 
+import math
 from collections.abc import Iterable, Mapping
 
 import jax
@@ -64,7 +65,8 @@ def scores(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
 
     Returns:
       ``accuracy``; ``top5``, the share of rows whose label is among the five most
-      probable; ``loss``, the mean cross entropy in nats; ``ece``; ``examples``.
+      probable; ``loss``, the mean cross entropy in nats; ``ece``; ``examples``. All
+      but ``examples`` are NaN if a row has NaN logits.
     """
     total: dict[str, np.ndarray] = {}
     for part in parts:
@@ -75,6 +77,8 @@ def scores(parts: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
             )
             total[name] = total[name] + wide if name in total else wide
     rows = int(total["examples"])
+    if np.isnan(total["loss"]):  # some logits are NaN
+        return dict.fromkeys(NAMES, math.nan) | {"examples": rows}
     gap = np.abs(total["bin_hits"] - total["bin_confidence"])
     return {
         "accuracy": int(total["hits"]) / rows,

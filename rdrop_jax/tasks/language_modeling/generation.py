@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 from ml_collections import ConfigDict
 
+from rdrop_jax.core.metrics import perplexity
 from rdrop_jax.core.passes import Batch, Params
 from rdrop_jax.data.batches import Row, Rows, eval_batches
 from rdrop_jax.decoding.sampling import sample
@@ -311,7 +312,7 @@ def _scored(
     answer: dict[str, Any] = {
         "text": line,
         "log_prob": round(-nll, 4),
-        "perplexity": round(math.exp(min(nll / (len(line.split()) + 1), 700.0)), 4),
+        "perplexity": round(perplexity(nll / (len(line.split()) + 1)), 4),
         "bits_per_character": round(nll / math.log(2) / (len(line) + 1), 4),
         "tokens": len(ids),
     }

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from rdrop_jax.core.adapters import linen_forward
+from rdrop_jax.core.metrics import perplexity
 from rdrop_jax.core.passes import Batch, Forward, Key, Params, View
 from rdrop_jax.data.batches import TrainBatches
 from rdrop_jax.data.splits import SPLITS
@@ -160,15 +161,24 @@ def make_views(config: ConfigDict, width: int) -> View | None:
 
 
 def notes(config: ConfigDict, corpus: Corpus) -> tuple[str, ...]:
-    """Return one line for each split that is held out of the training text."""
-    data = config.data
-    if data.name != "files":
-        return ()
-    return tuple(
-        f"{s}: {len(split(corpus, s).ids)} tokens held out of {data.files.train}"
-        for s in SPLITS[1:]
-        if not data.files[s]
-    )
+    """Return a line for each split that is held out of the training text, and one if
+    the perplexity of an untrained model overflows."""
+    data, found = config.data, []
+    if data.name == "files":
+        found = [
+            f"{s}: {len(split(corpus, s).ids)} tokens held out of {data.files.train}"
+            for s in SPLITS[1:]
+            if not data.files[s]
+        ]
+    text = split(corpus, "validation")
+    rate = len(text.ids) / text.words
+    untrained = perplexity(rate * math.log(len(corpus.vocabulary)))
+    if config.eval.metric == "perplexity" and math.isinf(untrained):
+        found.append(
+            f"eval.metric: perplexity is per word, and the text has {rate:.0f} tokens "
+            "per word: it may stay infinite. Use bits_per_character"
+        )
+    return tuple(found)
 
 
 def load(config: ConfigDict, workdir: Path | None) -> Corpus:
@@ -262,7 +272,7 @@ def scores(nll: float, text: Split) -> dict[str, float]:
       tokenization; ``loss`` per token, in nats; ``examples``, the number of tokens.
     """
     return {
-        "perplexity": math.exp(min(nll / text.words, 700.0)),
+        "perplexity": perplexity(nll / text.words),
         "bits_per_character": nll / math.log(2) / text.characters,
         "loss": nll / len(text.ids),
         "examples": len(text.ids),
@@ -272,10 +282,10 @@ def scores(nll: float, text: Split) -> dict[str, float]:
 def make_samples(
     generator: TextGenerator, corpus: Corpus
 ) -> Callable[[Params], list[str]]:
-    """Make a function that continues the start of the test text, for the log."""
+    """Make a function that continues the start of the validation text, for the log."""
 
     def samples(params: Params) -> list[str]:
-        ids = split(corpus, "test").ids[:_PROMPT].tolist()
+        ids = split(corpus, "validation").ids[:_PROMPT].tolist()
         (found,) = generator.generate(params, [ids])
         texts = [corpus.vocabulary.decode(x) for x in (ids, found)]
         prompt, new = (" ".join(text.split()) for text in texts)

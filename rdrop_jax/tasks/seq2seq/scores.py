@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.core.large_vocab import LinearOutput
 from rdrop_jax.core.losses import softmax_cross_entropy
+from rdrop_jax.core.metrics import perplexity
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.models.outputs import nll as nll_of
@@ -85,7 +86,7 @@ def make_evaluator(
         return {
             **metrics.compute(translate(params, texts.source), texts),
             "loss": loss,
-            "perplexity": float(np.exp(min(loss, 700.0))),
+            "perplexity": perplexity(loss),
             "examples": len(texts),
         }
 

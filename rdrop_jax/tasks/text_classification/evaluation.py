@@ -18,7 +18,7 @@ from rdrop_jax.core.passes import Batch, Forward, Params
 from rdrop_jax.data import subwords
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks.classification import make_example_scores
+from rdrop_jax.tasks.classification import check_outputs, make_example_scores
 from rdrop_jax.tasks.text_classification import buckets, scores, text_files
 from rdrop_jax.tasks.text_classification import words as words_lib
 from rdrop_jax.tasks.text_classification.answers import (
@@ -186,7 +186,9 @@ def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:
         if kept:
             texts = collect(kept, named, labelled=False)
             encoded = scorer.encode(texts)
-            found = answers(outputs(params, encoded), encoded, texts)
+            values = outputs(params, encoded)
+            check_outputs(values)
+            found = answers(values, encoded, texts)
         for (number, _), row, empty in zip(chunk, rows, blank, strict=True):
             begin = {"row": number, "input": shown_input(row, named)}
             none: dict[str, Any] = {"spans": []} if named.words else {"label": None}

@@ -4,6 +4,7 @@ Each metric is defined for constant predictions or labels: F1, Matthews and both
 correlations are then 0.
 """
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -93,19 +94,29 @@ def _constant(values: Numbers) -> bool:
     return len(values) == 0 or bool(np.all(values == values[0]))
 
 
+def _all_or_nan(found: dict[str, float]) -> dict[str, float]:
+    """Return NaN for all scores if the loss is NaN: some outputs are NaN then."""
+    # Counts are int, scores are float.
+    if not math.isnan(found["loss"]):
+        return found
+    return {x: math.nan if isinstance(y, float) else y for x, y in found.items()}
+
+
 def of_classes(
     logits: Float[np.ndarray, "rows classes"], labels: Ids
 ) -> dict[str, float]:
     """Compute scores of class logits; ``loss`` is the cross entropy in nats."""
     predicted, count = np.argmax(logits, axis=-1), logits.shape[-1]
     log_p = log_softmax(logits.astype(np.float64), axis=-1)
-    return {
-        "accuracy": float(np.mean(predicted == labels)),
-        "f1": f1(predicted, labels, count),
-        "matthews": matthews(predicted, labels),
-        "loss": float(-np.mean(log_p[np.arange(len(labels)), labels])),
-        "examples": len(labels),
-    }
+    return _all_or_nan(
+        {
+            "accuracy": float(np.mean(predicted == labels)),
+            "f1": f1(predicted, labels, count),
+            "matthews": matthews(predicted, labels),
+            "loss": float(-np.mean(log_p[np.arange(len(labels)), labels])),
+            "examples": len(labels),
+        }
+    )
 
 
 def of_label_sets(
@@ -114,12 +125,16 @@ def of_label_sets(
     """Compute scores of multi-label logits; ``accuracy`` is the exact-match ratio."""
     predicted, wanted = logits > 0, labels > 0.5
     z = np.where(wanted, logits, -logits).astype(np.float64)
-    return {
-        "accuracy": float(np.mean(np.all(predicted == wanted, axis=1))),
-        **f1_multilabel(predicted, wanted),
-        "loss": float(np.mean(np.sum(np.logaddexp(0.0, -z), axis=1))),
-        "examples": len(labels),
-    }
+    with np.errstate(invalid="ignore"):  # NaN
+        losses = np.logaddexp(0.0, -z)
+    return _all_or_nan(
+        {
+            "accuracy": float(np.mean(np.all(predicted == wanted, axis=1))),
+            **f1_multilabel(predicted, wanted),
+            "loss": float(np.mean(np.sum(losses, axis=1))),
+            "examples": len(labels),
+        }
+    )
 
 
 def of_numbers(
@@ -221,16 +236,18 @@ def of_words(
     hits = len(found & known)
     log_p = log_softmax(logits[seen].astype(np.float64), axis=-1)
     nll = -log_p[np.arange(len(log_p)), labels[seen]]
-    return {
-        "f1": 2 * hits / max(1, len(found) + len(known)),
-        "precision": hits / max(1, len(found)),
-        "recall": hits / max(1, len(known)),
-        "accuracy": float(np.mean(predicted == wanted)),
-        "loss": float(np.sum(nll) / max(1, len(nll))),
-        "examples": len(counts),
-        "words": len(labels),
-        "words_cut": int(np.sum(~seen)),
-    }
+    return _all_or_nan(
+        {
+            "f1": 2 * hits / max(1, len(found) + len(known)),
+            "precision": hits / max(1, len(found)),
+            "recall": hits / max(1, len(known)),
+            "accuracy": float(np.mean(predicted == wanted)),
+            "loss": float(np.sum(nll) / max(1, len(nll))),
+            "examples": len(counts),
+            "words": len(labels),
+            "words_cut": int(np.sum(~seen)),
+        }
+    )
 
 
 SCORES: dict[str, Callable[[np.ndarray, np.ndarray], dict[str, float]]] = {

@@ -262,8 +262,8 @@ def check_training(config: ConfigDict, commit: str = "") -> None:
       commit: commit of a dataset of the Hub; "" takes the newest.
 
     Raises:
-      InputError: a file is missing, or the test file has a label that is not in the
-        training rows.
+      InputError: a file is missing, or the rows of the test file have no label or one
+        that is not in the training rows.
     """
     data = config.data
     if data.name != "files":
@@ -271,8 +271,15 @@ def check_training(config: ConfigDict, commit: str = "") -> None:
         return
     for split, path in text_files.paths_of(data).items():
         text_files.check_file(split, path)
-    if data.files.test and config.eval.test:
-        encode_labels(find(data).splits["test"](), data.labels, data.classes)
+    if not data.files.test or not config.eval.test:
+        return
+    texts = find(data).splits["test"]()
+    _, labelled = encode_labels(texts, data.labels, data.classes)
+    if not labelled.any():
+        raise InputError(
+            f"data.files.test: expected labelled rows, found {len(texts)} rows without "
+            "a label. Set eval.test=false to train without them"
+        )
 
 
 def _classes(data: ConfigDict, commit: str) -> tuple[str, ...]:

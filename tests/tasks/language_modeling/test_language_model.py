@@ -59,6 +59,33 @@ def test_a_run_ends_with_scores_and_a_sample(finished, capsys):
     assert line.count(" ") > 10
 
 
+def test_a_sample_continues_the_validation_text(finished):
+    workdir, _ = finished
+    config = config_lib.resolve(config_of(workdir.parent), 1.0)
+    corpus = language_model.load(config, workdir)
+    words = corpus.vocabulary.decode(corpus.splits["validation"].ids[:16].tolist())
+    run = open_run(workdir)
+    (line,) = tasks.build(config, workdir).report.samples(run.mesh)(run.params)
+    assert line.startswith("sample: " + " ".join(words.split()) + " ... ")
+
+
+def test_a_text_without_words_has_an_infinite_perplexity(tmp_path):
+    path = tmp_path / "dna.txt"
+    path.write_text(("ACGT" * 200 + "\n") * 60)
+    fields = {"data__files__train": path, "data__tokens": "characters"}
+    config = config_of(tmp_path, **fields)
+    corpus = language_model.load(config, None)
+    (note,) = (x for x in language_model.notes(config, corpus) if "eval.metric" in x)
+    assert "tokens per word: it may stay infinite. Use bits_per_character" in note
+    found = language_model.scores(1e6, corpus.splits["validation"])
+    assert found["perplexity"] == math.inf
+    assert math.isfinite(found["bits_per_character"])
+    with_words = config_of(tmp_path)
+    corpus = language_model.load(with_words, None)
+    notes = language_model.notes(with_words, corpus)
+    assert not any("eval.metric" in x for x in notes)
+
+
 def reference(run, ids, block, context):
     """Log-probability of every token, each from a call of its own without padding."""
     module = language_config.make_model(run.config, len(run.task_vocabulary))

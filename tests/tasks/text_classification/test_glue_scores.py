@@ -60,6 +60,23 @@ def test_scores_of_label_sets(predicted, labels):
     assert found["f1_macro"] == pytest.approx(np.mean(each))
 
 
+@pytest.mark.parametrize("bad", [slice(0, 1), slice(None)])
+def test_outputs_that_are_nan_have_no_scores(bad):
+    logits, labels = np.zeros((6, 2)), np.array([0, 1, 0, 0, 1, 0])
+    logits[bad, 0] = np.nan
+    seen, names = np.ones(6, bool), ["B-X", "O"]
+    for found in (
+        scores.of_classes(logits, labels),
+        scores.of_label_sets(logits, np.eye(2)[labels]),
+        scores.of_numbers(logits[:, :1], labels.astype(np.float64)),
+        scores.of_words(logits, labels, seen, [6], names),
+    ):
+        counts = {x: found.pop(x) for x in ("examples", "words") if x in found}
+        assert set(counts.values()) <= {1, 6}
+        found.pop("words_cut", None)
+        assert np.isnan(list(found.values())).all()
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_correlations(seed):
     rng = np.random.default_rng(seed)

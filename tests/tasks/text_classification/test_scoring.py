@@ -4,6 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from rdrop_jax.errors import InputError
+from rdrop_jax.tasks.classification import class_answer
 from rdrop_jax.tasks.image_classification import scores
 
 sums = jax.jit(scores.sums)
@@ -52,6 +54,17 @@ def test_scores_match_plain_loops(classes):
     wanted = slow(logits[where].astype(np.float64), labels[where])
     assert found == pytest.approx(wanted, abs=1e-6)
     assert set(found) == set(scores.NAMES)
+
+
+def test_logits_that_are_nan_have_no_scores():
+    logits, where = np.zeros((4, 3), np.float32), np.ones(4, bool)
+    logits[2, 1] = np.nan
+    found = scores.scores([jax.device_get(sums(logits, np.zeros(4, np.int32), where))])
+    assert found.pop("examples") == 4
+    assert set(found) == set(scores.NAMES)
+    assert np.isnan(list(found.values())).all()
+    with pytest.raises(InputError, match=r"^--checkpoint: expected a model with fin"):
+        class_answer(np.array([np.nan, np.nan]), ())
 
 
 def test_a_calibrated_model_scores_zero():

@@ -257,6 +257,20 @@ def test_a_label_that_training_rows_do_not_have(tmp_path, split):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+def test_a_test_file_without_labels(tmp_path):
+    names = files(tmp_path)
+    path = tmp_path / "test.jsonl"
+    path.write_text(path.read_text().replace('"label": "good"', '"label": null'))
+    path.write_text(path.read_text().replace('"label": "bad"', '"label": null'))
+    message = (
+        r"^data\.files\.test: expected labelled rows, found 24 rows without a label\. "
+        r"Set eval\.test=false"
+    )
+    with pytest.raises(InputError, match=message):
+        train(tmp_path / "run", names)
+    tasks.check_data(load(names, eval__test=False))
+
+
 def test_labels_of_another_kind(tmp_path):
     refused(
         tmp_path,
