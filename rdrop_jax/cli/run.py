@@ -220,15 +220,17 @@ def _unlike(configs: Sequence[ConfigDict]) -> tuple[str, ...]:
 
 def _unlike_files(workdirs: Sequence[Path]) -> tuple[str, ...]:
     """Return the data files, other than those of the test, whose contents differ."""
-    each = []
-    for workdir in workdirs:
-        files = workdir_lib.read(workdir).data.get("files", {})
-        left_out = {Path(files.get("test") or "").name, splits.VALIDATION_ROWS}
-        sums = {Path(n).name: s for n, s in workdir_lib.recorded_data(workdir).items()}
-        each.append({n: s for n, s in sums.items() if n not in left_out})
-    first = {n: s for n, s in each[0].items() if not n.startswith("test")}
-    names = [n for n, s in first.items() if any(x.get(n, s) != s for x in each)]
-    return tuple(f"content of {name}" for name in names)
+    files = workdir_lib.read(workdirs[0]).data.get("files", {})
+    left_out = {Path(files.get("test") or "").name, splits.VALIDATION_ROWS}
+    sums, *others = map(workdir_lib.recorded_data, workdirs)
+    named = {Path(name).name: sum for name, sum in sums.items()}
+    first = {
+        name: sum
+        for name, sum in named.items()
+        if name not in left_out and not name.startswith("test")
+    }
+    differ = {name for x in others for name in workdir_lib.changed_files(x, first)}
+    return tuple(f"content of {name}" for name in first if name in differ)
 
 
 def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:

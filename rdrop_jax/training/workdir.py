@@ -194,6 +194,17 @@ def recorded_commit(config: ConfigDict, workdir: Path | None) -> str:
     return recorded_data(workdir).get(config.data.name, "")
 
 
+def changed_files(
+    recorded: Mapping[str, str], found: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Return the names of ``found`` that are recorded with another checksum.
+
+    Folders of the names are ignored, because data may move.
+    """
+    sums = {Path(name).name: sum for name, sum in recorded.items()}
+    return tuple(n for n, sum in found.items() if sums.get(Path(n).name, sum) != sum)
+
+
 def check_unchanged(
     recorded: Mapping[str, str], found: Mapping[str, str], field: str
 ) -> None:
@@ -210,14 +221,12 @@ def check_unchanged(
     Raises:
       InputError: data have changed; the message names them.
     """
-    sums = {Path(name).name: sum for name, sum in recorded.items()}
-    for name, sum in found.items():
-        if sums.get(Path(name).name, sum) != sum:
-            raise InputError(
-                f"{field}: expected the training data of the run to hold rows out of, "
-                f"found that {name} has changed. Restore the data, or score a separate "
-                "file or folder"
-            )
+    for name in changed_files(recorded, found):
+        raise InputError(
+            f"{field}: expected the training data of the run to hold rows out of, "
+            f"found that {name} has changed. Restore the data, or score a separate "
+            "file or folder"
+        )
 
 
 def record_init(
