@@ -122,7 +122,7 @@ def tatoeba(folder: Path) -> Files:
     train = [x for x in train if x.split("\t")[0] not in seen]
     return {
         **_pairs("train", train, "de", "en"),
-        **_pairs("train20000", train[:20_000], "de", "en"),
+        **_pairs("train5000", train[:5000], "de", "en"),
         **_pairs("validation", validation, "de", "en"),
         **_pairs("validation300", validation[:300], "de", "en"),
         **_pairs("test", test, "de", "en"),

@@ -105,7 +105,7 @@ _TATOEBA = PlannedRow(
     "tatoeba",
     "",
     _TRANSLATOR
-    | _files("train20000", "validation300", "test")
+    | _files("train5000", "validation300", "test")
     | {"data.source": "de", "data.target": "en"},
     pilot=2000,
     metric="bleu",
@@ -193,7 +193,7 @@ _CIFAR100 = PlannedRow(
 ROWS = {
     "sst2": _SST2,
     "conll2003": _CONLL2003,
-    "tatoeba": _TATOEBA,
+    "tatoeba": replace(_TATOEBA, alphas="1", arms="equal_compute"),
     "wikitext2": _WIKITEXT2,
     "aeslc": _AESLC,
     "english_swahili": _SWAHILI,
