@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,13 +91,10 @@ def unused_gpu() -> str:
     )
 
 
-def data_line(task: Task, data: RandomAccess) -> str:
-    """Return one line with the sizes of the splits read so far and steps per epoch.
-
-    Test data are read only at the end, so that their size is not included.
-    """
-    size, splits = task.report.size, ("train", "validation")
-    sizes = "".join(f"{name} {size(name)}, " for name in splits if size)
+def data_line(task: Task, data: RandomAccess, scored: Iterable[str]) -> str:
+    """Return one line with the sizes of the splits and the steps per epoch."""
+    size = task.report.size
+    sizes = "".join(f"{name} {size(name)}, " for name in ("train", *scored) if size)
     return f"data: {sizes}{data.steps_per_epoch:.6g} steps per epoch"
 
 

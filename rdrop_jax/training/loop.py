@@ -1,6 +1,7 @@
 """The training loop, shared by all tasks."""
 
 import contextlib
+import functools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,7 @@ from rdrop_jax.core.train_state import TrainState
 from rdrop_jax.core.train_step import Step
 from rdrop_jax.data.batches import prefetch
 from rdrop_jax.errors import InputError, TrainingError
-from rdrop_jax.files.disk import check_space, read_json, write_json
+from rdrop_jax.files.disk import check_space, write_json
 from rdrop_jax.training import direction
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.callbacks import Callback, notify
@@ -44,7 +45,7 @@ from rdrop_jax.training.state import (
     initial_state,
     make_step,
 )
-from rdrop_jax.training.task import RandomAccess, Task
+from rdrop_jax.training.task import Evaluator, RandomAccess, Task
 from rdrop_jax.training.window import LogSteps, Window
 from rdrop_jax.training.writers import MetricsWriter
 
@@ -157,6 +158,20 @@ class Trainer:
     state: TrainState
     progress: Progress
 
+    @functools.cached_property
+    def evaluators(self) -> dict[str, Evaluator]:
+        """Evaluators of all splits that the run scores. Making one reads its data.
+
+        They are made before the first step, so that a fault of test data is an error
+        then. Test data are scored at the end, and only if ``eval.test`` is True.
+        """
+        return {
+            name: make(self.mesh)
+            for name, make in self.task.evaluators.items()
+            if name != "train"
+            and (self.config.eval.test or not name.startswith("test"))
+        }
+
     def run_steps(self) -> None:
         """Run the steps, each in the order: batch, update; if due, log, validate, save.
 
@@ -169,7 +184,7 @@ class Trainer:
         if start:
             _logger.info("resuming from step %d", start)
         data = self.task.train_data()
-        validate = self.task.evaluators["validation"](self.mesh)
+        validate = self.evaluators["validation"]
         self._log_setup(data)
         check_passes(self.task, config, self.state, shard_batch(self.mesh, data[start]))
         window = Window(start, self.progress.seconds)
@@ -228,7 +243,8 @@ class Trainer:
 
     def _log_setup(self, data: RandomAccess) -> None:
         """Log notes on the data, and warn of alpha without a second pass."""
-        for line in (*self.task.report.notes(), data_line(self.task, data)):
+        sizes = data_line(self.task, data, self.evaluators)
+        for line in (*self.task.report.notes(), sizes):
             _logger.info(line)
         r = self.config.rdrop
         if r.num_passes == 1 and r.alpha > 0:
@@ -268,8 +284,6 @@ class Trainer:
     def write_result(self, started: str) -> dict[str, Any]:
         """Score the best checkpoint and write result.json.
 
-        Test data are read here for the first time, and only if ``eval.test`` is True.
-
         Args:
           started: date and time of this start, for the record.
 
@@ -278,20 +292,15 @@ class Trainer:
         """
         config, task = self.config, self.task
         path, step = self.workdir / "result.json", int(self.state.step)
-        result = stored_result(path) or {}
+        result = workdir_lib.stored_result(path) or {}
         if from_process_0(lambda: int(result.get("step") == step)):
             _logger.info("complete: %s contains the result of step %d", path, step)
             self.metrics.result(result, new=False)
             return result
         best, params = self._best_params()
-        splits = [
-            name
-            for name in task.evaluators
-            if name != "train" and (config.eval.test or not name.startswith("test"))
-        ]
         scores = {
-            split: timed(f"scored {split}", task.evaluators[split](self.mesh), params)
-            for split in splits
+            split: timed(f"scored {split}", evaluate, params)
+            for split, evaluate in self.evaluators.items()
         }
         result = {
             "step": step,
@@ -306,7 +315,7 @@ class Trainer:
         if jax.process_index() == 0:
             write_json(path, result)
         self.metrics.result(result, new=True)
-        for split in splits:
+        for split in scores:
             _logger.info(scores_line(f"best step {best}  {split}", result[split]))
         if samples := task.report.samples:
             for line in samples(self.mesh)(params):
@@ -332,22 +341,6 @@ def with_num_passes(config: ConfigDict) -> ConfigDict:
     r = resolved.rdrop
     r.num_passes = resolve_num_passes(r.alpha, r.num_passes)
     return resolved.lock()
-
-
-def stored_result(path: Path) -> dict[str, Any] | None:
-    """Return the result of an earlier start; None if absent or invalid."""
-    if not path.exists():
-        return None
-    try:
-        result = read_json(path)
-    except InputError as error:
-        _logger.info("%s. Making it again", error)
-        return None
-    if type(result.get("step")) is not int:
-        found = f"{result.get('step', 'none')!r:.40}"
-        _logger.info("%s: expected a step, found %s. Making it again", path, found)
-        return None
-    return result
 
 
 def due(step: int, every: int) -> bool:

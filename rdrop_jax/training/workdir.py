@@ -276,6 +276,22 @@ def read(workdir: Path) -> ConfigDict:
     return config.lock()
 
 
+def stored_result(path: Path) -> dict[str, Any] | None:
+    """Return the result of an earlier start; None if absent or invalid."""
+    if not path.exists():
+        return None
+    try:
+        result = read_json(path)
+    except InputError as error:
+        _logger.info("%s. Making it again", error)
+        return None
+    if type(result.get("step")) is not int:
+        found = f"{result.get('step', 'none')!r:.40}"
+        _logger.info("%s: expected a step, found %s. Making it again", path, found)
+        return None
+    return result
+
+
 def split_checkpoint(name: str) -> tuple[Path, str]:
     """Split ``WORKDIR[:CHECKPOINT]`` into path and checkpoint, "best" by default."""
     path, colon, checkpoint = name.rpartition(":")

@@ -288,6 +288,19 @@ def test_a_test_split_with_labels_in_a_field_is_kept(hub):
         tasks.check_data(config)
 
 
+def test_a_named_test_split_without_labels_is_refused(hub):
+    hub.add("org/films", films(known=False), kind="datasets")
+    given = {"data.name": "hf:org/films/pairs"}
+    named = given | {"data.files.test": "test"}
+    assert not tasks.check_data(
+        flags.load("configs/glue.py:files", given)
+    ).data.files.test
+    with pytest.raises(InputError, match=r"data\.files\.test: expected labelled rows"):
+        tasks.check_data(flags.load("configs/glue.py:files", named))
+    scored = named | {"eval.test": "false"}
+    tasks.check_data(flags.load("configs/glue.py:files", scored))
+
+
 def test_images_without_a_class():
     feature = datasets.ClassLabel(names=["cat", "dog"])
     photo = Image.new("RGB", (2, 2))

@@ -162,7 +162,7 @@ def test_a_signal_at_any_stage(monkeypatch, tmp_path, function, said, saved):
 
 
 def test_a_signal_after_the_last_step_costs_nothing(monkeypatch, tmp_path):
-    signalled(monkeypatch, "stored_result")
+    signalled(monkeypatch, "stored_result", module=workdir_lib)
     assert train(tmp_path)["step"] == 4
 
 

@@ -31,7 +31,7 @@ def test_a_run_reports_its_machine_and_its_data(timed):
     first = f"rdrop_jax {found['rdrop_jax']}, jax {found['jax']}; "
     assert f"{first}{versions.devices()}, processes: 1" in said
     assert "weights: random initialization (init_from is empty); model: vit" in said
-    assert "data: train 1,257 rows, validation 180 rows, " in said
+    assert "data: train 1,257 rows, validation 180 rows, test 360 rows, " in said
     assert "steps per epoch" in said
     order = ["reading the data", "data: train", "compiling the train step"]
     order += ["compiled in", "first validation"]

@@ -386,6 +386,20 @@ def test_masks_that_do_not_differ_stop_the_run(tmp_path, monkeypatch):
     train(tmp_path / "plain", rdrop__alpha=0, total_steps=1)
 
 
+def test_a_fault_of_test_data_is_an_error_before_the_first_step(tmp_path):
+    def damaged(mesh):
+        raise InputError("test.npz: damaged")
+
+    task = tasks.build(config())
+    task = replace(task, evaluators={**task.evaluators, "test": damaged})
+    run = tmp_path / "run"
+    with pytest.raises(InputError, match=r"test\.npz: damaged"):
+        train_program.train(config(), run, task)
+    assert not (run / "metrics.jsonl").exists()
+    result = train_program.train(config(eval__test=False), tmp_path / "other", task)
+    assert "test" not in result
+
+
 def test_labels_out_of_range_stop_the_run(tmp_path):
     with pytest.raises(InputError, match=r"expected labels from 0 to .* = 8, found 9"):
         train(tmp_path, data__num_classes=9)

@@ -262,18 +262,17 @@ def check_training(config: ConfigDict, commit: str = "") -> None:
       commit: commit of a dataset of the Hub; "" takes the newest.
 
     Raises:
-      InputError: a file is missing, or the rows of the test file have no label or one
-        that is not in the training rows.
+      InputError: a file or split is missing, or the rows of the test data have no
+        label or one that is not in the training rows.
     """
     data = config.data
-    if data.name != "files":
-        find(data, commit)
+    if data.name == "files":
+        for split, path in text_files.paths_of(data).items():
+            text_files.check_file(split, path)
+    found = find(data, commit)
+    if not (is_own(data) and data.files.test and config.eval.test):
         return
-    for split, path in text_files.paths_of(data).items():
-        text_files.check_file(split, path)
-    if not data.files.test or not config.eval.test:
-        return
-    texts = find(data).splits["test"]()
+    texts = found.splits["test"]()
     _, labelled = encode_labels(texts, data.labels, data.classes)
     if not labelled.any():
         raise InputError(
