@@ -4,7 +4,7 @@ Presets:
   demo: classify summary lines of scipy's docstrings by subpackage; a small encoder
         from scratch, nothing to download.
         python -m rdrop_jax.train --config configs/glue.py
-        2 CPU cores: see docs/results.md for time and accuracy.
+        2 CPU cores: docs/results/default-runs.md has time and accuracy.
 
   files: one text or two per row of a table (.csv, .tsv, .json, .jsonl, .parquet), with
         classes, sets of labels or numbers; rows without a label only enter the

@@ -121,7 +121,7 @@ def files() -> ConfigDict:
     alpha 1, dropout 0.1. With a small model on 250,000 tokens of Brown, R-Drop lowered
     perplexity by 4.6 (132.5 to 128.0; five seeds, no verdict), at 1.9 times the time
     per step. With an adaptive softmax it lowered perplexity by 4.0 (131.2 to 127.2; six
-    seeds: it helps), at 1.6 times the time per step. Other alphas and learning rates
+    seeds: it helps), at 2.5 times the time per step. Other alphas and learning rates
     were not tested: docs/results.md.
     """
     c = lm()

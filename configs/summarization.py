@@ -117,17 +117,16 @@ def files() -> ConfigDict:
     r"""Your own documents and summaries, from weights of BART.
 
     python -m rdrop_jax.train --config configs/summarization.py:files \
-        --config.data.dir=FOLDER --config.init_from=hf:facebook/bart-base
+        --config.data.dir=FOLDER
 
     FOLDER contains train.jsonl, validation.jsonl and test.jsonl with columns article
-    and highlights; ``init_from`` is a folder with config.json, model.safetensors and
-    tokenizer files of facebook/bart-base. With --config.init_from= the preset
-    trains a small model from scratch (see SCRATCH), which needs some 100,000 summaries.
+    and highlights. With --config.init_from= the preset trains a small model from
+    scratch (see SCRATCH), which needs some 100,000 summaries.
     """
     c = summarization()
     c.total_steps = "5 epochs"
     c.batch_tokens = 8192
-    c.init_from = "bart-base"
+    c.init_from = "hf:facebook/bart-base"
     c.data.name = "files"
     c.data.files.train = "train.jsonl"
     c.data.files.validation = "validation.jsonl"

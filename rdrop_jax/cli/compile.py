@@ -349,8 +349,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", type=flags.path, help="also write the costs here")
     args, overrides = flags.parse(parser, argv)
     target = targets.parse(args.target)
-    # Weights are not read; a preset's file of weights need not exist.
-    overrides = {"init_from": ""} | overrides
     config = flags.load(args.config, overrides)
     targets.set_environment(target)
     change: dict[str, str] = {}

@@ -1,9 +1,9 @@
 """python -m rdrop_jax.predict --workdir runs/vit --input photo.jpg more_photos/
 
-Prints one line per input: a line of text for translations, summaries and continuations,
-else JSON with the number of the input, the input, its label and probability, and all
-probabilities. --json and --n_best give JSON for text too. A language model continues
-each line, or returns its log probability with --mode score.
+Prints one line per input: the text of a translation or summary, else JSON. A classifier
+gives the number of the input, the input, its label and probability, and all
+probabilities. A language model continues each line, or returns its log probability with
+--mode score. --json and --n_best give JSON for translations and summaries too.
 """
 
 import contextlib

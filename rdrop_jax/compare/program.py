@@ -1,4 +1,4 @@
-"""python -m rdrop_jax.compare --config configs/vit.py --alphas 0,1,5 --seeds 6
+"""python -m rdrop_jax.compare --config configs/vit.py --alphas 1,5 --workdir runs/cmp
 
 Trains with and without R-Drop at equal budgets and reports whether R-Drop helps.
 --render FOLDER makes the page of each stored JSON report again and prints its Markdown;
@@ -100,8 +100,8 @@ def make_parser() -> flags.Parser:
     """Make the parser of the command line."""
     parser = flags.Parser(prog="rdrop_jax.compare", description=__doc__)
     add = parser.add_argument
-    add("--config", metavar="FILE[:PRESET]", required=True)
-    add("--workdir", type=flags.path, required=True)
+    add("--config", metavar="FILE[:PRESET]", required=True, help="config of all runs")
+    add("--workdir", type=flags.path, required=True, help="folder of runs and report")
     add("--alphas", default="1", help="alphas; rdrop tries those above 0; default: 1")
     add("--seeds", type=int, default=6, help="number of selection seeds; default: 6")
     add(

@@ -51,7 +51,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "data.dir": ("", "folder of the dataset; empty: $RDROP_DATA_DIR"),
     "data.split_seed": (0, "seed of held-out splits; independent of seed"),
     "data.prefetch": (2, "batches prepared ahead, each in a separate thread"),
-    "data.workers": (0, "threads that load rows; 0: use the prefetch threads"),
+    "data.workers": (0, "threads that load images; 0: use the prefetch threads"),
     "optimizer.name": ("adam", "adam or adamw (the same), sgd, nag"),
     "optimizer.lr": (1e-3, "peak learning rate"),
     "optimizer.schedule": ("constant", "see rdrop_jax.training.optim.make_schedule"),

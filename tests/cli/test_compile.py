@@ -49,7 +49,7 @@ SMALL = {
 )
 def test_a_step_is_built_from_the_config_alone(spec):
     """Shapes of the batch fit the forward and the loss of every task."""
-    config = flags.load(f"configs/{spec}", {"init_from": ""} | SMALL[spec])
+    config = flags.load(f"configs/{spec}", SMALL[spec])
     resolved = config_lib.resolve(config, 1000.0)
     task, shapes = tasks.abstract(resolved)
     tx = state_lib.make_tx(resolved)
@@ -57,6 +57,22 @@ def test_a_step_is_built_from_the_config_alone(spec):
     batch = {k: jax.ShapeDtypeStruct(*v) for k, v in shapes.items()}
     _, metrics = jax.eval_shape(state_lib.make_step(task, tx, resolved), state, batch)
     assert {"ce", "kl"} <= set(metrics)
+
+
+def test_a_preset_that_fine_tunes_has_its_full_size(monkeypatch):
+    """`SCRATCH` is for runs without weights; compiling reads none of either."""
+    seen = []
+
+    def compile_step(config, *_, **options):
+        seen.append(config)
+        raise InputError("enough")
+
+    monkeypatch.setattr(program, "compile_step", compile_step)
+    monkeypatch.setattr(targets, "set_environment", lambda target: None)
+    for preset, size in [("vit.py:folder", "B"), ("summarization.py:files", "base")]:
+        with pytest.raises(InputError, match="enough"):
+            program.main(["--config", f"configs/{preset}", "--target", "gpu:h100"])
+        assert seen[-1].model.size == size
 
 
 TINY = {

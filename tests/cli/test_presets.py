@@ -48,8 +48,7 @@ def test_every_preset_has_its_shapes(preset):
         at_224 = 197 * params["positions"].shape[-1] / 1e6
         expected = MILLIONS[config.model.size]
         assert count - head - positions + at_224 == pytest.approx(expected, abs=0.1)
-        hub = HUB[config.model.size]
-        assert config.init_from == ("ViT-B_16.npz" if preset == "folder" else hub)
+        assert config.init_from == HUB[config.model.size]
     assert vit.PRESETS[preset].__doc__
     assert preset == "demo" or f"vit.py:{preset}" in vit.PRESETS[preset].__doc__
 

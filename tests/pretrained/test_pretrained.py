@@ -511,6 +511,33 @@ def test_the_export_program(finished, tmp_path):
     assert len(modes) == 1
 
 
+@pytest.mark.parametrize(
+    ("interpolation", "eval_crop", "expected"),
+    [
+        ("bilinear", 0.0, {"image_processor_type": "ViTImageProcessor", "resample": 2}),
+        (
+            "bicubic",
+            0.875,
+            {
+                "image_processor_type": "BitImageProcessor",
+                "resample": 3,
+                "size": {"shortest_edge": 256},
+                "do_center_crop": True,
+                "crop_size": {"height": 224, "width": 224},
+            },
+        ),
+    ],
+)
+def test_the_exported_preprocessing_is_that_of_evaluation(
+    interpolation, eval_crop, expected
+):
+    images = vit_model.Preprocessing(
+        224, 3, [0.5] * 3, [0.5] * 3, (), interpolation, eval_crop
+    )
+    found = vit_model._hf_preprocessor(images)
+    assert found | expected == found
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_transformers_load_an_export_and_agree(finished, tmp_path):
     torch = pytest.importorskip("torch", reason="torch is in the environment parity")

@@ -24,6 +24,7 @@ from rdrop_jax.tasks.field_checks import (
     check_least,
     resized,
 )
+from rdrop_jax.tasks.image_classification.images import INTERPOLATIONS
 
 # Formats of exports by model_type.
 FORMATS = {"vit": ("safetensors", "npz"), "dinov2": ("safetensors",)}
@@ -50,6 +51,9 @@ class Preprocessing:
       mean: mean per channel, subtracted from pixels in [0, 1].
       std: standard deviation per channel, which divides the centered pixels.
       labels: class names; may be empty.
+      interpolation: filter of the resize, a key of `images.INTERPOLATIONS`.
+      eval_crop: side of the central square, as share of the shorter side; 0: the
+        whole image, resized to a square.
     """
 
     size: int
@@ -57,6 +61,8 @@ class Preprocessing:
     mean: Sequence[float]
     std: Sequence[float]
     labels: Sequence[str] = ()
+    interpolation: str = "bilinear"
+    eval_crop: float = 0.0
 
 
 def make_model(config: ConfigDict) -> ViT:
@@ -118,6 +124,8 @@ def make_family(module: ViT, data: ConfigDict) -> Family:
         mean=np.broadcast_to(data.mean, data.channels).tolist(),
         std=np.broadcast_to(data.std, data.channels).tolist(),
         labels=tuple(data.classes),
+        interpolation=data.interpolation,
+        eval_crop=data.eval_crop,
     )
     return family(module, images)
 
@@ -287,11 +295,16 @@ def _hf_config(module: ViT, images: Preprocessing) -> dict[str, Any]:
 
 
 def _hf_preprocessor(images: Preprocessing) -> dict[str, Any]:
-    return {
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": images.size, "width": images.size},
-        "resample": 2,  # bilinear
+    square = {"height": images.size, "width": images.size}
+    resized: dict[str, Any] = {"image_processor_type": "ViTImageProcessor"}
+    resized |= {"do_resize": True, "size": square}
+    if images.eval_crop:
+        shorter = round(images.size / images.eval_crop)
+        resized["image_processor_type"] = "BitImageProcessor"
+        resized["size"] = {"shortest_edge": shorter}
+        resized |= {"do_center_crop": True, "crop_size": square}
+    return resized | {
+        "resample": int(INTERPOLATIONS[images.interpolation]),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
