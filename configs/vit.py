@@ -10,7 +10,8 @@ Presets:
 
     python -m rdrop_jax.train --config configs/vit.py[:PRESET]
 
-Data: docs/data.md. Weights: docs/pretrained.md. Memory of each preset: docs/compile.md.
+Data: docs/data.md. Weights: docs/pretrained.md. Memory: docs/compile.md
+has that of the paper's presets; `rdrop_jax.compile` computes the others.
 """
 
 from ml_collections import ConfigDict
@@ -278,7 +279,7 @@ def folder() -> ConfigDict:
     images each. Our settings, based on `finetune`, with smaller batches, flips and
     crops that keep proportions; tune lr and length for each dataset. alpha is 1, as
     docs/guide.md recommends; the 19.2 of `finetune` is due to the microbatches of the
-    published code. Memory: docs/compile.md. Never run here at this size.
+    published code. Never run here at this size.
 
     With --config.init_from= the preset trains ViT-Ti/16 from scratch by Adam: see
     SCRATCH.

@@ -17,6 +17,7 @@ FREE_ON_RESUME = (
     "eval.every",
     "eval.batch_size",
     "eval.patience",
+    "eval.test",
     "checkpoint.",
     "mesh.",
     "data.prefetch",

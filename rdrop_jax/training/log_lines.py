@@ -7,18 +7,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from ml_collections import ConfigDict
 
-from rdrop_jax.core.passes import Params
-from rdrop_jax.training.task import Evaluator, RandomAccess, Task
+from rdrop_jax.training.task import RandomAccess, Task
 from rdrop_jax.versions import devices, versions
 
 _logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def utc_now() -> str:
@@ -42,14 +42,14 @@ def run_record(started: str) -> dict[str, Any]:
     }
 
 
-def timed(title: str, evaluate: Evaluator, params: Params) -> dict[str, float]:
-    """Return scores; log the duration if it exceeds five seconds."""
+def timed(title: str, call: Callable[..., T], *args: Any) -> T:
+    """Return ``call(*args)``; log the duration if it exceeds five seconds."""
     clock = time.perf_counter()
-    scores = evaluate(params)
+    found = call(*args)
     seconds = time.perf_counter() - clock
     if seconds > 5:
         _logger.info("%s in %.0f s", title, seconds)
-    return scores
+    return found
 
 
 def start_lines(config: ConfigDict, step: int) -> list[str]:

@@ -158,19 +158,20 @@ class Trainer:
     state: TrainState
     progress: Progress
 
+    def scored(self) -> list[str]:
+        """Return the splits that the run scores; test data if ``eval.test`` is True."""
+        test = self.config.eval.test
+        names = (name for name in self.task.evaluators if name != "train")
+        return [name for name in names if test or not name.startswith("test")]
+
     @functools.cached_property
     def evaluators(self) -> dict[str, Evaluator]:
-        """Evaluators of all splits that the run scores. Making one reads its data.
+        """Evaluators of all scored splits. Making one reads its data.
 
         They are made before the first step, so that a fault of test data is an error
-        then. Test data are scored at the end, and only if ``eval.test`` is True.
+        then. Test data are scored at the end.
         """
-        return {
-            name: make(self.mesh)
-            for name, make in self.task.evaluators.items()
-            if name != "train"
-            and (self.config.eval.test or not name.startswith("test"))
-        }
+        return {name: self.task.evaluators[name](self.mesh) for name in self.scored()}
 
     def run_steps(self) -> None:
         """Run the steps, each in the order: batch, update; if due, log, validate, save.
@@ -184,7 +185,8 @@ class Trainer:
         if start:
             _logger.info("resuming from step %d", start)
         data = self.task.train_data()
-        validate = self.evaluators["validation"]
+        opened = timed("opened the data to score", lambda: self.evaluators)
+        validate = opened["validation"]
         self._log_setup(data)
         check_passes(self.task, config, self.state, shard_batch(self.mesh, data[start]))
         window = Window(start, self.progress.seconds)
@@ -293,7 +295,8 @@ class Trainer:
         config, task = self.config, self.task
         path, step = self.workdir / "result.json", int(self.state.step)
         result = workdir_lib.stored_result(path) or {}
-        if from_process_0(lambda: int(result.get("step") == step)):
+        complete = result.get("step") == step and {*self.scored()} <= result.keys()
+        if from_process_0(lambda: int(complete)):
             _logger.info("complete: %s contains the result of step %d", path, step)
             self.metrics.result(result, new=False)
             return result

@@ -97,7 +97,8 @@ class Report:
     """Content of the log and of result.json that a task adds.
 
     Attributes:
-      size: ``split -> number of rows or tokens``, for the log: "1,437 rows".
+      size: ``split -> number of rows or tokens`` of "train" and of every split that the
+        run scores, for the log: "1,437 rows".
       notes: messages to the user about the training data, one line each.
       signatures: description of the scores and of the batches for result.json, called
         at the end of a run; a run may resume with different ones, such as after a
@@ -125,7 +126,8 @@ class Task:
         as expected by `rdrop_jax.make_train_step`.
       train_data: training batches; called only for training, and read once.
       scores: names of the evaluators' scores, from which ``eval.metric`` selects.
-      evaluators: ``split -> mesh -> evaluator``; making one reads the data.
+      evaluators: ``split -> mesh -> evaluator``; making one reads the data. All but
+        "train", and tests if ``eval.test`` is False, are made before the first step.
       provenance: description of the data, mainly checksums. A run resumes only with
         the same one.
       examples: ``split -> mesh -> scores per example``; empty if scores are only

@@ -512,10 +512,20 @@ def test_the_export_program(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("interpolation", "eval_crop", "expected"),
+    ("channels", "interpolation", "eval_crop", "expected"),
     [
-        ("bilinear", 0.0, {"image_processor_type": "ViTImageProcessor", "resample": 2}),
         (
+            1,
+            "bilinear",
+            0.0,
+            {
+                "image_processor_type": "ViTImageProcessor",
+                "resample": 2,
+                "do_convert_rgb": False,
+            },
+        ),
+        (
+            3,
             "bicubic",
             0.875,
             {
@@ -524,15 +534,17 @@ def test_the_export_program(finished, tmp_path):
                 "size": {"shortest_edge": 256},
                 "do_center_crop": True,
                 "crop_size": {"height": 224, "width": 224},
+                "do_convert_rgb": True,
             },
         ),
     ],
 )
 def test_the_exported_preprocessing_is_that_of_evaluation(
-    interpolation, eval_crop, expected
+    channels, interpolation, eval_crop, expected
 ):
+    half = [0.5] * channels
     images = vit_model.Preprocessing(
-        224, 3, [0.5] * 3, [0.5] * 3, (), interpolation, eval_crop
+        224, channels, half, half, (), interpolation, eval_crop
     )
     found = vit_model._hf_preprocessor(images)
     assert found | expected == found

@@ -396,8 +396,16 @@ def test_a_fault_of_test_data_is_an_error_before_the_first_step(tmp_path):
     with pytest.raises(InputError, match=r"test\.npz: damaged"):
         train_program.train(config(), run, task)
     assert not (run / "metrics.jsonl").exists()
-    result = train_program.train(config(eval__test=False), tmp_path / "other", task)
+    result = train_program.train(config(eval__test=False), run, task)
     assert "test" not in result
+
+
+def test_a_finished_run_can_be_scored_on_test_data_later(tmp_path):
+    first = train(tmp_path, total_steps=2, eval__test=False)
+    second = train(tmp_path, total_steps=2)
+    assert second["validation"] == first["validation"]
+    assert second["test"]["examples"] == 360
+    assert train(tmp_path, total_steps=2, eval__test=False) == second
 
 
 def test_labels_out_of_range_stop_the_run(tmp_path):

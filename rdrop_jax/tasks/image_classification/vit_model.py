@@ -298,6 +298,7 @@ def _hf_preprocessor(images: Preprocessing) -> dict[str, Any]:
     square = {"height": images.size, "width": images.size}
     resized: dict[str, Any] = {"image_processor_type": "ViTImageProcessor"}
     resized |= {"do_resize": True, "size": square}
+    resized["do_convert_rgb"] = images.channels == 3
     if images.eval_crop:
         shorter = round(images.size / images.eval_crop)
         resized["image_processor_type"] = "BitImageProcessor"

@@ -125,7 +125,10 @@ def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evalu
     data = scorer.config.data
     texts, labels = scorer.labelled(split(name))
     if not len(texts):
-        raise InputError(f"{data.name}, {name}: expected labelled rows, found none")
+        hint = ". Set eval.test=false" if name.startswith("test") else ""
+        raise InputError(
+            f"{data.name}, {name}: expected labelled rows, found none{hint}"
+        )
     encoded = scorer.encode(texts)
     outputs = make_outputs(scorer, mesh)
     if texts.words is not None:
