@@ -281,8 +281,9 @@ def test_the_probe_reads_the_dataset_and_checks_weights(tmp_path):
     fields = TINY | {"data.dir": str(tmp_path), "data.image_size": "8"}
     job = {"config": f"{VIT}:folder", "probe": [fields | {"init_from": ""}]}
     assert worker.probe(job)["steps_per_epoch"] == [16 / 64]
-    with pytest.raises(InputError, match=r"init_from: .* found nothing at ViT-B_16"):
-        worker.probe(job | {"probe": [fields]})
+    lost = fields | {"init_from": "lost.npz"}
+    with pytest.raises(InputError, match=r"init_from: .* found nothing at lost\.npz"):
+        worker.probe(job | {"probe": [lost]})
 
 
 def test_the_last_error_of_a_process_has_all_its_lines():
