@@ -185,8 +185,8 @@ class Trainer:
         if start:
             _logger.info("resuming from step %d", start)
         data = self.task.train_data()
-        opened = timed("opened the data to score", lambda: self.evaluators)
-        validate = opened["validation"]
+        evaluators = timed("opened the data to score", lambda: self.evaluators)
+        validate = evaluators["validation"]
         self._log_setup(data)
         check_passes(self.task, config, self.state, shard_batch(self.mesh, data[start]))
         window = Window(start, self.progress.seconds)
