@@ -99,6 +99,7 @@ _CONLL2003 = replace(
     pilot=200,
     metric="f1",
     rates=("3e-4", "1e-4"),
+    arms="equal_compute",
 )
 _TATOEBA = PlannedRow(
     "configs/nmt.py:files",
