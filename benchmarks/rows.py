@@ -2,8 +2,8 @@
 
     python -m benchmarks.rows sst2 --data FOLDER --weights FOLDER --workdir runs/rows
 
-FOLDER of --data contains the folders of `benchmarks.row_data`, that of --weights the
-folders minilm and dinov2_small. The same command resumes. --print shows the commands.
+FOLDER of --data contains the folders of `benchmarks.row_data`, that of --weights those
+of `benchmarks.row_weights`. The same command resumes. --print shows the commands.
 """
 
 import json
