@@ -87,7 +87,6 @@ _SST2 = PlannedRow(
     pilot=160,
     metric="accuracy",
     rates=("1e-4", "5e-5"),
-    alphas="1",
 )
 _CONLL2003 = replace(
     _SST2,
@@ -99,7 +98,6 @@ _CONLL2003 = replace(
     pilot=200,
     metric="f1",
     rates=("3e-4", "1e-4"),
-    arms="equal_compute",
 )
 _TATOEBA = PlannedRow(
     "configs/nmt.py:files",
@@ -191,14 +189,20 @@ _CIFAR100 = PlannedRow(
     rates=("3e-4", "1e-4"),
     dropouts=("0.02", "0.1"),
 )
+
+
+def _on_cpu(row: PlannedRow) -> PlannedRow:
+    return replace(row, alphas="1", arms="equal_compute")
+
+
 ROWS = {
-    "sst2": _SST2,
-    "conll2003": _CONLL2003,
-    "tatoeba": replace(_TATOEBA, alphas="1", arms="equal_compute"),
-    "wikitext2": _WIKITEXT2,
-    "aeslc": _AESLC,
-    "english_swahili": _SWAHILI,
-    "cifar100_dinov2": _CIFAR100,
+    "sst2": replace(_SST2, alphas="1"),
+    "conll2003": _on_cpu(_CONLL2003),
+    "tatoeba": _on_cpu(_TATOEBA),
+    "wikitext2": _on_cpu(_WIKITEXT2),
+    "aeslc": _on_cpu(_AESLC),
+    "english_swahili": _on_cpu(_SWAHILI),
+    "cifar100_dinov2": _on_cpu(_CIFAR100),
     "sst2_settings": replace(
         _SST2, alphas="0.5,1,2,5,10", seeds=3, arms="plain", pilot_of="sst2"
     ),
