@@ -221,16 +221,21 @@ def _unlike(configs: Sequence[ConfigDict]) -> tuple[str, ...]:
 def _unlike_files(workdirs: Sequence[Path]) -> tuple[str, ...]:
     """Return the data files, other than those of the test, whose contents differ."""
     files = workdir_lib.read(workdirs[0]).data.get("files", {})
-    left_out = {Path(files.get("test") or "").name, splits.VALIDATION_ROWS}
+    test = str(files.get("test") or "test")
     sums, *others = map(workdir_lib.recorded_data, workdirs)
-    named = {Path(name).name: sum for name, sum in sums.items()}
     first = {
         name: sum
-        for name, sum in named.items()
-        if name not in left_out and not name.startswith("test")
+        for name, sum in sums.items()
+        if not _is_of_test(name, test) and name != splits.VALIDATION_ROWS
     }
     differ = {name for x in others for name in workdir_lib.changed_files(x, first)}
     return tuple(f"content of {name}" for name in first if name in differ)
+
+
+def _is_of_test(name: str, test: str) -> bool:
+    """Return whether a recorded name, in 0.1 without folders, is of the test data."""
+    ends = f"/{name}".endswith(f"/{test}") or f"/{test}".endswith(f"/{name}")
+    return ends or name.startswith(test) or Path(name).name.startswith("test")
 
 
 def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:

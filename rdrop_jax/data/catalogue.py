@@ -204,7 +204,11 @@ def load(data: ConfigDict, page: str) -> hub.Loaded:
     folder = prepared_folder(data, page)
     return hub.Loaded(
         data.name,
-        {str(folder): checksums.sha256(folder / "dataset_info.json")},
+        {
+            folder.relative_to(root(data)).as_posix(): checksums.sha256(
+                folder / "dataset_info.json"
+            )
+        },
         {split: Table(folder, split) for split in splits(folder)},
     )
 

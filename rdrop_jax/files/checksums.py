@@ -6,6 +6,7 @@ Needs no jax.
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from rdrop_jax.errors import InputError
@@ -103,3 +104,16 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_files(paths: Iterable[Path], root: str) -> dict[str, str]:
+    """Return the SHA-256 of each file, by its name relative to ``root``.
+
+    Data may move with their folder. A file outside of ``root`` has its full path.
+    """
+    return {_name(path, root): sha256(path) for path in paths}
+
+
+def _name(path: Path, root: str) -> str:
+    inside = path.is_relative_to(root)
+    return (path.relative_to(root) if inside else path).as_posix()

@@ -162,7 +162,7 @@ def record_data(found: Mapping[str, str], workdir: Path) -> None:
     Raises:
       InputError: the data differ; the message lists the differences.
     """
-    stored = recorded_data(workdir)
+    stored = _aligned(recorded_data(workdir), found)
     lines = [
         f"{name}: stored {stored.get(name, 'none')}, now {found.get(name, 'none')}"
         for name in sorted(stored.keys() | found.keys())
@@ -197,12 +197,36 @@ def recorded_commit(config: ConfigDict, workdir: Path | None) -> str:
 def changed_files(
     recorded: Mapping[str, str], found: Mapping[str, str]
 ) -> tuple[str, ...]:
-    """Return the names of ``found`` that are recorded with another checksum.
+    """Return the names of ``found`` that are recorded with another checksum."""
+    sums = _aligned(recorded, found)
+    return tuple(name for name, sum in found.items() if sums.get(name, sum) != sum)
 
-    Folders of the names are ignored, because data may move.
+
+def _aligned(recorded: Mapping[str, str], found: Mapping[str, str]) -> dict[str, str]:
+    """Return recorded checksums under the names that ``found`` has for the files.
+
+    Version 0.1 recorded names without folders, or full paths. Of files with one name in
+    several folders it recorded one: the others count as unchanged.
     """
-    sums = {Path(name).name: sum for name, sum in recorded.items()}
-    return tuple(n for n, sum in found.items() if sums.get(Path(n).name, sum) != sum)
+    aligned: dict[str, str] = {}
+    for stored, digest in recorded.items():
+        names = _present_names(stored, recorded, found)
+        if any(found[name] == digest for name in names):
+            aligned |= {name: found[name] for name in names}
+        else:
+            aligned |= dict.fromkeys(names or [stored], digest)
+    return aligned
+
+
+def _present_names(
+    stored: str, recorded: Collection[str], found: Collection[str]
+) -> list[str]:
+    """Return the names in ``found`` of a recorded file: equal, or else ends of it."""
+    if stored in found:
+        return [stored]
+    new = [name for name in found if name not in recorded]
+    ends = [name for name in new if stored.endswith(f"/{name}")]
+    return ends or [name for name in new if Path(name).name == Path(stored).name]
 
 
 def check_unchanged(
@@ -214,8 +238,7 @@ def check_unchanged(
 
     Args:
       recorded: names to checksums, as `recorded_data` returns them.
-      found: names to checksums of the present training data. Folders of the names are
-        ignored, because data may move.
+      found: names to checksums of the present training data.
       field: config field, for messages.
 
     Raises:

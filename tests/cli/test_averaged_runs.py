@@ -154,7 +154,9 @@ def test_files_that_differ_in_content_are_found(tmp_path, untrained, monkeypatch
     open_runs(several[:2]).check_split("validation")
     run = open_runs(several)
     for split in ("validation", "test"):  # both are drawn from the digits
-        with pytest.raises(InputError, match=r"^--split: .* same content of train.npz"):
+        with pytest.raises(
+            InputError, match=r"^--split: .* same content of x/train.npz"
+        ):
             run.check_split(split)
     sums.pop("c")  # a run without a record
     open_runs(several).check_split("validation")

@@ -1,18 +1,20 @@
 """Evaluation after the data of a run were deleted or changed."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import texts, tiny, tiny_nmt, tiny_sum
 from PIL import Image
 
-from rdrop_jax import tasks
+from rdrop_jax import flags, tasks
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.image_classification import image_sets
 from rdrop_jax.tasks.image_classification import task as image_classification
 from rdrop_jax.tasks.seq2seq import pair_sets
 from rdrop_jax.tasks.text_classification import text_sets
+from rdrop_jax.training import workdir as workdir_lib
 
 
 def started(workdir, provenance):
@@ -130,3 +132,86 @@ def test_held_out_pairs_are_those_of_the_run(tmp_path, task):
     assert list(rows("test"))
     with pytest.raises(InputError, match=r"^data.files.train: .*train.* has changed"):
         rows("validation")
+
+
+NAMES = [f"{split}/data.csv" for split in ("test", "train", "validation")]
+
+
+def in_folders(folder, config, **columns):
+    """A config of three files with one name, and its data."""
+    for split, count in (("train", 40), ("validation", 10), ("test", 10)):
+        (folder / split).mkdir(parents=True)
+        lines = [f"{split} {i},{'ab'[i % 2]} {i}" for i in range(count)]
+        text = "\n".join([",".join(columns.values()), *lines, ""])
+        (folder / split / "data.csv").write_text(text)
+    fields = {f"data.columns.{name}": column for name, column in columns.items()}
+    for split in ("train", "validation", "test"):
+        fields[f"data.files.{split}"] = f"{split}/data.csv"
+    return flags.load(config, fields | {"data.dir": str(folder)})
+
+
+def found_texts(data):
+    return text_sets.find(data)
+
+
+def found_pairs(data):
+    return pair_sets.files(data, ("source", "target"))
+
+
+FOLDERS = pytest.mark.parametrize(
+    ("find", "config", "columns"),
+    [
+        (found_texts, "configs/glue.py:files", ("text", "label")),
+        (found_pairs, "configs/nmt.py:files", ("source", "target")),
+    ],
+)
+
+
+@FOLDERS
+def test_files_of_one_name_have_a_checksum_each(tmp_path, find, config, columns):
+    data = in_folders(tmp_path / "d", config, **{c: c for c in columns}).data
+    recorded = find(data).provenance()
+    assert sorted(recorded) == NAMES
+    workdir_lib.check_unchanged(recorded, recorded, "data.files.train")
+    workdir = started(tmp_path / "run", recorded)
+    with (tmp_path / "d" / "train" / "data.csv").open("a") as file:
+        file.write("more,a\n")
+    changed = find(data).provenance()
+    assert workdir_lib.changed_files(recorded, changed) == ("train/data.csv",)
+    with pytest.raises(InputError, match=r"different data.*\n  train/data.csv: stored"):
+        workdir_lib.record_data(changed, workdir)
+
+
+@FOLDERS
+@pytest.mark.parametrize("version", ["now", "base names", "full paths"])
+def test_data_may_move(tmp_path, find, config, columns, version):
+    data = in_folders(tmp_path / "d", config, **{c: c for c in columns}).data
+    recorded = find(data).provenance()
+    if version == "base names":
+        recorded = {Path(name).name: sum for name, sum in recorded.items()}
+    elif version == "full paths":
+        recorded = {f"{data.dir}/{name}": sum for name, sum in recorded.items()}
+    workdir = started(tmp_path / "run", recorded)
+    (tmp_path / "d").rename(tmp_path / "moved")
+    data.unlock().dir = str(tmp_path / "moved")
+    now = find(data).provenance()
+    workdir_lib.record_data(now, workdir)
+    stored = json.loads((workdir / "data.json").read_text())
+    assert sorted(stored) == NAMES
+    with (tmp_path / "moved" / "validation" / "data.csv").open("a") as file:
+        file.write("more,a\n")
+    with pytest.raises(InputError, match=r"validation/data.csv: stored"):
+        workdir_lib.record_data(find(data).provenance(), workdir)
+
+
+def test_texts_are_held_out_of_files_in_parts(tmp_path):
+    data = in_folders(
+        tmp_path, "configs/glue.py:files", text="text", label="label"
+    ).data
+    (tmp_path / "train" / "data.csv").rename(tmp_path / "data-00000-of-00001.csv")
+    data.unlock().files.train, data.validation = "data-*.csv", 4
+    data.files.validation = data.files.test = ""
+    found = text_sets.find(data)
+    recorded = found.provenance()
+    assert list(recorded) == ["data-00000-of-00001.csv"]
+    assert len(text_sets.open_split(found, data, "validation", recorded)) == 4

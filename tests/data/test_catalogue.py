@@ -92,13 +92,13 @@ def test_labelled_texts(folder):
         for s in ("train", "validation", "test")
     ]
     assert sizes == [4, 2, 6]
-    (provenance,) = found.provenance()
-    assert provenance.endswith("reviews/1.0.0")
+    assert list(found.provenance()) == ["reviews/1.0.0"]
 
 
-def test_a_name_of_one_split_leaves_the_usual_ones(folder):
+@pytest.mark.parametrize("labels", [{}, {"classes": NAMES}, {"labels": "numbers"}])
+def test_a_name_of_one_split_leaves_the_usual_ones(folder, labels):
     columns = {"columns__text": "review", "columns__label": "stars"}
-    fields = columns | {"validation": 2, "files__train": "train"}
+    fields = columns | labels | {"validation": 2, "files__train": "train"}
     config = tasks.check_data(data("glue.py:files", folder, "tfds:reviews", **fields))
     assert config.data.files.test == "test"
 

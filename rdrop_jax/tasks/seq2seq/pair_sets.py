@@ -89,7 +89,7 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
 
     def sums(split: str) -> dict[str, str]:
         found = [shard for path in paths(split) for shard in tables.shards(path)]
-        return {str(shard): checksums.sha256(shard) for shard in found}
+        return checksums.of_files(found, root(data))
 
     def check_files() -> None:
         for split in named:

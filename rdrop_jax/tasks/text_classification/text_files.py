@@ -65,13 +65,6 @@ def find(data: ConfigDict) -> Dataset[Texts]:
         else:
             tables.kind(path)
 
-    def provenance() -> dict[str, str]:
-        return {
-            shard.name: checksums.sha256(shard)
-            for path in paths.values()
-            for shard in tables.shards(path) or (path,)
-        }
-
     def read(split: str) -> Texts:
         check_file(split, paths[split])
         return collect(_rows(paths[split], data), columns(data))
@@ -80,8 +73,21 @@ def find(data: ConfigDict) -> Dataset[Texts]:
         return groups_of(_rows(paths["train"], data), data.columns.group)
 
     return Dataset(
-        {s: functools.partial(read, s) for s in paths}, provenance, groups=groups
+        {s: functools.partial(read, s) for s in paths},
+        lambda: sums(data, *paths),
+        groups=groups,
     )
+
+
+def sums(data: ConfigDict, *splits: str) -> dict[str, str]:
+    """Return the checksums of the files of some splits by name."""
+    paths = paths_of(data)
+    found = [
+        shard
+        for split in splits
+        for shard in tables.shards(paths[split]) or (paths[split],)
+    ]
+    return checksums.of_files(found, root(data))
 
 
 def _rows(path: Path, data: ConfigDict) -> Iterator[Row]:

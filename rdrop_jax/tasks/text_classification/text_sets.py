@@ -149,9 +149,8 @@ def open_split(
         texts = found.splits[name]()
     elif name in ("train", *parts):
         if recorded and data.name == "files":
-            train = text_files.paths_of(data)["train"]
-            text_files.check_file("train", train)
-            sums = {train.name: checksums.sha256(train)}
+            text_files.check_file("train", text_files.paths_of(data)["train"])
+            sums = text_files.sums(data, "train")
             workdir_lib.check_unchanged(recorded, sums, "data.files.train")
         rows = found.splits["train"]()
         texts = rows.take(_cut(found, data)[name])
@@ -214,7 +213,9 @@ def notes(found: Dataset[Texts], data: ConfigDict) -> tuple[str, ...]:
     return (*cut, f"train: {empty} rows without words left out") if empty else cut
 
 
-def completed(config: ConfigDict, commit: str = "") -> ConfigDict:
+def completed(
+    config: ConfigDict, commit: str = "", *, stored: bool = True
+) -> ConfigDict:
     """Fill in the class names of a config, which the workdir stores.
 
     Prediction then needs no dataset, and a change of the classes between starts is
@@ -223,6 +224,8 @@ def completed(config: ConfigDict, commit: str = "") -> ConfigDict:
     Args:
       config: config of a text classification run.
       commit: commit of a dataset of the Hub; "" takes the newest.
+      stored: whether a workdir may have stored the config; its named splits, once
+        complete, are then not looked up again.
 
     Returns:
       A locked copy, or the config itself if nothing is added.
@@ -233,7 +236,7 @@ def completed(config: ConfigDict, commit: str = "") -> ConfigDict:
     check_labels(config.data)
     data = config.data
     unnamed = not data.files.train or (data.labels != "numbers" and not data.classes)
-    if _is_named(data) and unnamed:
+    if _is_named(data) and (unnamed or not stored):
         config = config.copy_and_resolve_references().unlock()
         named = text_hub.splits(config.data, commit)
         if data.folds:  # instead of the dataset's validation split
@@ -383,7 +386,7 @@ def check_data(config: ConfigDict, commit: str = "") -> ConfigDict:
     Raises:
       InputError: the training data are missing, or labels do not fit.
     """
-    config = completed(config, commit)
+    config = completed(config, commit, stored=False)
     splits.check_group(config.data, held_out(config.data))
     check_training(config, commit)
     return config
