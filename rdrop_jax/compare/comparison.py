@@ -76,6 +76,12 @@ def open_comparison(
                 f"{name}: expected one that all arms have, of "
                 f"{', '.join(probe['scores'])}, found {metric!r}"
             )
+    if "test" not in probe["splits"]:
+        raise InputError(
+            "data: expected test data for the verdict, found the splits "
+            f"{', '.join(probe['splits'])}. Set data.files.test, or data.test to a "
+            "share of the training rows; an own task needs an evaluator named test"
+        )
     content = {
         "options": options.to_dict(),
         "base": base,

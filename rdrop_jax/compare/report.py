@@ -204,7 +204,15 @@ def _differences(comparison: Comparison) -> dict[str, dict[str, str]]:
         name: {arm: fields.get(name, str(base[name])) for arm, fields in arms.items()}
         for name in sorted({name for fields in arms.values() for name in fields})
     }
-    return {name: row for name, row in rows.items() if len(set(row.values())) > 1}
+    values = {
+        arm: config_lib.flatten(comparison.options.load(fields))
+        for arm, fields in arms.items()
+    }
+    return {
+        name: row
+        for name, row in rows.items()
+        if len({str(values[arm][name]) for arm in row}) > 1
+    }
 
 
 def _timings(comparison: Comparison) -> dict[str, Any]:

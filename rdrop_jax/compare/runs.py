@@ -53,6 +53,7 @@ class Child:
 
 
 Start = Callable[[ComparisonOptions, Trial, Path], Process]
+_LOG = "output.log"
 _WORKER = (sys.executable, "-m", "rdrop_jax.compare.worker")
 
 
@@ -65,7 +66,7 @@ def start(options: ComparisonOptions, trial: Trial, workdir: Path) -> Process:
         "workdir": str(workdir),
         "final": trial.final,
     }
-    with (workdir / "output.log").open("a") as log:
+    with (workdir / _LOG).open("a") as log:
         return Child([*_WORKER, json.dumps(job)], log)
 
 
@@ -162,35 +163,45 @@ def execute(
     """
     waiting = [trial for trial in trials if not finished(trial, workdir)]
     progress.skip(len(trials) - len(waiting))
-    running: list[tuple[Trial, Process, float]] = []
+    running: list[tuple[Trial, Process, float, int]] = []
     failed: dict[str, str] = {}
     try:
         while waiting or running:
             stop.raise_if_requested("during a run: its checkpoints are valid")
             while waiting and len(running) < jobs:
                 trial = waiting.pop(0)
+                log = workdir / trial.name / _LOG
+                size = log.stat().st_size if log.is_file() else 0
                 process = start(options, trial, workdir / trial.name)
-                running.append((trial, process, time.monotonic()))
+                running.append((trial, process, time.monotonic(), size))
             for item in list(running):
-                trial, process, started = item
-                if process.poll() is None:
+                trial, process, started, size = item
+                code = process.poll()
+                if code is None:
                     continue
                 running.remove(item)
                 outcome = "finished"
                 if not finished(trial, workdir):
-                    failed[trial.name] = _failure(workdir / trial.name)
+                    log = workdir / trial.name / _LOG
+                    failed[trial.name] = _failure(log, size, code)
                     outcome = f"FAILED: {failed[trial.name]}"
                 progress.add(trial, time.monotonic() - started, outcome)
             if running:
                 time.sleep(0.1)
     finally:
-        for _, process, _ in running:
+        for _, process, *_ in running:
             process.kill()
     return failed
 
 
-def _failure(workdir: Path) -> str:
-    """Return the reason of a run's failure: the last error in its output."""
-    log = workdir / "output.log"
-    output = log.read_text(errors="replace") if log.is_file() else ""
-    return last_error(output) or "ended without output"
+def _failure(log: Path, size: int, code: int) -> str:
+    """Return the reason of a run's failure.
+
+    Args:
+      log: output of all starts of the run.
+      size: size of the log before this start.
+      code: exit code; negative for a signal.
+    """
+    output = log.read_bytes()[size:].decode(errors="replace") if log.is_file() else ""
+    reason = last_error(output) or "no output"
+    return f"killed by signal {-code} after: {reason}" if code < 0 else reason

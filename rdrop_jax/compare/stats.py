@@ -93,9 +93,11 @@ def sign_flip_p(
     """
     if differences.shape[-1] < 2:
         return np.ones(differences.shape[:-1])
+    # Rounding makes flips with equal means tie, as they do in exact arithmetic.
+    scale = np.abs(differences).mean(axis=-1, keepdims=True)
     found = stats.permutation_test(
-        (differences,),
-        lambda x, axis: np.mean(x, axis=axis),
+        (differences / np.where(scale == 0, 1.0, scale),),
+        lambda x, axis: np.round(np.mean(x, axis=axis), 9),
         permutation_type="samples",
         vectorized=True,
         n_resamples=_EXACT,

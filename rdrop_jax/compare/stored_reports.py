@@ -151,6 +151,8 @@ def heat_map(path: Path) -> str:
         column = next((x for x in parts if x.startswith("lr=")), "")
         others = [row["arm"], *(x for x in parts if x and x != column)]
         at = ", ".join(others), column.removeprefix("lr=")
+        if row["validation"]["mean"] is None:  # not finite
+            continue
         cells[at] = row["validation"]["mean"]
         if row["picked"]:
             picked.add(at)

@@ -38,8 +38,8 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
       job: dict with ``config`` and ``probe``, the overrides of every variant.
 
     Returns:
-      ``steps_per_epoch`` of each variant, names of ``scores``, checksums of ``data``,
-      and the ``device``.
+      ``steps_per_epoch`` of each variant, names of ``scores`` and ``splits``, checksums
+      of ``data``, and the ``device``.
 
     Raises:
       InputError: unusable data or weights.
@@ -53,6 +53,7 @@ def probe(job: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "steps_per_epoch": [task.train_data().steps_per_epoch for task in built],
         "scores": list(built[0].scores),
+        "splits": list(built[0].evaluators),
         "data": built[0].provenance(),
         "device": versions.devices(),
     }

@@ -25,6 +25,7 @@ ARGV += ["--alphas=0,1,5", "--seeds=2", "--final_seeds=6", "--metric=accuracy:ma
 PROBE = {
     "steps_per_epoch": [10.0],
     "scores": ["accuracy", "loss"],
+    "splits": ["train", "validation", "test"],
     "data": {"digits": "00"},
     "device": "1 x cpu",
 }
@@ -70,7 +71,8 @@ class FakeRuns:
         self.started.append(trial.name)
         workdir.mkdir(parents=True, exist_ok=True)
         if trial.name.startswith(self.broken):
-            (workdir / "output.log").write_text("step 1\nerror: it broke\n")
+            with (workdir / "output.log").open("a") as file:
+                file.write("step 1\nerror: it broke\n")
         else:
             write_run(trial, workdir, self.gain)
         return self
@@ -339,6 +341,24 @@ def test_a_failed_run_is_listed_and_stops_no_other_run(tmp_path):
     assert mended["verdict"]["word"] == "helps"
 
 
+def test_the_reason_is_that_of_the_last_start(tmp_path):
+    class Killed(FakeRuns):
+        def __call__(self, options, trial, workdir):
+            if trial.name.startswith(self.broken):
+                with (workdir / "output.log").open("a") as file:
+                    file.write("step 1\n")
+                return self
+            return super().__call__(options, trial, workdir)
+
+        def poll(self):
+            return -9
+
+    broken = ["final/rdrop-0/seed2"]
+    run(tmp_path / "cmp", start=FakeRuns(broken))
+    report = run(tmp_path / "cmp", start=Killed(broken))
+    assert report["failed"] == {broken[0]: "killed by signal 9 after: step 1"}
+
+
 @pytest.mark.parametrize("score", [float("nan"), float("inf")])
 def test_a_score_that_is_not_finite_is_a_failed_run(tmp_path, score):
     class Diverged(FakeRuns):
@@ -384,6 +404,27 @@ def test_a_metric_that_no_arm_has_is_refused(tmp_path):
         run(tmp_path / "cmp", [*ARGV, "--metric=bleu:max"])
     with pytest.raises(InputError, match=r"eval\.metric: expected one that all arms"):
         run(tmp_path / "cmp", [*ARGV, "--config.eval.metric=bleu"])
+
+
+def test_a_task_without_test_data_is_refused(tmp_path, monkeypatch):
+    probe = PROBE | {"splits": ["validation"]}
+    monkeypatch.setattr(runs, "probe", lambda options: probe)
+    start = FakeRuns()
+    with pytest.raises(
+        InputError, match=r"^data: expected test data .*validation\. Set"
+    ):
+        run(tmp_path / "cmp", start=start)
+    assert not start.started
+
+
+def test_fields_that_all_arms_share_are_no_difference(compared):
+    fields = compared[1]["differences"]
+    assert "rdrop.dropouts" not in fields
+    assert fields["rdrop.alpha"] == {
+        "plain": "0.0",
+        "rdrop": "1.0",
+        "equal_compute": "0.0",
+    }
 
 
 class Reader(HTMLParser):

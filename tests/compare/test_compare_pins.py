@@ -22,7 +22,13 @@ FIELDS |= {"data.name": DATA, "init_from": WEIGHTS, "data.columns.text_b": "text
 FIELDS |= {"total_steps": 2, "eval.every": 1}
 ARGV = ["--config", f"{texts.GLUE}:files", "--seeds=1"]
 ARGV += [f"--config.{n}={x}" for n, x in FIELDS.items() if n != "checkpoint.every"]
-PROBE = {"steps_per_epoch": [10.0], "scores": ["accuracy"], "data": {}, "device": ""}
+PROBE = {
+    "steps_per_epoch": [10.0],
+    "scores": ["accuracy"],
+    "splits": ["test"],
+    "data": {},
+    "device": "",
+}
 
 
 def push(hub, rows=48):

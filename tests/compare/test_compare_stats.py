@@ -116,3 +116,14 @@ def test_a_score_that_is_not_finite_is_no_verdict():
     for higher in (True, False):
         word = stats.verdict(diff | {"p": 0.0}, higher_is_better=higher)
         assert word == "inconclusive"
+
+
+def test_ties_of_scores_with_rounding_count_as_ties():
+    base = np.array([1327, 1035, 1465, 1116, 1120, 1173, 1192])
+    more = np.array([2, -2, 4, 5, 2, 2, 2])
+    found = stats.paired((base + more) / 1725, base / 1725)
+    flips = np.array(list(itertools.product((1, -1), repeat=len(more)))) @ more
+    p = np.mean(np.abs(flips) >= abs(more.sum()))
+    assert p == 0.09375
+    assert found.p == pytest.approx(p)
+    assert verdict(found, higher_is_better=True) == "inconclusive"

@@ -133,6 +133,7 @@ def test_settings_become_a_heat_map(tmp_path):
         ("two_passes", "lr=0.0005, dropout=0.1", 0.2),
         ("rdrop", "alpha=1, lr=0.001, dropout=0.1", 0.9),
         ("rdrop", "alpha=5, lr=0.0005, dropout=0.1", 0.8),
+        ("rdrop", "alpha=5, lr=0.001, dropout=0.1", None),  # was infinite
     ]
     fills = {}
     for mode in ("max", "min"):
