@@ -95,6 +95,8 @@ def mean(
     Returns:
       ``Mean(sum(w * values), sum(w))`` with ``w = where * weight``.
     """
+    # Sums in half precision would stop growing.
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     w = jnp.ones_like(values) if weight is None else weight.astype(values.dtype)
     if where is not None:
         w = jnp.where(where, w, 0.0)

@@ -228,9 +228,15 @@ def check_stochastic(
 
     Raises:
       EqualPassesError: all passes are equal.
+      ValueError: a sequence with fewer than two functions.
     """
     few = on_any_mesh()(_rows)(batch, rows)
     num_passes = 2 if callable(forward) else len(forward)
+    if num_passes < 2:
+        raise ValueError(
+            f"forward: expected a function, or one for each of two or more passes: "
+            f"found {num_passes}"
+        )
 
     @jax.jit
     def equal(params: Params, few: Batch, key: Key) -> Array:

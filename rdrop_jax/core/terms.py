@@ -51,10 +51,13 @@ def _divergence(divergence: Divergence, stop_gradient: str) -> Callable[..., Arr
                 "jax.lax.stop_gradient itself"
             )
         chosen = divergence
+
         # Zero masked inputs before the call and masked results after it.
-        return lambda a, b, where: losses.clear(
-            where, chosen(losses.clear(where, a), losses.clear(where, b))
-        )
+        def cleared(a: Array, b: Array, where: Array | None) -> Array:
+            a, b = (losses.clear(where, losses.at_least_float32(x)) for x in (a, b))
+            return losses.clear(where, losses.at_least_float32(chosen(a, b)))
+
+        return cleared
     table = _DIVERGENCES if stop_gradient == "none" else _TARGETS_FIXED
     if divergence not in table:
         raise ValueError(

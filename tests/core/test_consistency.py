@@ -126,6 +126,13 @@ def test_a_function_compares_outputs_that_are_no_logits():
     )
 
 
+def test_a_function_of_half_precision_outputs_is_summed_in_float32():
+    fields = jnp.stack([jnp.zeros((257, 4)), jnp.ones((257, 4))]).astype(jnp.bfloat16)
+    found = consistency(fields, divergence=lambda a, b: jnp.mean(jnp.abs(a - b), -1))
+    assert found.total.dtype == found.weight.dtype == jnp.float32
+    assert (float(found.total), float(found.weight)) == (257.0, 257.0)
+
+
 @pytest.mark.parametrize(
     ("logits", "options", "message"),
     [

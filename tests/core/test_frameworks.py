@@ -219,3 +219,9 @@ def test_nnx_model_gets_trained_parameters_back():
 def test_nnx_batch_statistics_are_refused():
     with pytest.raises(ValueError, match="norm/mean"):
         nnx_forward(NnxDropout(nnx.Rngs(0), norm=True), "x")
+
+
+def test_one_pass_is_too_few():
+    forward, variables = linen_pair(LinenDropout())
+    with pytest.raises(ValueError, match="two or more passes: found 1"):
+        check_stochastic([forward], variables["params"], toy.batch(), KEY)
