@@ -87,9 +87,10 @@ def _matrices(params: PyTree) -> PyTree:
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-_BLOCK = re.compile(r"(?:^|/)block_(\d+)/")
+_BLOCK = re.compile(r"(?:^|(.*)/)block_(\d+)/")
 _BEFORE = re.compile(
-    r"(?:^|/)(embedding|embedding_norm|tokens|types|positions|class_token|"
+    r"(?:^|/)((source_)?embedding|(embedding|projection)_\d+|(source|target)_embed|"
+    r"embedding_norm|tokens|types|positions|class_token|"
     r"relative|relative_norm|relative_bias|conv|conv_norm)(?:/|$)"
 )
 
@@ -98,7 +99,8 @@ def layer_scales(params: PyTree, decay: float) -> PyTree:
     """Compute layer-wise learning-rate factors (Howard and Ruder, 2018).
 
     The factor is 1 for layers after the last block, ``decay ** (n - i)`` for block i of
-    n, and ``decay ** (n + 1)`` for embeddings.
+    n, and ``decay ** (n + 1)`` for embeddings. An encoder and a decoder count their own
+    blocks; n of the embeddings is the larger count.
 
     Args:
       params: parameters, with blocks named ``block_0``, ``block_1``, ...
@@ -110,13 +112,16 @@ def layer_scales(params: PyTree, decay: float) -> PyTree:
     names = jax.tree_util.tree_map_with_path(
         lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
     )
-    blocks = [int(m[1]) for n in jax.tree.leaves(names) if (m := _BLOCK.search(n))]
-    count = max(blocks, default=-1) + 1
+    counts: dict[str, int] = {}
+    for name in jax.tree.leaves(names):
+        if match := _BLOCK.search(name):
+            counts[match[1]] = max(counts.get(match[1], 0), int(match[2]) + 1)
+    most = max(counts.values(), default=0)
 
     def scale(name: str) -> float:
         if match := _BLOCK.search(name):
-            return float(decay ** (count - int(match[1])))
-        return float(decay ** (count + 1)) if _BEFORE.search(name) else 1.0
+            return float(decay ** (counts[match[1]] - int(match[2])))
+        return float(decay ** (most + 1)) if _BEFORE.search(name) else 1.0
 
     return jax.tree.map(scale, names)
 

@@ -1,5 +1,7 @@
 """Schedules at hand-computed steps, optimizers against their definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,8 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.cli.checks import CHECKS
 from rdrop_jax.config import base_config
+from rdrop_jax.models import adaptive, seq2seq
+from rdrop_jax.models.sizes import Seq2SeqSize, Size
 from rdrop_jax.training.optim import (
     layer_scales,
     make_alpha,
@@ -152,6 +156,38 @@ def test_layer_decay_slows_what_is_far_from_the_head():
     assert scales["encoder"]["block_0"]["mlp_in"]["kernel"] == 0.5**12
     assert scales["encoder"]["block_11"]["mlp_in"]["kernel"] == 0.5
     assert scales["head"]["kernel"] == 1.0
+
+
+def factors(module, *inputs, **options):
+    """The factors of a model's parameters at decay 0.5, by the first part of a name."""
+    make = functools.partial(module.init, train=False, **options)
+    shapes = jax.eval_shape(make, jax.random.key(0), *inputs)["params"]
+    return {
+        name: {*jax.tree.leaves(scales)}
+        for name, scales in layer_scales(shapes, 0.5).items()
+    }
+
+
+@pytest.mark.parametrize("share", seq2seq.SHARE)
+def test_layer_decay_counts_blocks_of_encoder_and_decoder(share):
+    size = Seq2SeqSize(4, 2, 8, 2, 16)
+    module = seq2seq.Seq2Seq(11, size, share=share, embedding_norm=True)
+    tokens = jnp.zeros((1, 3), jnp.int32)
+    found = factors(module, tokens, tokens > 0, tokens)
+    assert found.pop("encoder") - {1.0} == {0.5, 0.25, 0.125, 0.0625}
+    assert found.pop("decoder") - {1.0} == {0.5, 0.25}
+    assert found.pop("output", {1.0}) == {1.0}
+    assert {"embedding", "source_embed", "target_embed"} <= found.keys()
+    assert all(x == {0.5**5} for x in found.values())
+
+
+def test_layer_decay_knows_the_tables_of_an_adaptive_softmax():
+    module = adaptive.AdaptiveDecoder(30, (10, 20), size=Size(2, 8, 2, 16), factor=2)
+    found = factors(module, jnp.zeros((1, 3), jnp.int32))
+    tables = [x for name, x in found.items() if name[-1].isdigit()]
+    assert len(tables) == 6
+    assert all(x == {0.5**3} for x in tables)
+    assert found["classes"] == {1.0}
 
 
 def test_layer_decay_scales_steps_and_weight_decay():
