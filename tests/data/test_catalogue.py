@@ -51,6 +51,9 @@ def folder(tmp_path_factory):
         {"review": f"Text\u2028{i} \u00fc", "stars": NAMES[i % 2]} for i in range(6)
     ]
     write(place, "Reviews", {"review": text, "stars": label}, reviews)
+    score = tfds.features.Scalar(np.float32)
+    scores = [row | {"stars": i / 2} for i, row in enumerate(reviews)]
+    write(place, "Scores", {"review": text, "stars": score}, scores)
     write(
         place,
         "Unlabelled",
@@ -95,11 +98,18 @@ def test_labelled_texts(folder):
     assert list(found.provenance()) == ["reviews/1.0.0"]
 
 
-@pytest.mark.parametrize("labels", [{}, {"classes": NAMES}, {"labels": "numbers"}])
-def test_a_name_of_one_split_leaves_the_usual_ones(folder, labels):
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("reviews", {}),
+        ("reviews", {"classes": NAMES}),
+        ("scores", {"labels": "numbers"}),
+    ],
+)
+def test_a_name_of_one_split_leaves_the_usual_ones(folder, name, labels):
     columns = {"columns__text": "review", "columns__label": "stars"}
     fields = columns | labels | {"validation": 2, "files__train": "train"}
-    config = tasks.check_data(data("glue.py:files", folder, "tfds:reviews", **fields))
+    config = tasks.check_data(data("glue.py:files", folder, f"tfds:{name}", **fields))
     assert config.data.files.test == "test"
 
 

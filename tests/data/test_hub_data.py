@@ -20,7 +20,7 @@ from rdrop_jax import flags, tasks
 from rdrop_jax.data import hub as data_hub
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.image_classification import hub_images, image_sets
-from rdrop_jax.tasks.image_classification.decode import decode
+from rdrop_jax.tasks.image_classification.decode import Decoded, decode
 from rdrop_jax.tasks.language_modeling import running_text
 from rdrop_jax.tasks.summarization import summary_sets
 from rdrop_jax.tasks.text_classification import text_hub
@@ -314,6 +314,27 @@ def test_images_without_a_class():
     rows = hub_images.HubImages(found, "train", ("image", "label"))
     assert rows.labels.tolist() == [1, -1]
     assert not hub_images.labelled(found, "test", "label")
+
+
+def test_a_missing_image_is_named_or_skipped():
+    photos = [Image.new("RGB", (2, 2)), None]
+    feature = datasets.ClassLabel(names=["cat", "dog"])
+    table = datasets.Dataset.from_dict(
+        {"image": photos, "label": [0, 1]},
+        datasets.Features({"image": datasets.Image(), "label": feature}),
+    )
+    found = data_hub.Loaded("hf:a/b", {}, {"train": table})
+    rows = hub_images.HubImages(found, "train", ("image", "label"))
+    strict, lenient = (
+        Decoded(rows, channels=3, num_classes=2, skip_bad=skip)
+        for skip in (False, True)
+    )
+    with pytest.raises(
+        InputError, match=r"train, row 1: expected an image, found none"
+    ):
+        strict[1]
+    assert not lenient[1]["where"]
+    assert list(lenient.skipped.values()) == ["expected an image, found none"]
 
 
 def test_summaries_with_splits_held_out(hub):

@@ -138,3 +138,10 @@ def test_no_reference_that_was_held_out_is_trained_on():
     )
     assert len(found["train"]) < 36
     assert not seen & held_out
+
+
+def test_only_tables_have_parts(tmp_path):
+    for language in ("de", "en"):
+        (tmp_path / f"part-0.{language}").write_text("a\n")
+    with pytest.raises(InputError, match=r"^data: expected .*/part-\*\.de or part-"):
+        parallel.find(tmp_path / "part-*", "de", "en")

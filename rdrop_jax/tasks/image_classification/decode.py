@@ -47,7 +47,8 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     """Decode an image.
 
     Args:
-      image: path, bytes of a file, or uint8 pixels [height, width, 1 or 3].
+      image: path, bytes of a file, uint8 pixels [height, width, 1 or 3], or None, as
+        datasets have it for a missing image.
       channels: 1 for grey, 3 for colour; other images are converted.
 
     Returns:
@@ -56,6 +57,8 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     Raises:
       BadImage: missing, corrupt, in an unsupported format, or with too many pixels.
     """
+    if image is None:
+        raise BadImage("expected an image, found none")
     if isinstance(image, np.ndarray):
         if image.shape[-1] == channels:
             return image

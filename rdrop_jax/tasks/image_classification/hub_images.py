@@ -30,9 +30,9 @@ class HubImages:
         return len(self._source)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        image = self._source[row][self._columns[0]]
+        image = self._source[row][self._columns[0]] or {}
         return {
-            "image": image["bytes"] or image["path"],
+            "image": image.get("bytes") or image.get("path"),
             "label": self.labels[row],
         }
 

@@ -91,7 +91,8 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
       data: the config's ``data``.
       number: index of the input, for messages.
       image: a path, the bytes of an image file, a PIL image, or pixels: uint8 of any
-        size, or numbers from 0 to 255 as arrays or nested lists of the model's size.
+        size, grey or colour, or numbers from 0 to 255 as arrays or nested lists of the
+        model's shape.
 
     Returns:
       The row of a batch.
@@ -119,11 +120,13 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
             f"--input: expected rows of equal length in image {number}, found "
             "different lengths"
         ) from error
-    if pixels.ndim == 2 and data.channels == 1:
+    if pixels.ndim == 2 and (data.channels == 1 or pixels.dtype == np.uint8):
         pixels = pixels[..., None]
     integer = np.issubdtype(pixels.dtype, np.integer)
     bytes_ = pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.size
-    if pixels.shape != shape and not (bytes_ and pixels.shape[-1] == data.channels):
+    if bytes_ and pixels.shape[-1] in (1, 3):
+        return {"image": transform(decode(pixels, data.channels))}
+    if pixels.shape != shape:
         raise InputError(
             f"--input: expected images {shape} of numbers from 0 to 255, or uint8 of "
             f"another size, found {pixels.dtype} {np.shape(image)} in image {number}"

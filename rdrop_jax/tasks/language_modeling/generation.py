@@ -236,7 +236,7 @@ def make_predictor(
                 yield from _continue(generator, params, chunk, ids, number)
             number += len(chunk)
 
-    read = functools.partial(read_lines, with_tables=False)
+    read = functools.partial(read_lines, with_tables=False, strip=False)
     return Predictor(read=read, rows=rows, run=run)
 
 
@@ -294,7 +294,10 @@ def _score_split(
         first = min(start, context)
         count = min(new, len(ids) - start)
         nll[start : start + count] = part[first : first + count]
-    ends = np.flatnonzero(np.asarray(ids) == vocabulary.end) + 1
+    if lines.stored:  # a word <eos> in a line is no end of it
+        ends = np.cumsum([len(line) + 1 for line in vocabulary.encode(list(lines))])
+    else:
+        ends = np.flatnonzero(np.asarray(ids) == vocabulary.end) + 1
     for line, start, end in zip(lines, [0, *ends[:-1]], ends, strict=True):
         part = float(nll[start:end].sum())
         answer = _scored(vocabulary, line, ids[start:end], part)

@@ -82,7 +82,7 @@ def find(path: Path, source: str, target: str, field: str = "data") -> tuple[Pat
 def _there(path: Path, field: str) -> Path:
     zipped = path.with_name(path.name + ".gz")
     for candidate in (path, zipped):
-        if tables.shards(candidate):
+        if candidate.is_file() or (tables.is_table(path) and tables.shards(candidate)):
             return candidate
     raise InputError(f"{field}: expected {path} or {zipped.name}, found neither")
 

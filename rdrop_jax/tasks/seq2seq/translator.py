@@ -272,12 +272,15 @@ def read_texts(
         yield " ".join(sentences)
 
 
-def read_lines(path: str, *, with_tables: bool = True) -> Iterator[str]:
+def read_lines(
+    path: str, *, with_tables: bool = True, strip: bool = True
+) -> Iterator[str]:
     """Read lines of a text file, plain or gzipped, or of standard input for "-".
 
     Args:
       path: path of the file, or "-".
       with_tables: True if the task also reads tables; error messages list them.
+      strip: remove white space at both ends of each line.
 
     Raises:
       InputError: the file is missing, is not a text file, or has a line that is not
@@ -290,4 +293,4 @@ def read_lines(path: str, *, with_tables: bool = True) -> Iterator[str]:
         found = lines.read(Path(path))
     else:
         found = lines.decoded(sys.stdin.buffer, "--input")
-    yield from (line.strip() for line in found)
+    yield from (line.strip() if strip else line for line in found)

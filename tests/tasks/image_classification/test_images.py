@@ -357,3 +357,15 @@ def test_predict_takes_fractions_as_it_takes_bytes():
         broken[3, 3, 1] = bad
         with pytest.raises(InputError, match="from 0 to 255 in image 7, found values"):
             prepared(data, 7, broken)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_predict_converts_pixels_as_training_does(channels):
+    data = settings(channels=channels)
+    colour = noise(1, 16)[0]
+    for image in (colour, colour[..., :1]):
+        picture = Image.fromarray(image.squeeze())
+        wanted = prepared(data, 0, picture)["image"]
+        np.testing.assert_array_equal(prepared(data, 0, image)["image"], wanted)
+    grey = colour[..., 0]
+    np.testing.assert_array_equal(prepared(data, 0, grey)["image"], wanted)

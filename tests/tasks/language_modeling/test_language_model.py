@@ -22,8 +22,8 @@ from rdrop_jax.evaluate import evaluate
 from rdrop_jax.models.outputs import log_probs
 from rdrop_jax.tasks import vocabulary_loss
 from rdrop_jax.tasks.language_modeling import config as language_config
+from rdrop_jax.tasks.language_modeling import generation, token_files, vocabularies
 from rdrop_jax.tasks.language_modeling import task as language_model
-from rdrop_jax.tasks.language_modeling import vocabularies
 from rdrop_jax.tasks.language_modeling.generation import TextGenerator
 from rdrop_jax.training import state
 from rdrop_jax.training.mesh import make_mesh, shard_batch
@@ -166,6 +166,21 @@ def test_scores_of_lines_add_up_to_their_text(finished):
         assert scores["perplexity"] == pytest.approx(perplexity, rel=1e-4)
     (unknown,) = answer(["the mouse"])
     assert unknown["notes"] == ["1 tokens are not in the vocabulary"]
+
+
+def test_lines_are_scored_as_written(finished, tmp_path):
+    workdir, _ = finished
+    run = Opened(workdir)
+    config = config_of(workdir.parent, eval__predict="score")
+    predictor = tasks.build(config, workdir).predictor(make_mesh())
+    path = tmp_path / "code.txt"
+    path.write_text("  the cat \na bird\n")
+    assert list(predictor.read(str(path))) == ["  the cat ", "a bird"]
+    lines = ["the cat <eos> the dog", "a bird"]
+    split = token_files.encode(run.task_vocabulary, lines, "text", keep=True)
+    rows = generation.split_lines(split, run.task_vocabulary)
+    found = predictor.run(run.params, rows)
+    assert [(f["text"], f["tokens"]) for f in found] == [(lines[0], 6), (lines[1], 3)]
 
 
 def test_continuations(finished):
