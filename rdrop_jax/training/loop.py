@@ -75,7 +75,8 @@ def fit(
       The content of result.json, with scores of the best checkpoint.
 
     Raises:
-      InputError: the disk is full, or dropout masks do not differ between passes.
+      InputError: the disk is full, dropout masks do not differ between passes, or the
+        task has no validation data.
       Stopped: ``stop`` was set.
       TrainingError: the loss, gradient or update is not finite; names the step.
     """
@@ -83,6 +84,10 @@ def fit(
         raise InputError(
             f"eval.metric: expected one of {', '.join(task.scores)}, found "
             f"{config.eval.metric!r}"
+        )
+    if "validation" not in task.evaluators:
+        raise InputError(
+            f"task: expected an evaluator named validation, found {[*task.evaluators]}"
         )
     started, stop = utc_now(), stop or Stop()
     config = with_num_passes(config)

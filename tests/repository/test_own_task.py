@@ -3,10 +3,13 @@
 import json
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import pytest
+
+from rdrop_jax.errors import InputError
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-task.md"
 BLOCKS = re.findall(r"<!-- run -->\n```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -42,6 +45,13 @@ def test_the_page_trains(page):
 def test_a_task_without_a_predictor_says_so(page):
     with pytest.raises(ValueError, match="with predictions, found my_task"):
         page["run"].predictor()
+
+
+def test_a_task_without_validation_data_is_refused(page, tmp_path):
+    test = {"test": page["task"].evaluators["test"]}
+    task = replace(page["task"], evaluators=test)
+    with pytest.raises(InputError, match=r"named validation, found \['test'\]"):
+        page["train"](page["config"], tmp_path, task)
 
 
 def test_callbacks_run_at_log_validation_and_save(page, tmp_path):
