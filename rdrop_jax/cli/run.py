@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -226,16 +226,23 @@ def _unlike_files(workdirs: Sequence[Path]) -> tuple[str, ...]:
     first = {
         name: sum
         for name, sum in sums.items()
-        if not _is_of_test(name, test) and name != splits.VALIDATION_ROWS
+        if not _is_of_test(name, test, sums) and name != splits.VALIDATION_ROWS
     }
     differ = {name for x in others for name in workdir_lib.changed_files(x, first)}
     return tuple(f"content of {name}" for name in first if name in differ)
 
 
-def _is_of_test(name: str, test: str) -> bool:
-    """Return whether a recorded name, in 0.1 without folders, is of the test data."""
-    ends = f"/{name}".endswith(f"/{test}") or f"/{test}".endswith(f"/{name}")
-    return ends or name.startswith(test) or Path(name).name.startswith("test")
+def _is_of_test(name: str, test: str, names: Collection[str]) -> bool:
+    """Return whether a recorded name is of the test data.
+
+    Args:
+      name: the name; version 0.1 recorded it without folders, or with a full path.
+      test: ``data.files.test``, or "test".
+      names: all recorded names.
+    """
+    if name.startswith(test) or Path(name).name.startswith("test"):
+        return True
+    return test not in names and Path(name).name == Path(test).name
 
 
 def averaged(load: Callable[[int], Params], steps: Sequence[int]) -> Params:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
 from rdrop_jax.cli import flags, profiler
+from rdrop_jax.data.datasets import is_named
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub as hub_names
 from rdrop_jax.files import paths
@@ -186,6 +187,8 @@ def check_start(
     config = workdir_lib.resumed(config, workdir, given)
     commit = workdir_lib.recorded_commit(config, workdir)
     config = tasks.check_data(config, commit)
+    if is_named(config.data.name):
+        config = workdir_lib.with_stored_splits(config, workdir, given)
     workdir_lib.check_config(config, workdir)
     if config.init_from and not workdir_lib.has_checkpoint(workdir):
         return families.check_weights(config, tasks.families(), workdir, given)

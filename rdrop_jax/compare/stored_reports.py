@@ -151,15 +151,14 @@ def heat_map(path: Path) -> str:
         column = next((x for x in parts if x.startswith("lr=")), "")
         others = [row["arm"], *(x for x in parts if x and x != column)]
         at = ", ".join(others), column.removeprefix("lr=")
-        if row["validation"]["mean"] is None:  # not finite
-            continue
-        cells[at] = row["validation"]["mean"]
+        if row["validation"]["mean"] is not None:  # else it was not finite
+            cells[at] = row["validation"]["mean"]
         if row["picked"]:
             picked.add(at)
     if not cells:
         raise InputError(
-            f"{path}: expected several settings of an arm, found one. Start the "
-            "comparison with several --alphas, or with --vary."
+            f"{path}: expected finite scores of several settings of an arm, found "
+            "none. Start the comparison with several --alphas, or with --vary."
         )
     metric = report["metric"]
     seeds = report["protocol"]["selection_seeds"]

@@ -147,6 +147,30 @@ def resumed(
     return config.lock()
 
 
+def with_stored_splits(
+    config: ConfigDict, workdir: Path, given: Collection[str] | None = None
+) -> ConfigDict:
+    """Leave out splits of a named dataset that a run was started without.
+
+    Earlier versions did not find all of them.
+
+    Args:
+      config: config with names of splits in ``data.files``.
+      workdir: folder of the run; it may not contain one yet.
+      given: fields that the command line sets; None if unknown.
+    """
+    if not has_checkpoint(workdir):
+        return config
+    stored, now = (config_lib.flatten(c) for c in (read(workdir), config))
+    fields = {"data.files.validation", "data.files.test"} - {*(given or ())}
+    absent = {n: "" for n in fields if now.get(n) and stored.get(n) == ""}
+    if not absent:
+        return config
+    config = config.copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(absent)
+    return config.lock()
+
+
 def has_checkpoint(workdir: Path) -> bool:
     """Return whether the workdir has a completed checkpoint."""
     return not checksums.none_complete(workdir / "checkpoints")
@@ -214,7 +238,8 @@ def _aligned(recorded: Mapping[str, str], found: Mapping[str, str]) -> dict[str,
         if any(found[name] == digest for name in names):
             aligned |= {name: found[name] for name in names}
         else:
-            aligned |= dict.fromkeys(names or [stored], digest)
+            for name in names or [stored]:
+                aligned.setdefault(name, digest)
     return aligned
 
 

@@ -162,6 +162,20 @@ def test_files_that_differ_in_content_are_found(tmp_path, untrained, monkeypatch
     open_runs(several).check_split("validation")
 
 
+@pytest.mark.parametrize(
+    ("test", "names", "expected"),
+    [
+        ("held/data.csv", ["train/data.csv", "held/data.csv"], ["held/data.csv"]),
+        ("held/train.csv", ["train.csv", "held/train.csv"], ["held/train.csv"]),
+        ("held/final.csv", ["train.csv", "final.csv"], ["final.csv"]),  # of 0.1
+        ("held/flores", ["train.de", "held/flores.de"], ["held/flores.de"]),
+        ("test", ["/d/train.de", "/d/test.de"], ["/d/test.de"]),  # of 0.1
+    ],
+)
+def test_files_of_test_data_are_known_by_their_names(test, names, expected):
+    assert [n for n in names if run_lib._is_of_test(n, test, names)] == expected
+
+
 def test_test_rows_that_are_separate_or_shared_by_folds_are_scored(tmp_path):
     names = texts.files(tmp_path)
 

@@ -161,7 +161,7 @@ def test_settings_become_a_heat_map(tmp_path):
 
 def test_a_report_without_settings_has_no_heat_map(tmp_path):
     path = settings_report(tmp_path)
-    with pytest.raises(InputError, match=r"report\.json: expected several settings"):
+    with pytest.raises(InputError, match=r"report\.json: expected finite scores"):
         compare.main([f"--heatmap={path}", "--output=a.svg"])
 
 

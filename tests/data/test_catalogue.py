@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from rdrop_jax import flags, tasks
+from rdrop_jax.cli import train as train_program
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.image_classification import image_sets
 from rdrop_jax.tasks.language_modeling import running_text
@@ -111,6 +112,22 @@ def test_a_name_of_one_split_leaves_the_usual_ones(folder, name, labels):
     fields = columns | labels | {"validation": 2, "files__train": "train"}
     config = tasks.check_data(data("glue.py:files", folder, f"tfds:{name}", **fields))
     assert config.data.files.test == "test"
+
+
+def test_a_run_resumes_with_the_splits_that_it_was_started_with(folder, tmp_path):
+    fields = {"columns__text": "review", "columns__label": "stars", "validation": 2}
+    fields |= {"labels": "numbers", "files__train": "train"}
+    config = data("glue.py:files", folder, "tfds:scores", **fields)
+    step = tmp_path / "checkpoints" / "step_1"
+    step.mkdir(parents=True)
+    (step / "checksums.json").write_text("{}")
+    stored = tasks.check_data(config).copy_and_resolve_references()
+    stored.data.files.test = ""  # which earlier versions did not find
+    (tmp_path / "config.json").write_text(stored.to_json())
+    resumed = train_program.check_start(config, tmp_path)
+    assert dict(resumed.data.files) == {"train": "train", "validation": "", "test": ""}
+    with pytest.raises(InputError, match=r"data.files.test"):
+        train_program.check_start(config, tmp_path, given=["data.files.test"])
 
 
 def test_a_size_next_to_a_split_is_refused(folder):
