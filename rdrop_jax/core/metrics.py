@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from rdrop_jax.core.losses import at_least_float32
+
 
 class Pair(NamedTuple):
     """One value for each term of the objective.
@@ -96,7 +98,7 @@ def mean(
       ``Mean(sum(w * values), sum(w))`` with ``w = where * weight``.
     """
     # Sums in half precision would stop growing.
-    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    values = at_least_float32(values)
     w = jnp.ones_like(values) if weight is None else weight.astype(values.dtype)
     if where is not None:
         w = jnp.where(where, w, 0.0)

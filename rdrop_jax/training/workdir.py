@@ -140,10 +140,15 @@ def resumed(
         for name, value in sorted(old.items()):
             _logger.warning("%s=%r, as version 0.1 started this run", name, value)
         kept |= old
-    if not kept:
+    return _with_fields(config, kept)
+
+
+def _with_fields(config: ConfigDict, fields: Mapping[str, Any]) -> ConfigDict:
+    """Return a locked copy with other values of some fields, or the config if none."""
+    if not fields:
         return config
     config = config.copy_and_resolve_references().unlock()
-    config.update_from_flattened_dict(kept)
+    config.update_from_flattened_dict(fields)
     return config.lock()
 
 
@@ -164,11 +169,7 @@ def with_stored_splits(
     stored, now = (config_lib.flatten(c) for c in (read(workdir), config))
     fields = {"data.files.validation", "data.files.test"} - {*(given or ())}
     absent = {n: "" for n in fields if now.get(n) and stored.get(n) == ""}
-    if not absent:
-        return config
-    config = config.copy_and_resolve_references().unlock()
-    config.update_from_flattened_dict(absent)
-    return config.lock()
+    return _with_fields(config, absent)
 
 
 def has_checkpoint(workdir: Path) -> bool:

@@ -158,9 +158,9 @@ def test_layer_decay_slows_what_is_far_from_the_head():
     assert scales["head"]["kernel"] == 1.0
 
 
-def factors(module, *inputs, **options):
+def factors(module, *inputs):
     """The factors of a model's parameters at decay 0.5, by the first part of a name."""
-    make = functools.partial(module.init, train=False, **options)
+    make = functools.partial(module.init, train=False)
     shapes = jax.eval_shape(make, jax.random.key(0), *inputs)["params"]
     return {
         name: {*jax.tree.leaves(scales)}

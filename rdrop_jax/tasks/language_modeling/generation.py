@@ -294,10 +294,9 @@ def _score_split(
         first = min(start, context)
         count = min(new, len(ids) - start)
         nll[start : start + count] = part[first : first + count]
-    if lines.stored:  # a word <eos> in a line is no end of it
+    ends = np.flatnonzero(np.asarray(ids) == vocabulary.end) + 1
+    if len(ends) > len(lines):  # a line contains a word <eos>, which is no end of it
         ends = np.cumsum([len(line) + 1 for line in vocabulary.encode(list(lines))])
-    else:
-        ends = np.flatnonzero(np.asarray(ids) == vocabulary.end) + 1
     for line, start, end in zip(lines, [0, *ends[:-1]], ends, strict=True):
         part = float(nll[start:end].sum())
         answer = _scored(vocabulary, line, ids[start:end], part)
