@@ -17,8 +17,8 @@ from rdrop_jax.training import workdir as workdir_lib
 
 
 def export(
-    workdir: Path,
-    output: Path,
+    workdir: str | Path,
+    output: str | Path,
     checkpoint: str = "best",
     format: str = "safetensors",
     *,
@@ -44,6 +44,7 @@ def export(
         support, an output that cannot be written, or a repository that cannot be
         written.
     """
+    workdir, output = Path(workdir), Path(output)
     check_output(workdir, output)
     if push:
         check_push(push)

@@ -113,19 +113,19 @@ def parse_run(
       argv: arguments without the program's name.
 
     Returns:
-      The flags and the config of the first run. Overrides may set fields of ``eval``,
-      which affect scoring and prediction but no parameters, and ``data.dir``, in case
-      the data have moved.
+      The flags and the config of the first run. Overrides may set fields of ``eval``
+      and ``mesh``, which affect scoring and prediction but no parameters, and
+      ``data.dir``, in case the data have moved.
 
     Raises:
       InputError: the workdir contains no run, or an override sets a different field.
     """
     args, overrides = parse(parser, argv)
     for name in overrides:
-        if not name.startswith("eval.") and name != "data.dir":
+        if not name.startswith(("eval.", "mesh.")) and name != "data.dir":
             raise InputError(
                 f"--config.{name}: the config of a run is in its workdir; only fields "
-                "of eval and data.dir may be set"
+                "of eval and mesh, and data.dir may be set"
             )
     config, *_ = map(workdir_lib.read, args.workdir)
     if overrides:

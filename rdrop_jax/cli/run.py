@@ -94,7 +94,7 @@ class Run:
 
 
 def open_run(
-    workdir: Path,
+    workdir: str | Path,
     checkpoint: str = "best",
     config: ConfigDict | None = None,
     task: Task | None = None,
@@ -102,22 +102,31 @@ def open_run(
     """Open a workdir read-only, also while it is being trained.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run. If the machine has another number of devices than the
+        run's mesh, rows are split over all of them.
       checkpoint: "best" on validation, "last", a step, or "average:N", the mean of the
         parameters of the N newest.
-      config: config of the run, whose ``eval`` fields may differ; None reads the stored
-        one.
+      config: config of the run, whose ``eval`` and ``mesh`` fields may differ; None
+        reads the stored one.
       task: task of the run, if ``config.task`` is not one of the package.
 
     Returns:
       The run with its parameters.
 
     Raises:
-      InputError: no run there, or no such checkpoint.
+      InputError: no run there, no such checkpoint, or a ``mesh`` other than the stored
+        one that does not fit the devices.
     """
+    workdir = Path(workdir)
     config = config or workdir_lib.read(workdir)
     task = task or tasks.build(config, workdir)
-    mesh = make_mesh(**config.mesh)
+    return _restored(workdir, checkpoint, config, task, _mesh(config, workdir))
+
+
+def _restored(
+    workdir: Path, checkpoint: str, config: ConfigDict, task: Task, mesh: Mesh
+) -> Run:
+    """Restore the parameters of a run on a mesh."""
     abstract = abstract_params(task, mesh)
     ema = config.optimizer.ema > 0
     with contextlib.closing(Checkpoints(workdir, read_only=True)) as checkpoints:
@@ -131,6 +140,18 @@ def open_run(
         else:
             step, params = checkpoints.read(checkpoint, load)
     return Run(config, task, mesh, params, step)
+
+
+def _mesh(config: ConfigDict, workdir: Path) -> Mesh:
+    """Return the mesh of a run, or all devices on ``data`` if it does not fit them."""
+    try:
+        return make_mesh(**config.mesh)
+    except InputError:
+        if config.mesh != workdir_lib.read(workdir).mesh:
+            raise
+    mesh = make_mesh()
+    _logger.info("mesh: data=%d instead of the run's %s", mesh.size, config.mesh)
+    return mesh
 
 
 def open_runs(
@@ -161,7 +182,7 @@ def open_runs(
     _check_equal(workdirs, shared)
     for each in configs[1:]:
         with each.unlocked():
-            each.mesh, each.data.dir = config.mesh, config.data.dir
+            each.data.dir = config.data.dir
     others = zip(configs[1:], workdirs[1:], strict=True)
     built = [tasks.build(c, w) for c, w in others]
     averaging = built[0].averaging
@@ -182,14 +203,15 @@ def open_runs(
 
     built.insert(0, tasks.build(config, workdirs[0], averaged=averaged))
     _check_equal(workdirs, [t.averaging.shared() for t in built if t.averaging])
+    mesh = _mesh(config, workdirs[0])
     runs = [
-        open_run(w, checkpoint, c, t)
+        _restored(w, checkpoint, c, t, mesh)
         for w, c, t in zip(workdirs, configs, built, strict=True)
     ]
     return Run(
         config,
         built[0],
-        runs[0].mesh,
+        mesh,
         tuple(run.params for run in runs),
         max(run.step for run in runs),
         _unlike(configs) + _unlike_files(workdirs),

@@ -30,7 +30,7 @@ _logger = logging.getLogger(__name__)
 
 def train(
     config: ConfigDict,
-    workdir: Path,
+    workdir: str | Path,
     task: "Task | None" = None,
     callbacks: Sequence[Callback] = (),
     given: Collection[str] | None = None,
@@ -57,6 +57,7 @@ def train(
       Stopped: SIGTERM or SIGINT requested it; progress is saved.
       TrainingError: the loss, gradient or update is not finite.
     """
+    workdir = Path(workdir)
     if task is None:
         config = check_start(config, workdir, given)
     elif not config.task:

@@ -83,8 +83,9 @@ def shard_batch(mesh: Mesh, batch: Any, *, full: bool = False) -> Any:
         rows = len(x) if full else len(x) * jax.process_count()
         if rows % shards:
             raise InputError(
-                f"batch_size, eval.batch_size: expected a multiple of the {shards} "
-                f"devices that rows are split over, found {rows}"
+                "batch_size, eval.batch_size, or data.rows_multiple of batches by "
+                f"tokens: expected a multiple of the {shards} devices that rows are "
+                f"split over, found {rows}"
             )
         shape = (rows, *x.shape[1:])
         local = _local_rows(sharding, shape)

@@ -2,15 +2,18 @@
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import messages
 from helpers.programs import run
 
 from rdrop_jax.cli import evaluate, flags
 from rdrop_jax.cli.predict import load, main, refuse_input
+from rdrop_jax.cli.run import open_run, open_runs
 from rdrop_jax.data.sources import digits
 from rdrop_jax.errors import InputError
 
@@ -108,6 +111,29 @@ def test_data_that_have_moved_may_be_named(trained):
     flags.add_workdirs(parser)
     argv = ["--workdir", str(trained[0]), "--config.data.dir=elsewhere"]
     assert flags.parse_run(parser, argv)[1].data.dir == "elsewhere"
+
+
+def test_a_run_of_more_devices_is_read_on_those_that_are_there(trained, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained[0], workdir)
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["mesh"] = {"data": 1, "fsdp": 16, "tensor": 1}
+    (workdir / "config.json").write_text(json.dumps(stored))
+    with messages.collected() as said:
+        opened = open_run(str(workdir))
+    assert dict(opened.mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert any(line.startswith("mesh: data=8 instead of") for line in said)
+    assert open_runs([workdir, trained[0]]).mesh == opened.mesh
+
+    def given(fsdp):
+        parser = flags.Parser()
+        flags.add_workdirs(parser)
+        argv = [f"--workdir={workdir}", "--config.mesh.data=1"]
+        return flags.parse_run(parser, [*argv, f"--config.mesh.fsdp={fsdp}"])[1]
+
+    assert open_run(workdir, config=given(8)).mesh.shape["fsdp"] == 8
+    with pytest.raises(InputError, match="mesh: expected axes that multiply to 8"):
+        open_run(workdir, config=given(3))
 
 
 def test_predict_does_not_write_into_what_it_reads(tmp_path):
