@@ -1,5 +1,6 @@
 """Config checks that require neither jax nor data."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ def _one_of(*allowed: str) -> tuple[Callable[[Any], bool], str]:
 
 _POSITIVE = (lambda v: v >= 1, "at least 1")
 _NOT_NEGATIVE = (lambda v: v >= 0, "at least 0")
+_FINITE = (lambda v: 0 <= v < math.inf, "a finite number, at least 0")
 _FRACTION = (lambda v: 0 <= v < 1, "in [0, 1)")
 # jax's integers have 32 bits; seeds of its keys have 63.
 _MAX_INT, _MAX_SEED = 2**31 - 1, 2**63 - 1
@@ -32,7 +34,7 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _SEED,
     "data.split_seed": _SEED,
     "accum_steps": _POSITIVE,
-    "rdrop.alpha": _NOT_NEGATIVE,
+    "rdrop.alpha": _FINITE,
     "rdrop.num_passes": (lambda v: v is None or v >= 1, "none, or at least 1"),
     "rdrop.every": _POSITIVE,
     "rdrop.views_rate": (lambda v: v is None or 0 < v < 1, "none, or in (0, 1)"),
@@ -56,7 +58,14 @@ CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "inverse_sqrt",
         "cosine_restarts",
     ),
-    "optimizer.lr": _NOT_NEGATIVE,
+    "optimizer.lr": _FINITE,
+    "optimizer.end_lr": _FINITE,
+    "optimizer.warmup_init": _FINITE,
+    "optimizer.b1": _FRACTION,
+    "optimizer.b2": _FRACTION,
+    "optimizer.eps": _FINITE,
+    "optimizer.momentum": _FRACTION,
+    "optimizer.weight_decay": _FINITE,
     "optimizer.decay": _one_of("all", "matrices"),
     "optimizer.layer_decay": (lambda v: 0 < v <= 1, "in (0, 1]"),
     "optimizer.clip": _NOT_NEGATIVE,
@@ -108,7 +117,11 @@ def check_values(config: ConfigDict) -> None:
             f"reinit: expected none without init_from, got {config.reinit!r}. Set "
             "init_from"
         )
-    dropouts = {k: v for k, v in flat.items() if k.startswith("model.") and "drop" in k}
+    dropouts = {
+        name: value
+        for name, value in flat.items()
+        if name.startswith("model.") and "drop" in name and type(value) in (int, float)
+    }
     for name, rate in dropouts.items():
         if not 0 <= rate < 1:
             raise InputError(f"{name}: expected in [0, 1), found {rate}")
@@ -145,7 +158,9 @@ def _check_passes(config: ConfigDict, dropouts: Mapping[str, float]) -> None:
             f"{config.rdrop.views_rate}. Set rdrop.views"
         )
     others = [v for k, v in dropouts.items() if k != "model.dropout" or not rates]
-    if config.rdrop.alpha > 0 and passes != 1 and not any([*others, *rates]):
+    # The dropout of the user's own model may have no field: the first step finds out.
+    none = bool(dropouts) and not any([*others, *rates])
+    if config.rdrop.alpha > 0 and passes != 1 and none:
         raise InputError(
             f"rdrop.alpha={config.rdrop.alpha} needs dropout: expected one of "
             f"{', '.join([*dropouts, 'rdrop.dropouts'])} above 0, found all 0. Set one "

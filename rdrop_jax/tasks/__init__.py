@@ -132,20 +132,31 @@ def build(
       The task.
 
     Raises:
-      InputError: an unknown task, or ``rdrop.views`` for a file without views.
+      InputError: an unknown task, or ``rdrop.views`` or ``rdrop.dropouts`` for a file
+        whose task does not apply them.
     """
     task: Task
     if is_file(config.task):
         task = load_file("task", Path(config.task)).build(config)
-        if config.rdrop.views != "none" and task.step.views is None:
-            raise InputError(
-                f"rdrop.views: expected none, because the task of {config.task} sets "
-                f"no views in StepOptions, got {config.rdrop.views!r}"
-            )
+        _check_applied(config, task)
         return task
     module = importlib.import_module(f"{package(config.task).__name__}.task")
     task = module.build(config, workdir, resuming=resuming, **options)
     return task
+
+
+def _check_applied(config: ConfigDict, task: "Task") -> None:
+    """Check that the task of a file applies the options that only a task can apply."""
+    r = config.rdrop
+    for field, value, unset, option, applied in (
+        ("views", r.views, "none", "views", task.step.views is not None),
+        ("dropouts", tuple(r.dropouts), (), "forwards", bool(task.step.forwards)),
+    ):
+        if value != unset and not applied:
+            raise InputError(
+                f"rdrop.{field}: expected {unset}, because the task of {config.task} "
+                f"sets no {option} in StepOptions, got {value!r}"
+            )
 
 
 def abstract(

@@ -53,7 +53,12 @@ def timed(title: str, call: Callable[..., T], *args: Any) -> T:
 
 
 def start_lines(config: ConfigDict, step: int) -> list[str]:
-    """Return lines with versions, devices and the source of the parameters."""
+    """Return lines with versions, devices, the source of the parameters, and warnings.
+
+    Args:
+      config: config of the run, with durations in steps.
+      step: step at which the run starts or resumes.
+    """
     unused = unused_gpu()
     found = versions()
     if step:
@@ -68,6 +73,15 @@ def start_lines(config: ConfigDict, step: int) -> list[str]:
         f", processes: {jax.process_count()}",
         *([unused] if unused else []),
         f"weights: {weights}; model: {f'{config.model.name} {size}'.strip()}",
+        *(
+            f"{name}={warmup} is longer than total_steps={config.total_steps}: the run "
+            "ends before the end of the warmup"
+            for name, warmup in (
+                ("optimizer.warmup", config.optimizer.warmup),
+                ("rdrop.alpha_warmup", config.rdrop.alpha_warmup),
+            )
+            if warmup > config.total_steps
+        ),
     ]
 
 

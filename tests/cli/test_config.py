@@ -48,7 +48,25 @@ MESSAGES = {
     "--config.seed: expected an integer, found '1.5'": ("seed", "1.5"),
     "--config.rdrop.alpha: expected a number, found 'big'": ("rdrop.alpha", "big"),
     "--config.model.remat: expected true or false, found 'yes'": ("model.remat", "yes"),
-    "rdrop.alpha: expected at least 0, found -1.0": ("rdrop.alpha", "-1"),
+    "rdrop.alpha: expected a finite number, at least 0, found -1.0": (
+        "rdrop.alpha",
+        "-1",
+    ),
+    "rdrop.alpha: expected a finite number, at least 0, found inf": (
+        "rdrop.alpha",
+        "inf",
+    ),
+    "optimizer.b2: expected in [0, 1), found 1.0": ("optimizer.b2", "1"),
+    "optimizer.eps: expected a finite number": ("optimizer.eps", "-1"),
+    "optimizer.momentum: expected in [0, 1), found 2.0": ("optimizer.momentum", "2"),
+    "optimizer.weight_decay: expected a finite number": (
+        "optimizer.weight_decay",
+        "-1",
+    ),
+    "optimizer.lr: expected a finite number, at least 0, found nan": (
+        "optimizer.lr",
+        "nan",
+    ),
     "rdrop.num_passes: expected none, or at least 1, found 0": (
         "rdrop.num_passes",
         "0",

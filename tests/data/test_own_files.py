@@ -157,6 +157,12 @@ def test_a_run_of_an_earlier_version_resumes_with_the_same_rows(tmp_path):
     assert text_sets.notes(found, read.data) == (
         "validation: 10 rows held out of train.jsonl",
     )
+    table = tmp_path / "train.jsonl"
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    rows[5]["label"] = None
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    _, unlabelled = text_sets.notes(text_sets.find(read.data), read.data)
+    assert unlabelled == "train: 1 rows without a label"
 
 
 @pytest.mark.parametrize("task", [tiny_nmt, tiny_sum])

@@ -9,6 +9,8 @@ from pathlib import Path
 import jax
 import pytest
 
+from rdrop_jax import flags, tasks
+from rdrop_jax import train as train_program
 from rdrop_jax.errors import InputError
 
 PAGE = Path(__file__).parents[2] / "docs" / "own-task.md"
@@ -93,3 +95,40 @@ def test_a_task_needs_a_name(page, tmp_path):
     config.task = ""
     with pytest.raises(ValueError, match="task: expected a name for the task, got ''"):
         page["train"](config, tmp_path, page["task"])
+
+
+GET_CONFIG = """
+def get_config(preset=""):
+    config = base_config()
+    config.total_steps = config.eval.every = config.checkpoint.every = 2
+    config.batch_size = 16
+    config.eval.metric = "accuracy"
+    config.log.trackers = ()
+    return finish(config)
+
+
+def build(config):
+    return task
+"""
+
+
+@pytest.fixture
+def task_file(tmp_path):
+    """The page's task in a file for the programs."""
+    file = tmp_path / "my_task.py"
+    imports = "from rdrop_jax.config import base_config, finish\n"
+    file.write_text("".join([imports, *BLOCKS[:2], GET_CONFIG]))
+    return file
+
+
+def test_the_page_s_task_trains_from_a_file(task_file, tmp_path):
+    config = flags.load(str(task_file), {})
+    result = train_program.train(config, str(tmp_path / "run"))
+    assert result["step"] == 2
+
+
+def test_options_that_the_task_of_a_file_does_not_apply_are_refused(task_file):
+    for field, value in (("views", "crop"), ("dropouts", "(0.1, 0.3)")):
+        config = flags.load(str(task_file), {f"rdrop.{field}": value})
+        with pytest.raises(InputError, match=rf"rdrop\.{field}: expected .* sets no"):
+            tasks.build(config)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Num, UInt8
@@ -40,23 +41,28 @@ def check_transforms(data: ConfigDict) -> None:
     Raises:
       InputError: an invalid field.
     """
-    low, high = data.crop_area
     channels = (1, data.channels)
+    mean, std = _are_numbers(data.mean, *channels), _are_numbers(data.std, *channels)
+    area, ratio = _are_numbers(data.crop_area, 2), _are_numbers(data.crop_ratio, 2)
     for field, fits, expected in (
         ("channels", data.channels in (1, 3), "1 or 3"),
         ("image_size", data.image_size >= 1, "at least 1"),
-        ("mean", len(data.mean) in channels, "a number for all channels, or for each"),
-        ("std", len(data.std) in channels and min(data.std) > 0, "numbers above 0"),
+        ("mean", mean, "a number for all channels, or for each"),
+        (
+            "std",
+            std and min(data.std) > 0,
+            "a number above 0 for all channels, or for each",
+        ),
         ("crop", data.crop in CROPS, f"one of {', '.join(CROPS)}"),
         (
             "crop_area",
-            0 < low <= high <= 1,
+            area and 0 < data.crop_area[0] <= data.crop_area[1] <= 1,
             "minimum and maximum fraction, in (0, 1]",
         ),
         (
             "crop_ratio",
-            0 < data.crop_ratio[0] <= data.crop_ratio[1],
-            "minimum, maximum",
+            ratio and 0 < data.crop_ratio[0] <= data.crop_ratio[1],
+            "minimum and maximum, above 0",
         ),
         ("pad", data.pad >= 0, "at least 0"),
         ("randaugment", data.randaugment >= 0, "at least 0"),
@@ -74,6 +80,11 @@ def check_transforms(data: ConfigDict) -> None:
             raise InputError(
                 f"data.{field}: expected {expected}, found {data[field]!r}"
             )
+
+
+def _are_numbers(values: Sequence[Any], *counts: int) -> bool:
+    """Return whether the values are numbers, as many as one of ``counts``."""
+    return len(values) in counts and all(type(v) in (int, float) for v in values)
 
 
 def make_train_transform(

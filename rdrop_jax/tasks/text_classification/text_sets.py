@@ -201,7 +201,7 @@ def provenance(found: Dataset[Texts], data: ConfigDict) -> dict[str, str]:
 
 
 def notes(found: Dataset[Texts], data: ConfigDict) -> tuple[str, ...]:
-    """Return a note for each split that is held out of the training rows."""
+    """Return notes on held-out splits, and on training rows without words or labels."""
     fold = f", fold {data.fold} of {data.folds}" if data.folds else ""
     origin = data.files.train if data.name == "files" else data.name
     cut = tuple(
@@ -209,8 +209,13 @@ def notes(found: Dataset[Texts], data: ConfigDict) -> tuple[str, ...]:
         + (fold if s == "validation" else "")
         for s in held_out(data)
     )
-    empty = found.splits["train"]().left_out
-    return (*cut, f"train: {empty} rows without words left out") if empty else cut
+    rows = found.splits["train"]()
+    unlabelled = sum(label is None for label in rows.labels)
+    counts = (
+        (rows.left_out, "rows without words left out"),
+        (unlabelled, "rows without a label"),
+    )
+    return (*cut, *(f"train: {n} {what}" for n, what in counts if n))
 
 
 def completed(

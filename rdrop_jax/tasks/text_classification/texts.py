@@ -194,7 +194,7 @@ def find_classes(texts: Texts, labels: str) -> tuple[str, ...]:
             f"found {sorted(found)}"
         )
     numeric = all(re.fullmatch("-?[0-9]{1,1000}", name) for name in found)
-    return tuple(sorted(found, key=int if numeric else str))
+    return tuple(sorted(found, key=lambda name: (int(name) if numeric else 0, name)))
 
 
 def _names(label: Any, labels: str, place: str) -> list[str]:

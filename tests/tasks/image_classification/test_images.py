@@ -307,7 +307,12 @@ def test_labels_of_files_are_checked_with_their_name():
     [
         ("crop", "center", "one of none, random, pad"),
         ("crop_area", "(0.0, 1.0)", r"in \(0, 1\]"),
-        ("std", "(0.0,)", "numbers above 0"),
+        ("crop_area", "(0.5,)", r"in \(0, 1\]"),
+        ("crop_area", "('a', 'b')", r"in \(0, 1\]"),
+        ("crop_ratio", "(1,)", "minimum and maximum"),
+        ("std", "(0.0,)", "a number above 0"),
+        ("std", "('a',)", "a number above 0"),
+        ("mean", "('a',)", "for all channels, or for each"),
         ("mean", "(0.1, 0.2)", "for all channels, or for each"),
         ("magnitude", "11", "from 0 to 10"),
         ("interpolation", "area", "one of nearest"),
