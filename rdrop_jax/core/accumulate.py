@@ -111,10 +111,13 @@ def _checked(
 def _microbatches(batch: Batch, accum_steps: int) -> Batch:
     """Split a batch into microbatches: rows i, i + n, i + 2n, ... form microbatch i.
 
-    The strides let every device split its local rows, so no rows move.
+    The strides let every device split its local rows, so no rows move. Scalars are in
+    every microbatch.
     """
 
     def split(x: Array) -> Array:
+        if jnp.ndim(x) == 0:
+            return jnp.broadcast_to(x, (accum_steps,))
         if x.shape[0] % accum_steps:
             raise ValueError(
                 f"accum_steps={accum_steps} must divide the batch: found "

@@ -79,6 +79,7 @@ def rdrop_ctc_loss(
     logits, labels = stacked("logits", logits), jnp.asarray(labels)
     padded, no_label = (jnp.asarray(x) != 0 for x in (logit_paddings, label_paddings))
     _check(logits, padded, labels, no_label, blank_id, frames)
+    labels = labels.astype(int)  # the number of classes may exceed their type
     weights = position_weights(logits.shape[1:2], where, weight, label_weight)
     feasible = _frames_needed(labels, no_label) <= jnp.sum(~padded, axis=1)
     labelled = weights.ce

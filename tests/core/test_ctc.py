@@ -180,6 +180,19 @@ def test_a_label_that_is_no_class_gives_nan(label):
     assert np.isnan(loss)
 
 
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8])
+def test_labels_may_have_a_type_smaller_than_the_number_of_classes(dtype):
+    logits, logit_paddings, labels, label_paddings = make()
+    excluded = jnp.full((*logits.shape[:-1], 300 - CLASSES), -jnp.inf)
+    logits = jnp.concatenate([logits, excluded], -1)
+    small, wide = (
+        ctc_loss(logits, logit_paddings, x, label_paddings, alpha=0.4)[0]
+        for x in (labels.astype(dtype), labels)
+    )
+    assert np.isfinite(small)
+    assert small == wide
+
+
 def test_another_blank_and_impossible_classes():
     """The last class as the blank; a class that both passes exclude."""
     logits, logit_paddings, labels, label_paddings = make()

@@ -81,6 +81,17 @@ def test_accumulation_equals_the_full_batch(accum_steps):
         )
 
 
+def test_scalars_are_in_every_microbatch():
+    def forward(params, batch, key):
+        return toy.plain_forward(params, batch, key) * batch["scale"]
+
+    batch = toy.batch() | {"scale": jnp.float32(0.5)}
+    options = {"forward": forward, "num_passes": 2, "batch": batch}
+    full, _ = run(**options)
+    parts, _ = run(**options, accum_steps=2)
+    assert_trees_close(full.params, parts.params, rtol=1e-5, atol=1e-6)
+
+
 def test_accumulation_weighs_microbatches_by_what_they_hold():
     """With all padding in one microbatch, means of microbatch means would be wrong."""
     batch = toy.batch() | {"where": jnp.arange(8) % 2 == 0}
