@@ -20,6 +20,14 @@ class Stopped(Exception):
     """Graceful stop on request, after saving; programs exit with status 0."""
 
 
+def nan_outputs() -> InputError:
+    """Return the error for a model whose outputs are NaN."""
+    return InputError(
+        "--checkpoint: expected a model with finite outputs, found NaN. Use another "
+        "checkpoint or workdir"
+    )
+
+
 @contextlib.contextmanager
 def rust_explained(message: str) -> Iterator[None]:
     """Convert errors of a library written in Rust to `InputError`.

@@ -63,7 +63,8 @@ class BestHypotheses(NamedTuple):
 
     Attributes:
       tokens: ids of each hypothesis, without BOS and EOS.
-      scores: log-probability divided by the length penalty.
+      scores: log-probability divided by the length penalty; NaN if that of the model is
+        NaN.
     """
 
     tokens: list[list[int]]
@@ -251,10 +252,10 @@ def _collect(
 ) -> None:
     best = jax.tree.map(np.asarray, best)
     for row in np.flatnonzero(done & (rows >= 0)):
-        ended = best.lengths[row] > 0
+        ended = (best.lengths[row] > 0) | np.isnan(best.scores[row])
         found[rows[row]] = BestHypotheses(
             [
-                tokens[: length - 1].tolist()
+                tokens[: max(length - 1, 0)].tolist()
                 for tokens, length in zip(
                     best.tokens[row][ended], best.lengths[row][ended], strict=True
                 )

@@ -67,7 +67,7 @@ def sample(
       forbid: ids that are never chosen.
 
     Returns:
-      Prompts with their continuations.
+      Prompts with their continuations; -1 where the logits are NaN.
     """
 
     def body(at: Array, carry: tuple[Array, Cache]) -> tuple[Array, Cache]:
@@ -83,6 +83,7 @@ def sample(
             folded = jax.vmap(jax.random.fold_in, (0, None))(keys, at)
             draw = jax.vmap(jax.random.categorical)
             chosen = draw(folded, nucleus(logits / temperature, top_p))
+        chosen = jnp.where(jnp.isnan(logits).any(axis=-1), -1, chosen)
         given = jax.lax.dynamic_slice_in_dim(tokens, at + 1, 1, axis=1)
         known = (at + 1 < lengths)[:, None]
         new = jnp.where(known, given, chosen[:, None].astype(tokens.dtype))

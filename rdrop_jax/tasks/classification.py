@@ -16,7 +16,7 @@ from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.batches import HostBatch
-from rdrop_jax.errors import InputError
+from rdrop_jax.errors import nan_outputs
 from rdrop_jax.training.mesh import shard_batch
 from rdrop_jax.training.task import ExampleScores
 
@@ -118,10 +118,7 @@ def check_outputs(outputs: Float[np.ndarray, "..."]) -> None:
       InputError: an output is NaN.
     """
     if np.isnan(outputs).any():
-        raise InputError(
-            "--checkpoint: expected a model with finite outputs, found NaN. Use "
-            "another checkpoint or workdir"
-        )
+        raise nan_outputs()
 
 
 def class_answer(

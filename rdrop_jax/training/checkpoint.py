@@ -70,6 +70,22 @@ class Retention:
         return [step in kept for step in steps]
 
 
+def missing_checkpoints(workdir: Path, keep: int, total_steps: int) -> int:
+    """Return how many checkpoints a run will hold in addition to those in its workdir.
+
+    In addition to the ``keep`` newest, a run holds the best and the one being written.
+
+    Args:
+      workdir: folder of the run.
+      keep: number of newest checkpoints to keep.
+      total_steps: length of the run; a complete one writes no checkpoint.
+    """
+    steps = checksums.step_folders(workdir / "checkpoints")
+    if max(steps, default=0) >= total_steps:
+        return 0
+    return max(keep + 2 - len(steps), 1)
+
+
 class Checkpoints:
     """Save and restore checkpoints under ``workdir/checkpoints``.
 

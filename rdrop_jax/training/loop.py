@@ -24,7 +24,7 @@ from rdrop_jax.files.disk import check_space, write_json
 from rdrop_jax.training import direction
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.callbacks import Callback, notify
-from rdrop_jax.training.checkpoint import Checkpoints, Progress
+from rdrop_jax.training.checkpoint import Checkpoints, Progress, missing_checkpoints
 from rdrop_jax.training.distributed import from_process_0
 from rdrop_jax.training.log_lines import (
     data_line,
@@ -97,8 +97,8 @@ def fit(
     abstract = abstract_state(task, tx, config, mesh)
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
     workdir.mkdir(parents=True, exist_ok=True)
-    # In addition to the newest: the best, and the one being written.
-    check_space(workdir, size * (config.checkpoint.keep + 2))
+    copies = missing_checkpoints(workdir, config.checkpoint.keep, config.total_steps)
+    check_space(workdir, size * copies)
     writer = MetricsWriter(workdir, config.log.trackers, config_lib.flatten(config))
     with (
         contextlib.closing(writer) as metrics,

@@ -62,6 +62,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def row_shards(mesh: Mesh) -> int:
+    """Return the number of parts that the rows of a batch are split into."""
+    return int(mesh.shape["data"] * mesh.shape["fsdp"])
+
+
 def shard_batch(mesh: Mesh, batch: Any, *, full: bool = False) -> Any:
     """Shard the rows of a host batch over the data and fsdp axes.
 
@@ -77,7 +82,7 @@ def shard_batch(mesh: Mesh, batch: Any, *, full: bool = False) -> Any:
       InputError: the rows do not divide evenly over the devices or the processes.
     """
     sharding = batch_sharding(mesh)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    shards = row_shards(mesh)
 
     def place(x: np.ndarray) -> jax.Array:
         rows = len(x) if full else len(x) * jax.process_count()

@@ -26,11 +26,17 @@ def make_tx(config: ConfigDict) -> optax.GradientTransformation:
     return make_optimizer(config.optimizer, schedule)
 
 
+def root_key(seed: int) -> jax.Array:
+    """Return a key of all 64 bits of a seed; `jax.random.key` may drop the upper 32."""
+    key = jax.random.key(seed & 0xFFFFFFFF)
+    return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
+
+
 def make_state(
     task: Task, tx: optax.GradientTransformation, config: ConfigDict
 ) -> TrainState:
     """Initialize a state; ``config.seed`` seeds parameters and the dropout root key."""
-    params_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+    params_key, dropout_key = jax.random.split(root_key(config.seed))
     params = task.init(params_key)
     return init_state(params, tx, dropout_key, ema=config.optimizer.ema > 0)
 

@@ -25,6 +25,11 @@ _RETRY_AFTER = 60.0  # seconds between attempts after a failure
 _PROJECT = "rdrop_jax"
 
 
+def id_path(workdir: Path, name: str) -> Path:
+    """Return the file with the id of a tracker's run."""
+    return workdir / f"{name}.json"
+
+
 class Tracker(Protocol):
     """Run of a tracker, new or resumed; records that it has already are ignored."""
 
@@ -45,7 +50,7 @@ class WandbRun:
     def __init__(self, workdir: Path, config: Mapping[str, Any]) -> None:
         import wandb
 
-        path = workdir / "wandb.json"
+        path = id_path(workdir, "wandb")
         stored = read_json(path) if path.exists() else {"id": uuid.uuid4().hex[:8]}
         write_json(path, stored)
         older = [*(workdir / "wandb").glob(f"offline-run-*-{stored['id']}")]
@@ -95,7 +100,7 @@ class MlflowRun:
         from mlflow.entities import Param
 
         self._client = mlflow.MlflowClient()
-        path = workdir / "mlflow.json"
+        path = id_path(workdir, "mlflow")
         self._id = self._resumed(read_json(path)["run_id"]) if path.exists() else ""
         self._sent: dict[str, int] = {}  # last step by metric
         if self._id:
@@ -107,9 +112,10 @@ class MlflowRun:
             run = self._client.create_run(self._experiment(), run_name=workdir.name)
             self._id = run.info.run_id
             write_json(path, {"run_id": self._id})
-            params = [Param(name, str(value)) for name, value in config.items()]
-            for start in range(0, len(params), 100):  # the limit of a request
-                self._client.log_batch(self._id, params=params[start : start + 100])
+        known = self._client.get_run(self._id).data.params
+        params = [Param(n, str(x)) for n, x in config.items() if n not in known]
+        for start in range(0, len(params), 100):  # the limit of a request
+            self._client.log_batch(self._id, params=params[start : start + 100])
         uri = mlflow.get_tracking_uri()
         _logger.info("mlflow: run %s in %s", self._id, uri)
 

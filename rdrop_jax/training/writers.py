@@ -14,7 +14,14 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar, text
 
 from rdrop_jax.files.disk import as_record, explained, open_regular, write_text
-from rdrop_jax.training.trackers import TRACKERS, Follower, Record, close, scores_of
+from rdrop_jax.training.trackers import (
+    TRACKERS,
+    Follower,
+    Record,
+    close,
+    id_path,
+    scores_of,
+)
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +62,8 @@ class MetricsWriter:
         """Drop records after ``step``, which a resumed run will write again.
 
         A truncated last line is dropped silently, other invalid lines with a message.
-        Trackers get the records that are left, unless they have them already.
+        Trackers get the records that are left, unless they have them already. A run
+        that starts at step 0 gets new runs of the trackers: its config may be another.
         """
         if not self._active:
             return
@@ -63,6 +71,9 @@ class MetricsWriter:
         if self._board is not None:
             self._board.start(step, self._config, records)
         folder = self._path.parent
+        if step == 0:
+            for name in TRACKERS:
+                id_path(folder, name).unlink(missing_ok=True)
         self._followers = [
             Follower(name, folder, self._config, records) for name in self._names
         ]

@@ -34,10 +34,10 @@ def test_a_closed_output_is_named():
 
 
 def test_closed_input_and_errors_do_no_harm():
-    body = "import os; print([os.fstat(n).st_mode > 0 for n in (0, 1, 2)])"
-    done = run(body, "<&- 2>&-")
+    body = "import os, sys; print([os.fstat(n).st_mode > 0 for n in (0, 1, 2)]);"
+    done = run(f"{body} print(sys.stdin.read())", "<&- 2>&-")
     assert done.returncode == 0
-    assert done.stdout == "[True, True, True]\n"
+    assert done.stdout == "[True, True, True]\n\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

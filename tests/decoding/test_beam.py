@@ -337,6 +337,15 @@ def test_accelerators_compile_few_shapes(monkeypatch):
     assert 3 * np.prod([len(x) for x in found]) <= np.prod([len(x) for x in cpu])
 
 
+def test_scores_are_nan_if_those_of_the_model_are(model):
+    bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), model)
+    shapes = Shapes(rows=(2,), sources=(4,), cache_lengths=(8,))
+    search_all = make_search(start, step, OPTIONS, shapes)
+    for found in search_all(bad, [[3], [4]], [3, 3]):
+        assert found.tokens[0] == []
+        assert np.isnan(found.scores[0])
+
+
 def test_what_no_shape_holds_is_named(model):
     search_all = make_search(
         start, step, OPTIONS, Shapes(rows=(1,), sources=(4,), cache_lengths=(8,))

@@ -55,6 +55,14 @@ def test_nucleus_against_enumeration():
             np.testing.assert_array_equal(found[jnp.isfinite(found)], row[sorted(kept)])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_token_follows_logits_that_are_nan(temperature, monkeypatch):
+    monkeypatch.setitem(globals(), "TABLE", TABLE.at[5, 0].set(jnp.nan))
+    found = run([[3, 5], [3, 4]], [0, 1], time=3, temperature=temperature)
+    assert found[0].tolist() == [3, 5, -1]
+    assert found[1, 2] >= 0
+
+
 def test_greedy_against_a_loop():
     (found,) = run([[3, 5]], [0], temperature=0.0)
     tokens = [3, 5]

@@ -22,7 +22,8 @@ from rdrop_jax.core.metrics import Mean
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import disk
 from rdrop_jax.training import distributed, log_lines, mesh, workdir, writers
-from rdrop_jax.training.checkpoint import Checkpoints, Progress
+from rdrop_jax.training.checkpoint import Checkpoints, Progress, missing_checkpoints
+from rdrop_jax.training.state import root_key
 from rdrop_jax.training.window import Window
 
 
@@ -233,6 +234,21 @@ def test_too_little_space_is_refused_before_the_first_step(tmp_path):
         InputError, match=r"MiB free for checkpoints, found [\d.]+ MiB in"
     ):
         disk.check_space(tmp_path, 2**60)
+
+
+def test_a_resumed_run_needs_space_for_the_missing_checkpoints_alone(tmp_path):
+    assert missing_checkpoints(tmp_path, 2, 100) == 4
+    for step, left in ((60, 3), (80, 2), (90, 1), (95, 1), (100, 0)):
+        (tmp_path / "checkpoints" / f"step_{step}").mkdir(parents=True)
+        assert missing_checkpoints(tmp_path, 2, 100) == left
+    assert missing_checkpoints(tmp_path, 2, 200) == 1
+
+
+def test_all_bits_of_a_seed_count():
+    for seed in (0, 5, 2**31 + 5, 2**32 - 1):
+        assert root_key(seed) == jax.random.key(seed)
+    seeds = [5, 2**32 + 5, 2**40 + 5, 2**63 - 1]
+    assert len({jax.random.key_data(root_key(x)).tobytes() for x in seeds}) == 4
 
 
 def test_a_workdir_that_is_a_file_is_named(tmp_path):

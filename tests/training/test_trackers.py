@@ -166,6 +166,17 @@ def test_failures_are_warned_of_once_and_made_up_for(fake, tmp_path, capsys):
     assert err.count("\n") == err.count("log.trackers: wandb: no network. Train") == 1
 
 
+def test_a_run_that_starts_anew_gets_new_runs_of_trackers(tmp_path):
+    stored = [tmp_path / f"{name}.json" for name in ("wandb", "mlflow")]
+    for step, kept in ((2, True), (0, False)):
+        for path in stored:
+            path.write_text("{}")
+        out = writers.MetricsWriter(tmp_path, active=True)
+        out.resume(step)
+        out.close()
+        assert [path.exists() for path in stored] == [kept, kept]
+
+
 def test_a_tracker_never_stops_or_delays_training(fake, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(trackers, "_END_WITHIN", 0.1)
     fake.gate = threading.Event()

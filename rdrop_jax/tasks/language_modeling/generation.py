@@ -16,7 +16,7 @@ from rdrop_jax.core.metrics import perplexity
 from rdrop_jax.core.passes import Batch, Params
 from rdrop_jax.data.batches import Row, Rows, eval_batches
 from rdrop_jax.decoding.sampling import sample
-from rdrop_jax.errors import InputError
+from rdrop_jax.errors import InputError, nan_outputs
 from rdrop_jax.files.lines import clean
 from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.decoder import CausalDecoder
@@ -30,6 +30,7 @@ from rdrop_jax.tasks.language_modeling.vocabularies import (
 from rdrop_jax.tasks.language_modeling.windows import Windows
 from rdrop_jax.tasks.seq2seq.translator import read_lines
 from rdrop_jax.training.mesh import shard_batch
+from rdrop_jax.training.state import root_key
 from rdrop_jax.training.task import Predictor
 
 MODES = ("generate", "score")
@@ -71,7 +72,7 @@ class TextGenerator:
 
         def run(params: Params, tokens: Any, lengths: Any, numbers: Any) -> jax.Array:
             rows, time = tokens.shape
-            key = jax.random.key(score.sample_seed)
+            key = root_key(score.sample_seed)
             return sample(
                 functools.partial(step, params),
                 apply(params, rows, time, method="init_cache"),
@@ -101,6 +102,9 @@ class TextGenerator:
 
         Returns:
           ``eval.new_tokens`` ids for each prompt.
+
+        Raises:
+          InputError: the outputs of the model are NaN.
         """
         new, limit = self.config.eval.new_tokens, self.max_prompt()
         found: list[list[int]] = []
@@ -120,6 +124,8 @@ class TextGenerator:
                 lengths[row] = len(prompt)
             numbers = first + start + np.arange(rows)
             done = np.asarray(self.run(params, tokens, lengths, numbers))
+            if (done < 0).any():
+                raise nan_outputs()
             for row, prompt in enumerate(chunk):
                 found.append(done[row, len(prompt) :][:new].tolist())
         return found
@@ -212,7 +218,10 @@ def make_predictor(
     config, vocabulary = generator.config, generator.vocabulary
 
     def score(params: Params, windows: Rows) -> Float[np.ndarray, "rows tokens"]:
-        return nll_of_windows(nll, mesh, params, windows, config.eval.batch_size)
+        found = nll_of_windows(nll, mesh, params, windows, config.eval.batch_size)
+        if np.isnan(found).any():
+            raise nan_outputs()
+        return found
 
     def run(params: Params, inputs: Iterable[Any]) -> Iterator[dict[str, Any]]:
         score_lines = config.eval.predict == "score"

@@ -1,6 +1,7 @@
 """Evaluation of a translator on full splits, and sample outputs for the log."""
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from rdrop_jax.tasks.seq2seq import encoded, token_batches
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.sentences import Sentences
 from rdrop_jax.tasks.seq2seq.translator import Answer, Seq2SeqSpec, Translate
-from rdrop_jax.training.mesh import shard_batch
+from rdrop_jax.training.mesh import row_shards, shard_batch
 from rdrop_jax.training.task import Evaluator, ExampleScores
 
 _logger = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def make_evaluator(
     """Make an evaluator of per-token cross entropy and answer scores on a split."""
     texts, (source, target, _) = split(name), encode(name)
     tokens = int(target.lengths.sum())
-    batches = _eval_batches(config, source, target)
+    batches = _eval_batches(config, source, target, mesh)
     if jax.process_index() == 0 and (problem := metrics.problem(texts)):
         _logger.warning("warning: %s: %s", texts.origin, problem)
 
@@ -83,6 +84,8 @@ def make_evaluator(
             rows = token_batches.collate(source, target, batch, each, special)
             nll += float(score(params, shard_batch(mesh, rows, full=True)))
         loss = nll / tokens
+        if math.isnan(loss):
+            return dict.fromkeys(metrics.names, math.nan) | {"examples": len(texts)}
         return {
             **metrics.compute(translate(params, texts.source), texts),
             "loss": loss,
@@ -94,14 +97,14 @@ def make_evaluator(
 
 
 def _eval_batches(
-    config: ConfigDict, source: Sentences, target: Sentences
+    config: ConfigDict, source: Sentences, target: Sentences, mesh: Mesh
 ) -> list[token_batches.Batch]:
     lengths = token_batches.choose_lengths(
         source.lengths, target.lengths, config.data.buckets
     )
     # Evaluation does not accumulate: use as many tokens as a microbatch holds.
     limit = config.batch_tokens // config.accum_steps
-    multiple = config.data.rows_multiple
+    multiple = math.lcm(config.data.rows_multiple, row_shards(mesh))
     limit = max(limit, multiple * max(map(max, lengths)))
     shapes = token_batches.make_shapes(lengths, limit, multiple)
     buckets = token_batches.assign(source.lengths, target.lengths, shapes)

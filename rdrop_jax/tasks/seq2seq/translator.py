@@ -1,6 +1,7 @@
 """Text-to-text prediction: tokenization, beam search and detokenization."""
 
 import itertools
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from rdrop_jax.data import tables
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.decoding import batched_search
 from rdrop_jax.decoding.search_options import SearchOptions
-from rdrop_jax.errors import InputError
+from rdrop_jax.errors import InputError, nan_outputs
 from rdrop_jax.files import lines
 from rdrop_jax.models.cache import Cache
 from rdrop_jax.models.seq2seq import Seq2Seq
@@ -230,6 +231,8 @@ def make_predictor(
                 for text in chunk
             ]
             for text, answer in zip(chunk, translate(params, texts), strict=True):
+                if any(map(math.isnan, answer.scores)):
+                    raise nan_outputs()
                 hypotheses = [
                     {"text": spec.postprocess(found), "score": round(score, 4)}
                     for found, score in zip(answer.texts, answer.scores, strict=True)

@@ -26,6 +26,7 @@ from rdrop_jax.tasks.language_modeling import generation, token_files, vocabular
 from rdrop_jax.tasks.language_modeling import task as language_model
 from rdrop_jax.tasks.language_modeling.generation import TextGenerator
 from rdrop_jax.training import state
+from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.mesh import make_mesh, shard_batch
 from rdrop_jax.training.optim import make_schedule
 
@@ -231,6 +232,16 @@ def test_what_is_read_of_prompts(finished):
     generator.generate({}, [[5, 6], list(range(7)), list(range(2, 14))])
     found = [tokens[:length] for tokens, length in read[:3]]
     assert found == [[end, 5, 6], [end, *range(7)], list(range(6, 14))]
+
+
+@pytest.mark.parametrize("mode", ["generate", "score"])
+def test_a_model_whose_outputs_are_nan_has_no_answers(finished, mode):
+    config = workdir_lib.read(finished[0]).unlock()
+    config.eval.predict = mode
+    run = open_run(finished[0], config=config.lock())
+    bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), run.params)
+    with pytest.raises(InputError, match="finite outputs, found NaN"):
+        list(run.predictor().run(bad, ["the cat"]))
 
 
 def test_predict_by_the_program(finished, tmp_path):

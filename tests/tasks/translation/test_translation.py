@@ -158,6 +158,17 @@ def test_texts_of_the_data_are_not_tokenised_again(folder, run_dir):
     assert by_user == [("f g", "F G")]
 
 
+def test_a_model_whose_outputs_are_nan_has_no_scores_and_no_answers(run_dir):
+    run = open_run(run_dir[0])
+    bad = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), run.params)
+    scores = run.task.evaluators["validation"](run.mesh)(bad)
+    assert scores.pop("examples") > 0
+    assert all(np.isnan(score) for score in scores.values())
+    assert scores.keys() == {*run.task.scores} - {"examples"}
+    with pytest.raises(InputError, match="finite outputs, found NaN"):
+        list(run.predictor().run(bad, ["a b"]))
+
+
 def test_a_vocabulary_of_another_run_is_refused(run_dir, folder, tmp_path):
     shutil.copytree(run_dir[0], tmp_path / "run")
     small = tiny_nmt.config(folder, data__vocab_size=50)
