@@ -43,7 +43,8 @@ class RDrop:
         labels = y.reshape(first.shape[:-1]).astype(int)  # many data sets: [rows, 1]
         # With the scale "mean", the learning rate of plain training fits.
         options = {"alpha": self.alpha, "weight": weight, "objective_scale": "mean"}
-        loss, terms = rdrop_loss(jnp.stack([first, second]), labels, **options)
+        logits = jnp.stack([first, second]).astype(jnp.float32)  # float16 underflows
+        loss, terms = rdrop_loss(logits, labels, **options)
         loss += sum(losses)  # weight regularizers
         variables = [*self.metrics_variables, *self.optimizer.variables]
         values = zip(variables, [*metrics, *kwargs["optimizer_variables"]], strict=True)

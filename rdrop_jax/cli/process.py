@@ -135,6 +135,8 @@ def check_streams() -> None:
     for number in closed:
         null = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
         os.set_inheritable(null, True)
+        if number == 0:
+            sys.stdin = open(null, closefd=False)  # noqa: SIM115
         if number == 2:
             sys.stderr = open(null, "w", closefd=False)  # noqa: SIM115
     if 1 in closed:
