@@ -134,7 +134,10 @@ def _build_and_fit(
         distributed.from_process_0(lambda: workdir_lib.has_checkpoint(workdir))
     )
     local = config if resuming else hub.located(config, workdir)
-    task = task or tasks.build(local, workdir, resuming=resuming)
+    if task is None:
+        task = tasks.build(local, workdir, resuming=resuming)
+    else:
+        tasks.check_applied(config, task)
     provenance = task.provenance()
 
     agreement.check_equal("data", provenance)

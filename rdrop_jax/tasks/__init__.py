@@ -138,15 +138,19 @@ def build(
     task: Task
     if is_file(config.task):
         task = load_file("task", Path(config.task)).build(config)
-        _check_applied(config, task)
+        check_applied(config, task)
         return task
     module = importlib.import_module(f"{package(config.task).__name__}.task")
     task = module.build(config, workdir, resuming=resuming, **options)
     return task
 
 
-def _check_applied(config: ConfigDict, task: "Task") -> None:
-    """Check that the task of a file applies the options that only a task can apply."""
+def check_applied(config: ConfigDict, task: "Task") -> None:
+    """Check that a user's task applies the options that only a task can apply.
+
+    Raises:
+      InputError: ``rdrop.views`` or ``rdrop.dropouts`` without its StepOptions.
+    """
     r = config.rdrop
     for field, value, unset, option, applied in (
         ("views", r.views, "none", "views", task.step.views is not None),

@@ -80,7 +80,8 @@ def missing_checkpoints(workdir: Path, keep: int, total_steps: int) -> int:
       keep: number of newest checkpoints to keep.
       total_steps: length of the run; a complete one writes no checkpoint.
     """
-    steps = checksums.step_folders(workdir / "checkpoints")
+    folders = checksums.step_folders(workdir / "checkpoints")
+    steps = [step for step, path in folders.items() if checksums.is_complete(path)]
     if max(steps, default=0) >= total_steps:
         return 0
     return max(keep + 2 - len(steps), 1)

@@ -72,7 +72,7 @@ def shard_batch(mesh: Mesh, batch: Any, *, full: bool = False) -> Any:
 
     Args:
       mesh: device mesh.
-      batch: pytree of numpy arrays with this process's rows.
+      batch: pytree of numpy arrays with this process's rows; scalars are replicated.
       full: True if every process passes the full batch, as in evaluation.
 
     Returns:
@@ -84,7 +84,10 @@ def shard_batch(mesh: Mesh, batch: Any, *, full: bool = False) -> Any:
     sharding = batch_sharding(mesh)
     shards = row_shards(mesh)
 
-    def place(x: np.ndarray) -> jax.Array:
+    def place(x: np.ndarray | np.generic) -> jax.Array:
+        if np.ndim(x) == 0:
+            return jax.device_put(x, replicated(mesh))
+        x = np.asarray(x)
         rows = len(x) if full else len(x) * jax.process_count()
         if rows % shards:
             raise InputError(

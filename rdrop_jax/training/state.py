@@ -28,8 +28,9 @@ def make_tx(config: ConfigDict) -> optax.GradientTransformation:
 
 def root_key(seed: int) -> jax.Array:
     """Return a key of all 64 bits of a seed; `jax.random.key` may drop the upper 32."""
-    key = jax.random.key(seed & 0xFFFFFFFF)
-    return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
+    high, low = divmod(seed % 2**64, 2**32)
+    key = jax.random.key(low)
+    return jax.random.fold_in(key, high) if high else key
 
 
 def make_state(

@@ -72,8 +72,9 @@ class MetricsWriter:
             self._board.start(step, self._config, records)
         folder = self._path.parent
         if step == 0:
-            for name in TRACKERS:
-                id_path(folder, name).unlink(missing_ok=True)
+            with explained(folder):
+                for name in TRACKERS:
+                    id_path(folder, name).unlink(missing_ok=True)
         self._followers = [
             Follower(name, folder, self._config, records) for name in self._names
         ]

@@ -58,6 +58,8 @@ MESSAGES = {
     ),
     "optimizer.b2: expected in [0, 1), found 1.0": ("optimizer.b2", "1"),
     "optimizer.eps: expected a finite number": ("optimizer.eps", "-1"),
+    "optimizer.shrink: expected a finite number": ("optimizer.shrink", "-1"),
+    "optimizer.period_mult: expected a finite number": ("optimizer.period_mult", "inf"),
     "optimizer.momentum: expected in [0, 1), found 2.0": ("optimizer.momentum", "2"),
     "optimizer.weight_decay: expected a finite number": (
         "optimizer.weight_decay",

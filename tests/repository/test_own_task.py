@@ -132,3 +132,10 @@ def test_options_that_the_task_of_a_file_does_not_apply_are_refused(task_file):
         config = flags.load(str(task_file), {f"rdrop.{field}": value})
         with pytest.raises(InputError, match=rf"rdrop\.{field}: expected .* sets no"):
             tasks.build(config)
+
+
+def test_options_that_a_given_task_does_not_apply_are_refused(page, tmp_path):
+    config = page["config"].copy_and_resolve_references()
+    config.rdrop.views = "crop"
+    with pytest.raises(InputError, match="the task of my_task sets no views"):
+        page["train"](config, tmp_path, page["task"])

@@ -52,17 +52,22 @@ def test_a_gpu_that_jax_does_not_use(listed, platforms, hint, tmp_path, monkeypa
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
-    lines = log_lines.start_lines(tiny_config(total_steps=5, optimizer__warmup=6), 0)
-    assert lines[-1] == (
-        "optimizer.warmup=6 is longer than total_steps=5: the run ends before the end "
-        "of the warmup"
-    )
     lines = log_lines.start_lines(tiny_config(), 0)
     command = f'{sys.executable} -m pip install "jax[cuda12]=={jax.__version__}"'
     assert any(command in line for line in lines) == hint
     assert all("\n" not in line for line in lines)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert log_lines.unused_gpu() == ""
+
+
+@pytest.mark.parametrize("name", ["optimizer.warmup", "rdrop.alpha_warmup"])
+def test_a_warmup_longer_than_the_run_is_reported(name):
+    fields = {name.replace(".", "__"): 6}
+    line = f"{name}=6 is longer than total_steps=5: the run ends before the end of the "
+    lines = log_lines.start_lines(tiny_config(total_steps=5, **fields), 0)
+    assert lines[-1] == line + "warmup"
+    lines = log_lines.start_lines(tiny_config(total_steps=6, **fields), 0)
+    assert not any("warmup" in line for line in lines)
 
 
 def test_the_result_has_versions_devices_command_and_dates(timed):

@@ -20,7 +20,7 @@ from rdrop_jax import init_state
 from rdrop_jax.cli import process
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.errors import InputError
-from rdrop_jax.files import disk
+from rdrop_jax.files import checksums, disk
 from rdrop_jax.training import distributed, log_lines, mesh, workdir, writers
 from rdrop_jax.training.checkpoint import Checkpoints, Progress, missing_checkpoints
 from rdrop_jax.training.state import root_key
@@ -40,7 +40,8 @@ def test_mesh_that_does_not_fit_is_named(shape):
 
 def test_rows_are_split_over_data_and_fsdp():
     grid = mesh.make_mesh(2, 2, 2)
-    x = mesh.shard_batch(grid, {"x": np.arange(8)})["x"]
+    x, scalar = mesh.shard_batch(grid, [np.arange(8), np.float32(3)])
+    assert scalar.sharding.is_fully_replicated
     assert {shard.data.shape for shard in x.addressable_shards} == {(2,)}
     np.testing.assert_array_equal(x, np.arange(8))
     with pytest.raises(InputError, match=r"rows_multiple .* multiple of the 4 devices"):
@@ -238,8 +239,14 @@ def test_too_little_space_is_refused_before_the_first_step(tmp_path):
 
 def test_a_resumed_run_needs_space_for_the_missing_checkpoints_alone(tmp_path):
     assert missing_checkpoints(tmp_path, 2, 100) == 4
-    for step, left in ((60, 3), (80, 2), (90, 1), (95, 1), (100, 0)):
-        (tmp_path / "checkpoints" / f"step_{step}").mkdir(parents=True)
+    for step, before, left in (
+        *((60, 4, 3), (80, 3, 2), (90, 2, 1)),
+        *((95, 1, 1), (100, 1, 0)),
+    ):
+        folder = tmp_path / "checkpoints" / f"step_{step}"
+        folder.mkdir(parents=True)
+        assert missing_checkpoints(tmp_path, 2, 100) == before  # it is incomplete
+        (folder / checksums.NAME).touch()
         assert missing_checkpoints(tmp_path, 2, 100) == left
     assert missing_checkpoints(tmp_path, 2, 200) == 1
 
@@ -247,8 +254,8 @@ def test_a_resumed_run_needs_space_for_the_missing_checkpoints_alone(tmp_path):
 def test_all_bits_of_a_seed_count():
     for seed in (0, 5, 2**31 + 5, 2**32 - 1):
         assert root_key(seed) == jax.random.key(seed)
-    seeds = [5, 2**32 + 5, 2**40 + 5, 2**63 - 1]
-    assert len({jax.random.key_data(root_key(x)).tobytes() for x in seeds}) == 4
+    seeds = [5, 2**32 + 5, 2**40 + 5, 2**63 - 1, -1]
+    assert len({jax.random.key_data(root_key(x)).tobytes() for x in seeds}) == 5
 
 
 def test_a_workdir_that_is_a_file_is_named(tmp_path):

@@ -10,6 +10,7 @@ import struct
 import sys
 import threading
 import time
+import types
 
 import pytest
 from helpers.programs import run, start, train_argv
@@ -270,6 +271,44 @@ def mlflow_scalars(store, workdir):
             assert (metric.step, name) not in found
             found[metric.step, name] = metric.value
     return found, run
+
+
+def test_mlflow_gets_the_fields_that_an_earlier_start_could_not_send(
+    tmp_path, monkeypatch
+):
+    found = {}
+
+    class Client:
+        def get_experiment_by_name(self, name):
+            return types.SimpleNamespace(experiment_id="1")
+
+        def create_run(self, experiment, run_name):
+            return types.SimpleNamespace(info=types.SimpleNamespace(run_id="7"))
+
+        def get_run(self, run):
+            return types.SimpleNamespace(
+                data=types.SimpleNamespace(params=found, metrics={})
+            )
+
+        def update_run(self, run, status):
+            pass
+
+        def log_batch(self, run, params):
+            found.update(params[:1])
+            if len(params) > 1:
+                raise OSError("no network")
+
+    package = types.SimpleNamespace(MlflowClient=Client, get_tracking_uri=lambda: "")
+    entities = types.SimpleNamespace(Param=lambda name, value: (name, value))
+    errors = types.SimpleNamespace(MlflowException=KeyError)
+    monkeypatch.setitem(sys.modules, "mlflow", package)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
+    monkeypatch.setitem(sys.modules, "mlflow.exceptions", errors)
+    fields = {"rdrop.alpha": 1.0, "seed": 2}
+    with pytest.raises(OSError, match="no network"):
+        trackers.MlflowRun(tmp_path, fields)
+    trackers.MlflowRun(tmp_path, fields)
+    assert found == {"rdrop.alpha": "1.0", "seed": "2"}
 
 
 @pytest.mark.slow

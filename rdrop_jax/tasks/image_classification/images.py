@@ -84,7 +84,8 @@ def check_transforms(data: ConfigDict) -> None:
 
 def _are_numbers(values: Sequence[Any], *counts: int) -> bool:
     """Return whether the values are numbers, as many as one of ``counts``."""
-    return len(values) in counts and all(type(v) in (int, float) for v in values)
+    are = [type(v) in (int, float) and math.isfinite(v) for v in values]
+    return len(values) in counts and all(are)
 
 
 def make_train_transform(

@@ -313,6 +313,7 @@ def test_labels_of_files_are_checked_with_their_name():
         ("std", "(0.0,)", "a number above 0"),
         ("std", "('a',)", "a number above 0"),
         ("mean", "('a',)", "for all channels, or for each"),
+        ("mean", "(1e999,)", "for all channels, or for each"),
         ("mean", "(0.1, 0.2)", "for all channels, or for each"),
         ("magnitude", "11", "from 0 to 10"),
         ("interpolation", "area", "one of nearest"),

@@ -25,6 +25,7 @@ from rdrop_jax.predict import load
 from rdrop_jax.tasks.seq2seq.parallel import Pairs
 from rdrop_jax.tasks.seq2seq.translator import Answer, make_predictor
 from rdrop_jax.tasks.translation import task as translation
+from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.mesh import make_mesh
 
 
@@ -116,6 +117,16 @@ def test_padding_changes_no_loss(folder):
     assert loss(larger) == pytest.approx(loss(batch), rel=1e-5)
     larger["where"] = larger["where"].at[0, -1].set(True)
     assert loss(larger) != pytest.approx(loss(batch), rel=1e-5)
+
+
+def test_evaluation_fits_any_number_of_devices(run_dir):
+    config = workdir_lib.read(run_dir[0]).unlock()
+    config.data.rows_multiple = 1
+    config.batch_tokens = 24
+    run = open_run(run_dir[0], config=config.lock())
+    scores = run.task.evaluators["validation"](run.mesh)(run.params)
+    wanted = run_dir[1]["validation"]
+    assert scores["loss"] == pytest.approx(wanted["loss"], rel=1e-5)
 
 
 def test_what_is_too_long_is_cut_and_counted_or_refused(folder, run_dir):
