@@ -46,17 +46,15 @@ def write(workdir, config):
 def untrained(monkeypatch):
     """Open runs of a linear model, with random parameters."""
 
-    def open_run(workdir, checkpoint="best", config=None, task=None):
-        config = config or workdir_lib.read(workdir)
-        task = task or tasks.build(config, workdir)
+    def restored(workdir, checkpoint, config, task, mesh):
         params = jax.random.normal(jax.random.key(config.seed), (10,))
-        return Run(config, task, make_mesh(**config.mesh), params, config.seed)
+        return Run(config, task, mesh, params, config.seed)
 
     def forward(params, batch, key):
         return jnp.outer(jnp.mean(batch["image"], axis=(1, 2, 3)), params)
 
     monkeypatch.setattr(image_task, "make_forward", lambda module: forward)
-    monkeypatch.setattr(run_lib, "open_run", open_run)
+    monkeypatch.setattr(run_lib, "_restored", restored)
 
 
 def digits(tmp_path, name="a", **overrides):
