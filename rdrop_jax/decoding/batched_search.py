@@ -252,10 +252,10 @@ def _collect(
 ) -> None:
     best = jax.tree.map(np.asarray, best)
     for row in np.flatnonzero(done & (rows >= 0)):
-        ended = (best.lengths[row] > 0) | np.isnan(best.scores[row])
+        ended = best.lengths[row] > 0
         found[rows[row]] = BestHypotheses(
             [
-                tokens[: max(length - 1, 0)].tolist()
+                tokens[: length - 1].tolist()
                 for tokens, length in zip(
                     best.tokens[row][ended], best.lengths[row][ended], strict=True
                 )

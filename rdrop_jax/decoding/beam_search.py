@@ -206,7 +206,8 @@ def best(tokens: Array, scores: Array, options: SearchOptions) -> Hypotheses:
     n = options.n_best
     tokens, scores = tokens[:, :n], scores[:, :n]
     lengths = jnp.argmax(tokens == options.eos, axis=-1) + 1
-    return Hypotheses(tokens, jnp.where(scores > _NEVER, lengths, 0), scores)
+    # A score of NaN counts: it shows a caller that the model's outputs are NaN.
+    return Hypotheses(tokens, jnp.where(scores == _NEVER, 0, lengths), scores)
 
 
 def _step(

@@ -30,6 +30,12 @@ def is_complete(folder: Path) -> bool:
     return (folder / NAME).is_file()
 
 
+def complete_steps(checkpoints: Path) -> list[int]:
+    """Return the steps whose folder is complete, oldest first."""
+    folders = step_folders(checkpoints)
+    return [step for step, folder in folders.items() if is_complete(folder)]
+
+
 def none_complete(checkpoints: Path) -> bool:
     """Return whether no save was ever completed, as after a crash in the first one.
 

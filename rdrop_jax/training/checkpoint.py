@@ -80,8 +80,7 @@ def missing_checkpoints(workdir: Path, keep: int, total_steps: int) -> int:
       keep: number of newest checkpoints to keep.
       total_steps: length of the run; a complete one writes no checkpoint.
     """
-    folders = checksums.step_folders(workdir / "checkpoints")
-    steps = [step for step, path in folders.items() if checksums.is_complete(path)]
+    steps = checksums.complete_steps(workdir / "checkpoints")
     if max(steps, default=0) >= total_steps:
         return 0
     return max(keep + 2 - len(steps), 1)
@@ -127,10 +126,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps with a complete checkpoint, oldest first."""
-        folders = checksums.step_folders(self._folder)
-        return [
-            step for step, folder in folders.items() if checksums.is_complete(folder)
-        ]
+        return checksums.complete_steps(self._folder)
 
     def save(self, step: int, state: Any, progress: Progress) -> None:
         """Start to save; return once the arrays are copied off the devices.
