@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from rdrop_jax import extras
 from rdrop_jax.config import suggest
 from rdrop_jax.data.tables import Row
@@ -267,6 +269,24 @@ def choose(found: Loaded, named: Mapping[str, str]) -> dict[str, str]:
             f"on: {', '.join(found.splits)}, found none"
         )
     return chosen
+
+
+def check_sizes(data: ConfigDict, chosen: Mapping[str, str]) -> None:
+    """Reject a held-out size for a split that the dataset has.
+
+    Args:
+      data: the config's ``data``; a size of None or 0 holds nothing out.
+      chosen: names of the dataset's splits, see `choose`.
+
+    Raises:
+      InputError: the dataset has a split whose size is set.
+    """
+    for split in ("validation", "test"):
+        if split in chosen and data[split]:
+            raise InputError(
+                f"data.{split}: expected no size to hold out, because {data.name} has "
+                f"the split {chosen[split]}, found {data[split]:g}. Remove it"
+            )
 
 
 def class_names(found: Loaded, split: str, column: str) -> tuple[str, ...]:

@@ -130,9 +130,17 @@ def test_a_run_resumes_with_the_splits_that_it_was_started_with(folder, tmp_path
         train_program.check_start(config, tmp_path, given=["data.files.test"])
 
 
-def test_a_size_next_to_a_split_is_refused(folder):
-    columns = {"columns__source": "review", "columns__target": "review"}
-    config = data("nmt.py:files", folder, "tfds:reviews", test=2, **columns)
+@pytest.mark.parametrize(
+    ("preset", "columns"),
+    [
+        ("nmt.py:files", ("source", "target")),
+        ("summarization.py:files", ("source", "target")),
+        ("lm.py:files", ("text",)),
+    ],
+)
+def test_a_size_next_to_a_split_is_refused(folder, preset, columns):
+    fields = {f"columns__{column}": "review" for column in columns}
+    config = data(preset, folder, "tfds:reviews", test=2, **fields)
     with pytest.raises(InputError, match=r"data\.test: expected no size .*, found 2\."):
         tasks.check_data(config)
 

@@ -75,10 +75,12 @@ def named_lines(data: ConfigDict) -> dict[str, Iterator[str]]:
       Lines by split, for the splits that the dataset has.
 
     Raises:
-      InputError: the dataset cannot be loaded, or has no such column.
+      InputError: the dataset cannot be loaded, has no such column, or has a split
+        whose size to hold out is set.
     """
     found, text = load(data, page="language-models"), data.columns.text
     chosen = data_hub.choose(found, dict(data.files))
+    data_hub.check_sizes(data, chosen)
 
     def read(split: str) -> Iterator[str]:
         for row in data_hub.rows(found, split, [text]):

@@ -182,14 +182,6 @@ def named(
             rows = (replace(r, fields=r.fields["translation"] or {}) for r in rows)
         return parallel.collect(rows, wanted, f"{found.text}, {chosen()[split]}")
 
-    def check_files() -> None:
-        for split in SPLITS[1:]:
-            if split in chosen() and data[split]:
-                raise InputError(
-                    f"data.{split}: expected no size to hold out, because {data.name} "
-                    f"has the split {chosen()[split]}, found {data[split]:g}. Remove it"
-                )
-
     def splits() -> dict[str, Callable[[], Pairs]]:
         missing = {s: data[s] for s in SPLITS[1:] if s not in chosen()}
         return _with_held_out(read, missing, data.split_seed)
@@ -197,7 +189,7 @@ def named(
     return PairSet(
         {split: functools.partial(lambda s: splits()[s](), split) for split in SPLITS},
         lambda: dict(loaded().provenance),
-        check_files=check_files,
+        check_files=lambda: hub_data.check_sizes(data, chosen()),
     )
 
 
