@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
@@ -139,7 +139,8 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
 
     A file that defines ``build(config)`` is also the task, unless its config names one.
     If ``init_from`` is empty, the preset's entry in the file's ``SCRATCH``, if any,
-    replaces defaults by those of a model suited to training from scratch.
+    replaces defaults by those of a model suited to training from scratch. An override
+    of ``model.size`` replaces the depths and widths of the preset.
 
     Args:
       spec: path of a file with ``get_config(preset)``; relative to the current folder,
@@ -170,6 +171,9 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     _warn("--config.", notes)
     if scratch and not given.get("init_from", config.init_from):
         config.update_from_flattened_dict(scratch)
+    if "model.size" in given:
+        unset = [n for n in config_lib.SIZES if _is_optional(config.model, n)]
+        config.update_from_flattened_dict({f"model.{n}": None for n in unset})
     override(config, given)
     checks.check_sizes(config, given)
     checks.check_values(config)
@@ -226,9 +230,17 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
                 f"--config.{name}: no such field.{config_lib.suggest(name, known)}"
             )
         *parents, leaf = name.split(".")
-        kind = functools.reduce(operator.getitem, parents, config).get_type(leaf)
-        value = parse_value(name, text, kind, optional=known[name] is None)
+        group = functools.reduce(operator.getitem, parents, config)
+        value = parse_value(
+            name, text, group.get_type(leaf), optional=_is_optional(group, leaf)
+        )
         config.update_from_flattened_dict({name: value})
+
+
+def _is_optional(group: ConfigDict, name: str) -> bool:
+    """Return whether a field may be None, also where a preset gives it a value."""
+    field = dict(group.items(preserve_field_references=True)).get(name, 0)
+    return field is None or isinstance(field, FieldReference)
 
 
 def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> Any:
@@ -268,6 +280,8 @@ def parse_value(name: str, text: str, kind: type, *, optional: bool = False) -> 
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = text
+    if kind is tuple and isinstance(value, list):  # as `show` prints tuples
+        value = tuple(value)
     if name == "log.trackers" and isinstance(value, str):
         return tuple(part.strip() for part in value.split(","))
     if not isinstance(value, kind):

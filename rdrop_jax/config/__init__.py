@@ -6,6 +6,7 @@ from rdrop_jax.config.durations import to_steps as to_steps
 from rdrop_jax.config.equality import differences as differences
 from rdrop_jax.config.equality import shared as shared
 from rdrop_jax.config.fields import DURATIONS as DURATIONS
+from rdrop_jax.config.fields import SIZES as SIZES
 from rdrop_jax.config.fields import base_config as base_config
 from rdrop_jax.config.fields import batch_field as batch_field
 from rdrop_jax.config.fields import duration as duration

@@ -19,6 +19,8 @@ DURATIONS = (
     "checkpoint.every",
     "log.every",
 )
+# Optional fields of ``model`` that replace a depth or width of ``model.size``.
+SIZES = ("layers", "encoder_layers", "decoder_layers", "width", "heads", "mlp_width")
 # Default and meaning of each field. A type stands for an optional field that is None.
 FIELDS: dict[str, tuple[Any, str]] = {
     "task": ("", "name in rdrop_jax.tasks, or a Python file with build(config)"),

@@ -38,6 +38,37 @@ def test_overrides_keep_their_types():
     assert load(rdrop__num_passes="none").rdrop.num_passes is None
 
 
+def test_none_resets_what_a_preset_sets():
+    translation = str(ROOT / "configs" / "nmt.py:files")
+    assert flags.load(translation, {}).model.width
+    assert flags.load(translation, {"model.width": "none"}).model.width is None
+
+
+def test_a_size_replaces_the_widths_of_a_preset():
+    given = {"model.size": "vaswani_wmt_en_de_big", "model.heads": "8"}
+    model = flags.load(str(ROOT / "configs" / "nmt.py:files"), given).model
+    assert [model.encoder_layers, model.width, model.heads] == [None, None, 8]
+
+
+def test_a_size_of_an_own_config(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from rdrop_jax.config import base_config, finish\n\n"
+        "def get_config():\n"
+        "    c = base_config()\n"
+        "    c.task = 'image_classification'\n"
+        "    c.model.update(size='S', width=8, dropout=0.1)\n"
+        "    return finish(c)\n"
+    )
+    assert flags.load(str(file), {"model.size": "L"}).model.width == 8
+
+
+def test_tuples_as_they_are_printed():
+    config = load(rdrop__dropouts="[0.1, 0.3]", log__trackers="['tensorboard']")
+    assert config.rdrop.dropouts == (0.1, 0.3)
+    assert config.log.trackers == ("tensorboard",)
+
+
 MESSAGES = {
     "--config.rdrop.alpa: no such field. Did you mean rdrop.alpha": ("rdrop.alpa", "1"),
     "--config.lr: no such field. Did you mean optimizer.lr?": ("lr", "1"),
