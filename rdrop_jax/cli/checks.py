@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rdrop_jax import tasks
-from rdrop_jax.config import batch_field, flatten
+from rdrop_jax.config import batch_field, flatten, resolve
 from rdrop_jax.core import options
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths, roots
@@ -107,6 +107,7 @@ def check_values(config: ConfigDict) -> None:
             raise InputError(
                 f"{name}: expected an integer from {-limit} to {limit}, found {value}"
             )
+    resolve(config, steps_per_epoch=1.0)  # checks the form of durations
     if config[batch] % config.accum_steps:
         raise InputError(
             f"accum_steps: expected a divisor of {batch}={config[batch]}, found "

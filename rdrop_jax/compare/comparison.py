@@ -214,12 +214,14 @@ class Comparison:
                 self.finished[trial.name] = run
 
     def _not_finite(self, run: FinishedRun) -> str:
-        """Return why a final run has no usable test score; empty if it has one."""
-        name = self.options.metric
-        score = run.result["test"].get(name, 0.0) if run.trial.final else 0.0
+        """Return why a run has no usable score; empty if it has one."""
+        final = run.trial.final
+        split = "test" if final else "validation"
+        name = self.options.metric if final else self.selection_metric
+        score = run.result[split].get(name, 0.0)
         if math.isfinite(score):
             return ""
-        return f"test {name}: expected a finite score, found {score}"
+        return f"{split} {name}: expected a finite score, found {score}"
 
     def runs_of(self, setting: Setting | None, *, final: bool) -> list[FinishedRun]:
         """Return the finished runs of a setting, by seed."""
@@ -246,7 +248,7 @@ class Comparison:
             total = sum(
                 run.result["validation"][self.selection_metric] for run in found
             )
-            if len(found) == self.options.seeds and math.isfinite(total):
+            if len(found) == self.options.seeds:
                 scores[setting.index] = sign * total / len(found)
         best = max(scores, key=lambda index: scores[index], default=None)
         return None if best is None else self.settings[arm][best]

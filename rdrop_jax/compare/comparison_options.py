@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -93,8 +94,9 @@ class ComparisonOptions:
         return flags.load(self.config, {**self.overrides, **(overrides or {})})
 
     def pinned(self, overrides: Mapping[str, str]) -> dict[str, str]:
-        """Return overrides of a run that name commits of its data and weights."""
+        """Return overrides by present names, with commits of data and weights."""
         config = self.load(overrides)
+        overrides, _ = config_lib.renamed(config.task, overrides)
         names = {"data.name": config.data.name, "init_from": config.init_from}
         found = {name: self.pins.get(f"{name}={text}") for name, text in names.items()}
         return {**overrides, **{name: pin for name, pin in found.items() if pin}}
@@ -120,9 +122,9 @@ def check_options(options: ComparisonOptions) -> ConfigDict:
       InputError: an invalid option; the message names the argument.
     """
     alphas = ",".join(f"{alpha:g}" for alpha in options.alphas) or "none"
-    if not any(options.alphas):
+    if not any(options.alphas) or not all(map(math.isfinite, options.alphas)):
         raise InputError(
-            f"--alphas: expected numbers, one of them above 0, found {alphas}"
+            f"--alphas: expected finite numbers, one of them above 0, found {alphas}"
         )
     if min(options.alphas) < 0 or len(set(options.alphas)) < len(options.alphas):
         raise InputError(

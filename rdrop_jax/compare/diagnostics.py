@@ -17,6 +17,7 @@ SUB_MODELS = 8
 def diagnose(workdir: Path) -> dict[str, Any]:
     """Score the best checkpoint on the training data and on each test example.
 
+    A task that generates text does not score the training data, which would be slow.
     Writes ``test_examples.npz`` (scores per example) if the task provides them, and
     last ``diagnostics.json``, which marks the diagnostics as complete.
 
@@ -24,12 +25,13 @@ def diagnose(workdir: Path) -> dict[str, Any]:
       workdir: folder of a finished run.
 
     Returns:
-      ``{"train": scores}``; if the task returns class probabilities, also
-      ``"agreement"`` and ``"sub_model_kl"`` of `compare_sub_models`.
+      ``{"train": scores}``, unless the task generates text. If the task returns class
+      probabilities, also ``"agreement"`` and ``"sub_model_kl"`` of
+      `compare_sub_models`.
     """
     run = open_run(workdir)
     found: dict[str, Any] = {}
-    if "train" in run.task.evaluators:
+    if "train" in run.task.evaluators and not run.task.generates:
         found["train"] = run.task.evaluators["train"](run.mesh)(run.params)
     if "test" in run.task.examples:
         score = run.task.examples["test"](run.mesh)

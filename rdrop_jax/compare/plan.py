@@ -36,7 +36,7 @@ class Setting:
     def num_passes(self) -> int:
         """Number of forward passes per step."""
         passes = self.overrides["rdrop.num_passes"]
-        if passes != "none":
+        if passes.lower() != "none":
             return int(passes)
         return 2 if float(self.overrides["rdrop.alpha"]) > 0 else 1
 

@@ -93,7 +93,7 @@ def _assignment(flag: str, text: str, format: str) -> tuple[str, str]:
 
 
 def _split(text: str) -> tuple[str, ...]:
-    return tuple(word for word in text.split(",") if word.strip())
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 def make_parser() -> flags.Parser:
@@ -153,7 +153,12 @@ def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
         alphas = tuple(float(word) for word in _split(args.alphas))
     except ValueError:
         raise InputError(f"--alphas: expected numbers, found {args.alphas!r}") from None
-    vary = (_assignment("--vary", text, "FIELD=VALUE,VALUE") for text in args.vary)
+    vary = [_assignment("--vary", text, "FIELD=VALUE,VALUE") for text in args.vary]
+    fields = [field for field, _ in vary]
+    if twice := [field for field in fields if fields.count(field) > 1]:
+        raise InputError(
+            f"--vary {twice[0]}: expected all values in one flag, found several flags"
+        )
     ablations = {
         text: dict([_assignment("--ablate", text, "FIELD=VALUE")])
         for text in args.ablate
@@ -165,7 +170,7 @@ def read_options(argv: Sequence[str]) -> tuple[ComparisonOptions, Path, int]:
         seeds=args.seeds,
         final_seeds=args.seeds if args.final_seeds is None else args.final_seeds,
         arms=tuple(dict.fromkeys(["plain", "rdrop", *_split(args.arms), *ablations])),
-        vary={name: _split(values) for name, values in vary},
+        vary={field: _split(values) for field, values in vary},
         metric=name,
         mode=direction(name),
         ablations=ablations,

@@ -214,7 +214,7 @@ def _line(arm: str, style: int, curve: Mapping[str, Any]) -> svg.Line:
     points = [
         (x, mean, sd or 0.0)
         for x, mean, sd in zip(curve["x"], curve["mean"], curve["sd"], strict=True)
-        if mean is not None
+        if mean is not None and x is not None  # x without a timed step
     ]
     x, mean, sd = ([point[i] for point in points] for i in range(3))
     return svg.Line(arm, style, x, mean, sd)

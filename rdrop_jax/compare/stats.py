@@ -48,8 +48,16 @@ def paired(a: Float[np.ndarray, " seeds"], b: Float[np.ndarray, " seeds"]) -> Pa
         low=float(low),
         high=float(high),
         p=float(sign_flip_p(values)),
-        smallest_p=2.0 / 2 ** len(values) if len(values) > 1 else 1.0,
+        smallest_p=_smallest_p(len(values)),
     )
+
+
+def _smallest_p(seeds: int) -> float:
+    """Return the minimum of `sign_flip_p`."""
+    if seeds < 2:
+        return 1.0
+    # scipy counts the observed signs among random flips; the test has two sides.
+    return 2.0 / min(2**seeds, _EXACT + 1)
 
 
 def sd(values: Float[np.ndarray, " seeds"]) -> float:
@@ -89,7 +97,7 @@ def sign_flip_p(
       differences: paired differences, seeds on the last axis.
 
     Returns:
-      p, at least ``2 / 2**seeds``; 1 for a single seed.
+      p, at least `Paired.smallest_p`; 1 for a single seed.
     """
     if differences.shape[-1] < 2:
         return np.ones(differences.shape[:-1])

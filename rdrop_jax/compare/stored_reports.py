@@ -6,6 +6,7 @@ python -m rdrop_jax.compare --heatmap runs/cmp/report.json --output settings.svg
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,10 +28,10 @@ _CONTROLS = {
 
 
 def read_reports(folder: Path) -> Mapping[Path, render.Report]:
-    """Read the JSON reports of a folder, by path; skip other JSON files.
+    """Read the JSON reports of a folder, by path; skip other JSON objects.
 
     Raises:
-      InputError: no such folder, no report in it, or an unreadable JSON file.
+      InputError: no such folder, no report in it, or a file without a JSON object.
     """
     found = {path: read_json(path) for path in sorted(folder.glob("*.json"))}
     reports = {path: x for path, x in found.items() if x.keys() >= _FIELDS}
@@ -114,11 +115,9 @@ def _effect(report: render.Report, other: str, label: str) -> svg.Interval | Non
     notes = [f"{name} {theirs.mean():.3g}{_TO}{ours.mean():.3g}, {len(ours)} seeds"]
     notes.append(_TO.join(dict.fromkeys(f"{x['updates']:,}" for x in pair)) + " steps")
     speeds = [report["timings"].get(x["arm"]) for x in pair]
-    if None not in speeds:
-        seconds = [
-            speed["update_seconds"] * x["updates"]
-            for speed, x in zip(speeds, pair, strict=True)
-        ]
+    times = [speed and speed["update_seconds"] for speed in speeds]
+    if None not in times:
+        seconds = [time * x["updates"] for time, x in zip(times, pair, strict=True)]
         notes.append(_TO.join(f"{x:.0f}" for x in seconds) + " s")
     return svg.Interval(
         label,
@@ -144,13 +143,15 @@ def heat_map(path: Path) -> str:
     _check_format(path, report)
     cells: dict[tuple[str, str], float] = {}
     picked = set()
-    for row in report["exploratory"]:
-        if row["arm"] not in ("plain", "rdrop") or row["validation"] is None:
+    rows = [r for r in report["exploratory"] if r["arm"] in ("plain", "rdrop")]
+    # Settings without a rate have the config's, which plain tries first.
+    rates = [_rate(row["setting"]) for row in rows if row["arm"] == "plain"]
+    for row in rows:
+        if row["validation"] is None:
             continue
-        parts = row["setting"].split(", ")
-        column = next((x for x in parts if x.startswith("lr=")), "")
-        others = [row["arm"], *(x for x in parts if x and x != column)]
-        at = ", ".join(others), column.removeprefix("lr=")
+        others = [x for x in row["setting"].split(", ") if x and x[:3] != "lr="]
+        rate = _rate(row["setting"]) or rates[0]
+        at = ", ".join([row["arm"], *others]), rate
         if row["validation"]["mean"] is not None:  # else it was not finite
             cells[at] = row["validation"]["mean"]
         if row["picked"]:
@@ -171,6 +172,12 @@ def heat_map(path: Path) -> str:
         lower_is_better=metric["chosen_mode"] == "min",
     )
     return _file(chart)
+
+
+def _rate(setting: str) -> str:
+    """Return the learning rate of a setting; "" if the config determines it."""
+    found = re.search(r"(?:^|, )lr=([^,]+)", setting)
+    return f"{float(found[1]):.6g}" if found else ""  # arms write 1e-3 and 0.001
 
 
 def _file(chart: str) -> str:

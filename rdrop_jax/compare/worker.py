@@ -5,6 +5,7 @@ python -m rdrop_jax.compare.worker JSON; only `rdrop_jax.compare` starts it.
 
 import json
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,12 @@ def train_and_diagnose(job: Mapping[str, Any]) -> None:
         from rdrop_jax.compare import diagnostics
 
         diagnostics.diagnose(workdir)
+
+
+def command(job: Mapping[str, Any]) -> list[str]:
+    """Return the command line of `rdrop_jax.train` that trains a run by itself."""
+    fields = [f"--config.{name}={text}" for name, text in job["overrides"].items()]
+    return ["train.py", "--config", job["config"], "--workdir", job["workdir"], *fields]
 
 
 def probe(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +83,7 @@ def main(argv: Sequence[str]) -> None:
         print(json.dumps(probe(job)), flush=True)
     else:
         _end_with_parent()
+        sys.argv = command(job)  # for result.json and the model card
         train_and_diagnose(job)
 
 

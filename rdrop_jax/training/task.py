@@ -139,6 +139,8 @@ class Task:
         ``averaged``; None if unsupported.
       step: options of the train step.
       report: content of the log and of result.json.
+      generates: whether evaluators generate text, which is too slow for all training
+        data.
     """
 
     init: Callable[[Key], Params]
@@ -156,3 +158,4 @@ class Task:
     averaging: Averaging | None = None
     step: StepOptions = StepOptions()
     report: Report = Report()
+    generates: bool = False

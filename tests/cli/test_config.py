@@ -87,6 +87,11 @@ MESSAGES = {
         "rdrop.alpha",
         "inf",
     ),
+    "total_steps: expected steps or 'N epochs', found '1e3'": ("total_steps", "1e3"),
+    "eval.every: expected steps or 'N epochs' or 'N%', found '1 epok'": (
+        "eval.every",
+        "1 epok",
+    ),
     "optimizer.b2: expected in [0, 1), found 1.0": ("optimizer.b2", "1"),
     "optimizer.eps: expected a finite number": ("optimizer.eps", "-1"),
     "optimizer.shrink: expected a finite number": ("optimizer.shrink", "-1"),

@@ -15,7 +15,15 @@ from helpers.tiny import TINY, VIT, train
 
 from rdrop_jax import evaluate
 from rdrop_jax.cli.run import open_run
-from rdrop_jax.compare import diagnostics, plan, render, results, runs, worker
+from rdrop_jax.compare import (
+    diagnostics,
+    plan,
+    render,
+    results,
+    runs,
+    stored_reports,
+    worker,
+)
 from rdrop_jax.compare import program as compare
 from rdrop_jax.errors import InputError, TrainingError
 from rdrop_jax.training import workdir as workdir_lib
@@ -379,6 +387,44 @@ def test_a_score_that_is_not_finite_is_a_failed_run(tmp_path, score):
     assert report["verdict"]["word"] == "helps"
 
 
+def test_a_setting_that_diverges_is_listed_and_not_selected(tmp_path):
+    class Diverged(FakeRuns):
+        def __call__(self, options, trial, workdir):
+            super().__call__(options, trial, workdir)
+            if trial.name == "selection/plain-0/seed1":
+                result = json.loads((workdir / "result.json").read_text())
+                result["validation"]["loss"] = float("nan")
+                (workdir / "result.json").write_text(json.dumps(result))
+            return self
+
+    report = run(tmp_path / "cmp", start=Diverged())
+    reason = "validation loss: expected a finite score, found nan"
+    assert report["failed"] == {"selection/plain-0/seed1": reason}
+    plain = [r for r in report["exploratory"] if r["arm"] == "plain"]
+    assert [row["picked"] for row in plain] == [False, True]
+
+
+def test_runs_of_one_step_have_no_time(tmp_path):
+    class Untimed(FakeRuns):
+        def __call__(self, options, trial, workdir):
+            super().__call__(options, trial, workdir)
+            path = workdir / "metrics.jsonl"
+            path.write_text(path.read_text().replace("steps_per_second", "x"))
+            return self
+
+    report = run(tmp_path / "cmp", start=Untimed())
+    assert report["timings"]["rdrop"]["update_seconds"] is None
+    assert "over time" not in (tmp_path / "cmp" / "report.html").read_text()
+    assert " s\n" not in stored_reports.forest_plot(tmp_path / "cmp")
+
+
+def test_old_names_of_fields(tmp_path):
+    argv = [*ARGV, "--config.log.tensorboard=false", "--alphas=1"]
+    report = run(tmp_path / "cmp", argv)
+    assert report["config"]["log.trackers"] == []
+    assert run(tmp_path / "cmp", argv) == report
+
+
 def test_a_comparison_without_a_pair_of_runs_fails(tmp_path):
     with pytest.raises(TrainingError, match="no seed was finished both with and"):
         run(tmp_path / "a", [*ARGV, "--arms=equal_compute"], FakeRuns(["final/plain"]))
@@ -529,6 +575,10 @@ def test_a_comparison_resumes_after_a_kill_with_the_same_report(tmp_path):
         settled(json.loads((tmp_path / name / "report.json").read_text()))
         for name in ("whole", "cut")
     )
+    alone = tmp_path / "whole" / "final" / "plain-0" / "seed2"
+    command = json.loads((alone / "result.json").read_text())["run"]["command"]
+    assert command[:4] == ["train.py", "--config", "configs/vit.py", "--workdir"]
+    assert "--config.seed=2" in command
     assert cut.pop("command") != whole.pop("command")
     assert cut == whole
 

@@ -72,6 +72,31 @@ def test_fields_that_differ_between_arms():
     assert more.overrides["eval.every"] == "50"
 
 
+def test_runs_have_present_names_of_fields():
+    options = read("--config.log.tensorboard=false", "--vary=model.variant=S,B")
+    for setting in settings(options, "rdrop"):
+        assert setting.overrides["log.trackers"] == "()"
+        assert setting.overrides["model.size"] == setting.values["model.variant"]
+        assert not {"log.tensorboard", "model.variant"} & {*setting.overrides}
+
+
+def test_a_preset_with_passes_of_its_own(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        f"from rdrop_jax import flags\n\n\ndef get_config():\n"
+        f"    return flags.load({VIT!r}, {{'rdrop.num_passes': '3'}})\n"
+    )
+    options, _, _ = compare.read_options(["--config", str(file), "--workdir", "w"])
+    passes = [settings(options, arm)[0].num_passes for arm in ("plain", "rdrop")]
+    assert passes == [1, 3]
+
+
+def test_an_ablation_without_a_number_of_passes():
+    options = read("--ablate=rdrop.num_passes=None")
+    (setting,) = settings(options, "rdrop.num_passes=None")
+    assert setting.num_passes == 2
+
+
 def test_an_ablation_is_rdrop_with_another_field():
     arms = ("rdrop.every=2", "rdrop.alpha=5", "rdrop.dropouts=(0.1,0.3)")
     options = read("--alphas=2", *(f"--ablate={arm}" for arm in arms))
@@ -115,8 +140,10 @@ def test_no_setting_is_tried_twice():
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--alphas="], "--alphas: expected numbers, one of them above 0, found none"),
-        (["--alphas=0"], "--alphas: expected numbers, one of them above 0, found 0"),
+        (["--alphas="], "--alphas: expected finite numbers, one of them above 0, fo"),
+        (["--alphas=0"], "--alphas: expected finite numbers, one of them above 0, f"),
+        (["--alphas=1,nan"], "--alphas: expected finite numbers, .* found 1,nan"),
+        (["--alphas=1,inf"], "--alphas: expected finite numbers, .* found 1,inf"),
         (["--alphas=1,x"], "--alphas: expected numbers, found '1,x'"),
         (["--alphas=1,1"], "--alphas: expected different numbers"),
         (["--seeds=0"], "--seeds: expected from 1 to 10000, found 0"),
@@ -138,6 +165,11 @@ def test_no_setting_is_tried_twice():
         (["--arms=plane"], "found 'plane'. Did you mean plain"),
         (["--metric=accuracy:min"], "--metric: expected accuracy or accuracy:max, f"),
         (["--vary=optimizer.lr"], "--vary: expected FIELD=VALUE,VALUE"),
+        (
+            ["--vary=model.dropout=0.1", "--vary=model.dropout=0.2"],
+            "--vary model.dropout: expected all values in one flag",
+        ),
+        (["--vary=model.dropout=0.1, 0.1"], "--vary model.dropout: expected differ"),
         (["--vary=optimizer.lr="], "--vary optimizer.lr: expected different values"),
         (["--vary=optimizer.lrr=1"], r"optimizer.lrr: no such field"),
         (["--vary=model.dropout=0.1,2"], r"model.dropout: expected in \[0, 1\)"),

@@ -96,6 +96,11 @@ def test_many_seeds_are_flipped_at_random():
     assert stats.paired(d, np.zeros(30)).p == pytest.approx(t, rel=0.2)
 
 
+def test_the_minimum_of_random_flips():
+    found = stats.paired(np.arange(1.0, 31.0), np.zeros(30))
+    assert found.p == pytest.approx(found.smallest_p)
+
+
 def test_one_seed_has_no_interval():
     found = stats.paired(np.array([0.9]), np.array([0.8]))
     assert np.isnan([found.sd, found.low, found.high]).all()

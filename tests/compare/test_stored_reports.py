@@ -159,6 +159,26 @@ def test_settings_become_a_heat_map(tmp_path):
     assert fills["min"]["0.7"] == min(fills["min"].values())
 
 
+def test_rates_of_all_arms_share_columns(tmp_path):
+    settings = [
+        ("plain", "lr=0.001", 0.7),
+        ("plain", "lr=0.0005", 0.75),
+        ("rdrop", "alpha=1", 0.9),
+        ("rdrop", "alpha=5, lr=5e-4", 0.8),
+    ]
+    path, out = settings_report(tmp_path, "max", settings), tmp_path / "map.svg"
+    compare.main([f"--heatmap={path}", f"--output={out}"])
+    root = ElementTree.fromstring(out.read_text())
+    texts = [x.text for x in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[2:7] == [
+        "0.0005",
+        "0.001",
+        "plain",
+        "rdrop, alpha=1",
+        "rdrop, alpha=5",
+    ]
+
+
 def test_a_report_without_settings_has_no_heat_map(tmp_path):
     path = settings_report(tmp_path)
     with pytest.raises(InputError, match=r"report\.json: expected finite scores"):

@@ -122,6 +122,7 @@ def make_task(
             signatures=metrics.signatures,
             samples=lambda mesh: make_samples(spec, translate, split),
         ),
+        generates=True,
     )
 
 
