@@ -5,10 +5,17 @@ from pathlib import Path
 
 from rdrop_jax.errors import InputError
 
+# Limit, usage, and statistics with the name of the pages of files that are not in use.
 _CGROUPS = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
 )
+_ROOT = Path("/sys/fs/cgroup")
 
 
 def free() -> int | None:
@@ -21,10 +28,12 @@ def free() -> int | None:
       The number of bytes; None if unknown.
     """
     found = [_available(), _address_space()]
-    for limit, usage in _CGROUPS:
-        most, used = (_number(Path("/sys/fs/cgroup", name)) for name in (limit, usage))
+    for limit, usage, statistics, name in _CGROUPS:
+        most, used = (_number(_ROOT / file) for file in (limit, usage))
         if most is not None and used is not None:
-            found.append(max(most - used, 0))
+            # The usage contains pages of files, which the kernel frees on demand.
+            cached = _field(_ROOT / statistics, f"{name} ") or 0
+            found.append(max(most - used + cached, 0))
     known = [size for size in found if size is not None]
     return min(known) if known else None
 
@@ -49,15 +58,18 @@ def check_fits(needed: int, what: str) -> None:
 
 
 def _available() -> int | None:
+    kilobytes = _field(Path("/proc/meminfo"), "MemAvailable:")
+    return None if kilobytes is None else kilobytes * 1024
+
+
+def _field(path: Path, start: str) -> int | None:
+    """Return the number in the line of a file that begins with ``start``, or None."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = path.read_text().splitlines()
     except OSError:
         return None
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            return int(value.split()[0]) * 1024
-    return None
+    found = (line.removeprefix(start) for line in lines if line.startswith(start))
+    return next((int(text.split()[0]) for text in found), None)
 
 
 def _address_space() -> int | None:
