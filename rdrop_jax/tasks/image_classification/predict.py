@@ -199,7 +199,10 @@ def read_images(path: str) -> Iterator[Any]:
             raise InputError(f"--input: expected images in {path!r}, found one number")
         yield from array
     else:
-        yield from _json_lines(path)
+        try:
+            yield from _json_lines(path)
+        except OSError as error:
+            raise InputError(f"--input: {path} cannot be read: {error}") from error
 
 
 def _listed(file: Path) -> Iterator[Path]:

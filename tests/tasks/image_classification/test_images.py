@@ -12,7 +12,7 @@ from rdrop_jax import flags
 from rdrop_jax.data.batches import TrainBatches, eval_batches
 from rdrop_jax.data.sources import Images
 from rdrop_jax.errors import InputError
-from rdrop_jax.tasks.image_classification import images, randaugment
+from rdrop_jax.tasks.image_classification import images, predict, randaugment
 from rdrop_jax.tasks.image_classification.decode import BadImage, Decoded, decode
 from rdrop_jax.tasks.image_classification.folder import find
 from rdrop_jax.tasks.image_classification.predict import prepared, read_images
@@ -375,3 +375,13 @@ def test_predict_converts_pixels_as_training_does(channels):
         np.testing.assert_array_equal(prepared(data, 0, image)["image"], wanted)
     grey = colour[..., 0]
     np.testing.assert_array_equal(prepared(data, 0, grey)["image"], wanted)
+
+
+def test_json_that_cannot_be_read(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "a.jsonl").write_text("[[1]]")
+    monkeypatch.setattr(predict, "open", refuse, raising=False)
+    with pytest.raises(InputError, match=r"^--input: .*a\.jsonl cannot be read: .*Per"):
+        list(predict.read_images(str(tmp_path / "a.jsonl")))
