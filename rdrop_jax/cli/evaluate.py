@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.cli import flags
+from rdrop_jax.files import paths
 from rdrop_jax.files.disk import json_ready
 from rdrop_jax.training import distributed
 from rdrop_jax.training import workdir as workdir_lib
@@ -39,8 +40,7 @@ def evaluate(
     Raises:
       InputError: no such run, checkpoint or split.
     """
-    given = [workdir] if isinstance(workdir, str | Path) else workdir
-    workdirs = [Path(each) for each in given]
+    workdirs = paths.workdirs(workdir)
     config = config or workdir_lib.read(workdirs[0])
     from rdrop_jax.cli.run import open_runs  # jax starts here
 

@@ -56,8 +56,7 @@ def load(
     Raises:
       InputError: no such run or checkpoint, or inputs that are not a list.
     """
-    given = [workdir] if isinstance(workdir, str | Path) else workdir
-    workdirs = [Path(paths.workdir(each)) for each in given]
+    workdirs = paths.workdirs(workdir)
     config = workdir_lib.read(workdirs[0])
     if mode is not None:
         choose(config, mode)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -71,6 +71,20 @@ def workdir(path: str | os.PathLike[str]) -> Path:
             f"--workdir: expected a path in UTF-8, found {real!a}. Rename the folder"
         ) from None
     return found
+
+
+def workdirs(
+    given: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+) -> list[Path]:
+    """Check one or several workdirs, and return them as a list.
+
+    Raises:
+      InputError: none, or one that `workdir` refuses.
+    """
+    found = [given] if isinstance(given, str | os.PathLike) else list(given)
+    if not found:
+        raise InputError("--workdir: expected the folder of a run, found none")
+    return [workdir(each) for each in found]
 
 
 def problem(text: str) -> str:

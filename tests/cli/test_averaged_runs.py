@@ -94,6 +94,12 @@ def test_runs_that_differ_are_refused(tmp_path, untrained, overrides, message):
         open_runs(several)
 
 
+def test_no_workdir_is_refused():
+    for program in (load, lambda workdirs: evaluate(workdirs, None, "best")):
+        with pytest.raises(InputError, match=r"^--workdir: expected the folder of a r"):
+            program([])
+
+
 def test_runs_that_cannot_be_averaged_are_refused(tmp_path, untrained, monkeypatch):
     one = digits(tmp_path, "a")
     with pytest.raises(InputError, match=r"^--workdir: expected different runs, found"):
