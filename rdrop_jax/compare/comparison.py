@@ -37,7 +37,7 @@ def stored_comparison(
     for name, value in config_lib.added_fields(base.get("task", "")).items():
         if name in base:  # a comparison of an earlier version may lack it
             old["base"].setdefault(name, None if isinstance(value, type) else value)
-    if lines := _differences(old, inputs):
+    if lines := config_lib.differences(old, inputs, free=()):
         raise InputError(
             f"--workdir: {workdir} contains another comparison. Use another "
             "workdir, or the same values:\n  " + "\n  ".join(lines)
@@ -116,17 +116,6 @@ def read_comparison(path: Path) -> dict[str, Any]:
     base.pop("eval.mode", None)  # written by earlier versions
     content["base"], _ = config_lib.renamed(base.get("task", ""), base)
     return content
-
-
-def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return one line per field in which two comparisons differ."""
-    old, new = config_lib.flatten(stored), config_lib.flatten(now)
-    return [
-        f"{name}: stored {old.get(name, '(absent)')!r}, now "
-        f"{new.get(name, '(absent)')!r}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
 
 
 @dataclass

@@ -45,6 +45,8 @@ def read_reports(folder: Path) -> Mapping[Path, render.Report]:
 
 
 def _check_format(path: Path, report: render.Report) -> None:
+    if not report.keys() >= _FIELDS:
+        raise InputError(f"{path}: expected a JSON report of rdrop_jax.compare")
     if report["format"] != 1:
         raise InputError(f"{path}: expected format 1, found {report['format']!r}")
 
@@ -138,8 +140,6 @@ def heat_map(path: Path) -> str:
       InputError: an unreadable file, or a report whose arms had one setting.
     """
     report = read_json(path)
-    if not report.keys() >= _FIELDS:
-        raise InputError(f"{path}: expected a JSON report of rdrop_jax.compare")
     _check_format(path, report)
     cells: dict[tuple[str, str], float] = {}
     picked = set()

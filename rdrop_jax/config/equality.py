@@ -30,9 +30,17 @@ _PER_PROCESS = ("data.dir", "data.prefetch", "data.workers")
 
 
 def differences(
-    stored: Mapping[str, Any] | ConfigDict, config: ConfigDict
+    stored: Mapping[str, Any] | ConfigDict,
+    config: Mapping[str, Any] | ConfigDict,
+    free: tuple[str, ...] = FREE_ON_RESUME,
 ) -> list[str]:
-    """Return one line per differing field that must be the same to resume a run."""
+    """Return one line per field that differs from that of a workdir.
+
+    Args:
+      stored: fields of the workdir.
+      config: present fields.
+      free: prefixes of names that may differ; by default those of a resumed run.
+    """
     old, new = flatten(stored), flatten(config)
     missing = object()
     return [
@@ -40,7 +48,7 @@ def differences(
         f"{new.get(name, '(absent)')!r}"
         for name in sorted(old.keys() | new.keys())
         if old.get(name, missing) != new.get(name, missing)
-        and not name.startswith(FREE_ON_RESUME)
+        and not name.startswith(free)
     ]
 
 

@@ -115,7 +115,7 @@ def test_a_workdir_and_a_comparison_without_added_fields(tmp_path):
     content["base"] = {k: v for k, v in base.items() if "views" not in k}
     (tmp_path / "comparison.json").write_text(json.dumps(content))
     assert stored_comparison(options, base, tmp_path)
-    with pytest.raises(InputError, match=r"rdrop.views: stored 'none', now 'crop'"):
+    with pytest.raises(InputError, match=r"rdrop.views: workdir 'none', now 'crop'"):
         stored_comparison(options, base | {"rdrop.views": "crop"}, tmp_path)
 
 
