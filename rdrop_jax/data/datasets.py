@@ -2,9 +2,9 @@
 
 import functools
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from ml_collections import ConfigDict
 
@@ -16,6 +16,7 @@ from rdrop_jax.files import hub
 from rdrop_jax.files.roots import root, unprepared
 
 Rows = TypeVar("Rows")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class Dataset(Generic[Rows]):
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     groups: Callable[[], Mapping[str, Hashable]] | None = None
+    _results: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def once(self, name: Hashable, compute: Callable[[], Result]) -> Result:
+        """Return the result of a function; it is called once for each name."""
+        if name not in self._results:
+            self._results[name] = compute()
+        found: Result = self._results[name]
+        return found
 
     def group_list(
         self, data: ConfigDict, names: Iterable[str]

@@ -96,6 +96,13 @@ class Subset:
         return self.rows.name(int(self.indices[row]))
 
 
+def labels_of(rows: ImageRows) -> np.ndarray:
+    """Return the labels of all rows; reads each row if they are not in memory."""
+    if rows.labels is not None:
+        return rows.labels
+    return np.array([rows[i]["label"] for i in range(len(rows))])
+
+
 def check_labels(
     labels: np.ndarray,
     num_classes: int,

@@ -273,9 +273,10 @@ def _parquet(path: Path) -> Iterator[Row]:
             stored = sum(group.total_byte_size for group in groups)
             lines.check_unpacked(stored, path, str(path))
             for batch in file.iter_batches(_PARQUET_ROWS):
-                for fields in batch.to_pylist():
-                    size += _size(fields)
-                    lines.check_unpacked(size, path, f"{path}, row {number}")
+                found = batch.to_pylist()
+                size += sum(map(_size, found))
+                lines.check_unpacked(size, path, f"{path}, row {number}")
+                for fields in found:
                     yield Row(f"{path}, row {number}", lines.clean_value(fields))
                     number += 1
     except InputError:

@@ -87,6 +87,7 @@ def snapshot(text: str, commit: str = "") -> Path:
                 allow_patterns=list(FILES),
             )
         )
+        hub.check_content(_FIELD, text, folder)
     if not any(folder.glob("model*.safetensors")):
         raise InputError(
             f"{_FIELD}: {text}: expected weights in model.safetensors, found none. "
@@ -94,6 +95,5 @@ def snapshot(text: str, commit: str = "") -> Path:
             "they can run code. Convert them, or name a revision with safetensors, "
             "such as @refs/pr/1"
         )
-    hub.check_content(_FIELD, text, folder)
     _logger.info("%s: %s, commit %s", _FIELD, text, folder.name)
     return folder

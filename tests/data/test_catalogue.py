@@ -70,6 +70,10 @@ def folder(tmp_path_factory):
         for i, x in enumerate(pixels)
     ]
     write(place, "Photos", {"photo": image, "kind": label}, photos)
+    splits = ("train", "validation")
+    write(place, "Views", {"photo": image, "kind": label}, photos, splits)
+    untold = [row | {"kind": -1} for row in photos]
+    write(place, "Untold", {"photo": image, "kind": label}, untold)
     return place
 
 
@@ -209,6 +213,24 @@ def test_images_of_splits_that_the_user_names(folder):
         InputError, match=r"data\.files\.test: .*: train, test, found 'tset'"
     ):
         image_sets.find(wrong.data)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "splits"),
+    [
+        ("views", {"files__test": "validation"}, {"train", "test"}),
+        ("photos", {"files__validation": "test"}, {"train", "validation"}),
+        ("untold", {}, {"train"}),
+        ("untold", {"files__test": "test"}, {"train", "test"}),
+    ],
+)
+def test_a_split_of_images_serves_once_and_has_labels(folder, name, fields, splits):
+    columns = {"columns__image": "photo", "columns__label": "kind"}
+    config = data("vit.py:folder", folder, f"tfds:{name}", **columns, **fields)
+    found = image_sets.find(config.data)
+    assert set(found.splits) == splits
+    held_out = {"validation", "test"} - splits
+    assert set(image_sets.held_out(found, config.data)) == held_out
 
 
 def test_a_dataset_that_is_gone(folder, tmp_path):

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
-from rdrop_jax.data import splits
+from rdrop_jax.data import splits, tables
 from rdrop_jax.data.datasets import Dataset
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks.image_classification import image_sets
@@ -182,15 +182,21 @@ def test_all_folds_have_one_tokenizer(tmp_path):
     assert made[0] == made[1]
 
 
-def test_texts_by_group(tmp_path):
+def test_texts_by_group(tmp_path, monkeypatch):
     config = own(tmp_path, grouped, data__columns__group="user")
     found = text_sets.find(config.data)
+    read, opened = tables.read, []
+    monkeypatch.setattr(
+        tables, "read", lambda *args, **more: opened.append(0) or read(*args, **more)
+    )
     kept = [
         {len(text) for text in text_sets.open_split(found, config.data, s).second}
         for s in ("train", "validation")
     ]
     assert all(kept)
     assert not kept[0] & kept[1]
+    text_sets.provenance(found, config.data)
+    assert len(opened) == 2  # the rows, and their groups
 
 
 def test_a_missing_column_or_group_is_refused(tmp_path):

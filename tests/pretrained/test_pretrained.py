@@ -96,6 +96,19 @@ def test_the_epsilon_of_layer_norms_is_told_and_obeyed():
     assert not load(PARITY)[1]
 
 
+def test_other_pixel_statistics_are_noted(tmp_path):
+    mean, std = [0.485, 0.456, 0.406], [0.5, 0.5, 0.5]
+    for channels in (mean, std):
+        images = vit_model.Preprocessing(16, 3, channels, std)
+        folder = tmp_path / str(channels[0])
+        folder.mkdir()
+        params, _ = load(PARITY)
+        vit_model.family(MODEL, images).save(params, folder, "safetensors")
+    (note,) = load(tmp_path / "0.485")[1]
+    assert note.endswith("--config.data.mean=[0.485,0.456,0.406] makes them equal")
+    assert not load(tmp_path / "0.5")[1]
+
+
 def test_positions_keep_corners_and_class_token():
     old = np.random.default_rng(0).normal(size=(1, 17, 3)).astype(np.float32)
     new = vision.resize_positions(old, (1, 10, 3))

@@ -294,12 +294,17 @@ def _pairs(table: Path, root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _rows(table: Path) -> Iterator[tuple[str, list[str]]]:
-    if table.suffix.lower() != ".csv":
-        for where, line in lines.placed(lines.read(table, names=True), str(table)):
-            if line.strip():
-                yield where, line.split("\t")
-        return
-    for number, (where, values) in enumerate(quoted(table, ",", names=True)):
-        # Skip a header.
-        if number or values[0].strip().lower().endswith(image_files.SUFFIXES):
+    """Read the rows of a table, without a header."""
+    if table.suffix.lower() == ".csv":
+        found = quoted(table, ",", names=True)
+    else:
+        placed = lines.placed(lines.read(table, names=True), str(table))
+        found = ((where, line.split("\t")) for where, line in placed if line.strip())
+    for number, (where, values) in enumerate(found):
+        if number or len(values) != 2 or _is_image(table.parent, values[0]):
             yield where, values
+
+
+def _is_image(folder: Path, name: str) -> bool:
+    is_named_so = name.strip().lower().endswith(image_files.SUFFIXES)
+    return is_named_so or (folder / image_files.listed_path(folder, name)).is_file()

@@ -69,12 +69,18 @@ def find(data: ConfigDict, commit: str = "") -> Dataset[ImageRows]:
         )
     if data.name == "npz":
         paths = npz.find(_root(data), training=not data.num_classes)
+        opened = {
+            name: functools.cache(functools.partial(npz.load, path))
+            for name, path in paths.items()
+        }
         return Dataset(
-            {name: functools.partial(npz.load, path) for name, path in paths.items()},
+            opened,
             lambda: {path.name: checksums.sha256(path) for path in paths.values()},
             npz.classes(paths["train"]) if "train" in paths else tuple(data.classes),
             npz.notes(_root(data)),
-            lambda: npz.groups(paths["train"], data.columns.group),
+            lambda: npz.groups(
+                paths["train"], data.columns.group, len(opened["train"]())
+            ),
         )
     raise InputError(
         "data.name: expected one of digits, imagenet2012, folder, npz, "
@@ -165,13 +171,13 @@ def drawn(found: Dataset[ImageRows], data: ConfigDict) -> tuple[str, ...]:
 def _cut(
     found: Dataset[ImageRows], data: ConfigDict, sizes: Mapping[str, float]
 ) -> dict[str, np.ndarray]:
-    rows, classes = found.splits["train"](), None
-    if data.folds:
-        classes = rows.labels
-        if classes is None:
-            classes = np.array([rows[i]["label"] for i in range(len(rows))])
-    groups = found.group_list(data, map(rows.name, range(len(rows))))
-    return splits.cut(len(rows), sizes, data, classes=classes, groups=groups)
+    def cut() -> dict[str, np.ndarray]:
+        rows = found.splits["train"]()
+        classes = sources.labels_of(rows) if data.folds else None
+        groups = found.group_list(data, map(rows.name, range(len(rows))))
+        return splits.cut(len(rows), sizes, data, classes=classes, groups=groups)
+
+    return found.once((str(data), *sizes), cut)
 
 
 def provenance(found: Dataset[ImageRows], data: ConfigDict) -> dict[str, str]:
@@ -224,19 +230,16 @@ def _prepared(data: ConfigDict) -> Dataset[ImageRows]:
 
 def _catalogue(data: ConfigDict) -> Dataset[ImageRows]:
     place = catalogue.prepared_folder(data, "data")
-    found = catalogue.splits(place)
-    names = {s: data.files[s] or s for s in SPLITS if data.files[s] or s in found}
-    for split, name in ({"train": "train"} | names).items():
-        if name not in found:
-            raise InputError(
-                f"data.files.{split}: expected a split of {data.name} in {place}: "
-                f"{', '.join(found) or 'none'}, found {name!r}"
-            )
+    chosen = data_hub.choose(catalogue.load(data, "data"), dict(data.files))
     columns = (data.columns.image or "image", data.columns.label or "label")
+    if "test" in chosen and not data.files.test:
+        rows = catalogue.Examples(place, chosen["test"], columns)
+        if all(rows[i]["label"] < 0 for i in range(len(rows))):
+            del chosen["test"]
     return Dataset(
         {
             s: functools.partial(catalogue.Examples, place, name, columns)
-            for s, name in names.items()
+            for s, name in chosen.items()
         },
         lambda: {"dataset_info.json": checksums.sha256(place / "dataset_info.json")},
         catalogue.classes(place, columns[1]),

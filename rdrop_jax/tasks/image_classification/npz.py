@@ -129,21 +129,19 @@ def load(path: Path) -> Images:
     return Images(images, labels.astype(np.int64), str(path))
 
 
-def groups(path: Path, array: str) -> dict[str, Any]:
+def groups(path: Path, array: str, rows: int) -> dict[str, Any]:
     """Return the values of an array [rows] by the names of the rows.
 
     Raises:
       InputError: no such array, or an unreadable file.
     """
-    arrays = npz_headers.load(path)
-    rows = len(load(path))
-    if array not in arrays or arrays[array].shape != (rows,):
-        shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
+    found = npz_headers.load(path, (array,)).get(array)
+    if found is None or found.shape != (rows,):
         raise InputError(
             f"{path}: expected an array {array!r} ({rows},) (data.columns.group), "
-            f"found {shapes}"
+            f"found {'none' if found is None else found.shape}"
         )
-    return {f"{path} row {i}": x for i, x in enumerate(arrays[array].tolist())}
+    return {f"{path} row {i}": x for i, x in enumerate(found.tolist())}
 
 
 def classes(path: Path) -> tuple[str, ...]:

@@ -169,9 +169,7 @@ def load_split(
         title = f"{data.name}, {name}"
         sources.check_labels(rows.labels, data.num_classes, title, rows.name)
     if name == "train" and data.labelled:
-        labels = rows.labels
-        if labels is None:
-            labels = np.array([rows[i]["label"] for i in range(len(rows))])
+        labels = sources.labels_of(rows)
         kept = subsets.balanced_subset(labels, data.labelled, config.seed)
         known = None
         if data.unlabelled:

@@ -1,9 +1,10 @@
 """ViT and DINOv2: construction, and weights as .npz (ViT alone) or safetensors."""
 
 import functools
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax.core.passes import Params
 from rdrop_jax.errors import InputError
+from rdrop_jax.files.disk import read_json
 from rdrop_jax.models.sizes import Size
 from rdrop_jax.models.vit import SIZES, ViT
 from rdrop_jax.pretrained import mapping, vision, weight_files
@@ -43,7 +45,7 @@ _HF_CLASSES = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Image preprocessing and class names of an exported model.
+    """Image preprocessing and class names of a model.
 
     Attributes:
       size: pixels per side.
@@ -134,7 +136,7 @@ def family(module: ViT, images: Preprocessing) -> Family:
     """Make the import and export functions for parameters of a ViT."""
     bicubic = module.kind == "dinov2"
     return Family(
-        read=lambda path: read(path, module.norm_eps, module.kind),
+        read=lambda path: read(path, module.norm_eps, module.kind, images),
         save=lambda params, folder, format: save(
             params, folder, format, module=module, images=images
         ),
@@ -152,13 +154,20 @@ def family(module: ViT, images: Preprocessing) -> Family:
     )
 
 
-def read(path: Path, norm_eps: float, kind: str = "vit") -> Weights:
+def read(
+    path: Path,
+    norm_eps: float,
+    kind: str = "vit",
+    images: Preprocessing | None = None,
+) -> Weights:
     """Read a .npz, a .safetensors or a folder, and rename its weights to our names.
 
     Args:
       path: path of a file or folder.
       norm_eps: epsilon of the model; a note reports a different one in config.json.
       kind: "vit" or "dinov2".
+      images: preprocessing of the run; notes report different pixel statistics in
+        preprocessor_config.json.
 
     Returns:
       The weights; unknown names are unchanged.
@@ -169,7 +178,24 @@ def read(path: Path, norm_eps: float, kind: str = "vit") -> Weights:
     stored = weight_files.read(path)
     if path.suffix == ".npz":
         return _from_npz(stored)
-    return _from_hf(stored, norm_eps, kind, path)
+    found = _from_hf(stored, norm_eps, kind, path)
+    more = () if images is None else _statistics_notes(path, images)
+    return replace(found, notes=(*found.notes, *more))
+
+
+def _statistics_notes(path: Path, images: Preprocessing) -> Iterator[str]:
+    file = path / "preprocessor_config.json"
+    theirs = read_json(file) if file.is_file() else {}
+    if not theirs.get("do_normalize", True):
+        return
+    for field, ours in (("mean", images.mean), ("std", images.std)):
+        found = theirs.get(f"image_{field}")
+        if isinstance(found, list) and [*found] != [*ours]:
+            yield (
+                f"{file.name} has image_{field} {found}, data.{field} is {[*ours]}: "
+                f"--config.data.{field}={json.dumps(found, separators=(',', ':'))} "
+                "makes them equal"
+            )
 
 
 def save(

@@ -111,25 +111,27 @@ def _with_held_out(
 ) -> dict[str, Callable[[], Pairs]]:
     """Hold missing splits out of the training pairs, and drop empty training pairs."""
 
-    def split_of(split: str) -> Pairs:
-        pairs = read("train" if split in missing else split)
-        if split != "train" and split not in missing:
-            return pairs
+    @functools.cache
+    def parts() -> dict[str, Pairs]:
+        pairs = read("train")
         full = parallel.without_empty(pairs)
-        kept = full
+        found = {"train": full}
         if missing and len(full):
-            cut = parallel.hold_out(full, missing, split_seed)
-            lines = [
-                f"{s}: {len(cut[s])} rows held out of {full.origin}" for s in missing
-            ]
-            kept = replace(cut[split], notes=(*full.notes, *lines))
-        if not len(kept):
+            found = parallel.hold_out(full, missing, split_seed)
+        if not len(found["train"]):
             raise InputError(
                 f"{pairs.origin}: expected pairs to train on, found {len(pairs)}, "
                 f"{len(pairs) - len(full)} of them with an empty text and the rest "
                 "with a text that is held out for validation or test"
             )
-        return kept
+        lines = [
+            f"{s}: {len(found[s])} rows held out of {full.origin}" for s in missing
+        ]
+        notes = (*full.notes, *lines)
+        return {split: replace(part, notes=notes) for split, part in found.items()}
+
+    def split_of(split: str) -> Pairs:
+        return parts()[split] if split in ("train", *missing) else read(split)
 
     return {split: functools.partial(split_of, split) for split in SPLITS}
 
@@ -182,6 +184,7 @@ def named(
             rows = (replace(r, fields=r.fields["translation"] or {}) for r in rows)
         return parallel.collect(rows, wanted, f"{found.text}, {chosen()[split]}")
 
+    @functools.cache
     def splits() -> dict[str, Callable[[], Pairs]]:
         missing = {s: data[s] for s in SPLITS[1:] if s not in chosen()}
         return _with_held_out(read, missing, data.split_seed)
@@ -224,7 +227,7 @@ def with_files(config: ConfigDict, ending: str = "") -> ConfigDict:
         split
         for split in SPLITS[1:]
         if data.files[split] == split + ending
-        and not list(place.glob(f"{split}{ending}*"))
+        and not list(place.glob(f"{split}{ending or '.'}*"))
     ]
     if data.name != "files":
         return config

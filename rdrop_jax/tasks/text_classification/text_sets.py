@@ -52,8 +52,7 @@ def is_own(data: ConfigDict) -> bool:
 
 def _is_named(data: ConfigDict) -> bool:
     """Return whether a name alone describes the dataset; GLUE of tfds has a table."""
-    of_glue = data.name.startswith(catalogue.PREFIX + glue.PREFIX)
-    return is_named(data.name) and not of_glue
+    return is_named(data.name) and _glue_name(data.name) not in glue.TASKS
 
 
 def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
@@ -185,13 +184,17 @@ def drawn(data: ConfigDict) -> tuple[str, ...]:
 
 def _cut(found: Dataset[Texts], data: ConfigDict) -> dict[str, np.ndarray]:
     """Return the row numbers of the splits that are held out, and of "train"."""
-    rows = found.splits["train"]()
-    classes = None
-    if data.folds and data.labels == "classes":
-        ids, there = encode_labels(rows, data.labels, data.classes)
-        classes = np.where(there > 0, ids, -1)
-    groups = found.group_list(data, rows.places)
-    return splits.cut(len(rows), held_out(data), data, classes=classes, groups=groups)
+
+    def cut() -> dict[str, np.ndarray]:
+        rows = found.splits["train"]()
+        classes = None
+        if data.folds and data.labels == "classes":
+            ids, there = encode_labels(rows, data.labels, data.classes)
+            classes = np.where(there > 0, ids, -1)
+        groups, sizes = found.group_list(data, rows.places), held_out(data)
+        return splits.cut(len(rows), sizes, data, classes=classes, groups=groups)
+
+    return found.once(str(data), cut)
 
 
 def provenance(found: Dataset[Texts], data: ConfigDict) -> dict[str, str]:
@@ -314,10 +317,15 @@ def _docstrings(
     return collect(named, Columns())
 
 
+def _glue_name(name: str) -> str:
+    """Return ``cola`` for ``glue/cola`` and ``tfds:glue/cola:2.0.0``; else ""."""
+    name, _, _ = name.removeprefix(catalogue.PREFIX).partition(":")
+    return name.removeprefix(glue.PREFIX) if name.startswith(glue.PREFIX) else ""
+
+
 def _glue(data: ConfigDict) -> glue.GlueTask:
-    name = data.name.removeprefix(catalogue.PREFIX)
-    task = name.removeprefix(glue.PREFIX)
-    if not name.startswith(glue.PREFIX) or task not in glue.TASKS:
+    task = _glue_name(data.name)
+    if task not in glue.TASKS:
         known = ["docstrings", "files", *(glue.HUB + task for task in glue.TASKS)]
         hint = config_lib.suggest(data.name, known)
         raise InputError(
@@ -350,7 +358,7 @@ def _catalogue(data: ConfigDict) -> Dataset[Texts]:
     # MNLI has two validation splits in the catalogue; use the matched one.
     names = {
         s: "validation_matched"
-        if s == "validation" and data.name.endswith("mnli")
+        if s == "validation" and _glue_name(data.name) == "mnli"
         else s
         for s in task.splits
     }

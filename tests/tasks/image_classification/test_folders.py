@@ -340,7 +340,7 @@ def test_tables_of_splits_and_their_conflicts(tmp_path):
         folder.find(tmp_path)
 
 
-def test_csv_tables_with_and_without_a_header(tmp_path):
+def test_tables_with_and_without_a_header(tmp_path):
     table = tmp_path / "labels.csv"
     for header in (b"", b"file_name,label\r\n"):
         table.write_bytes(header + b'"a, b.png","big ""cat"""\r\ncaf\xe9.png,dog\r\n')
@@ -351,8 +351,16 @@ def test_csv_tables_with_and_without_a_header(tmp_path):
     write(tmp_path)  # folders of classes
     assert len(folder.find(tmp_path)[0]["train"]) == 4
     assert folder.find(table)[1] == ('big "cat"', "dog")
+    table = table.rename(tmp_path / "labels.tsv")
+    (tmp_path / "no_suffix").touch()
+    for header in ("path\tlabel\n", ""):
+        table.write_text(f"{header}no_suffix\tcat\na.png\tdog\n")
+        splits, classes = folder.find(table)
+        assert splits["train"].paths == ("no_suffix", "a.png")
+        assert classes == ("cat", "dog")
+    table = tmp_path / "labels.csv"
     table.write_text("id,file,label\n0,a.png,cat\n")
-    with pytest.raises(InputError, match=r"csv, line 2: expected a path and a class"):
+    with pytest.raises(InputError, match=r"csv, line 1: expected a path and a class"):
         folder.find(table)
 
 

@@ -9,6 +9,7 @@ from rdrop_jax import tasks
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.flags import load
+from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.tasks.translation import translation_sets
 
 FILES = {
@@ -53,6 +54,27 @@ def test_nothing_left_to_train_on_is_said(tmp_path, rows, message):
     )
     with pytest.raises(InputError, match=message):
         found.splits["train"]()
+
+
+def test_training_pairs_are_read_once(tmp_path, monkeypatch):
+    (tmp_path / "train.tsv").write_text("".join(f"a {i}\tb {i}\n" for i in range(30)))
+    read, opened = parallel.read, []
+    monkeypatch.setattr(
+        parallel, "read", lambda *args: opened.append(args) or read(*args)
+    )
+    found = translation_sets.find(
+        load(tiny_nmt.NMT, FILES | {"data.dir": str(tmp_path)}).data
+    )
+    assert [len(found.splits[split]()) for split in SPLITS] == [24, 3, 3]
+    assert len(opened) == 1
+
+
+def test_other_files_are_no_splits(tmp_path):
+    for name in ("train.en", "train.de", "test_notes.txt", "validation_old.de"):
+        (tmp_path / name).write_text("".join(f"{name} {i}\n" for i in range(30)))
+    fields = {"data.dir": str(tmp_path), "data.source": "de", "data.target": "en"}
+    config = tasks.check_data(load("configs/nmt.py:files", fields))
+    assert (config.data.files.validation, config.data.files.test) == ("", "")
 
 
 def test_a_held_out_pair_with_an_empty_side_stays(tmp_path):

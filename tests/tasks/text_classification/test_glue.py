@@ -138,6 +138,8 @@ def test_the_catalogue_is_read_without_tensorflow(tmp_path):
         wanted = matched if split == "validation" else split
         assert list(texts.first) == [wanted] * 3
         assert sorted(texts.labels) == sorted(glue.TASKS["mnli"].classes)
+    data = load("mnli", tmp_path, data__name="tfds:glue/mnli:2.0.0").data
+    assert text_sets.find(data).provenance() == found.provenance()
 
 
 # bert-base-cased and roberta-large with their poolers, as in
