@@ -102,6 +102,11 @@ class Vocabulary:
         """Decode ids to text, without special tokens."""
         return str(self._tokenizer.decode(list(ids))).strip()
 
+    def normalized(self, text: str) -> str:
+        """Return the text that the ids of a text encode."""
+        normalizer = self._tokenizer.normalizer
+        return str(normalizer.normalize_str(clean(text))) if normalizer else text
+
     def unknown(self, text: str) -> str:
         """Return the distinct characters of a text that no subword contains."""
         normal = unicodedata.normalize("NFC", text)

@@ -96,6 +96,15 @@ def check_heads(size: Any) -> None:
         )
 
 
+def check_positions(size: Any, positions: str) -> None:
+    """Check that the width is even, which sines and cosines need."""
+    if positions != "learned" and size.width % 2:
+        raise InputError(
+            f"model.width: expected an even number with model.positions={positions}, "
+            f"found {size.width}"
+        )
+
+
 def views_rate(r: ConfigDict, rates: Mapping[str, float]) -> float | None:
     """Return the rate of ``rdrop.views``; None if the field is "none".
 

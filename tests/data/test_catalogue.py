@@ -178,10 +178,17 @@ def test_summaries_with_splits_held_out(folder):
     ]
 
 
-def test_running_text(folder):
+def test_running_text(folder, caplog):
     config = data("lm.py:files", folder, "tfds:news", columns__text="body")
     made = running_text.named_lines(tasks.check_data(config).data)
     assert sorted(made["train"]) == [f"Body {i}." for i in range(8)]
+    with caplog.at_level("INFO"):
+        fields = {"validation": 2, "test": 3, "columns__text": "body"}
+        running_text.corpus(data("lm.py:files", folder, "tfds:news", **fields).data)
+    assert {
+        "validation: 2 lines held out of tfds:news",
+        "test: 3 lines held out of tfds:news",
+    } <= {*caplog.messages}
     with pytest.raises(
         InputError,
         match=r"data\.columns\.text: expected a column of tfds:news, train: "

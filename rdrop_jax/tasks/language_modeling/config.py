@@ -24,7 +24,13 @@ from rdrop_jax.models.embeddings import POSITIONS
 from rdrop_jax.models.layers import ACTIVATIONS
 from rdrop_jax.models.outputs import AdaptiveOutput
 from rdrop_jax.tasks import vocabulary_loss
-from rdrop_jax.tasks.field_checks import check_choices, check_least, resized
+from rdrop_jax.tasks.field_checks import (
+    check_choices,
+    check_heads,
+    check_least,
+    check_positions,
+    resized,
+)
 from rdrop_jax.tasks.language_modeling import running_text, vocabularies
 from rdrop_jax.tasks.language_modeling.generation import MODES
 
@@ -71,6 +77,12 @@ def check_config(config: ConfigDict) -> None:
             f"eval.new_tokens: expected less than the model's {longest} positions, the "
             f"larger block_size, found {score.new_tokens}"
         )
+    if m.positions == "learned" and score.block_size > data.block_size:
+        raise InputError(
+            f"eval.block_size: expected at most data.block_size={data.block_size} with "
+            "model.positions=learned, because later positions are not trained, found "
+            f"{score.block_size}"
+        )
     if not math.isfinite(score.temperature):
         raise InputError(
             f"eval.temperature: expected a finite number, found {score.temperature}"
@@ -107,11 +119,8 @@ def make_model(config: ConfigDict, vocab_size: int) -> CausalDecoder:
     """Build the module described by ``config.model`` for a vocabulary size."""
     m = config.model
     size = resized(m, SIZES[m.name][m.size])
-    if size.width % size.heads or size.width % 2:
-        raise InputError(
-            f"model.width: expected an even multiple of {size.heads} heads, found "
-            f"{size.width}"
-        )
+    check_heads(size)
+    check_positions(size, m.positions)
     shared: dict[str, Any] = {
         "vocab_size": vocab_size,
         "size": size,

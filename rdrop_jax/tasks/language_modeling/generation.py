@@ -60,7 +60,7 @@ class TextGenerator:
     ) -> None:
         self.config, self.vocabulary = config, vocabulary
         self._longest = module.max_length
-        unknown = vocabulary.unknown
+        never = (vocabulary.unknown, vocabulary.pad)
         score = config.eval
 
         def apply(params: Params, *args: Any, method: str) -> Any:
@@ -81,7 +81,7 @@ class TextGenerator:
                 jax.vmap(jax.random.fold_in, (None, 0))(key, numbers),
                 temperature=score.temperature,
                 top_p=score.top_p,
-                forbid=() if unknown is None else (unknown,),
+                forbid=tuple(i for i in never if i is not None),
             )
 
         self.run = jax.jit(run)
@@ -324,7 +324,9 @@ def _scored(
         "text": line,
         "log_prob": round(-nll, 4),
         "perplexity": round(perplexity(nll / (len(line.split()) + 1)), 4),
-        "bits_per_character": round(nll / math.log(2) / (len(line) + 1), 4),
+        "bits_per_character": round(
+            nll / math.log(2) / (vocabulary.characters(line) + 1), 4
+        ),
         "tokens": len(ids),
     }
     unknown = int(np.sum(np.asarray(ids) == vocabulary.unknown))

@@ -1,5 +1,6 @@
 """Running text: docstrings, the user's files, datasets by name. Needs no jax."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from rdrop_jax.files.roots import check_sizes, root
 from rdrop_jax.tasks.language_modeling import token_files, vocabularies
 from rdrop_jax.tasks.language_modeling.token_files import Corpus
 
+_logger = logging.getLogger(__name__)
 # Prepared by version 0.1, whose runs resume from it, and the same on the Hub.
 PREPARED, HUB = ("wikitext103",), "hf:Salesforce/wikitext/wikitext-103-v1"
 NAMES = ("docstrings", "files", *PREPARED)
@@ -139,6 +141,10 @@ def corpus(data: ConfigDict) -> Corpus:
         )
         lines_of = {s: list(lines) for s, lines in opened.items()}
         texts = hold_out(lines_of, {s: data[s] for s in SPLITS[1:]})
+        for split in texts.keys() - opened.keys() if is_named(data.name) else ():
+            _logger.info(
+                "%s: %d lines held out of %s", split, len(texts[split]), data.name
+            )
     for split, lines in texts.items():
         if not any(line.strip() for line in lines):
             raise InputError(f"{split}: expected text, found none")

@@ -33,7 +33,8 @@ class Split:
     Attributes:
       ids: ids of the full text, including end-of-line tokens.
       words: number of words, counting the end of each line as one.
-      characters: number of characters, counting the end of each line as one.
+      characters: number of characters that the ids encode, counting the end of each
+        line as one.
       lines: text of a held-out split; None if it is not kept.
     """
 
@@ -97,7 +98,7 @@ def encode(
         if keep:
             kept.append(line)
         words += len(line.split()) + 1
-        characters += len(line) + 1
+        characters += vocabulary.characters(line) + 1
         if len(waiting) == _CHUNK:
             flush()
     flush()
@@ -156,6 +157,7 @@ def save(corpus: Corpus, folder: Path, *, texts: bool = True) -> Path:
                 "tokens": len(split.ids),
                 "words": split.words,
                 "characters": split.characters,
+                "length": sum(len(line) + 1 for line in split.lines or ()),
             }
             for name, split in corpus.splits.items()
         },
@@ -204,14 +206,14 @@ def load(folder: Path, texts: Path | None = None) -> Corpus:
                 f"{file.stat().st_size}. Prepare the text again."
             )
         ids = np.memmap(file, "<i4", "r")
-        splits[name] = Split(
-            ids, entry["words"], entry["characters"], _lines(file, entry["characters"])
-        )
+        characters = entry["characters"]
+        lines = _lines(file, entry.get("length", characters))
+        splits[name] = Split(ids, entry["words"], characters, lines)
     vocabulary = vocabularies.parse(content.decode())
     return Corpus(vocabulary, splits, index["sha256"])
 
 
-def _lines(file: Path, characters: int) -> tuple[str, ...] | None:
+def _lines(file: Path, length: int) -> tuple[str, ...] | None:
     """Read the text stored with the ids of a split; None if absent, as in older runs.
 
     Raises:
@@ -224,9 +226,9 @@ def _lines(file: Path, characters: int) -> tuple[str, ...] | None:
         text = path.read_bytes().decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: expected UTF-8, found {error}") from error
-    if len(text) != characters:
+    if len(text) != length:
         raise InputError(
-            f"{path}: expected {characters} characters, found {len(text)}. Prepare the "
+            f"{path}: expected {length} characters, found {len(text)}. Prepare the "
             "text again"
         )
     return tuple(text.split("\n")[:-1])

@@ -27,10 +27,12 @@ class LineVocabulary(Protocol):
     Attributes:
       end: id of the end of a line; also precedes the first token of a text.
       unknown: id of unknown tokens; None if the vocabulary has none.
+      pad: id that no text has; None if all ids occur.
     """
 
     end: int
     unknown: int | None
+    pad: int | None
 
     def __len__(self) -> int: ...
 
@@ -40,6 +42,10 @@ class LineVocabulary(Protocol):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Decode ids to text, with a newline for each end token."""
+        ...
+
+    def characters(self, line: str) -> int:
+        """Count the characters that the ids of a line encode, without its end."""
         ...
 
     def dump(self) -> str:
@@ -57,6 +63,8 @@ class Tokens:
     Raises:
       InputError: a duplicate token, or no end token.
     """
+
+    pad: int | None = None
 
     def __init__(self, kind: str, tokens: Sequence[str]) -> None:
         self.kind, self._tokens = kind, list(tokens)
@@ -105,6 +113,10 @@ class Tokens:
         parts = ("\n" * len(list(run)) if end else " ".join(run) for end, run in lines)
         return "".join(parts)
 
+    def characters(self, line: str) -> int:
+        """Count characters; words encode no spaces but one between two words."""
+        return len(line if self.kind == "characters" else " ".join(line.split()))
+
     def dump(self) -> str:
         """Serialize the vocabulary to JSON."""
         value = {"kind": self.kind, "tokens": self._tokens}
@@ -120,6 +132,7 @@ class Subwords:
 
     end = tokenizers.EOS
     unknown: int | None = tokenizers.UNK
+    pad: int | None = tokenizers.PAD
 
     def __init__(self, vocabulary: tokenizers.Vocabulary) -> None:
         self._subwords = vocabulary
@@ -140,6 +153,10 @@ class Subwords:
             else:
                 lines[-1].append(i)
         return "\n".join(self._subwords.decode(line) for line in lines)
+
+    def characters(self, line: str) -> int:
+        """Count the characters of the normalized line, such as single spaces."""
+        return len(self._subwords.normalized(line))
 
     def dump(self) -> str:
         """Serialize the vocabulary to JSON."""

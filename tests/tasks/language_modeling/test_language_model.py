@@ -17,6 +17,7 @@ from rdrop_jax import export, flags, predict, tasks
 from rdrop_jax import train as train_program
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.core.train_state import init_state
+from rdrop_jax.data import tokenizers
 from rdrop_jax.errors import InputError
 from rdrop_jax.evaluate import evaluate
 from rdrop_jax.models.outputs import log_probs
@@ -349,7 +350,15 @@ def test_schedules_of_the_paper():
         ({"eval.new_tokens": "12"}, "eval.new_tokens: expected less than .* 12"),
         ({"data.tokens": "letters"}, "data.tokens: expected one of words, char"),
         ({"model.name": "gpt"}, "model.name: expected one of transformer"),
-        ({"model.heads": "3"}, "model.width: expected an even multiple of 3 heads"),
+        ({"model.heads": "3"}, "model.heads: expected a divisor of width"),
+        (
+            {"model.width": "15", "model.heads": "3"},
+            "model.width: expected an even number with model.positions=fairseq",
+        ),
+        (
+            {"model.positions": "learned", "eval.block_size": "99"},
+            "eval.block_size: expected at most data.block_size=.*, found 99",
+        ),
         (ADAPTIVE | {"model.cutoffs": "(12, 6)"}, "model.cutoffs.* must increase"),
         (ADAPTIVE | {"rdrop.divergence": "js"}, "rdrop.divergence: expected symm"),
         (ADAPTIVE | {"rdrop.label_smoothing": "0.1"}, "label_smoothing: expected 0"),
@@ -360,6 +369,17 @@ def test_schedules_of_the_paper():
 def test_bad_fields(folder, overrides, message):
     with pytest.raises(InputError, match=message):
         tasks.build(config_of(folder, **overrides))
+
+
+def test_padding_and_unknown_tokens_are_not_sampled(folder, monkeypatch):
+    options = {}
+    monkeypatch.setattr(
+        generation, "sample", lambda *args, **more: options.update(more) or args[2]
+    )
+    task = tasks.build(config_of(folder, data__tokens="bpe", data__vocab_size=40))
+    predictor = task.predictor(make_mesh())
+    list(predictor.run(task.init(jax.random.key(0)), ["the cat"]))
+    assert set(options["forbid"]) == {tokenizers.PAD, tokenizers.UNK}
 
 
 def test_a_vocabulary_that_tensor_does_not_divide(folder, monkeypatch):

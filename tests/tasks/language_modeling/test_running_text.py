@@ -56,6 +56,17 @@ def test_text_there_and_back():
         assert (split.words, split.characters) == (15, 43)
 
 
+def test_spaces_that_no_token_encodes_are_not_counted(tmp_path):
+    lines = ["  a = 1", "a  =  1 ", "a = 1"]
+    for kind, characters in (("words", 18), ("bpe", 18), ("characters", 23)):
+        made = vocabularies.learn(kind, lines, 40, 1)
+        corpus = token_files.make(made, dict.fromkeys(SPLITS, lines))
+        assert corpus.splits["test"].characters == characters
+        loaded = token_files.load(token_files.save(corpus, tmp_path / kind))
+        assert loaded.splits["test"].characters == characters
+        assert loaded.splits["test"].lines == tuple(lines)
+
+
 def test_memory_mapped_files(tmp_path):
     words = vocabularies.learn("words", LINES, 0, 1)
     made = token_files.make(words, {"train": LINES, "test": LINES[:1]})
