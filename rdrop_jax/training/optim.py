@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +135,25 @@ def _by_layer(decay: float) -> optax.GradientTransformation:
     return optax.stateless(update)
 
 
+def _weight_decay(rate: float, mask: Any) -> optax.GradientTransformation:
+    """Decay weights, except the output bias of pretrained files, which is constant."""
+    inner = optax.add_decayed_weights(rate, mask)
+
+    def update(
+        updates: PyTree, state: optax.OptState, params: PyTree = None
+    ) -> tuple[PyTree, optax.OptState]:
+        decayed, state = inner.update(updates, state, params)
+
+        def chosen(path: Any, old: jax.Array, new: jax.Array) -> jax.Array:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            return old if name.endswith("logits_bias") else new
+
+        found = jax.tree_util.tree_map_with_path(chosen, updates, decayed)
+        return found, state
+
+    return optax.GradientTransformation(inner.init, update)
+
+
 def make_optimizer(
     optimizer: ConfigDict, schedule: Schedule
 ) -> optax.GradientTransformation:
@@ -157,7 +177,7 @@ def make_optimizer(
     parts = [
         optax.clip_by_global_norm(o.clip) if o.clip else None,
         core,
-        optax.add_decayed_weights(o.weight_decay, mask) if o.weight_decay else None,
+        _weight_decay(o.weight_decay, mask) if o.weight_decay else None,
         _by_layer(o.layer_decay) if o.layer_decay != 1 else None,
         optax.scale_by_learning_rate(schedule),
     ]

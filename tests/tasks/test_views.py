@@ -13,11 +13,13 @@ from rdrop_jax import config as config_lib
 from rdrop_jax import flags, forward_passes, tasks
 from rdrop_jax.cli import run
 from rdrop_jax.core.dropout import hash_bits
+from rdrop_jax.data.tokenizers import Special
 from rdrop_jax.errors import InputError
 from rdrop_jax.tasks import image_views
 from rdrop_jax.tasks.image_classification.randaugment import (
     OPERATIONS as PIL_OPERATIONS,
 )
+from rdrop_jax.tasks.seq2seq import task as seq2seq_task
 from rdrop_jax.training.mesh import make_mesh, shard_batch
 from rdrop_jax.training.state import make_state, make_step, make_tx
 from rdrop_jax.training.task import StepOptions, Task
@@ -260,6 +262,18 @@ def test_views_of_texts_are_the_same_on_8_devices():
     assert found["keep"][:, 0].all()  # BOS
     assert found["src_keep"][:, -1].all()  # EOS of the longest sources
     assert not found["keep"].all()
+
+
+def test_first_tokens_of_bart_are_not_cut():
+    given = config("summarization", views="token_cutoff", views_rate=0.9)
+    where = jnp.ones((50, 6), bool)
+    batch = {"src_where": where, "where": where}
+    for bos, first in ((None, 0), (0, 1)):
+        view = seq2seq_task.make_views(given, 8, Special(bos=bos))
+        found = view(batch, KEY)
+        kept = {name: found[name][..., 0].all(axis=0) for name in ("src_keep", "keep")}
+        assert kept["src_keep"].tolist() == [bool(first), *[False] * 4, True]
+        assert kept["keep"].tolist() == [True, bool(first), *[False] * 4]
 
 
 def test_simcut_cuts_the_second_pass_alone():

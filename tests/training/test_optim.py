@@ -103,6 +103,16 @@ def test_weight_decay_is_decoupled_and_may_spare_vectors():
     np.testing.assert_array_equal(some["bias"], PARAMS["bias"])
 
 
+@pytest.mark.parametrize("decay", ["all", "matrices"])
+def test_the_output_bias_of_pretrained_files_does_not_decay(decay):
+    params = {"logits_bias": jnp.ones((1, 3)), "kernel": jnp.ones((1, 3))}
+    tx = make_optimizer(optimizer(weight_decay=0.5, decay=decay), lambda step: 0.1)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zero, tx.init(params), params)
+    assert not updates["logits_bias"].any()
+    np.testing.assert_allclose(updates["kernel"], -0.05, rtol=1e-6)
+
+
 def test_adamw_is_adam():
     adam, adamw = (update(name=n, weight_decay=0.1) for n in ("adam", "adamw"))
     jax.tree.map(np.testing.assert_array_equal, adam, adamw)

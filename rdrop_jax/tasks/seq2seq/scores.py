@@ -38,7 +38,7 @@ class TextMetrics:
     Attributes:
       names: names of the scores, with "loss" and "perplexity" of the model.
       compute: ``(answers, pairs) -> scores`` of a corpus.
-      signatures: description of the scores, for result.json.
+      signatures: ``pairs -> description`` of the scores, for result.json.
       problem: ``pairs -> problem`` of the scores with the references; empty if there is
         none.
       compute_each: ``(answers, pairs) -> scores [examples]``; None if the scores are
@@ -47,7 +47,7 @@ class TextMetrics:
 
     names: tuple[str, ...]
     compute: Callable[[list[Answer], Pairs], dict[str, float]]
-    signatures: Callable[[], dict[str, str]]
+    signatures: Callable[[Pairs], dict[str, str]]
     problem: Callable[[Pairs], str]
     compute_each: Callable[[list[Answer], Pairs], dict[str, np.ndarray]] | None = None
 

@@ -1,7 +1,6 @@
 """Sequence-to-sequence code shared by translation and summarization."""
 
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from rdrop_jax.tasks.field_checks import (
     check_choices,
     check_heads,
     check_least,
+    check_positions,
     resized,
 )
 from rdrop_jax.tasks.pass_rates import pass_forwards
@@ -49,6 +49,9 @@ from rdrop_jax.tasks.vocabulary_loss import make_loss
 from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.distributed import process
 from rdrop_jax.training.task import Report, StepOptions, Task
+
+# Maximum |eval.length_penalty|: lengths to this power fit into float32.
+_PENALTY = 10
 
 
 def make_task(
@@ -109,7 +112,7 @@ def make_task(
             forwards=pass_forwards(
                 config, lambda changed: make_forward(spec.make_model(changed))
             ),
-            views=make_views(config, module.size.width),
+            views=make_views(config, module.size.width, special),
             out_axes=LinearOutput(0, None, None) if tied else 0,
             sharded_loss=(
                 functools.partial(make_loss, config, vocab_size) if tied else None
@@ -119,7 +122,7 @@ def make_task(
         report=Report(
             size=lambda name: f"{len(split(name)):,} rows",
             notes=lambda: encode("train").notes,
-            signatures=metrics.signatures,
+            signatures=lambda: metrics.signatures(split("validation")),
             samples=lambda mesh: make_samples(spec, translate, split),
         ),
         generates=True,
@@ -155,22 +158,30 @@ def make_forward(module: Seq2Seq) -> Forward:
     return forward
 
 
-def make_views(config: ConfigDict, width: int) -> View | tuple[View, View] | None:
+def make_views(
+    config: ConfigDict, width: int, special: Special
+) -> View | tuple[View, View] | None:
     """Make the view of ``rdrop.views``, which never cuts the tokens EOS and BOS.
 
     SimCut cuts the second pass alone.
+
+    Args:
+      config: config of the run.
+      width: number of features of an embedding.
+      special: special tokens; texts may begin with one, as BART's do.
     """
     cut = cutoff.make_cut(config, SEQ2SEQ_VIEWS, width)
     if cut is None:
         return None
+    first = 0 if special.bos is None else 1
 
     def view(batch: Batch, key: Key) -> Batch:
         of_source, of_target = jax.random.split(key)
         source = batch["src_where"]
         before_end = jnp.pad(source[:, 1:], ((0, 0), (0, 1)))
         return batch | {
-            "src_keep": cut(of_source, before_end),
-            "keep": cut(of_target, batch["where"].at[:, 0].set(False)),
+            "src_keep": cut(of_source, before_end.at[:, :first].set(False)),
+            "keep": cut(of_target, batch["where"].at[:, : first + 1].set(False)),
         }
 
     r = config.rdrop
@@ -205,9 +216,10 @@ def check_config(config: ConfigDict) -> None:
         "eval.n_best": (score.n_best, 1),
     }
     check_least(least)
-    if not math.isfinite(score.length_penalty):
+    if not abs(score.length_penalty) <= _PENALTY:
         raise InputError(
-            f"eval.length_penalty: expected a number, found {score.length_penalty}"
+            f"eval.length_penalty: expected from {-_PENALTY} to {_PENALTY}, found "
+            f"{score.length_penalty}"
         )
     if score.n_best > score.beam:
         raise InputError(
@@ -227,6 +239,7 @@ def make_model(config: ConfigDict, vocab_size: int, **options: Any) -> Seq2Seq:
     m = config.model
     size = resized(m, SIZES[m.name][m.size])
     check_heads(size)
+    check_positions(size, options.get("positions", Seq2Seq.positions))
     return Seq2Seq(
         vocab_size=vocab_size,
         size=size,

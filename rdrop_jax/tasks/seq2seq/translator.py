@@ -250,7 +250,7 @@ def make_predictor(
         ),
         rows=lambda name: map(FromData, split(name).source),
         run=run,
-        text=lambda answer: str(answer["text"]),
+        text=lambda answer: " ".join(str(answer["text"]).splitlines()),
     )
 
 

@@ -230,7 +230,7 @@ def make_metrics(config: ConfigDict) -> TextMetrics:
     return TextMetrics(
         names=SCORES,
         compute=compute,
-        signatures=lambda: {"rouge": signature(config)},
+        signatures=lambda pairs: {"rouge": signature(config)},
         problem=lambda pairs: scoring.misfit(pairs.targets, score.rouge_tokenizer),
         compute_each=compute_each,
     )

@@ -1,5 +1,6 @@
 """BLEU and chrF by sacreBLEU, exact match, and tokenised BLEU."""
 
+import itertools
 import re
 from collections.abc import Sequence
 
@@ -50,13 +51,15 @@ def misfit(references: Sequence[str], tokenize: str, language: str) -> str:
 
 
 def scores(
-    hypotheses: Sequence[str], references: Sequence[str], tokenize: str = "13a"
+    hypotheses: Sequence[str],
+    references: Sequence[str | Sequence[str]],
+    tokenize: str = "13a",
 ) -> dict[str, float]:
     """Compute corpus-level scores, from 0 to 100; exact match from 0 to 1.
 
     Args:
       hypotheses: translations.
-      references: one reference for each translation.
+      references: for each translation, its reference or all of its references.
       tokenize: one of `TOKENIZE`, for BLEU.
 
     Returns:
@@ -82,26 +85,39 @@ def scores(
             "references: expected one for each translation, found "
             f"{len(references)} for {len(hypotheses)}"
         )
-    equal = sum(h == r for h, r in zip(hypotheses, references, strict=True))
+    rows = [[each] if isinstance(each, str) else list(each) for each in references]
+    equal = sum(h in row for h, row in zip(hypotheses, rows, strict=True))
     bleu, chrf = _metrics(tokenize)
-    chrf_score = chrf.corpus_score(hypotheses, [references]).score
+    chrf_score = chrf.corpus_score(hypotheses, _streams(rows)).score
     if tokenize == "compound":
-        hypotheses, references = (
-            [split_compounds(text) for text in texts]
-            for texts in (hypotheses, references)
+        hypotheses, *rows = (
+            [split_compounds(text) for text in texts] for texts in (hypotheses, *rows)
         )
     return {
-        "bleu": bleu.corpus_score(hypotheses, [references]).score,
+        "bleu": bleu.corpus_score(hypotheses, _streams(rows)).score,
         "chrf": chrf_score,
         "exact_match": equal / len(hypotheses),
     }
 
 
-def signatures(tokenize: str = "13a") -> dict[str, str]:
-    """Return the sacreBLEU signatures of these scores, for reproducibility."""
+def _streams(rows: Sequence[Sequence[str]]) -> list[list[str | None]]:
+    """Return the first reference of each row, the second ones, ..., as sacreBLEU."""
+    return [list(each) for each in itertools.zip_longest(*rows)]
+
+
+def signatures(
+    tokenize: str = "13a", references: Sequence[Sequence[str]] = (("",),)
+) -> dict[str, str]:
+    """Return the sacreBLEU signatures of these scores, for reproducibility.
+
+    Args:
+      tokenize: one of `TOKENIZE`, for BLEU.
+      references: all references of each translation, of which only the number is used.
+    """
     bleu, chrf = _metrics(tokenize)
+    rows = [["a"] * count for count in sorted({len(row) for row in references})]
     for metric in (bleu, chrf):  # signatures name the number of references
-        metric.corpus_score(["a"], [["a"]])
+        metric.corpus_score(["a"] * len(rows), _streams(rows))
     extra = "|compounds:split" if tokenize == "compound" else ""
     return {
         "bleu": f"{bleu.get_signature()}{extra}",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from ml_collections import ConfigDict
 from rdrop_jax.data import tokenizers
 from rdrop_jax.data.tokenizers import Vocabularies
 from rdrop_jax.errors import InputError
+from rdrop_jax.models.embeddings import POSITIONS
+from rdrop_jax.models.layers import ACTIVATIONS
 from rdrop_jax.models.seq2seq import SHARE, Seq2Seq
 from rdrop_jax.pretrained import weight_files
 from rdrop_jax.tasks.field_checks import check_choices, check_least
@@ -134,19 +137,19 @@ def make_metrics(config: ConfigDict) -> TextMetrics:
     used = scoring.chosen(config.eval.bleu, data.target)
 
     def compute(answers: list[Answer], pairs: Pairs) -> dict[str, float]:
-        hypotheses, references = [a.texts[0] for a in answers], pairs.target
+        hypotheses, references = [a.texts[0] for a in answers], pairs.targets
         if data.lowercase:
-            references = [text.lower() for text in references]
+            references = [[text.lower() for text in row] for row in references]
         if used not in ("none", "compound"):
-            hypotheses, references = (
-                [shown(text) for text in texts] for texts in (hypotheses, references)
+            hypotheses, *references = (
+                [shown(text) for text in texts] for texts in (hypotheses, *references)
             )
         return scoring.scores(hypotheses, references, used)
 
     return TextMetrics(
         names=SCORES,
         compute=compute,
-        signatures=lambda: scoring.signatures(used),
+        signatures=lambda pairs: scoring.signatures(used, pairs.targets),
         problem=lambda pairs: scoring.misfit(
             pairs.target, config.eval.bleu, data.target
         ),
@@ -177,6 +180,8 @@ def check_config(config: ConfigDict) -> None:
     data, score = config.data, config.eval
     choices = {
         "eval.bleu": (score.bleu, (scoring.AUTO, *scoring.TOKENIZE)),
+        "model.activation": (config.model.activation, tuple(ACTIVATIONS)),
+        "model.positions": (config.model.positions, POSITIONS),
         "model.share": (config.model.share, SHARE),
     }
     check_choices(choices)
@@ -185,6 +190,9 @@ def check_config(config: ConfigDict) -> None:
         "eval.max_length_b": (score.max_length_b, 0),
     }
     check_least(least)
+    for name, (value, _) in least.items():
+        if not math.isfinite(value):
+            raise InputError(f"{name}: expected a finite number, found {value}")
     if config.model.share == "all" and not data.joint_vocabulary:
         raise InputError(
             "model.share=all: expected one vocabulary for both languages, found "

@@ -19,6 +19,18 @@ def test_bleu_by_hand():
     assert found["bleu"] == pytest.approx(100 * math.exp(1 - 6 / 5))
 
 
+def test_all_references_count():
+    hypotheses = ["the very good one", "a b c d"]
+    references = [["x y z w", "the very good one"], ["a b c d"]]
+    for tokenize in ("13a", "compound"):
+        found = scores.scores(hypotheses, references, tokenize)
+        assert found == pytest.approx({"bleu": 100, "chrf": 100, "exact_match": 1})
+    assert scores.scores(hypotheses, ["x y z w", "a b c d"])["exact_match"] == 0.5
+    rows = [[["a"], ["b"]], [["a", "b"]], references]
+    names = [scores.signatures(references=row)["bleu"].split("|")[0] for row in rows]
+    assert names == ["nrefs:1", "nrefs:2", "nrefs:var"]
+
+
 def test_tokenisation_is_as_asked():
     hypothesis, reference = (
         ["the well-known cat , it sat"],

@@ -180,6 +180,33 @@ def test_a_model_whose_outputs_are_nan_has_no_scores_and_no_answers(run_dir):
         list(run.predictor().run(bad, ["a b"]))
 
 
+def test_an_answer_is_one_line(run_dir):
+    text = open_run(run_dir[0]).predictor().text
+    assert text({"text": "a\nb"}) == "a b"
+
+
+def test_all_references_of_a_row_are_scored(folder):
+    metrics = translation.make_metrics(tiny_nmt.config(folder))
+    pairs = Pairs(["s"], ["x y z w"], "here", references=[["x y z w", "a b c d"]])
+    assert metrics.compute([Answer(["a b c d"], [0.0])], pairs)["exact_match"] == 1
+    assert "nrefs:2" in metrics.signatures(pairs)["bleu"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model__activation": "swish"}, "model.activation: expected one of .*'swish'"),
+        ({"model__positions": "rope"}, "model.positions: expected one of .*'rope'"),
+        ({"model__width": 15, "model__heads": 3}, "model.width: expected an even n"),
+        ({"eval__max_length_a": "inf"}, "eval.max_length_a: expected a finite number"),
+        ({"eval__length_penalty": -11}, "eval.length_penalty: expected from -10 to 10"),
+    ],
+)
+def test_bad_fields(folder, tmp_path, fields, message):
+    with pytest.raises(InputError, match=message):
+        tasks.build(tiny_nmt.config(folder, **fields), tmp_path, resuming=False)
+
+
 def test_a_vocabulary_of_another_run_is_refused(run_dir, folder, tmp_path):
     shutil.copytree(run_dir[0], tmp_path / "run")
     small = tiny_nmt.config(folder, data__vocab_size=50)
