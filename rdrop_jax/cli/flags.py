@@ -238,7 +238,10 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
 
 
 def _is_optional(group: ConfigDict, name: str) -> bool:
-    """Return whether a field may be None, also where a preset gives it a value."""
+    """Return whether a field may be None, also where a preset gives it a value.
+
+    A field that ``get_ref`` shares counts as optional too.
+    """
     field = dict(group.items(preserve_field_references=True)).get(name, 0)
     return field is None or isinstance(field, FieldReference)
 

@@ -146,8 +146,9 @@ def heat_map(path: Path) -> str:
     rows = [r for r in report["exploratory"] if r["arm"] in ("plain", "rdrop")]
     # Settings without a rate have the config's, which plain tries first.
     rates = [_rate(row["setting"]) for row in rows if row["arm"] == "plain"]
+    seeds = report["protocol"]["selection_seeds"]
     for row in rows:
-        if row["validation"] is None:
+        if len(row["seeds"]) < seeds:  # a run failed or diverged
             continue
         others = [x for x in row["setting"].split(", ") if x and x[:3] != "lr="]
         rate = _rate(row["setting"]) or rates[0]
@@ -162,7 +163,6 @@ def heat_map(path: Path) -> str:
             "none. Start the comparison with several --alphas, or with --vary."
         )
     metric = report["metric"]
-    seeds = report["protocol"]["selection_seeds"]
     chart = svg.heat_map(
         cells,
         picked,

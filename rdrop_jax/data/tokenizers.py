@@ -27,7 +27,7 @@ FOLDER = "vocabulary"
 PAD, EOS, UNK = 0, 1, 2
 SPECIAL = ("<pad>", "</s>", "<unk>")
 BOS = "<s>"
-_SPACE = "\u2581"
+SPACE = "\u2581"
 
 
 class Special(NamedTuple):
@@ -102,11 +102,6 @@ class Vocabulary:
         """Decode ids to text, without special tokens."""
         return str(self._tokenizer.decode(list(ids))).strip()
 
-    def normalized(self, text: str) -> str:
-        """Return the text that the ids of a text encode."""
-        normalizer = self._tokenizer.normalizer
-        return str(normalizer.normalize_str(clean(text))) if normalizer else text
-
     def unknown(self, text: str) -> str:
         """Return the distinct characters of a text that no subword contains."""
         normal = unicodedata.normalize("NFC", text)
@@ -146,11 +141,11 @@ class Vocabularies:
 
 def _alphabet(texts: Collection[str], size: int) -> list[str]:
     """Return the most frequent characters; unlike the library, break ties by order."""
-    counts: Counter[str] = Counter(_SPACE)
+    counts: Counter[str] = Counter(SPACE)
     for text in texts:
         counts.update(unicodedata.normalize("NFC", text))
     known = (c for c in counts if not c.isspace())
-    return sorted(known, key=lambda c: (c != _SPACE, -counts[c], c))[:size]
+    return sorted(known, key=lambda c: (c != SPACE, -counts[c], c))[:size]
 
 
 def train(name: str, texts: Collection[str], size: int) -> Vocabulary:
@@ -180,7 +175,7 @@ def train(name: str, texts: Collection[str], size: int) -> Vocabulary:
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.NFC(),
-            normalizers.Replace(Regex(rf"[\s{_SPACE}]+"), " "),
+            normalizers.Replace(Regex(rf"[\s{SPACE}]+"), " "),
             normalizers.Strip(),
         ]
     )

@@ -136,7 +136,10 @@ def _by_layer(decay: float) -> optax.GradientTransformation:
 
 
 def _weight_decay(rate: float, mask: Any) -> optax.GradientTransformation:
-    """Decay weights, except the output bias of pretrained files, which is constant."""
+    """Decay weights, except the output bias of pretrained files, which is constant.
+
+    A mask for it would change the stored state of optimizers without one.
+    """
     inner = optax.add_decayed_weights(rate, mask)
 
     def update(
@@ -145,8 +148,8 @@ def _weight_decay(rate: float, mask: Any) -> optax.GradientTransformation:
         decayed, state = inner.update(updates, state, params)
 
         def chosen(path: Any, old: jax.Array, new: jax.Array) -> jax.Array:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            return old if name.endswith("logits_bias") else new
+            name = jax.tree_util.keystr(path[-1:], simple=True)
+            return old if name == "logits_bias" else new
 
         found = jax.tree_util.tree_map_with_path(chosen, updates, decayed)
         return found, state

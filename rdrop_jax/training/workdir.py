@@ -113,8 +113,9 @@ def resumed(
 ) -> ConfigDict:
     """Return a config that takes values from the workdir for fields left at default.
 
-    These are fields set to "auto", fields of the model that pretrained weights specify
-    and, for a run started by version 0.1, fields whose defaults have changed.
+    These are fields set to "auto", fields of the model that pretrained weights or
+    ``model.size`` specify and, for a run started by version 0.1, fields whose defaults
+    have changed.
 
     Args:
       config: config of the program.
@@ -132,6 +133,9 @@ def resumed(
     ):
         unset = {*OF_WEIGHTS} & stored.keys() & now.keys() - {*given}
         kept |= {name: stored[name] for name in unset}
+    if given is not None and "model.size" in given:  # replaced nothing before
+        widths = {f"model.{name}" for name in config_lib.SIZES}
+        kept |= {name: stored[name] for name in widths & stored.keys() - {*given}}
     if given is not None and is_of_0_1(workdir):
         fields = {*config_lib.NEW_DEFAULTS} - {*given}
         if any(hub.is_name(str(now.get(n))) for n in ("data.name", "init_from")):

@@ -1,5 +1,6 @@
 """Configs and command lines: every message names field, expected and found."""
 
+import json
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import checks, flags
 from rdrop_jax.errors import InputError
+from rdrop_jax.training import workdir as workdir_lib
 
 ROOT = Path(__file__).parents[2]
 VIT = str(ROOT / "configs" / "vit.py")
@@ -48,6 +50,20 @@ def test_a_size_replaces_the_widths_of_a_preset():
     given = {"model.size": "vaswani_wmt_en_de_big", "model.heads": "8"}
     model = flags.load(str(ROOT / "configs" / "nmt.py:files"), given).model
     assert [model.encoder_layers, model.width, model.heads] == [None, None, 8]
+
+
+def test_a_run_keeps_the_widths_that_a_size_did_not_replace(tmp_path):
+    spec, given = str(ROOT / "configs" / "nmt.py:files"), {"model.size": "iwslt_de_en"}
+    stored = flags.load(spec, {}).to_dict() | {"version": "0.1.0"}  # with widths
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    step = tmp_path / "checkpoints" / "step_1"
+    step.mkdir(parents=True)
+    (step / "checksums.json").write_text("{}")
+    config = flags.load(spec, given)
+    assert config.model.width is None
+    resumed = workdir_lib.resumed(config, tmp_path, given)
+    assert resumed.model.width == stored["model"]["width"]
+    assert not config_lib.differences(workdir_lib.read(tmp_path), resumed)
 
 
 def test_a_size_of_an_own_config(tmp_path):

@@ -415,7 +415,9 @@ def test_runs_of_one_step_have_no_time(tmp_path):
     report = run(tmp_path / "cmp", start=Untimed())
     assert report["timings"]["rdrop"]["update_seconds"] is None
     assert "over time" not in (tmp_path / "cmp" / "report.html").read_text()
-    assert " s\n" not in stored_reports.forest_plot(tmp_path / "cmp")
+    assert " s</text>" not in stored_reports.forest_plot(tmp_path / "cmp")
+    run(tmp_path / "timed")
+    assert " s</text>" in stored_reports.forest_plot(tmp_path / "timed")
 
 
 def test_old_names_of_fields(tmp_path):

@@ -146,7 +146,7 @@ def test_a_size_next_to_a_split_is_refused(folder, preset, columns):
     fields = {f"columns__{column}": "review" for column in columns}
     config = data(preset, folder, "tfds:reviews", test=2, **fields)
     with pytest.raises(InputError, match=r"data\.test: expected no size .*, found 2\."):
-        tasks.check_data(config)
+        tasks.build(tasks.check_data(config))
 
 
 def test_a_version(folder):
@@ -236,6 +236,8 @@ def test_a_split_of_images_serves_once_and_has_labels(folder, name, fields, spli
     config = data("vit.py:folder", folder, f"tfds:{name}", **columns, **fields)
     found = image_sets.find(config.data)
     assert set(found.splits) == splits
+    changed = fields != {"files__test": "test"}  # since earlier versions
+    assert ("splits" in found.provenance()) == changed
     held_out = {"validation", "test"} - splits
     assert set(image_sets.held_out(found, config.data)) == held_out
 

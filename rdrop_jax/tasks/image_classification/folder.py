@@ -307,4 +307,4 @@ def _rows(table: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _is_image(folder: Path, name: str) -> bool:
     is_named_so = name.strip().lower().endswith(image_files.SUFFIXES)
-    return is_named_so or (folder / image_files.listed_path(folder, name)).is_file()
+    return is_named_so or os.path.isfile(folder / image_files.listed_path(folder, name))

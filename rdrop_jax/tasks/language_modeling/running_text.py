@@ -77,12 +77,10 @@ def named_lines(data: ConfigDict) -> dict[str, Iterator[str]]:
       Lines by split, for the splits that the dataset has.
 
     Raises:
-      InputError: the dataset cannot be loaded, has no such column, or has a split
-        whose size to hold out is set.
+      InputError: the dataset cannot be loaded, or has no such column.
     """
     found, text = load(data, page="language-models"), data.columns.text
     chosen = data_hub.choose(found, dict(data.files))
-    data_hub.check_sizes(data, chosen)
 
     def read(split: str) -> Iterator[str]:
         for row in data_hub.rows(found, split, [text]):
@@ -129,7 +127,8 @@ def corpus(data: ConfigDict) -> Corpus:
     """Build a text and its vocabulary, by default learned from the training split.
 
     Raises:
-      InputError: an empty text, or unknown words and a vocabulary without <unk>.
+      InputError: an empty text, unknown words and a vocabulary without <unk>, or the
+        size of a split that a dataset by name has.
     """
     if data.name == "docstrings":
         texts: Mapping[str, Sequence[str]] = docstring_lines(data.split_seed)
@@ -139,6 +138,8 @@ def corpus(data: ConfigDict) -> Corpus:
             if is_named(data.name)
             else {s: read_lines(p) for s, p in files(data).items()}
         )
+        if is_named(data.name):
+            data_hub.check_sizes(data, {split: split for split in opened})
         lines_of = {s: list(lines) for s, lines in opened.items()}
         texts = hold_out(lines_of, {s: data[s] for s in SPLITS[1:]})
         for split in texts.keys() - opened.keys() if is_named(data.name) else ():

@@ -28,6 +28,7 @@ from rdrop_jax.tasks.field_checks import TEXT_VIEWS
 from rdrop_jax.tasks.language_modeling import running_text, token_files
 from rdrop_jax.tasks.language_modeling.config import (
     check_config,
+    check_trained_positions,
     make_loss,
     make_model,
     out_axes,
@@ -79,6 +80,8 @@ def build(
       InputError: a field is out of range, or the text is not that of the run.
     """
     check_config(config)
+    if workdir is None or not resuming:
+        check_trained_positions(config)
     if workdir is not None and not resuming:
         texts = config.data.name not in running_text.PREPARED
         write_on_process_0(

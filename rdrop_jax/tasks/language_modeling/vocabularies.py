@@ -6,6 +6,7 @@ vocabulary depends only on the text that it was learned from.
 
 import itertools
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -155,8 +156,9 @@ class Subwords:
         return "\n".join(self._subwords.decode(line) for line in lines)
 
     def characters(self, line: str) -> int:
-        """Count the characters of the normalized line, such as single spaces."""
-        return len(self._subwords.normalized(line))
+        """Count characters; subwords encode NFC, with one space between two words."""
+        normal = unicodedata.normalize("NFC", line.replace(tokenizers.SPACE, " "))
+        return len(" ".join(normal.split()))
 
     def dump(self) -> str:
         """Serialize the vocabulary to JSON."""

@@ -122,7 +122,9 @@ def make_task(
         report=Report(
             size=lambda name: f"{len(split(name)):,} rows",
             notes=lambda: encode("train").notes,
-            signatures=lambda: metrics.signatures(split("validation")),
+            signatures=lambda: metrics.signatures(
+                split("test" if config.eval.test else "validation")
+            ),
             samples=lambda mesh: make_samples(spec, translate, split),
         ),
         generates=True,

@@ -6,6 +6,8 @@ Columns are those of ``hf:nyu-mll/glue/TASK`` and of ``tfds:glue/TASK``. Runs of
 
 from dataclasses import dataclass
 
+from rdrop_jax.data import catalogue
+
 PREFIX = "glue/"
 HUB = "hf:nyu-mll/glue/"
 
@@ -44,3 +46,9 @@ TASKS: dict[str, GlueTask] = {
     "qnli": GlueTask("question", "sentence", _ENTAILED),
     "rte": GlueTask("sentence1", "sentence2", _ENTAILED),
 }
+
+
+def task_of(name: str) -> str:
+    """Return ``cola`` for ``glue/cola`` and ``tfds:glue/cola:2.0.0``; else ""."""
+    name, _, _ = name.removeprefix(catalogue.PREFIX).partition(":")
+    return name.removeprefix(PREFIX) if name.startswith(PREFIX) else ""

@@ -52,7 +52,7 @@ def is_own(data: ConfigDict) -> bool:
 
 def _is_named(data: ConfigDict) -> bool:
     """Return whether a name alone describes the dataset; GLUE of tfds has a table."""
-    return is_named(data.name) and _glue_name(data.name) not in glue.TASKS
+    return is_named(data.name) and glue.task_of(data.name) not in glue.TASKS
 
 
 def find(data: ConfigDict, commit: str = "") -> Dataset[Texts]:
@@ -317,14 +317,8 @@ def _docstrings(
     return collect(named, Columns())
 
 
-def _glue_name(name: str) -> str:
-    """Return ``cola`` for ``glue/cola`` and ``tfds:glue/cola:2.0.0``; else ""."""
-    name, _, _ = name.removeprefix(catalogue.PREFIX).partition(":")
-    return name.removeprefix(glue.PREFIX) if name.startswith(glue.PREFIX) else ""
-
-
 def _glue(data: ConfigDict) -> glue.GlueTask:
-    task = _glue_name(data.name)
+    task = glue.task_of(data.name)
     if task not in glue.TASKS:
         known = ["docstrings", "files", *(glue.HUB + task for task in glue.TASKS)]
         hint = config_lib.suggest(data.name, known)
@@ -358,7 +352,7 @@ def _catalogue(data: ConfigDict) -> Dataset[Texts]:
     # MNLI has two validation splits in the catalogue; use the matched one.
     names = {
         s: "validation_matched"
-        if s == "validation" and _glue_name(data.name) == "mnli"
+        if s == "validation" and glue.task_of(data.name) == "mnli"
         else s
         for s in task.splits
     }

@@ -31,6 +31,8 @@ from rdrop_jax.training import workdir as workdir_lib
 from rdrop_jax.training.mesh import make_mesh, shard_batch
 from rdrop_jax.training.optim import make_schedule
 
+LONGER = {"model.positions": "learned", "eval.block_size": "99"}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -355,10 +357,7 @@ def test_schedules_of_the_paper():
             {"model.width": "15", "model.heads": "3"},
             "model.width: expected an even number with model.positions=fairseq",
         ),
-        (
-            {"model.positions": "learned", "eval.block_size": "99"},
-            "eval.block_size: expected at most data.block_size=.*, found 99",
-        ),
+        (LONGER, "eval.block_size: expected at most data.block_size=.*, found 99"),
         (ADAPTIVE | {"model.cutoffs": "(12, 6)"}, "model.cutoffs.* must increase"),
         (ADAPTIVE | {"rdrop.divergence": "js"}, "rdrop.divergence: expected symm"),
         (ADAPTIVE | {"rdrop.label_smoothing": "0.1"}, "label_smoothing: expected 0"),
@@ -369,6 +368,15 @@ def test_schedules_of_the_paper():
 def test_bad_fields(folder, overrides, message):
     with pytest.raises(InputError, match=message):
         tasks.build(config_of(folder, **overrides))
+
+
+def test_untrained_positions_of_earlier_runs_are_kept(folder):
+    token_files.save(
+        language_model.load(config_of(folder), None), folder / "old" / "text"
+    )
+    task = tasks.build(config_of(folder, **LONGER), folder / "old")
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    assert 99 in [leaf.shape[0] for leaf in jax.tree.leaves(shapes)]
 
 
 def test_padding_and_unknown_tokens_are_not_sampled(folder, monkeypatch):
