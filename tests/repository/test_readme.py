@@ -143,7 +143,8 @@ def test_commands_exist():
 
 def test_figures_are_in_the_documentation():
     docs = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
-    for figure in ("3.35", "2.06", "-2.1 to +2.3"):
+    for figure in ("3.35", "2.06", "+0.2 to +2.3", "-5.4", "-1.1"):
+        assert figure in TEXT
         assert figure in docs
 
 
