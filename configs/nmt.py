@@ -122,9 +122,9 @@ def files() -> ConfigDict:
     5,000 pairs of Tatoeba (alpha 1, width 128), every arm chose dropout 0.1 over 0.3.
     R-Drop gained 1.5 BLEU for the same steps (12.3 to 13.8; six seeds: it helps). For
     the same time the result is inconclusive. On English-Swahili, trained for only four
-    epochs, R-Drop is inconclusive for the same steps and worse for the same time. The
-    paper's alpha 5 and dropout 0.3 are for 300,000 steps of a model with 6 + 6 layers.
-    Other alphas were not tested: docs/results.md.
+    epochs, the result is inconclusive for the same steps, and R-Drop is worse for the
+    same time. The paper's alpha 5 and dropout 0.3 are for 300,000 steps of a model with
+    6 + 6 layers. Other alphas were not tested: docs/results.md.
     """
     c = nmt()
     c.total_steps = "40 epochs"

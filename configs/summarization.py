@@ -82,8 +82,8 @@ def demo() -> ConfigDict:
     alpha 0.7, the paper's. At alpha 1, R-Drop gained 1.1 ROUGE-L over plain training
     (five seeds, no verdict) at 1.9 times the time per step; other alphas and dropout
     rates were not compared. On 5,000 e-mails and their subjects (AESLC), where no arm
-    learned to write subjects, R-Drop is inconclusive for the same steps and worse for
-    the same time: docs/results.md.
+    learned to write subjects, the result is inconclusive for the same steps, and R-Drop
+    is worse for the same time: docs/results.md.
     """
     c = summarization()
     c.total_steps = "8 epochs"
