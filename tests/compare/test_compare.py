@@ -577,7 +577,7 @@ def test_a_comparison_resumes_after_a_kill_with_the_same_report(tmp_path):
         settled(json.loads((tmp_path / name / "report.json").read_text()))
         for name in ("whole", "cut")
     )
-    alone = tmp_path / "whole" / "final" / "plain-0" / "seed2"
+    (alone,) = (tmp_path / "whole" / "final").glob("plain-*/seed2")
     command = json.loads((alone / "result.json").read_text())["run"]["command"]
     assert command[:4] == ["train.py", "--config", "configs/vit.py", "--workdir"]
     assert "--config.seed=2" in command

@@ -34,6 +34,7 @@ def traced(folder, start, count, steps, last=100):
     return said
 
 
+@pytest.mark.slow  # the next test traces too
 def test_a_trace_has_the_steps(tmp_path):
     with messages.collected() as said:
         train.main(argv(tmp_path, "--profile=2:2"))
