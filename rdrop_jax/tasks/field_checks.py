@@ -1,6 +1,7 @@
 """Checks of config fields, shared by tasks."""
 
 import importlib
+import math
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -37,7 +38,7 @@ def check_choices(choices: Mapping[str, tuple[str, Sequence[str]]]) -> None:
 
 
 def check_least(least: Mapping[str, tuple[int | float | None, int | float]]) -> None:
-    """Check that numbers are not below their minimum.
+    """Check that numbers are finite and not below their minimum.
 
     Args:
       least: maps each field to its value, which may be None, and its minimum.
@@ -48,6 +49,8 @@ def check_least(least: Mapping[str, tuple[int | float | None, int | float]]) -> 
     for field, (value, low) in least.items():
         if value is not None and not value >= low:
             raise InputError(f"{field}: expected at least {low}, found {value}")
+        if value is not None and math.isinf(value):
+            raise InputError(f"{field}: expected a finite number, found {value}")
 
 
 def shared(config: ConfigDict, names: Sequence[str]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Config of language models: field checks, module and loss."""
 
-import math
 from typing import Any
 
 import jax
@@ -76,10 +75,6 @@ def check_config(config: ConfigDict) -> None:
         raise InputError(
             f"eval.new_tokens: expected less than the model's {longest} positions, the "
             f"larger block_size, found {score.new_tokens}"
-        )
-    if not math.isfinite(score.temperature):
-        raise InputError(
-            f"eval.temperature: expected a finite number, found {score.temperature}"
         )
     if not 0 < score.top_p <= 1:
         raise InputError(f"eval.top_p: expected in (0, 1], found {score.top_p}")

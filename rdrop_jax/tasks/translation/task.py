@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -190,9 +189,6 @@ def check_config(config: ConfigDict) -> None:
         "eval.max_length_b": (score.max_length_b, 0),
     }
     check_least(least)
-    for name, (value, _) in least.items():
-        if not math.isfinite(value):
-            raise InputError(f"{name}: expected a finite number, found {value}")
     if config.model.share == "all" and not data.joint_vocabulary:
         raise InputError(
             "model.share=all: expected one vocabulary for both languages, found "

@@ -350,6 +350,7 @@ def test_schedules_of_the_paper():
         ({"eval.context": "12"}, "eval.context: expected less than eval.block_size"),
         ({"eval.top_p": "0"}, r"eval.top_p: expected in \(0, 1\], found 0"),
         ({"eval.new_tokens": "12"}, "eval.new_tokens: expected less than .* 12"),
+        ({"eval.temperature": "inf"}, "eval.temperature: expected a finite number"),
         ({"data.tokens": "letters"}, "data.tokens: expected one of words, char"),
         ({"model.name": "gpt"}, "model.name: expected one of transformer"),
         ({"model.heads": "3"}, "model.heads: expected a divisor of width"),
