@@ -132,6 +132,7 @@ _WIKITEXT2 = PlannedRow(
         "data.block_size": "64",
         "eval.block_size": "64",
         "eval.context": "32",
+        "eval.new_tokens": "32",
         "batch_size": "16",
         "optimizer.clip": "1.0",
     },

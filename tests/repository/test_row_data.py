@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import row_data, rows
+from rdrop_jax import tasks
 from rdrop_jax.cli import flags
 from rdrop_jax.compare import program
 from rdrop_jax.errors import InputError
@@ -77,6 +78,9 @@ def test_a_planned_row_is_valid(name):
     assert (options.final_seeds, jobs) == (6, 1)
     assert direction(options.metric) == options.mode
     assert config.eval.metric == options.metric
+    if not row.weights:  # weights complete the config
+        with pytest.raises(InputError, match=r"data\.(dir|files)"):  # the only fault
+            tasks.build(config).train_data()
     names = row_data.DATASETS
     files = json.loads(row_data._CHECKSUMS.read_text())[row.data]
     assert row.data in names
