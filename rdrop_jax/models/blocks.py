@@ -311,22 +311,21 @@ class Stack(nn.Module):
         return self._last(x), Cache(tuple(beams), cache.shared, cache.filled + 1)
 
     def empty_cache(
-        self, width: int, batch: int, length: int, beam: int, shared: tuple = ()
+        self, width: int, batch: int, length: int, shared: tuple = ()
     ) -> Cache:
-        """Create an empty cache.
+        """Create an empty cache of one beam.
 
         Args:
           width: width of the model.
           batch: number of examples.
           length: number of allocated positions.
-          beam: number of hypotheses per example.
           shared: keys and values of the source for each block, and its mask.
 
         Returns:
           The cache.
         """
         s = self.settings
-        zeros = jnp.zeros((batch, beam, s.heads, length, width // s.heads), s.dtype)
+        zeros = jnp.zeros((batch, 1, s.heads, length, width // s.heads), s.dtype)
         return Cache((KeysValues(zeros, zeros),) * self.depth, shared, jnp.int32(0))
 
     def _last(self, x: Array) -> Array:

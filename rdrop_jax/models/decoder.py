@@ -61,9 +61,9 @@ class CausalDecoder(nn.Module):
         x = self.stack(x, causal_mask(tokens.shape[1]), train)
         return self.make_output(x, train)
 
-    def init_cache(self, batch: int, length: int, beam: int = 1) -> Cache:
-        """Create an empty cache of ``length`` positions."""
-        return self.stack.empty_cache(self.size.width, batch, length, beam)
+    def init_cache(self, batch: int, length: int) -> Cache:
+        """Create an empty cache of ``length`` positions and one beam."""
+        return self.stack.empty_cache(self.size.width, batch, length)
 
     def decode_step(
         self, tokens: Int[Array, "batch beam"], cache: Cache

@@ -190,22 +190,20 @@ class Seq2Seq(nn.Module):
         memory: Float[Array, "batch source width"],
         src_where: Bool[Array, "batch source"],
         length: int,
-        beam: int = 1,
     ) -> Cache:
-        """Create an empty decoding cache for encoded sources.
+        """Create an empty decoding cache of one beam for encoded sources.
 
         Args:
           memory: result of `encode`.
           src_where: True on source tokens.
           length: allocated positions; `rdrop_jax.models.cache.grow` adds more.
-          beam: number of hypotheses per example.
 
         Returns:
           The cache, including keys and values of the source.
         """
         known = tuple(block.keys_values(memory) for block in self.decoder.block)
         return self.decoder.empty_cache(
-            self.size.width, len(memory), length, beam, (known, src_where)
+            self.size.width, len(memory), length, (known, src_where)
         )
 
     def decode_step(

@@ -16,6 +16,7 @@ from jax.test_util import check_grads
 from rdrop_jax import dropout
 from rdrop_jax.models import layers
 from rdrop_jax.models.blocks import Rates
+from rdrop_jax.models.cache import reorder
 from rdrop_jax.models.embeddings import sinusoids
 from rdrop_jax.models.seq2seq import PARTITION_RULES, SIZES, Seq2Seq
 from rdrop_jax.models.sizes import Seq2SeqSize as Size
@@ -140,7 +141,8 @@ def test_steps_with_a_cache_are_the_whole(options):
     @jax.jit
     def start():
         memory = bound.encode(SRC, WHERE)
-        return bound.init_cache(memory, WHERE, 8, 3)
+        one = bound.init_cache(memory, WHERE, 8)
+        return reorder(one, jnp.zeros((len(SRC), 3), jnp.int32))
 
     step = jax.jit(
         lambda ids, cache: module.apply(
