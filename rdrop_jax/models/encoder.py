@@ -321,4 +321,5 @@ class Classifier(nn.Module):
             x = x if e.kind in ("bert", "deberta-v2") else drop(x)
             x = Dense(e.size.width, e.dtype, _INIT, name="pooler")(x)
             x = gelu(x) if e.kind == "deberta-v2" else jnp.tanh(x)
-        return Dense(self.outputs, e.dtype, _INIT, name="head")(drop(x))
+        # Rounding logits to bfloat16 would cause ties, and coarse regression answers.
+        return Dense(self.outputs, jnp.float32, _INIT, name="head")(drop(x))

@@ -92,7 +92,7 @@ class ViT(nn.Module):
             settings = self._settings(self.drop_path * i / last)
             x = block(settings, name=f"block_{i}")(x, None, None, train)
         x = nn.LayerNorm(self.norm_eps, dtype=self.dtype, name="norm")(x)
-        head = Dense(self.num_classes, self.dtype, nn.initializers.zeros, name="head")
+        head = Dense(self.num_classes, jnp.float32, nn.initializers.zeros, name="head")
         if self.kind == "vit":
             return head(x[:, 0])
         return head(jnp.concatenate([x[:, 0], x[:, 1:].mean(1)], axis=1))

@@ -184,7 +184,8 @@ def test_bfloat16_activations_keep_float32_parameters():
     params = init(module)
     assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     logits = apply(module, params)
-    assert logits.dtype == jnp.bfloat16
+    assert logits.dtype == jnp.float32  # of the head, which is not rounded
+    assert np.any(logits != logits.astype(jnp.bfloat16).astype(jnp.float32))
     np.testing.assert_allclose(
         logits.astype(jnp.float32), apply(vit(), params), atol=0.15, rtol=0.1
     )

@@ -15,6 +15,7 @@ from rdrop_jax.models.adaptive import AdaptiveDecoder
 from rdrop_jax.models.blocks import Rates
 from rdrop_jax.models.decoder import Decoder
 from rdrop_jax.models.encoder import Classifier, Encoder
+from rdrop_jax.models.modernbert import ModernEncoder, Pattern
 from rdrop_jax.models.seq2seq import Seq2Seq
 from rdrop_jax.models.sizes import Seq2SeqSize, Size
 from rdrop_jax.tasks import cutoff, vocabulary_loss
@@ -74,6 +75,24 @@ def test_a_cut_token_is_as_good_as_absent():
         train=False,
     )  # fmt: skip
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_padding_changes_nothing_where_a_local_window_is_cut():
+    pattern = Pattern(global_every=3, local_window=4)
+    encoder = ModernEncoder(Size(2, 8, 2, 16), 30, pad_id=0, pattern=pattern)
+    module = Classifier(encoder, 3, pooling="mean")
+    tokens = jnp.arange(1, 17)[None]
+    keep = jnp.asarray((np.arange(16) < 3) | (np.arange(16) > 12))[None, :, None]
+    params = jax.jit(functools.partial(module.init, train=False))(
+        KEY, tokens, tokens * 0, tokens > 0
+    )
+
+    def logits(padding):
+        ids = jnp.pad(tokens, [(0, 0), (0, padding)])
+        kept = jnp.pad(keep, [(0, 0), (0, padding), (0, 0)], constant_values=True)
+        return module.apply(params, ids, ids * 0, ids > 0, kept, train=False)
+
+    np.testing.assert_allclose(logits(9), logits(0), rtol=1e-4, atol=1e-6)
 
 
 def zeroed(params, name, at):
