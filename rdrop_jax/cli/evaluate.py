@@ -1,7 +1,13 @@
-"""python -m rdrop_jax.evaluate --workdir runs/vit [--split test]"""
+"""python -m rdrop_jax.evaluate --workdir runs/vit [--split test]
 
+Prints the scores of a split as JSON. --input scores a labelled file instead, for runs
+of text classification, translation and summarization that were trained on files.
+"""
+
+import glob
 import json
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +15,14 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.cli import flags
+from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.files.disk import json_ready
 from rdrop_jax.training import distributed
 from rdrop_jax.training import workdir as workdir_lib
 
+# Tasks whose files are read again at evaluation.
+_FILE_TASKS = ("text_classification", "translation", "summarization")
 _logger = logging.getLogger(__name__)
 
 
@@ -55,6 +64,33 @@ def evaluate(
     return {"step": run.step, **several, **scores}
 
 
+def with_input(config: ConfigDict, path: str, split: str | None = None) -> ConfigDict:
+    """Return a config whose test split is a file.
+
+    Args:
+      config: config of a run.
+      path: name of the file as in ``data.files.test``, relative to the current folder.
+      split: split to score, if one was named.
+
+    Raises:
+      InputError: no such file, another split, or a run that was not trained on files.
+    """
+    if split not in (None, "test"):
+        raise InputError(f"--split: expected none with --input, got {split}")
+    if config.task not in _FILE_TASKS or config.data.name != "files":
+        raise InputError(
+            f"--input: expected a run of {', '.join(_FILE_TASKS)} with data.name=files,"
+            f" got {config.task} with data.name={config.data.name}. Set --split, and "
+            "--config.data.dir to a folder with the layout of the training data"
+        )
+    paths.local("--input", path)
+    if not glob.glob(f"{path}*"):
+        raise InputError(f"--input: expected a file, found none at {path}")
+    config = config.copy_and_resolve_references().unlock()
+    config.data.files.test = os.path.abspath(path)
+    return config.lock()
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse the command line and print scores as one JSON line."""
     parser = flags.Parser(prog="rdrop_jax.evaluate", description=__doc__)
@@ -62,6 +98,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--split", help="default: test, or validation if there is no test"
     )
+    parser.add_argument("--input", metavar="FILE", help="labelled file to score")
     parser.add_argument(
         "--checkpoint",
         default="best",
@@ -70,6 +107,8 @@ def main(argv: Sequence[str]) -> None:
     )
     distributed.add_flags(parser)
     args, config = flags.parse_run(parser, argv)
+    if args.input is not None:
+        config = with_input(config, args.input, args.split)
     cluster = distributed.from_flags(args)
     first = cluster is None or distributed.start(cluster) == 0
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # undo JAX's handler

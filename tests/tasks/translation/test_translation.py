@@ -15,6 +15,7 @@ from helpers import tiny_nmt
 from helpers.programs import run
 
 from rdrop_jax import predict, tasks
+from rdrop_jax.cli.evaluate import with_input
 from rdrop_jax.cli.run import open_run
 from rdrop_jax.config import resolve
 from rdrop_jax.data import tokenizers
@@ -75,6 +76,8 @@ def test_scores_are_those_of_the_answers(run_dir, folder):
     hits = [a["text"] == r for a, r in zip(answers, references, strict=True)]
     assert result["test"]["exact_match"] == np.mean(hits)
     assert evaluate(workdir, "test", "best")["chrf"] == result["test"]["chrf"]
+    config = with_input(workdir_lib.read(workdir), str(folder / "test.tsv"))
+    assert evaluate(workdir, None, "best", config)["chrf"] == result["test"]["chrf"]
 
 
 def test_neighbours_and_order_change_no_answer(run_dir):
