@@ -209,8 +209,8 @@ def words() -> ConfigDict:
 def bert_base(task: str) -> ConfigDict:
     """Return the config of one GLUE task with BERT base, cased."""
     c = glue()
-    updates, warmup, batch_size, alpha, _, metric = RECIPES[task]
-    c.total_steps = updates
+    steps, warmup, batch_size, alpha, _, metric = RECIPES[task]
+    c.total_steps = steps
     c.optimizer.warmup = warmup
     c.batch_size = batch_size
     c.rdrop.alpha = alpha

@@ -30,6 +30,15 @@ _THREADS = (lambda v: 0 <= v <= 4096, "from 0 to 4096")
 _TRACKERS = ("tensorboard", "wandb", "mlflow")
 _AXIS = (lambda v: v >= 1 or v == -1, "at least 1, or -1 for all remaining devices")
 
+# Presets that read the user's data.
+_PRESETS = {
+    "image_classification": ("vit.py:folder",),
+    "text_classification": ("glue.py:files", "glue.py:words"),
+    "translation": ("nmt.py:files",),
+    "summarization": ("summarization.py:files",),
+    "language_model": ("lm.py:files",),
+}
+
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": _SEED,
     "data.split_seed": _SEED,
@@ -189,6 +198,28 @@ def _check_simcut(r: ConfigDict) -> None:
             raise InputError(
                 f"rdrop.{field}: expected {names} with rdrop.views=simcut, found "
                 f"{value}"
+            )
+
+
+def check_data_fields(config: ConfigDict, given: Mapping[str, str]) -> None:
+    """Reject names of the user's data if the run would train on an embedded dataset.
+
+    Args:
+      config: config with the overrides applied.
+      given: fields that the command line sets, and their texts.
+
+    Raises:
+      InputError: such a field is set.
+    """
+    name = config.data.name
+    if name not in roots.EMBEDDED:
+        return
+    for field, text in given.items():
+        if text and field.startswith(("data.dir", "data.files.", "data.columns.")):
+            raise InputError(
+                f"{field}: expected none with data.name={name}, which has no files, "
+                f"got {text}. Choose a preset for your data, such as "
+                f"{' or '.join(_PRESETS[config.task])}"
             )
 
 

@@ -23,6 +23,10 @@ from rdrop_jax.training import workdir as workdir_lib
 _logger = logging.getLogger(__name__)
 
 
+# Names of other libraries for the length of a run.
+_DURATION_NAMES = ("epochs", "num_epochs", "num_train_epochs", "max_epochs")
+
+
 class Parser(argparse.ArgumentParser):
     """Argument parser that raises `InputError` instead of exiting."""
 
@@ -77,6 +81,8 @@ def _meant(parser: Parser, name: str) -> str:
         return ""
     known = {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"}
     hint = config_lib.suggest(name, sorted(known))
+    if "--config" in known and name.lstrip("-") in _DURATION_NAMES:
+        return " Set --config.total_steps=10epochs."
     if hint or "--config" not in known:
         return hint
     fields = [f"--config.{k}" for k in config_lib.flatten(config_lib.base_config())]
@@ -177,6 +183,7 @@ def load(spec: str, overrides: dict[str, str]) -> ConfigDict:
     override(config, given)
     checks.check_sizes(config, given)
     checks.check_values(config)
+    checks.check_data_fields(config, given)
     return config
 
 
@@ -226,9 +233,10 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
                 f"{', '.join(inside)}"
             )
         if name not in known:
-            raise InputError(
-                f"--config.{name}: no such field.{config_lib.suggest(name, known)}"
-            )
+            hint = config_lib.suggest(name, known)
+            if name.rsplit(".", 1)[-1] in _DURATION_NAMES:
+                hint = " Set total_steps=10epochs."
+            raise InputError(f"--config.{name}: no such field.{hint}")
         *parents, leaf = name.split(".")
         group = functools.reduce(operator.getitem, parents, config)
         value = parse_value(

@@ -56,7 +56,10 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "data.workers": (0, "threads that load images; 0: use the prefetch threads"),
     "optimizer.name": ("adam", "adam or adamw (the same), sgd, nag"),
     "optimizer.lr": (1e-3, "peak learning rate"),
-    "optimizer.schedule": ("constant", "see rdrop_jax.training.optim.make_schedule"),
+    "optimizer.schedule": (
+        "constant",
+        "constant, linear, polynomial, cosine, inverse_sqrt, cosine_restarts",
+    ),
     "optimizer.warmup": (0, "linear warmup"),
     "optimizer.warmup_init": (0.0, "learning rate at step 0 of the warmup"),
     "optimizer.end_lr": (0.0, "final learning rate of decaying schedules"),

@@ -7,6 +7,9 @@ from ml_collections import ConfigDict
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 
+# Names of datasets that come with Python packages, so that they have no files.
+EMBEDDED = ("cldr_names", "digits", "docstrings")
+
 
 def root(data: ConfigDict) -> str:
     """Return ``data.dir`` or ``$RDROP_DATA_DIR``; empty if neither is set."""
@@ -14,6 +17,12 @@ def root(data: ConfigDict) -> str:
     if not path:
         field, path = "$RDROP_DATA_DIR", os.environ.get("RDROP_DATA_DIR", "")
     return str(paths.local(field, path)) if path else ""
+
+
+def file_field(data: ConfigDict, split: str) -> str:
+    """Return the field that names a file of the user, and where it is looked up."""
+    from_environment = not data.dir and os.environ.get("RDROP_DATA_DIR")
+    return f"data.files.{split}{' in $RDROP_DATA_DIR' if from_environment else ''}"
 
 
 def unprepared(data: ConfigDict, sources: str, page: str, note: str = "") -> InputError:

@@ -88,6 +88,14 @@ def test_tuples_as_they_are_printed():
 MESSAGES = {
     "--config.rdrop.alpa: no such field. Did you mean rdrop.alpha": ("rdrop.alpa", "1"),
     "--config.lr: no such field. Did you mean optimizer.lr?": ("lr", "1"),
+    "--config.num_epochs: no such field. Set total_steps=10epochs.": (
+        "num_epochs",
+        "1",
+    ),
+    "data.dir: expected none with data.name=digits, which has no files, got x": (
+        "data.dir",
+        "x",
+    ),
     "--config.rdrop is a group: expected one of its fields, rdrop.alpha": (
         "rdrop",
         "1",
@@ -214,6 +222,7 @@ def test_command_line_words():
     for argv, message in [
         (["extra"], "unexpected argument 'extra'"),
         (["--wrkdir=b"], r"unexpected argument '--wrkdir=b'. Did you mean --workdir\?"),
+        (["--epochs", "1"], r"'--epochs'. Set --config.total_steps=10epochs"),
         (["--alpha", "1"], r"'--alpha'. Did you mean --config.rdrop.alpha\?"),
         (["--xyz"], "unexpected argument '--xyz'.$"),
         (["--config.seed"], "--config.seed: expected a value, found none"),

@@ -135,6 +135,18 @@ def test_the_data_folder_of_the_environment_is_checked(monkeypatch):
         roots.root(config().data)
 
 
+@pytest.mark.parametrize("file", ["glue", "nmt", "lm"])
+def test_a_missing_file_in_the_folder_of_the_environment(file, monkeypatch, tmp_path):
+    monkeypatch.setenv("RDROP_DATA_DIR", str(tmp_path))
+    names = {"data.files.train": "lost.tsv"}
+    spec = f"configs/{file}.py:files"
+    with pytest.raises(InputError, match=r"^data.files.train in \$RDROP_DATA_DIR: "):
+        train.check_start(flags.load(spec, names), tmp_path)
+    names["data.dir"] = "."
+    with pytest.raises(InputError, match=r"^data.files.train: expected .*lost.tsv"):
+        train.check_start(flags.load(spec, names), tmp_path)
+
+
 def test_the_address_of_a_repository_is_answered_with_its_name():
     for address in (
         "https://huggingface.co/datasets/org/name",

@@ -40,9 +40,10 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
             )
         found |= dict.fromkeys([split], files[0]) if files else {}
     if "train" not in found and (training or not found):
+        hint = f". Set data.dir={names[0]} for a single file" if names else ""
         raise InputError(
             f"data.dir: expected *train*.npz in {root}, found "
-            f"{', '.join(p.name for p in found.values()) or 'none'}"
+            f"{', '.join(p.name for p in names) or 'none'}{hint}"
         )
     for split, path in found.items():
         others = [name for name in found if name != split and found[name] == path]

@@ -16,7 +16,7 @@ from rdrop_jax.data.splits import SPLITS, hold_out_groups
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub
 from rdrop_jax.files.lines import read as read_lines
-from rdrop_jax.files.roots import check_sizes, root
+from rdrop_jax.files.roots import check_sizes, file_field, root
 from rdrop_jax.tasks.language_modeling import token_files, vocabularies
 from rdrop_jax.tasks.language_modeling.token_files import Corpus
 
@@ -117,7 +117,8 @@ def files(data: ConfigDict) -> dict[str, Path]:
     found = {s: Path(root(data), data.files[s]) for s in SPLITS if data.files[s]}
     for split, path in found.items():
         if not path.is_file():
-            raise InputError(f"data.files.{split}: no file {str(path)!r}")
+            field = file_field(data, split)
+            raise InputError(f"{field}: expected a file, found none at {path}")
         tables.check_text(path, f"data.files.{split}", tables=False)
     check_sizes(data)
     return found

@@ -14,12 +14,11 @@ from rdrop_jax.data.datasets import Dataset, is_named, load, prepared_folder
 from rdrop_jax.data.splits import SPLITS
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
-from rdrop_jax.files.roots import check_sizes, root
+from rdrop_jax.files.roots import EMBEDDED, check_sizes, file_field, root
 from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
 
 # Corpora from installed packages.
-EMBEDDED = ("cldr_names", "docstrings")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def files(data: ConfigDict, endings: tuple[str, str]) -> PairSet:
 
     def paths(split: str) -> tuple[Path, ...]:
         path = Path(root(data)) / data.files[split]
-        return parallel.find(path, *endings, field=f"data.files.{split}")
+        return parallel.find(path, *endings, field=file_field(data, split))
 
     columns = (data.columns.source, data.columns.target)
     form = parallel.form_of(Path(data.files.train))

@@ -12,7 +12,7 @@ from rdrop_jax.data.datasets import Dataset
 from rdrop_jax.data.tables import Row
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import checksums
-from rdrop_jax.files.roots import root
+from rdrop_jax.files.roots import file_field, root
 from rdrop_jax.tasks.text_classification import words
 from rdrop_jax.tasks.text_classification.texts import (
     Columns,
@@ -33,14 +33,16 @@ def paths_of(data: ConfigDict) -> dict[str, Path]:
     return {s: Path(root(data), data.files[s]) for s in data.files if data.files[s]}
 
 
-def check_file(split: str, path: Path) -> None:
-    """Raise an `InputError` if a file is missing.
+def check_file(split: str, data: ConfigDict) -> None:
+    """Raise an `InputError` if the file of a split is missing.
 
     Raises:
       InputError: the file is missing; the message names the config field.
     """
+    path = paths_of(data)[split]
     if not tables.shards(path):
-        raise InputError(f"data.files.{split}: expected a file, found none at {path}")
+        field = file_field(data, split)
+        raise InputError(f"{field}: expected a file, found none at {path}")
 
 
 def find(data: ConfigDict) -> Dataset[Texts]:
@@ -66,7 +68,7 @@ def find(data: ConfigDict) -> Dataset[Texts]:
             tables.kind(path)
 
     def read(split: str) -> Texts:
-        check_file(split, paths[split])
+        check_file(split, data)
         return collect(_rows(paths[split], data), columns(data))
 
     def groups() -> dict[str, Any]:

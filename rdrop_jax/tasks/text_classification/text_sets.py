@@ -106,12 +106,10 @@ def check_labels(data: ConfigDict) -> None:
             "data.columns.text_b: expected no second text for data.labels=words, found "
             f"{data.columns.text_b!r}"
         )
-    if is_own(data) or (data.name == "docstrings" and data.labels != "words"):
+    if is_own(data):
         return
-    if data.name == "docstrings":
-        raise InputError("data.labels: expected classes for docstrings, found words")
-    task = _glue(data)
-    wanted = "classes" if task.classes else "numbers"
+    embedded = data.name == "docstrings"
+    wanted = "classes" if embedded or _glue(data).classes else "numbers"
     if data.labels != wanted:
         raise InputError(
             f"data.labels: expected {wanted} for {data.name}, found {data.labels}"
@@ -148,7 +146,7 @@ def open_split(
         texts = found.splits[name]()
     elif name in ("train", *parts):
         if recorded and data.name == "files":
-            text_files.check_file("train", text_files.paths_of(data)["train"])
+            text_files.check_file("train", data)
             sums = text_files.sums(data, "train")
             workdir_lib.check_unchanged(recorded, sums, "data.files.train")
         rows = found.splits["train"]()
@@ -273,23 +271,26 @@ def check_training(config: ConfigDict, commit: str = "") -> None:
       commit: commit of a dataset of the Hub; "" takes the newest.
 
     Raises:
-      InputError: a file or split is missing, or the rows of the test data have no
-        label or one that is not in the training rows.
+      InputError: a file or split is missing, or the rows of validation or test data
+        have no label or one that is not in the training rows.
     """
     data = config.data
     if data.name == "files":
-        for split, path in text_files.paths_of(data).items():
-            text_files.check_file(split, path)
+        for split in text_files.paths_of(data):
+            text_files.check_file(split, data)
     found = find(data, commit)
-    if not (is_own(data) and data.files.test and config.eval.test):
-        return
-    texts = found.splits["test"]()
-    _, labelled = encode_labels(texts, data.labels, data.classes)
-    if not labelled.any():
-        raise InputError(
-            f"data.files.test: expected labelled rows, found {len(texts)} rows without "
-            "a label. Set eval.test=false to train without them"
-        )
+    wanted = ("validation", "test") if config.eval.test else ("validation",)
+    for split in wanted if is_own(data) else ():
+        if not data.files[split]:
+            continue
+        texts = found.splits[split]()
+        _, labelled = encode_labels(texts, data.labels, data.classes)
+        if not labelled.any():
+            hint = " Set eval.test=false." if split == "test" else ""
+            raise InputError(
+                f"data.files.{split}: expected labelled rows, found {len(texts)} rows "
+                f"without a label.{hint}"
+            )
 
 
 def _classes(data: ConfigDict, commit: str) -> tuple[str, ...]:
