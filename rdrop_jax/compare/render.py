@@ -73,7 +73,7 @@ def arms_table(report: Report) -> Table:
             row["95 % interval over test examples"] = (
                 _span(*diff["examples"])
                 if diff["examples"]
-                else "no scores per example"
+                else "no common scores per example"
             )
             row["p (minimum possible)"] = f"{diff['p']:.3g} ({diff['smallest_p']:.2g})"
         rows.append(row)

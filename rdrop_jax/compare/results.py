@@ -1,7 +1,7 @@
 """Results of finished runs: scores, differences, curves, cost."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,8 @@ def difference(
         for runs in (ours, theirs)
     )
     examples = None
-    if all(metric in runs[seed].examples for runs in (ours, theirs) for seed in seeds):
+    each = [runs[seed].examples for runs in (ours, theirs) for seed in seeds]
+    if all(metric in x for x in each) and _same_rows(each):
         per_seed = [
             ours[seed].examples[metric].astype(np.float64)
             - theirs[seed].examples[metric]
@@ -112,6 +113,14 @@ def difference(
         ]
         examples = list(mean_interval(np.mean(per_seed, axis=0), stats.RESAMPLES))
     return {"seeds": seeds, **asdict(stats.paired(a, b)), "examples": examples}
+
+
+def _same_rows(examples: Sequence[Mapping[str, np.ndarray]]) -> bool:
+    """Return whether runs have the same labels; earlier versions stored none."""
+    labels = [x["label"] for x in examples if "label" in x]
+    if 0 < len(labels) < len(examples):  # the others may have another order
+        return False
+    return all(np.array_equal(x, labels[0]) for x in labels)
 
 
 def curve(

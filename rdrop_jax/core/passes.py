@@ -17,7 +17,7 @@ Batch = Any  # pytree of arrays, batch axis first
 Key = Any  # PRNG key, typed or raw
 # forward(params, batch, key | None) -> outputs; None means evaluation.
 Forward = Callable[[Params, Batch, Key | None], Any]
-# view(batch, key) -> batch, with inputs that are augmented anew for each key.
+# view(batch, key) -> batch, with inputs that are augmented again for each key.
 View = Callable[[Batch, Key], Batch]
 
 

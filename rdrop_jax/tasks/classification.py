@@ -1,5 +1,6 @@
 """Loss, scores per example and answers of classifiers of images or texts."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from rdrop_jax.core.objective import rdrop_loss
 from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.errors import nan_outputs
-from rdrop_jax.training.mesh import shard_batch
+from rdrop_jax.training.mesh import replicated, shard_batch
 from rdrop_jax.training.task import ExampleScores
 
 
@@ -60,10 +61,11 @@ def make_example_scores(
 
     Returns:
       ``(params, key | None) -> {"accuracy": [examples], "loss": [examples],
-      "log_probs": [examples, classes]}``.
+      "log_probs": [examples, classes], "label": [examples]}``.
     """
 
-    @jax.jit
+    # Every process reads all outputs.
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def log_probabilities(params: Params, batch: Batch, key: Key | None) -> jax.Array:
         logits = forward(params, batch, key).astype(jnp.float32)
         return jax.nn.log_softmax(logits, axis=-1)
@@ -83,6 +85,7 @@ def make_example_scores(
             "accuracy": np.where(np.isnan(loss), np.float32(np.nan), hits),
             "loss": loss,
             "log_probs": logs,
+            "label": label,
         }
 
     return scores

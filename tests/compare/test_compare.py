@@ -233,7 +233,22 @@ def test_a_task_without_scores_per_example_has_no_such_interval(compared, tmp_pa
         path.unlink()
     report = run(workdir, [*ARGV, "--arms=equal_compute"])
     assert arm_of(report, "rdrop")["difference"]["examples"] is None
-    assert "no scores per example" in (workdir / "report.html").read_text()
+    assert "no common scores per example" in (workdir / "report.html").read_text()
+
+
+def test_only_the_same_rows_are_paired(compared, tmp_path):
+    workdir = copy(compared, tmp_path / "cmp")
+    labels = np.arange(EXAMPLES)
+    for wrong in (None, labels[::-1], labels):
+        for path in workdir.rglob("test_examples.npz"):
+            with np.load(path) as stored:
+                hits = stored["accuracy"]
+            label = wrong if "plain" in path.parts[-3] else labels
+            more = {} if label is None else {"label": label}
+            np.savez(path, accuracy=hits, **more)
+        report = run(workdir, [*ARGV, "--arms=equal_compute"])
+        found = arm_of(report, "rdrop")["difference"]["examples"]
+        assert (found is None) == (wrong is not labels)
 
 
 def test_the_best_setting_on_validation_is_selected(compared):
@@ -255,8 +270,8 @@ def test_runs_are_ordinary_workdirs(trained_pair):
     assert scores.pop("step") == result["checkpoint_step"]
     assert scores == result["test"]
     with np.load(workdir / "test_examples.npz") as examples:
-        assert set(examples) == {"accuracy", "loss"}
-        for name in examples:
+        assert set(examples) == {"accuracy", "loss", "label"}
+        for name in ("accuracy", "loss"):
             assert examples[name].shape == (360,)
             assert np.mean(examples[name]) == pytest.approx(scores[name], abs=1e-5)
 

@@ -47,8 +47,8 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     """Decode an image.
 
     Args:
-      image: path, bytes of a file, uint8 pixels [height, width, 1 or 3], or None, as
-        datasets have it for a missing image.
+      image: path, bytes of a file, PIL image, uint8 pixels [height, width, 1 or 3], or
+        None, as datasets have it for a missing image.
       channels: 1 for grey, 3 for colour; other images are converted.
 
     Returns:
@@ -64,6 +64,8 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
             return image
         return converted(picture(image), channels)
     try:
+        if isinstance(image, Image.Image):
+            return converted(image, channels)
         file = io.BytesIO(image) if isinstance(image, bytes) else Path(image)
         with Image.open(file, formats=FORMATS) as opened:
             return converted(opened, channels)
@@ -74,7 +76,7 @@ def decode(image: Any, channels: int) -> Image.Image | np.ndarray:
     except _DAMAGED as error:
         # Strip the memory address that PIL reports for an unidentified file.
         reason = str(error).split(" <_io")[0]
-        if not isinstance(image, bytes) and lfs.is_pointer(Path(image)):
+        if isinstance(image, str | Path) and lfs.is_pointer(Path(image)):
             reason = "it is a git-lfs pointer. Run `git lfs pull`"
         raise BadImage(
             f"expected an image ({', '.join(FORMATS)}), found one that cannot be read: "

@@ -26,10 +26,9 @@ from rdrop_jax.tasks.image_classification import image_files, images
 from rdrop_jax.tasks.image_classification.decode import (
     BadImage,
     Decoded,
-    converted,
     decode,
 )
-from rdrop_jax.training.mesh import shard_batch
+from rdrop_jax.training.mesh import replicated, shard_batch
 from rdrop_jax.training.task import Predictor
 
 _logger = logging.getLogger(__name__)
@@ -54,7 +53,8 @@ def make_predictor(
     prepare = functools.partial(prepared, config.data)
     mapped = make_map(config.data.workers)
 
-    @jax.jit
+    # Every process reads all outputs.
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def probabilities(params: Params, batch: Batch) -> jax.Array:
         logits = forward(params, batch, None).astype(jnp.float32)
         return jax.nn.softmax(logits, axis=-1)
@@ -104,11 +104,7 @@ def prepared(data: ConfigDict, number: int, image: Any) -> Row:
     if isinstance(image, str | Path | bytes | Image.Image):
         name = f"image {number}" if not isinstance(image, str | Path) else str(image)
         try:
-            if isinstance(image, Image.Image):
-                image = converted(image, data.channels)
-            else:
-                source = image if isinstance(image, bytes) else Path(image)
-                image = decode(source, data.channels)
+            image = decode(image, data.channels)
         except BadImage as error:
             raise InputError(f"--input: {name}: {error}") from error
         return {"image": transform(image)}

@@ -95,6 +95,7 @@ def span_answer(
       ``score``, the mean probability of its words; ``notes`` if words were not seen.
     """
     best = np.max(softmax(outputs, axis=-1), axis=-1)
+    tags = scores.best_tags(outputs, seen, classes)
     found = [
         {
             "label": span.label,
@@ -103,7 +104,7 @@ def span_answer(
             "text": text[start:end],
             "score": round(float(np.mean(best[span.start : span.end])), 6),
         }
-        for span in scores.spans(scores.best_tags(outputs, seen, classes).tolist())
+        for span in scores.spans(tags.tolist(), classes)
     ]
     cut = int(np.sum(~seen))
     note = f"{cut} words after the maximum length or without tokens: no label"

@@ -30,11 +30,12 @@ def choose_shapes(lengths: Int[np.ndarray, " rows"], count: int) -> tuple[int, .
       >>> choose_shapes(np.array([3, 4, 4, 9]), 2)
       (4, 9)
     """
-    rows = np.cumsum(np.bincount(lengths))
-    tokens = np.cumsum(np.bincount(lengths) * np.arange(len(rows)))
-    last = len(rows) - 1
-    # padding[i, j]: padding of rows longer than i and at most j, padded to j.
-    ends = np.arange(last + 1)
+    values, counts = np.unique(lengths, return_counts=True)
+    ends = np.concatenate([[0], values])
+    rows = np.concatenate([[0], np.cumsum(counts)])
+    tokens = np.concatenate([[0], np.cumsum(counts * values)])
+    last = len(values)
+    # padding[i, j]: padding of rows longer than ends[i] and at most ends[j].
     padding = ends[None] * (rows[None] - rows[:, None])
     padding = (padding - (tokens[None] - tokens[:, None])).astype(np.float64)
     padding[np.tril_indices(last + 1)] = np.inf
@@ -42,8 +43,9 @@ def choose_shapes(lengths: Int[np.ndarray, " rows"], count: int) -> tuple[int, .
     for _ in range(min(count, last) - 1):
         each = least[:, None] + padding
         chosen = np.argmin(each, axis=0)
-        gains = each[chosen, ends] < least
-        least = np.where(gains, each[chosen, ends], least)
+        found = each[chosen, np.arange(last + 1)]
+        gains = found < least
+        least = np.where(gains, found, least)
         before.append(np.where(gains, chosen, -1))
     shapes, level = [last], len(before) - 1
     while level > 0:
@@ -51,7 +53,7 @@ def choose_shapes(lengths: Int[np.ndarray, " rows"], count: int) -> tuple[int, .
         level -= 1
         if start > 0:
             shapes.append(start)
-    return tuple(reversed(shapes))
+    return tuple(int(ends[i]) for i in reversed(shapes))
 
 
 def make_shapes(max_length: int, count: int) -> tuple[int, ...]:
@@ -135,6 +137,11 @@ class BucketBatches:
         return 1 - tokens / sum(len(rows) * time for rows, time in plans)
 
 
+def eval_order(lengths: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
+    """Return row numbers in the order of `eval_batches`."""
+    return np.argsort(lengths, kind="stable")
+
+
 def eval_batches(
     lengths: Int[np.ndarray, " rows"],
     make: Make,
@@ -153,7 +160,7 @@ def eval_batches(
     Yields:
       Row numbers, without repeats, and the batch.
     """
-    order = np.argsort(lengths, kind="stable")
+    order = eval_order(lengths)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         full = np.pad(rows, (0, batch_size - len(rows)), mode="edge")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from ml_collections import ConfigDict
 from tokenizers import Tokenizer
 
-from rdrop_jax.core.passes import Batch, Forward, Params
+from rdrop_jax.core.passes import Batch, Forward, Key, Params
 from rdrop_jax.data import subwords
 from rdrop_jax.data.batches import HostBatch
 from rdrop_jax.errors import InputError
@@ -146,7 +146,7 @@ def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evalu
 
 
 def make_examples(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> ExampleScores:
-    """Make a function that scores each labelled row of a split with classes."""
+    """Make a function that scores each labelled row of a split, in their order."""
     texts, labels = scorer.labelled(split(name))
     encoded = scorer.encode(texts)
 
@@ -155,7 +155,13 @@ def make_examples(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Exampl
             where = np.arange(len(batch["label"])) < len(rows)
             yield batch | {"where": where}
 
-    return make_example_scores(scorer.forward, batches, mesh)
+    score = make_example_scores(scorer.forward, batches, mesh)
+    order = np.argsort(buckets.eval_order(encoded.lengths))
+
+    def scores(params: Params, key: Key | None) -> dict[str, np.ndarray]:
+        return {name: x[order] for name, x in score(params, key).items()}
+
+    return scores
 
 
 def make_predictor(scorer: Scorer, split: Split, mesh: Mesh) -> Predictor:

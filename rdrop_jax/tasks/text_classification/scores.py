@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy import stats
 from scipy.special import log_softmax
 
+_PREFIXES = "BIESMLU"
+
 Ids = Int[np.ndarray, " rows"]
 Numbers = Float[np.ndarray, " rows"]
 Seen = Bool[np.ndarray, " words"]
@@ -164,26 +166,29 @@ class Span(NamedTuple):
     end: int
 
 
-def spans(tags: Sequence[str]) -> list[Span]:
-    """Return the spans of a sentence in the schemes IOB1, IOB2, IOBES and BILOU.
+def spans(tags: Sequence[str], classes: Sequence[str] = ()) -> list[Span]:
+    """Return the spans of a sentence: IOB1, IOB2, IOBES, BMES and BILOU.
 
     Follows the evaluation of CoNLL-2000: a span starts at B, S or U, where the label
     changes, and after O or the end of a span. A tag without a prefix is a span of one
-    word.
+    word. If all classes are prefixes, such as B, I and O, every label is "_".
 
     Args:
       tags: tag of each word.
+      classes: class names.
 
     Example:
       >>> spans(["B-PER", "I-PER", "O", "I-LOC"])
       [Span(label='PER', start=0, end=2), Span(label='LOC', start=3, end=4)]
     """
+    if "B" in classes and {*classes} <= {*_PREFIXES, "O"}:
+        tags = [tag if tag == "O" else f"{tag}-_" for tag in tags]
     found: list[Span] = []
     before = "O"
     for i, tag in enumerate(tags):
-        parts = re.fullmatch("([BIESLU])-(.+)", tag)
+        parts = re.fullmatch(f"([{_PREFIXES}])-(.+)", tag)
         prefix, label = parts.groups() if parts else ("O" if tag == "O" else "S", tag)
-        inner = prefix in "IEL" and before in "BI" and found[-1].label == label
+        inner = prefix in "IMEL" and before in "BIM" and found[-1].label == label
         if inner:
             found[-1] = found[-1]._replace(end=i + 1)
         elif prefix != "O":
@@ -229,7 +234,7 @@ def of_words(
         {
             (row, span)
             for row, part in enumerate(np.split(tags, ends))
-            for span in spans(part.tolist())
+            for span in spans(part.tolist(), classes)
         }
         for tags in (predicted, wanted)
     )

@@ -351,6 +351,16 @@ def test_predict_reads_files_folders_and_lists(tmp_path):
         prepared(data, 0, tmp_path / "photos" / "notes.md")
 
 
+def test_predict_names_a_truncated_picture():
+    file = io.BytesIO()
+    Image.fromarray(noise(1, 64)[0]).save(file, "JPEG")
+    opened = Image.open(io.BytesIO(file.getvalue()[:-600]))
+    with pytest.raises(
+        InputError, match=r"--input: image 4: expected an image .*trunc"
+    ):
+        prepared(settings(), 4, opened)
+
+
 def test_predict_takes_fractions_as_it_takes_bytes():
     data = settings(eval_crop=0.75)
     (image,) = noise(1, 16)

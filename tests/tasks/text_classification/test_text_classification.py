@@ -97,6 +97,24 @@ def test_evaluate_and_predict_need_the_workdir_alone(trained):
     assert sum(found[0]["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 
 
+def test_evaluate_scores_another_file(trained, capsys):
+    folder, workdir, result = trained
+    write(folder / "new.tsv", rows(24, 2))  # the test rows
+    argv = ["--workdir", str(workdir), "--input", str(folder / "new.tsv")]
+    evaluate_program.main(argv)
+    scores = json.loads(capsys.readouterr().out)
+    assert scores == {"step": scores["step"], **result["test"]}
+    write(folder / "half.tsv", rows(12, 2))
+    evaluate_program.main([*argv[:-1], str(folder / "half.tsv")])
+    assert json.loads(capsys.readouterr().out)["examples"] == 12
+    for given, message in (
+        ([*argv, "--split=validation"], "--split: expected none with --input, got val"),
+        ([*argv[:-1], "lost.tsv"], "--input: expected a file, found none at lost.tsv"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate_program.main(given)
+
+
 def test_predict_labels_a_file_in_order(trained):
     folder, workdir, _ = trained
     opened = run.open_run(workdir)
@@ -112,6 +130,18 @@ def test_predict_labels_a_file_in_order(trained):
         assert np.mean(np.array(found) == np.array(wanted)) > 0.9, name
     by_split = predictor.run(opened.params, predictor.rows("test"))
     assert [a["label"] for a in by_split] == found
+
+
+def test_examples_are_in_the_order_of_the_rows(trained):
+    folder, workdir, result = trained
+    opened = run.open_run(workdir)
+    found = opened.task.examples["test"](opened.mesh)(opened.params, None)
+    lines = (folder / "test.jsonl").read_text().splitlines()
+    wanted = [["bad", "good"].index(json.loads(line)["label"]) for line in lines]
+    assert found["label"].tolist() == wanted
+    hits = np.argmax(found["log_probs"], axis=1) == wanted
+    np.testing.assert_array_equal(found["accuracy"], hits)
+    assert np.mean(hits) == pytest.approx(result["test"]["accuracy"])
 
 
 def test_a_pair_task_with_one_text(trained):
@@ -257,18 +287,28 @@ def test_a_label_that_training_rows_do_not_have(tmp_path, split):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
-def test_a_test_file_without_labels(tmp_path):
+def test_a_csv_file_with_semicolons(tmp_path):
     names = files(tmp_path)
-    path = tmp_path / "test.jsonl"
+    (tmp_path / "train.csv").write_text("text;label\nfine;good\n")
+    message = r"'text' \(data.columns.text\), found text;label. Separate fields by comm"
+    with pytest.raises(InputError, match=message):
+        tasks.check_data(load(names | {"data.files.train": "train.csv"}))
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_file_without_labels(tmp_path, split):
+    names = files(tmp_path)
+    path = tmp_path / f"{split}.jsonl"
     path.write_text(path.read_text().replace('"label": "good"', '"label": null'))
     path.write_text(path.read_text().replace('"label": "bad"', '"label": null'))
     message = (
-        r"^data\.files\.test: expected labelled rows, found 24 rows without a label\. "
-        r"Set eval\.test=false"
+        rf"^data\.files\.{split}: expected labelled rows, found 24 rows without a label"
+        rf"\.{r' Set eval.test=false' if split == 'test' else '$'}"
     )
     with pytest.raises(InputError, match=message):
         train(tmp_path / "run", names)
-    tasks.check_data(load(names, eval__test=False))
+    if split == "test":
+        tasks.check_data(load(names, eval__test=False))
 
 
 def test_labels_of_another_kind(tmp_path):

@@ -67,11 +67,13 @@ def load(folder, **more):
 SCHEMES = {
     "IOB": ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"],
     "IOBES": ["O", "B-A", "I-A", "E-A", "S-A", "I-B-c", "E-B-c"],
+    "untyped": ["O", "B", "I"],
 }
 # Precision, recall and F1 of seqeval 1.2.2 for `tagged`.
 SEQEVAL = {
     "IOB": (0.8553459119496856, 0.8047337278106509, 0.8292682926829269),
     "IOBES": (0.84, 0.8032786885245902, 0.8212290502793295),
+    "untyped": (0.8032786885245902, 0.8032786885245902, 0.8032786885245902),
 }
 
 
@@ -121,10 +123,19 @@ def test_stored_scores_are_those_of_the_installed_seqeval(scheme):
         ("B-A L-A U-A", ["A 0 2", "A 2 3"]),
         ("NOUN NOUN O -LRB-", ["NOUN 0 1", "NOUN 1 2", "-LRB- 3 4"]),
         ("O", []),
+        ("B-A M-A E-A S-A B-A M-A M-B", ["A 0 3", "A 3 4", "A 4 6", "B 6 7"]),  # BMES
     ],
 )
 def test_spans_of_schemes(tags, wanted):
     assert [" ".join(map(str, s)) for s in scores.spans(tags.split())] == wanted
+
+
+def test_prefixes_alone_are_spans_of_one_label():
+    classes = ("B", "I", "O")
+    found = scores.spans(["B", "I", "I", "O", "B", "B"], classes)
+    assert [tuple(span) for span in found] == [("_", 0, 3), ("_", 4, 5), ("_", 5, 6)]
+    # Classes of words, not prefixes.
+    assert [s.label for s in scores.spans(["B", "I"], ("A", "B", "I"))] == ["B", "I"]
 
 
 def test_words_that_the_model_does_not_see_are_scored_as_o():
@@ -342,7 +353,11 @@ def test_fields_that_do_not_fit(tmp_path):
             tasks.check_data(load(tmp_path, **more))
 
     refused("data.columns.text_b: expected no second text", data__columns__text_b="b")
-    refused("data.labels: expected classes for docstrings", data__name="docstrings")
+    for labels in ("words", "numbers"):
+        fields = {"data.name": "docstrings", "data.labels": labels}
+        message = f"data.labels: expected classes for docstrings, found {labels}"
+        with pytest.raises(InputError, match=message):
+            tasks.check_data(flags.load(GLUE, fields))
     (tmp_path / "train.zip").write_bytes(b"PK")
     refused(
         "data.files.train: expected .*found .*train.zip", data__files__train="train.zip"
