@@ -211,15 +211,15 @@ def check_data_fields(config: ConfigDict, given: Mapping[str, str]) -> None:
     Raises:
       InputError: such a field is set.
     """
-    name = config.data.name
-    if name not in roots.EMBEDDED:
+    name, presets = config.data.name, _PRESETS.get(config.task)
+    if presets is None or name not in roots.EMBEDDED:  # a user's task may read them
         return
     for field, text in given.items():
         if text and field.startswith(("data.dir", "data.files.", "data.columns.")):
             raise InputError(
                 f"{field}: expected none with data.name={name}, which has no files, "
                 f"got {text}. Choose a preset for your data, such as "
-                f"{' or '.join(_PRESETS[config.task])}"
+                f"{' or '.join(presets)}"
             )
 
 

@@ -4,10 +4,8 @@ Prints the scores of a split as JSON. --input scores a labelled file instead, fo
 of text classification, translation and summarization that were trained on files.
 """
 
-import glob
 import json
 import logging
-import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,14 +13,15 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from rdrop_jax.cli import flags
+from rdrop_jax.data import tables
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.files.disk import json_ready
+from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.training import distributed
 from rdrop_jax.training import workdir as workdir_lib
 
-# Tasks whose files are read again at evaluation.
-_FILE_TASKS = ("text_classification", "translation", "summarization")
+_INPUT_TASKS = ("text_classification", "translation", "summarization")
 _logger = logging.getLogger(__name__)
 
 
@@ -76,18 +75,23 @@ def with_input(config: ConfigDict, path: str, split: str | None = None) -> Confi
       InputError: no such file, another split, or a run that was not trained on files.
     """
     if split not in (None, "test"):
-        raise InputError(f"--split: expected none with --input, got {split}")
-    if config.task not in _FILE_TASKS or config.data.name != "files":
+        raise InputError(f"--split: expected test or none with --input, got {split}")
+    if config.task not in _INPUT_TASKS or config.data.name != "files":
+        images = config.data.name in ("folder", "npz")
+        remedy = " Set --config.data.dir to a folder with a test split." * images
         raise InputError(
-            f"--input: expected a run of {', '.join(_FILE_TASKS)} with data.name=files,"
-            f" got {config.task} with data.name={config.data.name}. Set --split, and "
-            "--config.data.dir to a folder with the layout of the training data"
+            f"--input: expected a run of {' or '.join(_INPUT_TASKS)} with data.name="
+            f"files, got {config.task} with data.name={config.data.name}.{remedy}"
         )
-    paths.local("--input", path)
-    if not glob.glob(f"{path}*"):
-        raise InputError(f"--input: expected a file, found none at {path}")
+    absolute = Path(paths.local("--input", path)).absolute()
     config = config.copy_and_resolve_references().unlock()
-    config.data.files.test = os.path.abspath(path)
+    data = config.data
+    if config.task != "text_classification":
+        source, target = data.get("source", "source"), data.get("target", "target")
+        parallel.find(absolute, source, target, field="--input")
+    elif not tables.shards(absolute):
+        raise InputError(f"--input: expected a file, found none at {path}")
+    data.files.test = str(absolute)
     return config.lock()
 
 
@@ -98,7 +102,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--split", help="default: test, or validation if there is no test"
     )
-    parser.add_argument("--input", metavar="FILE", help="labelled file to score")
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        help="labelled file to score, or the prefix of two parallel files",
+    )
     parser.add_argument(
         "--checkpoint",
         default="best",

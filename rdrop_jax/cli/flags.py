@@ -22,9 +22,8 @@ from rdrop_jax.training import workdir as workdir_lib
 
 _logger = logging.getLogger(__name__)
 
-
-# Names of other libraries for the length of a run.
-_DURATION_NAMES = ("epochs", "num_epochs", "num_train_epochs", "max_epochs")
+# Names in other libraries for the number of epochs.
+_EPOCHS = ("epochs", "num_epochs", "num_train_epochs", "max_epochs")
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,8 +80,8 @@ def _meant(parser: Parser, name: str) -> str:
         return ""
     known = {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"}
     hint = config_lib.suggest(name, sorted(known))
-    if "--config" in known and name.lstrip("-") in _DURATION_NAMES:
-        return " Set --config.total_steps=10epochs."
+    if "--config" in known and name.lstrip("-") in _EPOCHS:
+        return ' Set --config.total_steps="10 epochs".'
     if hint or "--config" not in known:
         return hint
     fields = [f"--config.{k}" for k in config_lib.flatten(config_lib.base_config())]
@@ -137,6 +136,7 @@ def parse_run(
     if overrides:
         override(config, overrides)
         checks.check_values(config)
+        checks.check_data_fields(config, overrides)
     return args, config
 
 
@@ -233,9 +233,9 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
                 f"{', '.join(inside)}"
             )
         if name not in known:
-            hint = config_lib.suggest(name, known)
-            if name.rsplit(".", 1)[-1] in _DURATION_NAMES:
-                hint = " Set total_steps=10epochs."
+            epochs = name.rsplit(".", 1)[-1] in _EPOCHS
+            hint = ' Set total_steps="10 epochs".' if epochs else ""
+            hint = hint or config_lib.suggest(name, known)
             raise InputError(f"--config.{name}: no such field.{hint}")
         *parents, leaf = name.split(".")
         group = functools.reduce(operator.getitem, parents, config)

@@ -144,7 +144,8 @@ def check_options(options: ComparisonOptions) -> ConfigDict:
     _check_ablations(options)
     for name in [*options.overrides, *options.vary]:
         if name in RESERVED or (name == "seed" and name in options.vary):
-            raise _reserved(name)
+            flag = "--vary " if name in options.vary else "--config."
+            raise _reserved(flag, name)
     _check_vary(options)
     for variant in options.variants:  # typos and values out of range
         config = options.load(variant)
@@ -157,11 +158,11 @@ def check_options(options: ComparisonOptions) -> ConfigDict:
     return options.load()
 
 
-def _reserved(name: str) -> InputError:
-    remedy = " Set --alphas" if name == "rdrop.alpha" else ""
-    remedy = " Set --seeds" if name.endswith("seed") else remedy
+def _reserved(flag: str, name: str) -> InputError:
+    remedy = {"rdrop.alpha": ". Set --alphas", "seed": ". Set --seeds"}.get(name, "")
     return InputError(
-        f"{name}: expected none, because the comparison sets this field.{remedy}"
+        f"{flag}{name}: expected a field that the comparison does not set, got {name}"
+        f"{remedy}"
     )
 
 
@@ -169,7 +170,7 @@ def _check_ablations(options: ComparisonOptions) -> None:
     count = len(options.positive_alphas)
     for name in itertools.chain(*options.ablations.values()):
         if name == "seed" or (name in RESERVED and name != "rdrop.alpha"):
-            raise _reserved(f"--ablate {name}")
+            raise _reserved("--ablate ", name)
         if name in options.vary:
             raise InputError(f"--ablate {name}: found --vary {name} as well")
         if name == "rdrop.alpha" and count > 1:

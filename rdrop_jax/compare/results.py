@@ -105,7 +105,7 @@ def difference(
     )
     examples = None
     each = [runs[seed].examples for runs in (ours, theirs) for seed in seeds]
-    if all(metric in x for x in each) and _same_rows(each):
+    if all(metric in x for x in each) and _same_rows(each, metric):
         per_seed = [
             ours[seed].examples[metric].astype(np.float64)
             - theirs[seed].examples[metric]
@@ -115,12 +115,13 @@ def difference(
     return {"seeds": seeds, **asdict(stats.paired(a, b)), "examples": examples}
 
 
-def _same_rows(examples: Sequence[Mapping[str, np.ndarray]]) -> bool:
-    """Return whether runs have the same labels; earlier versions stored none."""
+def _same_rows(examples: Sequence[Mapping[str, np.ndarray]], metric: str) -> bool:
+    """Return whether runs scored equal labels, or equally many rows without labels."""
     labels = [x["label"] for x in examples if "label" in x]
-    if 0 < len(labels) < len(examples):  # the others may have another order
-        return False
-    return all(np.array_equal(x, labels[0]) for x in labels)
+    if not labels:
+        return len({len(x[metric]) for x in examples}) == 1
+    equal = all(np.array_equal(x, labels[0]) for x in labels)
+    return equal and len(labels) == len(examples)
 
 
 def curve(

@@ -20,8 +20,9 @@ def root(data: ConfigDict) -> str:
 
 
 def file_field(data: ConfigDict, split: str) -> str:
-    """Return the field that names a file of the user, and where it is looked up."""
-    from_environment = not data.dir and os.environ.get("RDROP_DATA_DIR")
+    """Return the field of a split's file for messages, with $RDROP_DATA_DIR if used."""
+    relative = not data.dir and not os.path.isabs(data.files[split])
+    from_environment = relative and os.environ.get("RDROP_DATA_DIR")
     return f"data.files.{split}{' in $RDROP_DATA_DIR' if from_environment else ''}"
 
 

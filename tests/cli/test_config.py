@@ -79,6 +79,18 @@ def test_a_size_of_an_own_config(tmp_path):
     assert flags.load(str(file), {"model.size": "L"}).model.width == 8
 
 
+def test_a_task_of_the_user_may_read_data_under_an_embedded_name(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from rdrop_jax.config import base_config, finish\n\n\n"
+        "def get_config(preset=''):\n"
+        "    c = base_config()\n"
+        "    c.task, c.data.name = __file__, 'digits'\n"
+        "    return finish(c)\n"
+    )
+    assert flags.load(str(file), {"data.dir": "x", "rdrop.alpha": "0"})
+
+
 def test_tuples_as_they_are_printed():
     config = load(rdrop__dropouts="[0.1, 0.3]", log__trackers="['tensorboard']")
     assert config.rdrop.dropouts == (0.1, 0.3)
@@ -88,7 +100,7 @@ def test_tuples_as_they_are_printed():
 MESSAGES = {
     "--config.rdrop.alpa: no such field. Did you mean rdrop.alpha": ("rdrop.alpa", "1"),
     "--config.lr: no such field. Did you mean optimizer.lr?": ("lr", "1"),
-    "--config.num_epochs: no such field. Set total_steps=10epochs.": (
+    '--config.num_epochs: no such field. Set total_steps="10 epochs".': (
         "num_epochs",
         "1",
     ),
@@ -222,7 +234,7 @@ def test_command_line_words():
     for argv, message in [
         (["extra"], "unexpected argument 'extra'"),
         (["--wrkdir=b"], r"unexpected argument '--wrkdir=b'. Did you mean --workdir\?"),
-        (["--epochs", "1"], r"'--epochs'. Set --config.total_steps=10epochs"),
+        (["--epochs", "1"], r"'--epochs'. Set --config.total_steps=.10 epochs"),
         (["--alpha", "1"], r"'--alpha'. Did you mean --config.rdrop.alpha\?"),
         (["--xyz"], "unexpected argument '--xyz'.$"),
         (["--config.seed"], "--config.seed: expected a value, found none"),

@@ -152,7 +152,10 @@ def test_no_setting_is_tried_twice():
         (["--ablate=rdrop.every"], "--ablate: expected FIELD=VALUE, found 'rdrop."),
         (["--ablate=rdrop.evry=2"], r"rdrop.evry: no such field. Did you mean rdrop.e"),
         (["--ablate=rdrop.every=0"], "rdrop.every: expected at least 1, found 0"),
-        (["--ablate=eval.test=1"], "--ablate eval.test: expected none, because the"),
+        (
+            ["--ablate=eval.test=1"],
+            "--ablate eval.test: expected a field that the",
+        ),
         (
             ["--alphas=1,5", "--ablate=rdrop.alpha=2"],
             "--ablate rdrop.alpha: expected one alpha above 0 in --alphas, found 2",
@@ -175,8 +178,11 @@ def test_no_setting_is_tried_twice():
         (["--vary=model.dropout=0.1,2"], r"model.dropout: expected in \[0, 1\)"),
         (["--vary=optimizer.lr=0,1"], "optimizer.lr: expected above 0, found 0"),
         (["--vary=rdrop.every=1,2"], "rdrop.every: expected a field that plain"),
-        (["--vary=seed=1,2"], "seed: expected none, because the comparison .* --seeds"),
-        (["--config.rdrop.alpha=1"], "rdrop.alpha: expected none, .* Set --alphas"),
+        (["--vary=seed=1,2"], "--vary seed: expected a field .* Set --seeds"),
+        (
+            ["--config.rdrop.alpha=1"],
+            "--config.rdrop.alpha: .* Set --alphas",
+        ),
         (
             ["--config.optimizer.lr=1", "--vary=optimizer.lr=1,2"],
             "--vary optimizer.lr: found --config.optimizer.lr as well",

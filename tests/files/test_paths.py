@@ -142,7 +142,10 @@ def test_a_missing_file_in_the_folder_of_the_environment(file, monkeypatch, tmp_
     spec = f"configs/{file}.py:files"
     with pytest.raises(InputError, match=r"^data.files.train in \$RDROP_DATA_DIR: "):
         train.check_start(flags.load(spec, names), tmp_path)
-    names["data.dir"] = "."
+    names["data.files.train"] = str(tmp_path / "lost.tsv")
+    with pytest.raises(InputError, match=r"^data.files.train: expected "):
+        train.check_start(flags.load(spec, names), tmp_path)
+    names |= {"data.dir": ".", "data.files.train": "lost.tsv"}
     with pytest.raises(InputError, match=r"^data.files.train: expected .*lost.tsv"):
         train.check_start(flags.load(spec, names), tmp_path)
 

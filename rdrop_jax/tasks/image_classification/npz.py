@@ -40,7 +40,8 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
             )
         found |= dict.fromkeys([split], files[0]) if files else {}
     if "train" not in found and (training or not found):
-        hint = f". Set data.dir={names[0]} for a single file" if names else ""
+        one = len(names) == 1
+        hint = f". Set data.dir={names[0]} to split this file" if one else ""
         raise InputError(
             f"data.dir: expected *train*.npz in {root}, found "
             f"{', '.join(p.name for p in names) or 'none'}{hint}"

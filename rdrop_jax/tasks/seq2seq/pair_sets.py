@@ -18,8 +18,6 @@ from rdrop_jax.files.roots import EMBEDDED, check_sizes, file_field, root
 from rdrop_jax.tasks.seq2seq import parallel
 from rdrop_jax.tasks.seq2seq.parallel import Form, Pairs
 
-# Corpora from installed packages.
-
 
 @dataclass(frozen=True)
 class PairSet(Dataset[Pairs]):

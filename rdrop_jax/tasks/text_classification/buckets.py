@@ -17,7 +17,7 @@ Make = Callable[[Int[np.ndarray, " rows"], int], HostBatch]
 def choose_shapes(lengths: Int[np.ndarray, " rows"], count: int) -> tuple[int, ...]:
     """Choose at most ``count`` padded lengths that minimize padding.
 
-    The solution is exact, by dynamic programming over the last row of each length.
+    The solution is exact, by dynamic programming over the distinct lengths.
 
     Args:
       lengths: number of tokens of each row.
@@ -30,7 +30,7 @@ def choose_shapes(lengths: Int[np.ndarray, " rows"], count: int) -> tuple[int, .
       >>> choose_shapes(np.array([3, 4, 4, 9]), 2)
       (4, 9)
     """
-    values, counts = np.unique(lengths, return_counts=True)
+    values, counts = np.unique(np.maximum(lengths, 1), return_counts=True)
     ends = np.concatenate([[0], values])
     rows = np.concatenate([[0], np.cumsum(counts)])
     tokens = np.concatenate([[0], np.cumsum(counts * values)])

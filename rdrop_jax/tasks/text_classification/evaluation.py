@@ -125,10 +125,8 @@ def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evalu
     data = scorer.config.data
     texts, labels = scorer.labelled(split(name))
     if not len(texts):
-        hint = ". Set eval.test=false" if name.startswith("test") else ""
-        raise InputError(
-            f"{data.name}, {name}: expected labelled rows, found none{hint}"
-        )
+        origin = data.files.get(name) or data.name
+        raise InputError(f"{origin}, {name}: expected labelled rows, found none")
     encoded = scorer.encode(texts)
     outputs = make_outputs(scorer, mesh)
     if texts.words is not None:
@@ -146,7 +144,7 @@ def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evalu
 
 
 def make_examples(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> ExampleScores:
-    """Make a function that scores each labelled row of a split, in their order."""
+    """Make a function that scores the labelled rows of a split, in their order."""
     texts, labels = scorer.labelled(split(name))
     encoded = scorer.encode(texts)
 

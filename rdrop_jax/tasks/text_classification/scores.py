@@ -171,7 +171,7 @@ def spans(tags: Sequence[str], classes: Sequence[str] = ()) -> list[Span]:
 
     Follows the evaluation of CoNLL-2000: a span starts at B, S or U, where the label
     changes, and after O or the end of a span. A tag without a prefix is a span of one
-    word. If all classes are prefixes, such as B, I and O, every label is "_".
+    word. If all classes are prefixes, with B or I among them, every label is "_".
 
     Args:
       tags: tag of each word.
@@ -181,7 +181,7 @@ def spans(tags: Sequence[str], classes: Sequence[str] = ()) -> list[Span]:
       >>> spans(["B-PER", "I-PER", "O", "I-LOC"])
       [Span(label='PER', start=0, end=2), Span(label='LOC', start=3, end=4)]
     """
-    if "B" in classes and {*classes} <= {*_PREFIXES, "O"}:
+    if {*classes} & {"B", "I"} and {*classes} <= {*_PREFIXES, "O"}:
         tags = [tag if tag == "O" else f"{tag}-_" for tag in tags]
     found: list[Span] = []
     before = "O"

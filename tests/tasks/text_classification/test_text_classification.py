@@ -108,7 +108,10 @@ def test_evaluate_scores_another_file(trained, capsys):
     evaluate_program.main([*argv[:-1], str(folder / "half.tsv")])
     assert json.loads(capsys.readouterr().out)["examples"] == 12
     for given, message in (
-        ([*argv, "--split=validation"], "--split: expected none with --input, got val"),
+        (
+            [*argv, "--split=validation"],
+            "--split: expected test or none with --inp",
+        ),
         ([*argv[:-1], "lost.tsv"], "--input: expected a file, found none at lost.tsv"),
     ):
         with pytest.raises(InputError, match=message):
@@ -290,7 +293,7 @@ def test_a_label_that_training_rows_do_not_have(tmp_path, split):
 def test_a_csv_file_with_semicolons(tmp_path):
     names = files(tmp_path)
     (tmp_path / "train.csv").write_text("text;label\nfine;good\n")
-    message = r"'text' \(data.columns.text\), found text;label. Separate fields by comm"
+    message = r"'text' \(data.columns.text\), found text;label. Separate the fie"
     with pytest.raises(InputError, match=message):
         tasks.check_data(load(names | {"data.files.train": "train.csv"}))
 

@@ -134,6 +134,8 @@ def test_prefixes_alone_are_spans_of_one_label():
     classes = ("B", "I", "O")
     found = scores.spans(["B", "I", "I", "O", "B", "B"], classes)
     assert [tuple(span) for span in found] == [("_", 0, 3), ("_", 4, 5), ("_", 5, 6)]
+    found = scores.spans(["O", "I", "I", "O"], ("I", "O"))  # IOB1
+    assert [tuple(span) for span in found] == [("_", 1, 3)]
     # Classes of words, not prefixes.
     assert [s.label for s in scores.spans(["B", "I"], ("A", "B", "I"))] == ["B", "I"]
 

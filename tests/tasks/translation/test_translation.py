@@ -67,7 +67,7 @@ def test_going_on_ends_with_the_same_bits(folder, run_dir, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_scores_are_those_of_the_answers(run_dir, folder):
+def test_scores_are_those_of_the_answers(run_dir, folder, monkeypatch):
     workdir, result = run_dir
     rows = (folder / "test.tsv").read_text().splitlines()
     sources, references = zip(*(row.split("\t") for row in rows), strict=True)
@@ -76,8 +76,13 @@ def test_scores_are_those_of_the_answers(run_dir, folder):
     hits = [a["text"] == r for a, r in zip(answers, references, strict=True)]
     assert result["test"]["exact_match"] == np.mean(hits)
     assert evaluate(workdir, "test", "best")["chrf"] == result["test"]["chrf"]
-    config = with_input(workdir_lib.read(workdir), str(folder / "test.tsv"))
-    assert evaluate(workdir, None, "best", config)["chrf"] == result["test"]["chrf"]
+    (folder / "five.tsv").write_text("\n".join(rows[:5]) + "\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("RDROP_DATA_DIR", "elsewhere")
+    config = with_input(workdir_lib.read(workdir), "five.tsv")
+    assert evaluate(workdir, None, "best", config)["examples"] == 5
+    with pytest.raises(InputError, match=r"--input: expected .*six.en or six.en.gz"):
+        with_input(config, "six")
 
 
 def test_neighbours_and_order_change_no_answer(run_dir):
