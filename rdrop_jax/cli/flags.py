@@ -136,7 +136,6 @@ def parse_run(
     if overrides:
         override(config, overrides)
         checks.check_values(config)
-        checks.check_data_fields(config, overrides)
     return args, config
 
 
