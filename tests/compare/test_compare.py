@@ -236,19 +236,17 @@ def test_a_task_without_scores_per_example_has_no_such_interval(compared, tmp_pa
     assert "no common scores per example" in (workdir / "report.html").read_text()
 
 
-def test_only_the_same_rows_are_paired(compared, tmp_path):
-    workdir = copy(compared, tmp_path / "cmp")
-    labels = np.arange(EXAMPLES)
-    for wrong in (None, labels[::-1], labels):
-        for path in workdir.rglob("test_examples.npz"):
-            with np.load(path) as stored:
-                hits = stored["accuracy"]
-            label = wrong if "plain" in path.parts[-3] else labels
-            more = {} if label is None else {"label": label}
-            np.savez(path, accuracy=hits, **more)
-        report = run(workdir, [*ARGV, "--arms=equal_compute"])
-        found = arm_of(report, "rdrop")["difference"]["examples"]
-        assert (found is None) == (wrong is not labels)
+def test_only_the_same_rows_are_paired():
+    labels, hits = np.arange(3), {"accuracy": np.ones(3)}
+    labelled, reversed_ = hits | {"label": labels}, hits | {"label": labels[::-1]}
+    for pair, wanted in (
+        ([hits, hits], True),
+        ([labelled, labelled], True),
+        ([hits, labelled], False),
+        ([labelled, reversed_], False),
+        ([hits, {"accuracy": np.ones(2)}], False),
+    ):
+        assert results._same_rows(pair, "accuracy") == wanted
 
 
 def test_the_best_setting_on_validation_is_selected(compared):
