@@ -232,9 +232,9 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
                 f"{', '.join(inside)}"
             )
         if name not in known:
-            epochs = name.rsplit(".", 1)[-1] in _EPOCHS
-            hint = ' Set total_steps="10 epochs".' if epochs else ""
-            hint = hint or config_lib.suggest(name, known)
+            hint = config_lib.suggest(name, known)
+            if name.rsplit(".", 1)[-1] in _EPOCHS:
+                hint = ' Set total_steps="10 epochs".'
             raise InputError(f"--config.{name}: no such field.{hint}")
         *parents, leaf = name.split(".")
         group = functools.reduce(operator.getitem, parents, config)

@@ -123,10 +123,14 @@ def make_outputs(
 def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evaluator:
     """Make an evaluator over all labelled rows of a split."""
     data = scorer.config.data
-    texts, labels = scorer.labelled(split(name))
+    rows = split(name)
+    texts, labels = scorer.labelled(rows)
     if not len(texts):
-        origin = data.files.get(name) or data.name
-        raise InputError(f"{origin}, {name}: expected labelled rows, found none")
+        named = data.files.get(name)
+        origin = f"data.files.{name}" if named else f"{data.name}, {name}"
+        raise InputError(
+            f"{origin}: expected labelled rows, found {len(rows)} rows without a label."
+        )
     encoded = scorer.encode(texts)
     outputs = make_outputs(scorer, mesh)
     if texts.words is not None:

@@ -271,26 +271,23 @@ def check_training(config: ConfigDict, commit: str = "") -> None:
       commit: commit of a dataset of the Hub; "" takes the newest.
 
     Raises:
-      InputError: a file or split is missing, or the rows of validation or test data
-        have no label or one that is not in the training rows.
+      InputError: a file or split is missing, or the rows of the test data have no
+        label or one that is not in the training rows.
     """
     data = config.data
     if data.name == "files":
         for split in text_files.paths_of(data):
             text_files.check_file(split, data)
     found = find(data, commit)
-    wanted = ("validation", "test") if config.eval.test else ("validation",)
-    for split in wanted if is_own(data) else ():
-        if not data.files[split]:
-            continue
-        texts = found.splits[split]()
-        _, labelled = encode_labels(texts, data.labels, data.classes)
-        if not labelled.any():
-            hint = " Set eval.test=false." if split == "test" else ""
-            raise InputError(
-                f"data.files.{split}: expected labelled rows, found {len(texts)} rows "
-                f"without a label.{hint}"
-            )
+    if not (is_own(data) and data.files.test and config.eval.test):
+        return
+    texts = found.splits["test"]()
+    _, labelled = encode_labels(texts, data.labels, data.classes)
+    if not labelled.any():
+        raise InputError(
+            f"data.files.test: expected labelled rows, found {len(texts)} rows without "
+            "a label. Set eval.test=false."
+        )
 
 
 def _classes(data: ConfigDict, commit: str) -> tuple[str, ...]:
