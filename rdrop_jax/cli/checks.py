@@ -201,12 +201,12 @@ def _check_simcut(r: ConfigDict) -> None:
             )
 
 
-def check_data_fields(config: ConfigDict, given: Mapping[str, str]) -> None:
+def check_data_fields(config: ConfigDict, given: Collection[str]) -> None:
     """Reject names of the user's data if the run would train on an embedded dataset.
 
     Args:
       config: config with the overrides applied.
-      given: fields that the command line sets, and their texts.
+      given: fields that the command line sets.
 
     Raises:
       InputError: such a field is set.
@@ -214,11 +214,13 @@ def check_data_fields(config: ConfigDict, given: Mapping[str, str]) -> None:
     name, presets = config.data.name, _PRESETS.get(config.task)
     if presets is None or name not in roots.EMBEDDED:  # a user's task may read them
         return
-    for field, text in given.items():
-        if text and field.startswith(("data.dir", "data.files.", "data.columns.")):
+    values = flatten(config)
+    for field in given:
+        own = field.startswith(("data.dir", "data.files.", "data.columns."))
+        if own and values[field]:
             raise InputError(
                 f"{field}: expected none with data.name={name}, which has no files, "
-                f"got {text}. Choose a preset for your data, such as "
+                f"got {values[field]}. Choose a preset for your data, such as "
                 f"{' or '.join(presets)}"
             )
 

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
-from rdrop_jax.cli import flags, profiler
+from rdrop_jax.cli import checks, flags, profiler
 from rdrop_jax.data.datasets import is_named
 from rdrop_jax.errors import InputError
 from rdrop_jax.files import hub as hub_names
@@ -188,6 +188,8 @@ def check_start(
     paths.workdir(workdir)
     paths.check_config(config)
     trackers.check_installed(config.log.trackers)
+    if not workdir_lib.has_checkpoint(workdir):
+        checks.check_data_fields(config, given or ())
     config = workdir_lib.resumed(config, workdir, given)
     commit = workdir_lib.recorded_commit(config, workdir)
     config = tasks.check_data(config, commit)

@@ -15,7 +15,7 @@ from typing import Any
 
 from rdrop_jax import config as config_lib
 from rdrop_jax import tasks
-from rdrop_jax.cli import flags
+from rdrop_jax.cli import checks, flags
 from rdrop_jax.compare import render, runs, stored_reports
 from rdrop_jax.compare.comparison import (
     Comparison,
@@ -63,6 +63,8 @@ def compare(
     paths.workdir(workdir)
     base = config_lib.flatten(check_options(options))
     stored = stored_comparison(options, base, workdir)
+    if not stored:
+        checks.check_data_fields(options.load(), options.overrides)
     pins = stored["pins"] if stored else find_pins(options)
     options = replace(options, pins=pins)
     tasks.check_data(options.load(options.pinned(options.overrides)))

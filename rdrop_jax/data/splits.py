@@ -64,7 +64,7 @@ def _count(name: str, size: float | None, rows: int, start: int) -> int:
     if not 0 < count < rows - start:
         raise InputError(
             f"data.{name}: expected a size from 1 to {rows - start - 1}, which leaves "
-            f"some of the {rows} rows for training, got {size:g} ({count} rows)"
+            f"some of the {rows} training rows, got {size:g} ({count} rows)"
         )
     return count
 

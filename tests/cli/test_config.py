@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rdrop_jax import compare, train
 from rdrop_jax import config as config_lib
 from rdrop_jax.cli import checks, flags
 from rdrop_jax.errors import InputError
@@ -79,16 +80,22 @@ def test_a_size_of_an_own_config(tmp_path):
     assert flags.load(str(file), {"model.size": "L"}).model.width == 8
 
 
-def test_a_task_of_the_user_may_read_data_under_an_embedded_name(tmp_path):
-    file = tmp_path / "own.py"
-    file.write_text(
-        "from rdrop_jax.config import base_config, finish\n\n\n"
-        "def get_config(preset=''):\n"
-        "    c = base_config()\n"
-        "    c.task, c.data.name = __file__, 'digits'\n"
-        "    return finish(c)\n"
+def test_data_that_an_embedded_dataset_would_ignore(tmp_path):
+    config, given = flags.load(VIT, {"data.dir": "x"}), {"data.dir", "seed"}
+    message = (
+        "^data.dir: expected none with data.name=digits, .* got x. .* vit.py:folder"
     )
-    assert flags.load(str(file), {"data.dir": "x", "rdrop.alpha": "0"})
+    with pytest.raises(InputError, match=message):
+        train.check_start(config, tmp_path, given)
+    with pytest.raises(InputError, match=message):
+        compare.main(["--config", VIT, "--config.data.dir=x", f"--workdir={tmp_path}"])
+    assert not list(tmp_path.iterdir())
+    train.check_start(config, tmp_path)  # no command line
+    config.data.dir = ""
+    train.check_start(config, tmp_path, given)
+    with config.unlocked():
+        config.task, config.data.dir = "own.py", "x"
+    checks.check_data_fields(config, given)  # the task may read it
 
 
 def test_tuples_as_they_are_printed():
@@ -103,10 +110,6 @@ MESSAGES = {
     '--config.num_epochs: no such field. Set total_steps="10 epochs".': (
         "num_epochs",
         "1",
-    ),
-    "data.dir: expected none with data.name=digits, which has no files, got x": (
-        "data.dir",
-        "x",
     ),
     "--config.rdrop is a group: expected one of its fields, rdrop.alpha": (
         "rdrop",

@@ -163,7 +163,7 @@ def test_unknown_words_without_unk(tmp_path):
     ("fields", "message"),
     [
         ({"name": "wikitext2"}, "data.name: expected docstrings, files, hf:"),
-        ({"files.train": "gone.txt"}, "data.files.train: no file .*gone.txt"),
+        ({"files.train": "gone.txt"}, "data.files.train: expected a file, .*gone.txt"),
         ({"files.train": ""}, "data.files.train: expected the name of a text"),
         ({"name": "wikitext103"}, "Use --config.data.name=hf:Salesforce/wiki"),
     ],
