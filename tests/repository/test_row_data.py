@@ -103,5 +103,5 @@ def test_the_commands_of_a_row_are_printed(capsys, monkeypatch):
     assert json.loads(steps) == {"pilot": 160, "best": 160, "steps": 160}
     assert compared.startswith("python -m rdrop_jax.compare --config=configs/glue.py")
     assert "--config.data.dir=D/sst2 " in compared
-    assert "--arms=plain " in compared
+    assert "--alphas=1,5 --seeds=3 --final_seeds=6 --arms=plain " in compared
     assert compared.endswith("--workdir=runs/rows/sst2_settings")
