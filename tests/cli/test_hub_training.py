@@ -106,13 +106,8 @@ TASKS = {
 }
 
 
-@pytest.mark.parametrize(
-    "task",
-    [
-        "texts",
-        *(pytest.param(t, marks=pytest.mark.slow) for t in TASKS if t != "texts"),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_trains_by_name_then_offline_then_resumes(hub, monkeypatch, tmp_path, task):
     """From an empty cache, from the cache alone, and after main has lost the data."""
     config, fields, dataset, model = TASKS[task]

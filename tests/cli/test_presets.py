@@ -34,7 +34,13 @@ def built(preset):
     return config, task, jax.eval_shape(task.init, jax.random.key(0))
 
 
-@pytest.mark.parametrize("preset", vit.PRESETS)
+@pytest.mark.parametrize(
+    "preset",
+    [
+        pytest.param(p, marks=pytest.mark.slow) if p.endswith("l16") else p
+        for p in vit.PRESETS
+    ],
+)
 def test_every_preset_has_its_shapes(preset):
     config, task, params = built(preset)
     size = config.data.image_size

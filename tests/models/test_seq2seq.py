@@ -280,9 +280,8 @@ def test_bfloat16_activations_keep_float32_parameters_and_logits():
     assert np.abs(logits - wanted).max() > 1e-4
 
 
-@pytest.mark.parametrize(
-    "shape", [(2, 2, 2), pytest.param((8, 1, 1), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 1, 1)])
 def test_many_devices_equal_one(shape):
     """Width 256: the matrices are large enough to be cut over fsdp."""
     module = build(size=Size(1, 1, 256, 2, 256), vocab_size=256, remat=True)

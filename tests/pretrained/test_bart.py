@@ -153,9 +153,11 @@ def plain(logits_of, low, high, options):
 @pytest.mark.parametrize(
     ("low", "high", "changes"),
     [
-        (12, 14, {"no_repeat": 2}),  # most sources are shorter than the minimum
+        pytest.param(  # most sources are shorter than the minimum
+            12, 14, {"no_repeat": 2}, marks=pytest.mark.slow
+        ),
         (0, 6, {"no_repeat": 0, "length_penalty": 0.5}),
-        (20, 22, {"no_repeat": 1}),
+        pytest.param(20, 22, {"no_repeat": 1}, marks=pytest.mark.slow),
     ],
 )
 def test_constraints_are_those_of_a_plain_search(low, high, changes):

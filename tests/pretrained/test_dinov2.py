@@ -152,6 +152,7 @@ def test_swiglu_equals_pytorch_and_comes_back_bit_for_bit(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["use_swiglu_ffn"]
 
 
+@pytest.mark.slow
 def test_the_giant_model_has_the_published_number_of_parameters():
     module = ViT(SIZES["g"], 1, 14, kind="dinov2", activation="swiglu")
     blank = jax.ShapeDtypeStruct((1, 518, 518, 3), jnp.float32)

@@ -34,14 +34,13 @@ SMALL = {
     ],
     "finetune": ["--size=mini", "--batch=4", "--length=16", "--rounds=1"],
 }
-LONG = ("dropout", "step", "decode", "translation", "finetune")
-SLOW = dict.fromkeys(LONG, pytest.mark.slow)
 PACKAGES = {"decode": ("ctranslate2", "CTranslate2")}  # most others: PyTorch
 ALONE = ("adaptive",)  # compared with no other package
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=SLOW.get(n, ())) for n in SMALL]
+    "name",
+    [pytest.param(n, marks=() if n == "loss" else pytest.mark.slow) for n in SMALL],
 )
 def test_benchmark(name):
     done = subprocess.run(
@@ -60,6 +59,7 @@ def test_benchmark(name):
         assert "uncached: 100.0% equal" in done.stdout
 
 
+@pytest.mark.slow
 def test_loader():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.loader", "--images=32", "--workers=1"],

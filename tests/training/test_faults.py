@@ -251,7 +251,11 @@ def test_a_checkpoint_that_vanishes_while_it_is_read_is_passed_over(three):
     assert said == []
 
 
-@pytest.mark.parametrize("damage", [flip, lose_seal], ids=lambda d: d.__name__)
+@pytest.mark.parametrize(
+    "damage",
+    [flip, pytest.param(lose_seal, marks=pytest.mark.slow)],
+    ids=lambda d: d.__name__,
+)
 def test_training_goes_on_from_the_one_before(finished, workdir, capsys, damage):
     reference, result = finished
     (workdir / "result.json").unlink()
@@ -282,6 +286,7 @@ def test_evaluation_says_which_checkpoint_it_took(finished, workdir, capsys):
         evaluate.evaluate(workdir, "test", "6")
 
 
+@pytest.mark.slow
 def test_a_best_that_is_lost_at_the_end_is_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rdrop_jax.training.loop.direction", lambda name: "max")
     worst = {"eval__metric": "loss"}

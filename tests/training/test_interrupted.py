@@ -41,7 +41,7 @@ def unsealed(checkpoints):
 
 
 @pytest.mark.parametrize(
-    ("kills", "steps"), [(2, 60), pytest.param(30, 600, marks=pytest.mark.slow)]
+    ("kills", "steps"), [(1, 60), pytest.param(30, 600, marks=pytest.mark.slow)]
 )
 def test_killed_at_any_moment_ends_with_the_same_bits(kills, steps, trained, tmp_path):
     longer = f"--config.total_steps={steps}"
@@ -138,7 +138,7 @@ def signalled(monkeypatch, name, at_call=1, module=loop, number=signal.SIGTERM):
 @pytest.mark.parametrize(
     ("function", "said", "saved"),
     [
-        ("abstract_state", "before step 1", []),
+        pytest.param("abstract_state", "before step 1", [], marks=pytest.mark.slow),
         ("eval_params", "at step 3: saved", [2, 3]),  # while it validates step 2
         pytest.param("check_passes", "before step 1", [], marks=pytest.mark.slow),
         pytest.param("make_step", "before step 1", [], marks=pytest.mark.slow),

@@ -239,7 +239,7 @@ def test_what_fails_on_one_process_ends_the_other(tmp_path):
     assert other != 0
 
 
-@pytest.mark.parametrize("process_id", [0, 1])
+@pytest.mark.parametrize("process_id", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_processes_that_do_not_come_are_named(tmp_path, process_id):
     address = f"127.0.0.1:{free_port()}"
     argv = [*TINY, "--workdir", tmp_path, "--coordinator", address, "--num_processes=2"]

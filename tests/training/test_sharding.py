@@ -138,13 +138,9 @@ def test_fsdp_and_tensor_cut_what_they_should():
     assert len(cut) == 12  # two moments of six matrices
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"model__remat": "true"},
-        pytest.param({"rdrop__how": "vmap"}, marks=pytest.mark.slow),
-    ],
-    ids=str,
+    "options", [{"model__remat": "true"}, {"rdrop__how": "vmap"}], ids=str
 )
 def test_remat_and_vmap_change_nothing(single, options):
     run = Run((2, 2, 2), **options)
@@ -178,18 +174,12 @@ def test_sharding_moves_bfloat16_less_than_its_rounding_does(single, shape):
     assert_close(seen, rounded_seen, 2**-8)
 
 
-@pytest.mark.parametrize(
-    ("how", "fsdp"),
-    [
-        ("unroll", [(1, 8, 1)]),
-        pytest.param("unroll", [(2, 4, 1)], marks=pytest.mark.slow),
-        pytest.param("vmap", [(1, 8, 1), (2, 4, 1)], marks=pytest.mark.slow),
-    ],
-)
-def test_collectives_of_the_step(how, fsdp):
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["unroll", "vmap"])
+def test_collectives_of_the_step(how):
     """Replicated: one sum of all gradients. FSDP: a gather for each matrix too."""
     assert Run((8, 1, 1), rdrop__how=how).collectives() == {"all-reduce": 1}
-    for shape in fsdp:
+    for shape in ((1, 8, 1), (2, 4, 1)):
         counts = Run(shape, rdrop__how=how).collectives()
         # Six matrices; the second sum is of their gradients' norms.
         assert counts == {"all-gather": 6, "all-reduce": 2}
@@ -224,7 +214,11 @@ def test_masks_are_the_same_on_one_and_eight_devices():
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 2, 1), (1, 1, 1), pytest.param((2, 1, 1), marks=pytest.mark.slow)]
+    "shape",
+    [
+        (1, 1, 1),
+        *(pytest.param(s, marks=pytest.mark.slow) for s in [(1, 2, 1), (2, 1, 1)]),
+    ],
 )
 def test_saved_on_eight_devices_and_gone_on_with_fewer(tmp_path, shape, monkeypatch):
     handler = type_handlers.get_type_handler(jax.Array)

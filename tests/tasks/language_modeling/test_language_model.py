@@ -292,9 +292,8 @@ def grads_and_metrics(config, workdir, mesh=None):
     return ended.params, {k: float(m.compute()) for k, m in metrics.items()}
 
 
-@pytest.mark.parametrize(
-    "kind", ["plain", pytest.param("adaptive", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["plain", "adaptive"])
 def test_large_vocabularies_and_devices_change_no_update(
     finished, folder, kind, monkeypatch
 ):

@@ -151,6 +151,7 @@ def test_nll_in_chunks(name, monkeypatch):
         np.testing.assert_allclose(nll(output, labels), found, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_adaptive_loss_equals_that_of_all_words():
     labels = (IDS * 3) % WORDS
     module = ADAPTIVE.clone(size=SIZE._replace(layers=1))

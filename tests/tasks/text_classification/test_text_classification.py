@@ -168,14 +168,14 @@ def test_batches_do_not_depend_on_history(trained):
     assert any(not a[t]["labelled"].all() for t in range(9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "metric", "change"),
     [
-        pytest.param(
+        (
             "numbers",
             "pearson",
             lambda row: row | {"label": 2.0 * (row["label"] == "good")},
-            marks=pytest.mark.slow,
         ),
         (
             "multilabel",
