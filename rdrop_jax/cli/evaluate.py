@@ -72,8 +72,11 @@ def with_input(config: ConfigDict, path: str, split: str | None = None) -> Confi
       split: split to score, if one was named.
 
     Raises:
-      InputError: no such file, another split, or a run that was not trained on files.
+      InputError: the file is missing, `split` is not test, or the run is of another
+        task than `_INPUT_TASKS` or was not trained on files.
     """
+    if not path:
+        raise InputError("--input: expected the name of a file, got an empty one")
     if split not in (None, "test"):
         raise InputError(f"--split: expected test or none with --input, got {split}")
     if config.task not in _INPUT_TASKS or config.data.name != "files":
@@ -91,6 +94,8 @@ def with_input(config: ConfigDict, path: str, split: str | None = None) -> Confi
         parallel.find(absolute, source, target, field="--input")
     elif not tables.shards(absolute):
         raise InputError(f"--input: expected a file, found none at {path}")
+    elif data.labels != "words":
+        tables.kind(absolute, "--input")
     data.files.test = str(absolute)
     return config.lock()
 
@@ -105,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--input",
         metavar="FILE",
-        help="labelled file to score, or the prefix of two parallel files",
+        help="labelled file to score as data.files.test, or prefix of parallel files",
     )
     parser.add_argument(
         "--checkpoint",

@@ -24,6 +24,7 @@ _logger = logging.getLogger(__name__)
 
 # Names in other libraries for the number of epochs.
 _EPOCHS = ("epochs", "num_epochs", "num_train_epochs", "max_epochs")
+_SET_EPOCHS = ' Set --config.total_steps="10 epochs".'
 
 
 class Parser(argparse.ArgumentParser):
@@ -74,14 +75,18 @@ def parse(
     return args, overrides
 
 
+def _are_epochs(name: str) -> bool:
+    return name.lstrip("-").rsplit(".", 1)[-1].replace("-", "_") in _EPOCHS
+
+
 def _meant(parser: Parser, name: str) -> str:
     """Suggest a flag or config field with a name similar to ``name``."""
     if not name.startswith("-"):
         return ""
     known = {o for a in parser._actions for o in a.option_strings} - {"-h", "--help"}
     hint = config_lib.suggest(name, sorted(known))
-    if "--config" in known and name.lstrip("-") in _EPOCHS:
-        return ' Set --config.total_steps="10 epochs".'
+    if "--config" in known and _are_epochs(name):
+        return _SET_EPOCHS
     if hint or "--config" not in known:
         return hint
     fields = [f"--config.{k}" for k in config_lib.flatten(config_lib.base_config())]
@@ -232,8 +237,7 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
             )
         if name not in known:
             hint = config_lib.suggest(name, known)
-            if name.rsplit(".", 1)[-1] in _EPOCHS:
-                hint = ' Set total_steps="10 epochs".'
+            hint = _SET_EPOCHS if _are_epochs(name) else hint
             raise InputError(f"--config.{name}: no such field.{hint}")
         *parents, leaf = name.split(".")
         group = functools.reduce(operator.getitem, parents, config)

@@ -188,8 +188,6 @@ def check_start(
     paths.workdir(workdir)
     paths.check_config(config)
     trackers.check_installed(config.log.trackers)
-    if not workdir_lib.has_checkpoint(workdir):
-        checks.check_data_fields(config, given or ())
     config = workdir_lib.resumed(config, workdir, given)
     commit = workdir_lib.recorded_commit(config, workdir)
     config = tasks.check_data(config, commit)
@@ -241,6 +239,8 @@ def main(argv: Sequence[str]) -> None:
         return
     workdir = args.workdir or default_workdir(args.config)
     given, _ = config_lib.renamed(config.task, overrides)
+    if not workdir_lib.has_checkpoint(workdir):
+        checks.check_data_fields(config, given)
     config = check_start(config, workdir, given)
     if cluster is None or distributed.start(cluster) == 0:
         print(f"config {args.config}, workdir {workdir}")

@@ -159,10 +159,10 @@ def check_options(options: ComparisonOptions) -> ConfigDict:
 
 
 def _reserved(flag: str, name: str) -> InputError:
-    remedy = {"rdrop.alpha": ". Set --alphas", "seed": ". Set --seeds"}.get(name, "")
+    own = {"rdrop.alpha": "Set --alphas", "seed": "Set --seeds"}
     return InputError(
-        f"{flag}{name}: expected a field that the comparison does not set, got {name}"
-        f"{remedy}"
+        f"{flag}{name}: expected none, because the comparison sets this field. "
+        f"{own.get(name, 'Remove it')}"
     )
 
 

@@ -64,7 +64,9 @@ def compare(
     base = config_lib.flatten(check_options(options))
     stored = stored_comparison(options, base, workdir)
     if not stored:
-        checks.check_data_fields(options.load(), options.overrides)
+        for variant in options.variants:
+            given = options.overrides | variant
+            checks.check_data_fields(options.load(variant), given)
     pins = stored["pins"] if stored else find_pins(options)
     options = replace(options, pins=pins)
     tasks.check_data(options.load(options.pinned(options.overrides)))

@@ -27,7 +27,7 @@ class FinishedRun:
       result: content of result.json.
       diagnostics: content of diagnostics.json; empty for a selection run.
       records: records of metrics.jsonl.
-      examples: score to values [examples] on test data; may be empty.
+      examples: score, or `label`, to values [examples] on test data; may be empty.
     """
 
     trial: Trial
@@ -93,7 +93,7 @@ def difference(
 
     Returns:
       `stats.Paired` as a dict, the ``seeds``, and ``examples``: the bootstrap interval
-      over test examples, or None without scores per example.
+      over test examples, or None without scores per example of the same rows.
     """
     ours, theirs = ({run.trial.seed: run for run in runs} for runs in (arm, plain))
     seeds = sorted(ours.keys() & theirs.keys())

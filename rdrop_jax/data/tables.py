@@ -61,16 +61,21 @@ class Row:
         return self.get(column, _ABSENT) is not _ABSENT
 
 
-def kind(path: Path) -> str:
+def kind(path: Path, field: str = "") -> str:
     """Return the suffix that determines the format of a file, without ``.gz``.
+
+    Args:
+      path: path of the file.
+      field: name of the option in error messages.
 
     Raises:
       InputError: the suffix is not in `KINDS`.
     """
     suffix = _suffix(path)
     if suffix not in KINDS:
+        where = f"{field}: " * bool(field) + str(path)
         raise InputError(
-            f"{path}: expected one of {', '.join(KINDS)}, found {suffix!r}"
+            f"{where}: expected one of {', '.join(KINDS)}, found {suffix!r}"
         )
     return suffix
 

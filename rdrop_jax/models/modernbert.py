@@ -194,8 +194,9 @@ class ModernEncoder(nn.Module):
         p = self.pattern
         near = jnp.abs(at.T - at) <= p.local_window // 2
         anywhere = where[:, None, None]
+        nearby = anywhere & near[None, None]
         # A window whose tokens are all cut would spread attention over padding.
-        nearby = (anywhere & near[None, None]) | (at == at.T)[None, None]
+        nearby |= (at == at.T)[None, None] & ~nearby.any(-1, keepdims=True)
         block = encoder_block(self, ModernBlock)
         for i in range(self.size.layers):
             everywhere = i % p.global_every == 0

@@ -82,17 +82,19 @@ def test_a_size_of_an_own_config(tmp_path):
 
 def test_data_that_an_embedded_dataset_would_ignore(tmp_path):
     config, given = flags.load(VIT, {"data.dir": "x"}), {"data.dir", "seed"}
+    argv = ["--config", VIT, f"--workdir={tmp_path}"]
     message = (
         "^data.dir: expected none with data.name=digits, .* got x. .* vit.py:folder"
     )
+    for flag in ("--config.data.dir=x", "--vary=data.dir=x,y"):
+        with pytest.raises(InputError, match=message):
+            compare.main([*argv, flag])
     with pytest.raises(InputError, match=message):
-        train.check_start(config, tmp_path, given)
-    with pytest.raises(InputError, match=message):
-        compare.main(["--config", VIT, "--config.data.dir=x", f"--workdir={tmp_path}"])
+        train.main([*argv, "--config.data.dir=x"])
     assert not list(tmp_path.iterdir())
-    train.check_start(config, tmp_path)  # no command line
+    train.check_start(config, tmp_path, given)  # runs of a comparison begun before
     config.data.dir = ""
-    train.check_start(config, tmp_path, given)
+    checks.check_data_fields(config, given)
     with config.unlocked():
         config.task, config.data.dir = "own.py", "x"
     checks.check_data_fields(config, given)  # the task may read it
@@ -107,7 +109,7 @@ def test_tuples_as_they_are_printed():
 MESSAGES = {
     "--config.rdrop.alpa: no such field. Did you mean rdrop.alpha": ("rdrop.alpa", "1"),
     "--config.lr: no such field. Did you mean optimizer.lr?": ("lr", "1"),
-    '--config.num_epochs: no such field. Set total_steps="10 epochs".': (
+    '--config.num_epochs: no such field. Set --config.total_steps="10 epochs".': (
         "num_epochs",
         "1",
     ),

@@ -35,6 +35,24 @@ def test_a_run_shows_what_it_does(trained):
     assert list((workdir / "events").glob("events.*"))
 
 
+@pytest.mark.parametrize(
+    ("config", "path", "message"),
+    [
+        ("vit.py", "x.csv", "--input: expected a run of .* with data.name=digits"),
+        ("vit.py:folder", "x.csv", "Set --config.data.dir to a folder with a test spl"),
+        ("glue.py", "x.csv", "--input: expected a run of .* with data.name=docstrings"),
+        ("glue.py:files", "gone.csv", "--input: expected a file, found none at gone"),
+        ("glue.py:files", __file__, "--input: .*expected one of .csv, .* found '.py'"),
+        ("nmt.py:files", "", "--input: expected the name of a file"),
+    ],
+)
+def test_evaluate_refuses_an_input(config, path, message):
+    fields = {"data.files.train": "t.tsv"} if "files" in config else {}
+    config = flags.load(f"configs/{config}", fields)
+    with pytest.raises(InputError, match=message):
+        evaluate.with_input(config, path)
+
+
 def test_evaluate_repeats_the_result(trained):
     workdir = trained[0]
     code, out, _ = run("evaluate", "--workdir", workdir)

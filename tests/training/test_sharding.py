@@ -174,15 +174,26 @@ def test_sharding_moves_bfloat16_less_than_its_rounding_does(single, shape):
     assert_close(seen, rounded_seen, 2**-8)
 
 
+@pytest.mark.parametrize(
+    ("how", "shape"),
+    [
+        ("unroll", (1, 8, 1)),
+        pytest.param("unroll", (2, 4, 1), marks=pytest.mark.slow),
+        pytest.param("vmap", (1, 8, 1), marks=pytest.mark.slow),
+        pytest.param("vmap", (2, 4, 1), marks=pytest.mark.slow),
+    ],
+)
+def test_collectives_of_fsdp(how, shape):
+    counts = Run(shape, rdrop__how=how).collectives()
+    # Six matrices; the second sum is of their gradients' norms.
+    assert counts == {"all-gather": 6, "all-reduce": 2}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["unroll", "vmap"])
 def test_collectives_of_the_step(how):
-    """Replicated: one sum of all gradients. FSDP: a gather for each matrix too."""
+    """Replicated: one sum of all gradients."""
     assert Run((8, 1, 1), rdrop__how=how).collectives() == {"all-reduce": 1}
-    for shape in ((1, 8, 1), (2, 4, 1)):
-        counts = Run(shape, rdrop__how=how).collectives()
-        # Six matrices; the second sum is of their gradients' norms.
-        assert counts == {"all-gather": 6, "all-reduce": 2}
     # A sum per tensor-parallel block and pass besides; no row changes its device.
     counts = Run((2, 2, 2), rdrop__how=how).collectives()
     assert set(counts) == {"all-gather", "all-reduce"}

@@ -73,7 +73,7 @@ def reference(logged):
 def test_speed_excludes_validations_and_saves(tmp_path, monkeypatch):
     def slow(callbacks, event, step, value):
         if event in ("validation", "save"):
-            time.sleep(0.4)
+            time.sleep(1.0)
 
     monkeypatch.setattr(loop, "notify", slow)
     every = dict.fromkeys(("log__every", "eval__every", "checkpoint__every"), 1)
@@ -82,7 +82,7 @@ def test_speed_excludes_validations_and_saves(tmp_path, monkeypatch):
     speeds = [json.loads(line).get("steps_per_second") for line in lines]
     found = [speed for speed in speeds if speed is not None]
     assert len(found) == 2  # the first step compiles
-    assert min(found) > 1 / 0.8
+    assert min(found) > 1
 
 
 def test_a_run_leaves_what_it_promises(reference):

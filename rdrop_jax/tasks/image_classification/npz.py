@@ -1,4 +1,4 @@
-"""Images in .npz files: arrays x and y, or image and label."""
+"""Images in .npz files: arrays x and y, image and label, or images and labels."""
 
 import re
 from pathlib import Path
@@ -15,6 +15,7 @@ from rdrop_jax.files import npz_headers
 # Matched anywhere in a name, such as my_train.npz and mytrain.npz.
 _INSIDE = {"train": ("train",), "validation": ("val",), "test": ("test",)}
 _NAMES = (("x", "y"), ("image", "label"), ("images", "labels"))
+_EXPECTED = f"expected arrays {' or '.join(f'{x} and {y}' for x, y in _NAMES)}"
 
 
 def find(root: Path, *, training: bool = True) -> dict[str, Path]:
@@ -40,7 +41,7 @@ def find(root: Path, *, training: bool = True) -> dict[str, Path]:
             )
         found |= dict.fromkeys([split], files[0]) if files else {}
     if "train" not in found and (training or not found):
-        one = len(names) == 1
+        one = training and len(names) == 1 and not found
         hint = f". Set data.dir={names[0]} to split this file" if one else ""
         raise InputError(
             f"data.dir: expected *train*.npz in {root}, found "
@@ -87,7 +88,7 @@ def load(path: Path) -> Images:
 
     Args:
       path: .npz with x (uint8 [rows, height, width] or [..., channels]) and y (integers
-        [rows]), or image and label instead of x and y; nothing is unpickled.
+        [rows]), or other names of `_NAMES`; nothing is unpickled.
 
     Returns:
       All rows.
@@ -98,18 +99,14 @@ def load(path: Path) -> Images:
     arrays = npz_headers.load(path)
     if {"indices", "indptr", "shape"} <= arrays.keys():
         raise InputError(
-            f"{path}: expected arrays x and y, or image and label, found a sparse "
-            "matrix. Store its toarray()"
+            f"{path}: {_EXPECTED}, found a sparse matrix. Store its toarray()"
         )
     for x, y in _NAMES:
         if x in arrays and y in arrays:
             images, labels = arrays[x], arrays[y]
             break
     else:
-        raise InputError(
-            f"{path}: expected arrays x and y, or image and label, found "
-            f"{', '.join(arrays) or 'none'}"
-        )
+        raise InputError(f"{path}: {_EXPECTED}, found {', '.join(arrays) or 'none'}")
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):

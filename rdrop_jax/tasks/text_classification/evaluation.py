@@ -126,10 +126,9 @@ def make_evaluator(scorer: Scorer, split: Split, name: str, mesh: Mesh) -> Evalu
     rows = split(name)
     texts, labels = scorer.labelled(rows)
     if not len(texts):
-        named = data.files.get(name)
-        origin = f"data.files.{name}" if named else f"{data.name}, {name}"
         raise InputError(
-            f"{origin}: expected labelled rows, found {len(rows)} rows without a label."
+            f"{text_files.origin(data, name)}: expected labelled rows, found "
+            f"{len(rows)} rows without a label."
         )
     encoded = scorer.encode(texts)
     outputs = make_outputs(scorer, mesh)

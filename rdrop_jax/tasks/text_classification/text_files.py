@@ -45,6 +45,13 @@ def check_file(split: str, data: ConfigDict) -> None:
         raise InputError(f"{field}: expected a file, found none at {path}")
 
 
+def origin(data: ConfigDict, split: str) -> str:
+    """Return the field that selects the rows of a split, for messages."""
+    if data.files.get(split):
+        return file_field(data, split)
+    return f"data.name={data.name}, {split}"
+
+
 def find(data: ConfigDict) -> Dataset[Texts]:
     """Find the files of a config; each is opened when its split is read.
 
@@ -65,7 +72,7 @@ def find(data: ConfigDict) -> Dataset[Texts]:
         if data.labels == "words" and not tables.is_table(path):
             tables.check_text(path, f"data.files.{split}")
         else:
-            tables.kind(path)
+            tables.kind(path, f"data.files.{split}")
 
     def read(split: str) -> Texts:
         check_file(split, data)

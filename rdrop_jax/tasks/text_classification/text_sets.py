@@ -156,7 +156,7 @@ def open_split(
     else:
         texts = found.splits[name.replace("test", "validation")]()
     if not len(texts):
-        raise InputError(f"{data.name}, {name}: expected rows, found none")
+        raise InputError(f"{text_files.origin(data, name)}: expected rows, found none")
     return texts
 
 

@@ -144,8 +144,9 @@ def _collect_words(rows: Iterable[Row], columns: Columns, labelled: bool) -> Tex
 def _check_column(row: Row, column: str, field: str) -> None:
     if column not in row:
         hint = config_lib.suggest(column, row.fields)
-        if len(row.fields) == 1 and re.search(r"[;,\t|]", str(next(iter(row.fields)))):
-            hint = " Separate the fields of .csv by commas, of .tsv by tabs."
+        table = re.search(r"\.[ct]sv\b", row.place)
+        if table and any(re.search(r"[;,\t|]", str(name)) for name in row.fields):
+            hint += " Separate the fields of .csv by commas, of .tsv by tabs."
         raise InputError(
             f"{row.place}: expected a column {column!r} ({field}), found "
             f"{', '.join(map(str, row.fields))}.{hint}"

@@ -66,7 +66,7 @@ def test_one_folder_is_cut_by_the_split_seed(tmp_path):
     held = [[r["test"].name(i) for i in range(2)] for r in (found, again, other)]
     assert held[0] == held[1] != held[2]
     for bad in ("0", "0.99", "12"):
-        refused("folder", tmp_path, "expected a size from 1 to 10", data__test=bad)
+        refused("folder", tmp_path, "selects at least one", data__test=bad)
 
 
 def test_tables(tmp_path):
@@ -137,7 +137,10 @@ def test_npz(tmp_path):
         data__num_classes="4",
     )
     for arrays, message in (
-        ({"x": images}, "expected arrays x and y, or image and label, found x"),
+        (
+            {"x": images},
+            "expected arrays x and y or image and label or images and labels, found x",
+        ),
         ({"x": images / 255, "y": LABELS[:6]}, "expected x as uint8"),
         ({"x": images, "y": LABELS[:5]}, "expected y as 6 integers"),
         ({"x": images, "y": np.array([print] * 6)}, "found pickled objects"),
