@@ -29,8 +29,8 @@ def check_alpha(alpha: Any, *, num_passes: int | None = None) -> None:
       num_passes: number of passes; one pass needs alpha 0. None skips this check.
 
     Raises:
-      ValueError: alpha is a function, None, a string, an array, negative or NaN, or
-        positive with one pass.
+      ValueError: alpha is a function, None, a string, an array, negative, infinite or
+        NaN, or positive with one pass.
     """
     if callable(alpha):
         raise ValueError(
@@ -45,8 +45,8 @@ def check_alpha(alpha: Any, *, num_passes: int | None = None) -> None:
         raise ValueError(f"alpha must be a scalar: found shape {shape}")
     if isinstance(alpha, jax.core.Tracer):
         return
-    if not np.asarray(alpha) >= 0:
-        raise ValueError(f"alpha must be >= 0: found {alpha}")
+    if not 0 <= np.asarray(alpha) < np.inf:
+        raise ValueError(f"alpha must be a finite number >= 0: found {alpha}")
     if num_passes == 1 and np.asarray(alpha) > 0:
         raise ValueError(
             "alpha must be 0 for one pass, which has no consistency term: found "

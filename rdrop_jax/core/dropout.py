@@ -136,7 +136,7 @@ def dropout(
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def masked(key: Key, x: Array) -> Array:
         kept = dropout_mask(key, rate, x.shape, masks=masks)
-        return jnp.where(kept, x * (1.0 / (1.0 - rate)), jnp.zeros((), x.dtype))
+        return jnp.where(kept, x * (1.0 / (1.0 - float(rate))), jnp.zeros((), x.dtype))
 
     return masked(key, x)
 

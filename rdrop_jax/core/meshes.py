@@ -1,6 +1,7 @@
 """Decorator for losses of arrays on meshes with Explicit, Auto or Manual axes."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -52,9 +53,15 @@ def on_any_mesh(positions: int | None = None) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            leaves, tree = jax.tree.flatten((args, kwargs))
+            try:  # The order of the parameters, also for arguments given by name.
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:
+                return function(*args, **kwargs)  # its message names the function
+            leaves, tree = jax.tree.flatten((bound.args, bound.kwargs))
             at = [i for i, x in enumerate(leaves) if isinstance(x, jax.Array)]
             arrays = [leaves[i] for i in at]
 

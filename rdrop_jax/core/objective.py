@@ -76,6 +76,8 @@ def loss_and_metrics(
     """Return loss and metrics of two terms; the arguments are those of `rdrop_loss`."""
     own = Pair(*(term.weight for term in terms))
     factors = scales(own, denominators, alpha, num_passes, objective_scale)
+    dtype = terms.ce.total.dtype  # that of a schedule or numpy may be wider
+    factors = Pair(*(jnp.asarray(x, dtype) for x in factors))
     loss = factors.ce * terms.ce.total
     if not is_zero(alpha):  # 0 * inf would be NaN
         loss = loss + losses.weighted(factors.kl, terms.kl.total)
@@ -193,7 +195,7 @@ def rdrop_loss(
     if closed and num_passes <= 2 and are_class_ids(labels, logits, in_passes=True):
         losses.check_smoothing(label_smoothing, smoothing)
         rows = logits.reshape(num_passes, -1, logits.shape[-1])
-        softmax = SoftmaxOptions(label_smoothing, smoothing)
+        softmax = SoftmaxOptions(float(label_smoothing), smoothing)
         return fused_loss_and_metrics(
             lambda *factors: softmax_objective(
                 rows, labels.reshape(-1), *factors, softmax

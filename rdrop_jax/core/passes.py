@@ -40,6 +40,16 @@ _VIEW = 0x76696577
 _TRIES = 20
 
 
+def check_key(key: Key) -> None:
+    """Reject a number in place of a PRNG key.
+
+    Raises:
+      ValueError: no key.
+    """
+    if not hasattr(key, "dtype"):
+        raise ValueError(f"key must be a PRNG key, jax.random.key(0): found {key!r}")
+
+
 def pass_keys(key: Key, num_passes: int) -> Key:
     """Split one key into one per pass, or check keys that are already split.
 
@@ -55,8 +65,7 @@ def pass_keys(key: Key, num_passes: int) -> Key:
     """
     if num_passes < 1:
         raise ValueError(f"num_passes must be at least 1: found {num_passes}")
-    if not hasattr(key, "dtype"):
-        raise ValueError(f"key must be a PRNG key, jax.random.key(0): found {key!r}")
+    check_key(key)
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if key.ndim == (0 if typed else 1):
         return jax.random.split(key, num_passes)
@@ -131,6 +140,11 @@ def forward_passes(
     if how not in HOW:
         raise ValueError(f"how must be one of {HOW}: found {how!r}")
     keys = pass_keys(key, num_passes)
+    if not (views is None or callable(views)) and len(views) != num_passes:
+        raise ValueError(
+            f"views: expected one, or one for each of num_passes={num_passes}: found "
+            f"{len(views)}"
+        )
     forward = with_views(forward, views)
     forwards = _one_each(forward, num_passes)
     axes = (out_axes, 0) if has_aux else out_axes

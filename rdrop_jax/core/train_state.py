@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array
 
 from rdrop_jax.core.losses import at_least_float32
-from rdrop_jax.core.passes import Key, Params
+from rdrop_jax.core.passes import Key, Params, check_key
 
 
 @jax.tree_util.register_dataclass
@@ -52,7 +52,7 @@ def init_state(
 
     Raises:
       ValueError: a leaf of ``params`` is not differentiable, for instance in an Equinox
-        module that was not partitioned.
+        module that was not partitioned; or ``key`` is no PRNG key.
 
     Example:
       >>> import optax
@@ -62,6 +62,7 @@ def init_state(
       0
     """
     check_params(params)
+    check_key(key)
     opt_state = tx.init(params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -17,6 +17,7 @@ from rdrop_jax.core.accumulate import (
     make_loss_and_grad,
 )
 from rdrop_jax.core.alpha import check_alpha, resolve_num_passes
+from rdrop_jax.core.losses import at_least_float32
 from rdrop_jax.core.metrics import Mean
 from rdrop_jax.core.passes import (
     Batch,
@@ -115,6 +116,10 @@ def make_train_step(
     if not callable(alpha):
         check_alpha(alpha)
     k = resolve_num_passes(alpha, num_passes)
+    if not (views is None or callable(views)) and len(views) != k:
+        raise ValueError(
+            f"views: expected one, or one for each of {k} passes: found {len(views)}"
+        )
     forward = with_views(forward, views)
     _check_options(forward, k, every, accum_steps, ema)
 
@@ -230,6 +235,11 @@ def _alternating(all_passes: LossAndGrad, one: LossAndGrad, every: int) -> LossA
     return alternating
 
 
+def _norm(tree: Params) -> Array:
+    """Return the norm of all leaves, whose squares may overflow in half precision."""
+    return optax.tree.norm(jax.tree.map(at_least_float32, tree))
+
+
 def _updated(
     state: TrainState,
     total: Array,
@@ -242,9 +252,9 @@ def _updated(
         grads, state.opt_state, state.params, value=total
     )
     params = optax.apply_updates(state.params, updates)
-    grad_norm = optax.tree.norm(grads)
+    grad_norm = _norm(grads)
     # Check the update too: a finite gradient times a huge learning rate may overflow.
-    norms = (total, grad_norm, optax.tree.norm(updates))
+    norms = (total, grad_norm, _norm(updates))
     good = jnp.all(jnp.isfinite(jnp.stack(norms)))
     first_bad = jnp.where(
         good | (state.first_bad_step >= 0), state.first_bad_step, state.step

@@ -91,7 +91,7 @@ def _matrices(params: PyTree) -> PyTree:
 _BLOCK = re.compile(r"(?:^|(.*)/)block_(\d+)/")
 _BEFORE = re.compile(
     r"(?:^|/)((source_)?embedding|(embedding|projection)_\d+|(source|target)_embed|"
-    r"embedding_norm|tokens|types|positions|class_token|"
+    r"embedding_norm|tokens|types|positions|place|class_token|"
     r"relative|relative_norm|relative_bias|conv|conv_norm)(?:/|$)"
 )
 

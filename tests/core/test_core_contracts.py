@@ -82,6 +82,7 @@ BAD_ALPHA = {
     "a number >= 0: found '1'": "1",
     "a scalar: found shape \\(2,\\)": jnp.ones(2),
     ">= 0: found -0.5": -0.5,
+    "a finite number >= 0: found inf": float("inf"),
 }
 
 
@@ -224,3 +225,73 @@ def test_equal_passes_are_reported_at_step_0(forward, options, wanted):
             jax.effects_barrier()
         found.append([w.category for w in caught])
     assert found == [wanted, []]
+
+
+@pytest.mark.parametrize("rate", [0.5, np.float64(0.5), np.linspace(0, 0.5, 3)[2]])
+def test_dropout_keeps_the_type_of_its_input(rate):
+    found = rdrop_jax.dropout(KEY, jnp.ones(9, jnp.bfloat16), rate)
+    assert found.dtype == jnp.bfloat16
+
+
+def test_norms_of_half_precision_gradients_do_not_overflow():
+    def forward(params, batch, key):
+        return toy.forward(params, batch, key).astype(jnp.float32) * 1000
+
+    params = jax.tree.map(lambda x: x.astype(jnp.float16), toy.params())
+    step = make_train_step(forward, optax.sgd(1e-6), toy.loss, alpha=0.0)
+    state, metrics = step(init_state(params, optax.sgd(1e-6), KEY), toy.batch())
+    assert 256 < float(metrics["grad_norm"]) < np.inf  # 256^2 is infinite in float16
+    assert metrics["grad_norm"].total.dtype == jnp.float32
+    assert int(state.first_bad_step) == -1
+
+
+def test_a_wide_alpha_keeps_the_type_of_the_loss():
+    with jax.enable_x64(True):
+        loss, _ = rdrop_loss(
+            jnp.asarray(LOGITS, jnp.float32),
+            jnp.asarray(LABELS),
+            alpha=jnp.float64(1.0),
+            divergence="js",
+        )
+        assert loss.dtype == jnp.float32
+
+
+@pytest.mark.usefixtures("no_shape_types")
+def test_label_smoothing_as_an_array():
+    wanted = rdrop_loss(LOGITS, LABELS, alpha=1.0, label_smoothing=0.25)[0]
+    found = rdrop_loss(LOGITS, LABELS, alpha=1.0, label_smoothing=jnp.float32(0.25))[0]
+    assert found == wanted
+
+
+REFUSED = {
+    r"views: expected one, or one for each of 1 passes: found 2": lambda: (
+        make_train_step(toy.forward, TX, toy.loss, alpha=0.0, views=[None, None])
+    ),
+    r"views: expected one, or one for each of num_passes=2: found 3": lambda: (
+        rdrop_jax.forward_passes(toy.forward, {}, {}, KEY, views=[None, None, None])
+    ),
+    r"key must be a PRNG key.*: found 0": lambda: init_state({}, TX, 0),
+    r"kernel must be \[width, vocab\].*: found \(3,\)": lambda: (
+        rdrop_jax.large_vocab_rdrop_loss(LOGITS, jnp.ones(3), LABELS, alpha=1.0)
+    ),
+    r"kernels must be \[tokens, width\] each: found \[\(3,\)\]": lambda: (
+        rdrop_jax.adaptive_rdrop_loss([LOGITS], [jnp.ones(3)], LABELS, alpha=1.0)
+    ),
+    r"labels must be class ids, integers: found float32": lambda: (
+        rdrop_jax.adaptive_rdrop_loss(
+            [LOGITS], [jnp.eye(3)], LABELS.astype(jnp.float32), alpha=1.0
+        )
+    ),
+    r"tied must be one bool, or one per side: found \(True,\)": lambda: (
+        rdrop_jax.large_vocab_consistency(
+            *[rdrop_jax.LinearOutput(LOGITS[0], jnp.eye(3))] * 2, tied=(True,)
+        )
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+@pytest.mark.usefixtures("no_shape_types")
+def test_what_is_refused_by_name(message):
+    with pytest.raises(ValueError, match=message):
+        REFUSED[message]()

@@ -262,3 +262,14 @@ def test_guard_reads_a_few_rows_of_a_sharded_batch(kind):
         rdrop_jax.check_stochastic(
             lambda w, batch, key: forward(w, batch, None), w, rows, KEY
         )
+
+
+def test_results_are_sharded_like_logits_given_by_name():
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    z = jax.device_put(LOGITS[0], NamedSharding(mesh, P("data")))
+    y = jax.device_put(IDS, NamedSharding(mesh, P()))
+    with jax.set_mesh(mesh):
+        found = rdrop_jax.softmax_cross_entropy(labels=y, logits=z)
+        wanted = rdrop_jax.softmax_cross_entropy(z, y)
+    assert found.sharding == wanted.sharding
+    np.testing.assert_array_equal(found, wanted)

@@ -109,6 +109,15 @@ def test_the_crf_without_transitions_is_a_softmax_per_token():
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
+def test_the_crf_with_a_forbidden_transition_has_finite_gradients():
+    outputs, _ = RECIPES["crf"]
+    transitions = jnp.zeros((C, C)).at[:, 2].set(-1e4)
+    loss = functools.partial(code("crf")["crf_loss"], alpha=1.0)
+    tags = {"tags": jnp.where(TAGS == 2, 0, TAGS)}
+    gradient = jax.grad(loss)(120.0 * outputs, tags, transitions)
+    assert np.all(np.isfinite(gradient))
+
+
 def test_the_student_learns_from_the_teacher():
     teacher = rdrop_jax.LinearOutput(arrays(B, 5), arrays(5, C))
     student = rdrop_jax.LinearOutput(arrays(B, 4), arrays(4, C))

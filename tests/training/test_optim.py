@@ -192,8 +192,11 @@ def test_layer_decay_counts_blocks_of_encoder_and_decoder(share):
 
 
 def test_layer_decay_knows_the_tables_of_an_adaptive_softmax():
-    module = adaptive.AdaptiveDecoder(30, (10, 20), size=Size(2, 8, 2, 16), factor=2)
+    module = adaptive.AdaptiveDecoder(
+        30, (10, 20), size=Size(2, 8, 2, 16), factor=2, positions="learned"
+    )
     found = factors(module, jnp.zeros((1, 3), jnp.int32))
+    assert found["place"] == {0.5**3}
     tables = [x for name, x in found.items() if name[-1].isdigit()]
     assert len(tables) == 6
     assert all(x == {0.5**3} for x in tables)

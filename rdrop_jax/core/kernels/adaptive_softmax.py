@@ -132,6 +132,13 @@ def _check(
             "hidden and kernels must have one entry for the head and each tail: found "
             f"{len(hidden)} and {len(kernels)}"
         )
+    if not all(kernel.ndim == 2 for kernel in kernels):
+        raise ValueError(
+            "kernels must be [tokens, width] each: found "
+            f"{[kernel.shape for kernel in kernels]}"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be class ids, integers: found {labels.dtype}")
     if kernels[0].shape[0] < len(kernels):
         raise ValueError(
             f"the head must have at least one token, then a row for each of "
