@@ -161,7 +161,7 @@ def check_options(options: ComparisonOptions) -> ConfigDict:
 def _reserved(flag: str, name: str) -> InputError:
     own = {"rdrop.alpha": "Set --alphas", "seed": "Set --seeds"}
     return InputError(
-        f"{flag}{name}: expected none, because the comparison sets this field. "
+        f"{flag}{name}: expected a field that the comparison does not set, got {name}. "
         f"{own.get(name, 'Remove it')}"
     )
 

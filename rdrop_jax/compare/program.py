@@ -6,6 +6,7 @@ Trains with and without R-Drop at equal budgets and reports whether R-Drop helps
 --heatmap REPORT --output FILE one of the settings that a comparison tried.
 """
 
+import itertools
 import logging
 import shlex
 from collections.abc import Sequence
@@ -64,9 +65,10 @@ def compare(
     base = config_lib.flatten(check_options(options))
     stored = stored_comparison(options, base, workdir)
     if not stored:
-        for variant in options.variants:
-            given = options.overrides | variant
-            checks.check_data_fields(options.load(variant), given)
+        arms = itertools.product(options.variants, [{}, *options.ablations.values()])
+        for variant, fields in arms:
+            given = options.overrides | variant | fields
+            checks.check_data_fields(options.load(variant | fields), given)
     pins = stored["pins"] if stored else find_pins(options)
     options = replace(options, pins=pins)
     tasks.check_data(options.load(options.pinned(options.overrides)))

@@ -191,7 +191,7 @@ def large_vocab_consistency(
       >>> f"{kl:.4f}"
       '0.0603'
     """
-    ties: tuple[bool, ...] = (tied, tied) if isinstance(tied, bool) else tied
+    ties: tuple[bool, ...] = tied if isinstance(tied, tuple) else (tied, tied)
     if len(ties) != 2:
         raise ValueError(f"tied must be one bool, or one per side: found {tied}")
     _check_outputs(first, second, ties, divergence, stop_gradient)
@@ -281,14 +281,14 @@ def _check_outputs(
             raise ValueError(f"{name}: expected one of {known}, found {value!r}")
     vocabularies = []
     for name, side, rows in (("first", first, tied[0]), ("second", second, tied[1])):
-        width = side.kernel.shape[rows] if side.kernel.ndim == 2 else None
+        width = side.kernel.shape[1 if rows else 0] if side.kernel.ndim == 2 else None
         if width != side.hidden.shape[-1]:
             layout = "[vocab, width]" if rows else "[width, vocab]"
             raise ValueError(
                 f"{name}.kernel: expected {layout} with width {side.hidden.shape[-1]}, "
                 f"found {side.kernel.shape}, tied={rows}"
             )
-        vocab = side.kernel.shape[not rows]
+        vocab = side.kernel.shape[0 if rows else 1]
         if side.bias is not None and side.bias.shape != (vocab,):
             raise ValueError(
                 f"{name}.bias: expected shape ({vocab},), found {side.bias.shape}"
@@ -316,13 +316,13 @@ def _check(
             f"labels must be class ids {hidden.shape[1:-1]}: found {labels.dtype} "
             f"{labels.shape}.{hint}"
         )
-    width = kernel.shape[tied] if kernel.ndim == 2 else None
+    width = kernel.shape[1 if tied else 0] if kernel.ndim == 2 else None
     if width != hidden.shape[-1]:
         layout = "[vocab, width]" if tied else "[width, vocab]"
         raise ValueError(
             f"kernel must be {layout} with width {hidden.shape[-1]} of hidden: found "
             f"{kernel.shape}, tied={tied}"
         )
-    vocab = kernel.shape[not tied]
+    vocab = kernel.shape[0 if tied else 1]
     if bias is not None and bias.shape != (vocab,):
         raise ValueError(f"bias must be [{vocab}]: found {bias.shape}")

@@ -40,13 +40,17 @@ _VIEW = 0x76696577
 _TRIES = 20
 
 
+def _is_typed(key: Key) -> bool:
+    return hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
 def check_key(key: Key) -> None:
     """Reject a number in place of a PRNG key.
 
     Raises:
-      ValueError: no key.
+      ValueError: ``key`` is not a PRNG key.
     """
-    if not hasattr(key, "dtype"):
+    if not getattr(key, "ndim", 0) and not _is_typed(key):
         raise ValueError(f"key must be a PRNG key, jax.random.key(0): found {key!r}")
 
 
@@ -66,7 +70,7 @@ def pass_keys(key: Key, num_passes: int) -> Key:
     if num_passes < 1:
         raise ValueError(f"num_passes must be at least 1: found {num_passes}")
     check_key(key)
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    typed = _is_typed(key)
     if key.ndim == (0 if typed else 1):
         return jax.random.split(key, num_passes)
     if key.shape[0] != num_passes:

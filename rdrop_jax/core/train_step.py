@@ -237,7 +237,9 @@ def _alternating(all_passes: LossAndGrad, one: LossAndGrad, every: int) -> LossA
 
 def _norm(tree: Params) -> Array:
     """Return the norm of all leaves, whose squares may overflow in half precision."""
-    return optax.tree.norm(jax.tree.map(at_least_float32, tree))
+    return optax.tree.norm(
+        jax.tree.map(lambda x: at_least_float32(jnp.asarray(x)), tree)
+    )
 
 
 def _updated(

@@ -63,9 +63,9 @@ def _count(name: str, size: float | None, rows: int, start: int) -> int:
     count = round(rows * size) if size < 1 else int(size)
     if not 0 < count < rows - start:
         raise InputError(
-            f"data.{name}: expected a fraction below 1 or a number of rows, which "
-            f"selects at least one and leaves some of the {rows - start} of the {rows} "
-            f"training rows, got {size:g} ({count} rows)"
+            f"data.{name}: expected a fraction below 1 or a number of rows that "
+            f"selects 1 to {rows - start - 1} of the {rows} training rows, got "
+            f"{size:g} ({count} rows)"
         )
     return count
 

@@ -73,7 +73,7 @@ def kind(path: Path, field: str = "") -> str:
     """
     suffix = _suffix(path)
     if suffix not in KINDS:
-        where = f"{field}: " * bool(field) + str(path)
+        where = f"{field}: {path}" if field else path
         raise InputError(
             f"{where}: expected one of {', '.join(KINDS)}, found {suffix!r}"
         )

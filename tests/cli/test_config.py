@@ -86,7 +86,7 @@ def test_data_that_an_embedded_dataset_would_ignore(tmp_path):
     message = (
         "^data.dir: expected none with data.name=digits, .* got x. .* vit.py:folder"
     )
-    for flag in ("--config.data.dir=x", "--vary=data.dir=x,y"):
+    for flag in ("--config.data.dir=x", "--vary=data.dir=x,y", "--ablate=data.dir=x"):
         with pytest.raises(InputError, match=message):
             compare.main([*argv, flag])
     with pytest.raises(InputError, match=message):

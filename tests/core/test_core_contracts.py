@@ -227,7 +227,7 @@ def test_equal_passes_are_reported_at_step_0(forward, options, wanted):
     assert found == [wanted, []]
 
 
-@pytest.mark.parametrize("rate", [0.5, np.float64(0.5), np.linspace(0, 0.5, 3)[2]])
+@pytest.mark.parametrize("rate", [0.5, np.float64(0.5)])
 def test_dropout_keeps_the_type_of_its_input(rate):
     found = rdrop_jax.dropout(KEY, jnp.ones(9, jnp.bfloat16), rate)
     assert found.dtype == jnp.bfloat16

@@ -145,7 +145,8 @@ def _check_column(row: Row, column: str, field: str) -> None:
     if column not in row:
         hint = config_lib.suggest(column, row.fields)
         table = re.search(r"\.[ct]sv\b", row.place)
-        if table and any(re.search(r"[;,\t|]", str(name)) for name in row.fields):
+        header = "".join(map(str, row.fields)) if len(row.fields) == 1 else ""
+        if table and re.search(r"[;,\t|]", header):
             hint += " Separate the fields of .csv by commas, of .tsv by tabs."
         raise InputError(
             f"{row.place}: expected a column {column!r} ({field}), found "

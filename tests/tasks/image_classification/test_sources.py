@@ -66,7 +66,7 @@ def test_one_folder_is_cut_by_the_split_seed(tmp_path):
     held = [[r["test"].name(i) for i in range(2)] for r in (found, again, other)]
     assert held[0] == held[1] != held[2]
     for bad in ("0", "0.99", "12"):
-        refused("folder", tmp_path, "selects at least one", data__test=bad)
+        refused("folder", tmp_path, "selects 1 to 10 of the", data__test=bad)
 
 
 def test_tables(tmp_path):
