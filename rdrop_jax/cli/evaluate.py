@@ -18,7 +18,6 @@ from rdrop_jax.errors import InputError
 from rdrop_jax.files import paths
 from rdrop_jax.files.disk import json_ready
 from rdrop_jax.tasks.seq2seq import parallel
-from rdrop_jax.tasks.text_classification import text_files
 from rdrop_jax.training import distributed
 from rdrop_jax.training import workdir as workdir_lib
 
@@ -96,7 +95,7 @@ def with_input(config: ConfigDict, path: str, split: str | None = None) -> Confi
     elif not tables.shards(absolute):
         raise InputError(f"--input: expected a file, found none at {path}")
     else:
-        text_files.check_format(absolute, data, "--input")
+        tables.check_format(absolute, "--input", lines=data.labels == "words")
     data.files.test = str(absolute)
     return config.lock()
 

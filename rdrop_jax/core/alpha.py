@@ -45,8 +45,10 @@ def check_alpha(alpha: Any, *, num_passes: int | None = None) -> None:
         raise ValueError(f"alpha must be a scalar: found shape {shape}")
     if isinstance(alpha, jax.core.Tracer):
         return
-    if not 0 <= np.asarray(alpha) < np.inf:
-        raise ValueError(f"alpha must be a finite number >= 0: found {alpha}")
+    if not np.asarray(alpha) >= 0:
+        raise ValueError(f"alpha must be >= 0: found {alpha}")
+    if np.isinf(alpha):
+        raise ValueError(f"alpha must be finite: found {alpha}")
     if num_passes == 1 and np.asarray(alpha) > 0:
         raise ValueError(
             "alpha must be 0 for one pass, which has no consistency term: found "

@@ -144,12 +144,7 @@ def forward_passes(
     if how not in HOW:
         raise ValueError(f"how must be one of {HOW}: found {how!r}")
     keys = pass_keys(key, num_passes)
-    if not (views is None or callable(views)) and len(views) != num_passes:
-        raise ValueError(
-            f"views: expected one, or one for each of num_passes={num_passes}: found "
-            f"{len(views)}"
-        )
-    forward = with_views(forward, views)
+    forward = with_views(forward, views, num_passes)
     forwards = _one_each(forward, num_passes)
     axes = (out_axes, 0) if has_aux else out_axes
     if how == "auto":
@@ -173,27 +168,25 @@ def forward_passes(
 
 
 def with_views(
-    forward: Forward | Sequence[Forward], views: View | Sequence[View] | None
+    forward: Forward | Sequence[Forward],
+    views: View | Sequence[View] | None,
+    num_passes: int,
 ) -> Forward | Sequence[Forward]:
     """Make each forward augment its inputs; see `forward_passes`.
 
     Raises:
-      ValueError: a sequence of forwards and one of views with different lengths.
+      ValueError: a sequence of forwards or views that is not one per pass.
     """
     if views is None:
         return forward
-    if callable(forward):
-        if callable(views):
-            return _with_view(forward, views)
-        count = len(views)
-    else:
-        count = len(forward)
-    each = [views] * count if callable(views) else views
-    if len(each) != count:
+    if callable(forward) and callable(views):
+        return _with_view(forward, views)
+    each = [views] * num_passes if callable(views) else views
+    if len(each) != num_passes:
         raise ValueError(
-            f"views: expected one, or one per pass, {count}: found {len(each)}"
+            f"views: expected one, or one per pass, {num_passes}: found {len(each)}"
         )
-    forwards = _one_each(forward, count)
+    forwards = _one_each(forward, num_passes)
     return [_with_view(f, view) for f, view in zip(forwards, each, strict=True)]
 
 

@@ -116,12 +116,8 @@ def make_train_step(
     if not callable(alpha):
         check_alpha(alpha)
     k = resolve_num_passes(alpha, num_passes)
-    if not (views is None or callable(views)) and len(views) != k:
-        raise ValueError(
-            f"views: expected one, or one for each of {k} passes: found {len(views)}"
-        )
-    forward = with_views(forward, views)
     _check_options(forward, k, every, accum_steps, ema)
+    forward = with_views(forward, views, k)
 
     alternates = every > 1 and k > 1
     needs = ("ce", "kl") if accum_steps > 1 else ("kl",) if alternates else ()

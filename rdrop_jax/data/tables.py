@@ -110,6 +110,18 @@ def check_text(path: Path, field: str, *, tables: bool = True) -> None:
         )
 
 
+def check_format(path: Path, field: str, *, lines: bool) -> None:
+    """Accept a table, or also a file of plain lines.
+
+    Raises:
+      InputError: another format; the message names ``field``.
+    """
+    if lines and not is_table(path):
+        check_text(path, field)
+    else:
+        kind(path, field)
+
+
 def shards(path: Path) -> tuple[Path, ...]:
     """Find the files of a path whose name may contain ``*``, sorted by name.
 

@@ -386,10 +386,12 @@ def check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
 
 def check_passes(task: Task, config: ConfigDict, state: TrainState, batch: Any) -> None:
     """Run `check_stochastic` if the step has more than one pass."""
-    if config.rdrop.num_passes == 1:
+    passes, options = config.rdrop.num_passes, task.step
+    if passes == 1:
         return
     try:
-        forwards = with_views(task.step.forwards or task.forward, task.step.views)
+        forward = options.forwards or task.forward
+        forwards = with_views(forward, options.views, passes)
         check_stochastic(forwards, state.params, batch, state.key)
     except EqualPassesError as error:
         raise InputError(f"rdrop.alpha={config.rdrop.alpha}: {error}") from error

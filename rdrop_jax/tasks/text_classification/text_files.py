@@ -45,14 +45,6 @@ def check_file(split: str, data: ConfigDict) -> None:
         raise InputError(f"{field}: expected a file, found none at {path}")
 
 
-def check_format(path: Path, data: ConfigDict, field: str) -> None:
-    """Raise an `InputError` that names ``field`` if the format is unsupported."""
-    if data.labels == "words" and not tables.is_table(path):
-        tables.check_text(path, field)
-    else:
-        tables.kind(path, field)
-
-
 def origin(data: ConfigDict, split: str) -> str:
     """Return the field that selects the rows of a split, for messages."""
     if data.files.get(split):
@@ -77,7 +69,7 @@ def find(data: ConfigDict) -> Dataset[Texts]:
             "data.validation=a share or number of training rows, found neither"
         )
     for split, path in paths.items():
-        check_format(path, data, f"data.files.{split}")
+        tables.check_format(path, f"data.files.{split}", lines=data.labels == "words")
 
     def read(split: str) -> Texts:
         check_file(split, data)
