@@ -151,7 +151,7 @@ def test_heads_that_the_kernel_does_not_take_are_named(width):
     "preset",
     [
         "vit.py",
-        "vit.py:folder_dinov2",
+        pytest.param("vit.py:folder_dinov2", marks=pytest.mark.slow),
         "glue.py",
         "nmt.py",
         "lm.py",

@@ -92,6 +92,7 @@ def test_one_process_writes(two):
     assert (workdir / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_evaluation_in_a_detected_cluster_repeats_the_result(two):
     """The variables are those of Slurm."""
 

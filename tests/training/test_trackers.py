@@ -195,6 +195,7 @@ def test_a_tracker_never_stops_or_delays_training(fake, tmp_path, capsys, monkey
     assert len(records(tmp_path)) == 100
 
 
+@pytest.mark.slow
 def test_a_failure_until_the_end_is_a_warning(fake, tmp_path, capsys):
     fake.failures = 10**9
     assert train(tmp_path, log__trackers="wandb")["step"] == 6
