@@ -236,8 +236,7 @@ def override(config: ConfigDict, overrides: dict[str, str]) -> None:
                 f"{', '.join(inside)}"
             )
         if name not in known:
-            hint = config_lib.suggest(name, known)
-            hint = _SET_EPOCHS if _are_epochs(name) else hint
+            hint = _SET_EPOCHS if _are_epochs(name) else config_lib.suggest(name, known)
             raise InputError(f"--config.{name}: no such field.{hint}")
         *parents, leaf = name.split(".")
         group = functools.reduce(operator.getitem, parents, config)

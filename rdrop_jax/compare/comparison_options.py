@@ -85,6 +85,12 @@ class ComparisonOptions:
         return [dict(zip(self.vary, each, strict=True)) for each in combinations]
 
     @property
+    def changes(self) -> list[dict[str, str]]:
+        """Overrides of every variant, alone and with each ablation."""
+        ablations = [{}, *self.ablations.values()]
+        return [v | fields for v in self.variants for fields in ablations]
+
+    @property
     def settings_per_arm(self) -> int:
         """Number of settings that each arm selects from."""
         return len(self.positive_alphas) * len(self.variants)

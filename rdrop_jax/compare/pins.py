@@ -1,7 +1,5 @@
 """One commit of each name of the Hub for all runs of a comparison. Needs no jax."""
 
-import itertools
-
 from rdrop_jax import tasks
 from rdrop_jax.compare.comparison_options import ComparisonOptions
 from rdrop_jax.data import hub as data_hub
@@ -23,9 +21,8 @@ def find_pins(options: ComparisonOptions) -> dict[str, str]:
       InputError: a name is unknown, or its files cannot be downloaded.
     """
     found: dict[str, str] = {}
-    arms = itertools.product(options.variants, [{}, *options.ablations.values()])
-    for variant, ablation in arms:
-        given = options.overrides | variant | ablation
+    for change in options.changes:
+        given = options.overrides | change
         config = options.load(given)
         data, weights = config.data.name, config.init_from
         if hub.is_name(data) and f"data.name={data}" not in found:

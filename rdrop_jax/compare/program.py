@@ -6,7 +6,6 @@ Trains with and without R-Drop at equal budgets and reports whether R-Drop helps
 --heatmap REPORT --output FILE one of the settings that a comparison tried.
 """
 
-import itertools
 import logging
 import shlex
 from collections.abc import Sequence
@@ -65,10 +64,9 @@ def compare(
     base = config_lib.flatten(check_options(options))
     stored = stored_comparison(options, base, workdir)
     if not stored:
-        arms = itertools.product(options.variants, [{}, *options.ablations.values()])
-        for variant, fields in arms:
-            given = options.overrides | variant | fields
-            checks.check_data_fields(options.load(variant | fields), given)
+        for change in options.changes:
+            given = options.overrides | change
+            checks.check_data_fields(options.load(change), given)
     pins = stored["pins"] if stored else find_pins(options)
     options = replace(options, pins=pins)
     tasks.check_data(options.load(options.pinned(options.overrides)))

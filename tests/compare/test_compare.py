@@ -239,6 +239,8 @@ def test_a_task_without_scores_per_example_has_no_such_interval(compared, tmp_pa
 def test_only_the_same_rows_are_paired():
     labels, hits = np.arange(3), {"accuracy": np.ones(3)}
     labelled, reversed_ = hits | {"label": labels}, hits | {"label": labels[::-1]}
+    setting, scored = plan.Setting("plain", 0, {}, {}), {"test": {"accuracy": 1.0}}
+    trials = [plan.Trial(setting, seed, final=True) for seed in range(2)]
     for pair, wanted in (
         ([hits, hits], True),
         ([labelled, labelled], True),
@@ -247,6 +249,12 @@ def test_only_the_same_rows_are_paired():
         ([hits, {"accuracy": np.ones(2)}], False),
     ):
         assert results._same_rows(pair, "accuracy") == wanted
+        arms = [
+            [results.FinishedRun(trial, scored, {}, [], x) for trial in trials]
+            for x in pair
+        ]
+        found = results.difference(*arms, "accuracy")
+        assert (found["examples"] is not None) == wanted
 
 
 def test_the_best_setting_on_validation_is_selected(compared):
